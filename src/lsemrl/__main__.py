@@ -1,0 +1,5 @@
+"""python -m lsemrl."""
+
+from lsemrl.cli import main
+
+main()

@@ -1,0 +1,238 @@
+"""The command line: Lightning's fit, validate, test and predict, and the project's own verbs.
+
+`main` answers --help without importing torch, and turns a user's mistake into one sentence and exit code 2. A fault of
+ours keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsemrl import __version__
+from lsemrl.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
+
+CONFIGS = next(
+    folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[2] / "configs") if folder.is_dir()
+)
+"""The shipped configurations: inside an installed package, or beside src/ in a checkout."""
+CONFIG_VERSION = 1
+"""Raised when a configuration of an older version would be misread."""
+
+_TRAINER_VERBS = {
+    "fit": "train a policy: SFT or GRPO, as the configuration says",
+    "validate": "score a policy on the validation rows",
+    "test": "score a policy on the test rows",
+    "predict": "write a policy's outputs for the test rows",
+}
+_OWN_VERBS = {
+    "demo": "the main job on the embedded world: cold start, RL, strong SFT, evaluation, report",
+    "report": "render a report.json again as Markdown, HTML and plots",
+    "build-micro": "rebuild the embedded policy and encoder from a seed",
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Words after the program's name; None takes them from the process.
+
+    Raises:
+        SystemExit: 2 for a user's mistake, told in one sentence on standard error.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    verb = words[0] if words else "--help"
+    if verb in ("-h", "--help"):
+        print(_help())
+        return
+    if verb == "--version":
+        print(f"lsemrl {__version__}")
+        return
+    verbs: dict[str, Callable[[list[str]], None]] = {
+        **dict.fromkeys(_TRAINER_VERBS, lambda rest: run_trainer([verb, *rest])),
+        "demo": _demo,
+        "report": _report,
+        "build-micro": _build_micro,
+    }
+    try:
+        if verb not in verbs:
+            raise UserError(f"there is no verb {verb!r}; choose one of {', '.join(verbs)}")
+        verbs[verb](words[1:])
+    except (UserError, ArgumentError) as error:
+        print(f"lsemrl: error: {_one_sentence(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _help() -> str:
+    width = max(map(len, (*_TRAINER_VERBS, *_OWN_VERBS)))
+
+    def lines(verbs: dict[str, str]) -> str:
+        return "\n".join(f"  {verb:<{width}}  {text}" for verb, text in verbs.items())
+
+    return (
+        f"lsemrl {__version__}: teach a language model a low-resource language, and see what it lost\n\n"
+        f"usage: lsemrl VERB [--config FILE ...] [--field value ...]\n\n"
+        f"{lines(_TRAINER_VERBS)}\n\n{lines(_OWN_VERBS)}\n\n"
+        "lsemrl VERB --help explains a verb; lsemrl fit --config FILE --print_config shows every field with its comment."
+    )
+
+
+def run_trainer(words: list[str], callbacks: Sequence[Any] = ()) -> Any:
+    """Run one of Lightning's verbs.
+
+    Args:
+        words: The verb and its options.
+        callbacks: Lightning callbacks beside those that the configuration names.
+
+    Returns:
+        The LightningCLI, whose trainer and model can be asked further.
+    """
+    import logging
+    import warnings
+
+    from jsonargparse import set_parsing_settings
+    from transformers.utils.logging import disable_progress_bar
+
+    _check_configs(words)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    words = ["--print_config=comments" if word == "--print_config" else word for word in words]
+    # Lightning's advice on loader workers and log intervals is not about this program.
+    for about in (
+        "does not have many workers",
+        "smaller than the logging interval",
+        "LightningCLI's args parameter",
+        "Experiment logs directory",
+        "in eval mode at the start of training",
+        "is_gradient_checkpointing",
+        "isinstance.treespec, LeafSpec",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{about}")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    disable_progress_bar()
+    return _trainer_cli(words, list(callbacks))
+
+
+def _trainer_cli(words: list[str], callbacks: list[Any]) -> Any:
+    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.cli import LightningCLI
+
+    from lsemrl.modules.base import PolicyModule
+
+    class Cli(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument(
+                "--config_version", type=int, default=CONFIG_VERSION, help="Format of this file; leave it as it is."
+            )
+
+        def before_instantiate_classes(self) -> None:
+            trainer = self.config[self.subcommand].trainer
+            root = Path(trainer.default_root_dir or "runs")
+            if trainer.logger in (None, True):
+                version = int(new_version(root).removeprefix("version_"))
+                trainer.logger = [
+                    {
+                        "class_path": f"lightning.pytorch.loggers.{kind}",
+                        "init_args": {"save_dir": str(root), "name": "", "version": version},
+                    }
+                    for kind in ("TensorBoardLogger", "CSVLogger")
+                ]
+
+    return Cli(
+        PolicyModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=1,
+        trainer_defaults={"callbacks": callbacks},
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"exit_on_error": False, **{verb: {"exit_on_error": False} for verb in _TRAINER_VERBS}},
+        args=words,
+    )
+
+
+def new_version(root: Path) -> str:
+    """Make the next free folder of a run under `root`, and return its name.
+
+    Raises:
+        UserError: `root` cannot be written to.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        taken = [int(path.name.removeprefix("version_")) for path in root.glob("version_*") if path.name[8:].isdigit()]
+        name = f"version_{max(taken, default=-1) + 1}"
+        (root / name).mkdir()
+    except OSError as error:
+        raise UserError(
+            f"trainer.default_root_dir is {str(root)!r}, which cannot be written to ({error.strerror}); name another folder"
+        ) from error
+    return name
+
+
+def _check_configs(words: list[str]) -> None:
+    """Refuse what the parser would only report at length: files that cannot be read, and those of a later version."""
+    import yaml
+
+    for at, word in enumerate(words):
+        if word in ("--config", "-c") and at + 1 < len(words):
+            path = words[at + 1]
+        elif word.startswith("--config="):
+            path = word.removeprefix("--config=")
+        else:
+            continue
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"--config is {path!r}, which cannot be read ({error.strerror}); name a YAML file") from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"--config is {path!r}, which is not YAML in UTF-8 ({reason}); mend the file") from error
+        if not isinstance(content, dict):
+            raise UserError(f"--config is {path!r}, which holds no fields; write `field: value` lines")
+        version = content.get("config_version", CONFIG_VERSION)
+        if not isinstance(version, int) or not 1 <= version <= CONFIG_VERSION:
+            raise UserError(
+                f"config_version in {path} is {version!r}, but this lsemrl ({__version__}) reads up to {CONFIG_VERSION}; "
+                "upgrade lsemrl, or rewrite the file"
+            )
+
+
+def _one_sentence(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _demo(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl demo", description=_OWN_VERBS["demo"], exit_on_error=False)
+    parser.add_argument("--task", choices=("translation", "headline"), default="translation")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for adapters, logs and report")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(words)
+    from lsemrl.demo import run_demo
+
+    run_demo(options.task, options.output, options.seed)
+
+
+def _report(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl report", description=_OWN_VERBS["report"], exit_on_error=False)
+    parser.add_argument("report", type=Path, help="a report.json")
+    options = parser.parse_args(words)
+    from lsemrl.evaluation.report import Report, write_report
+
+    print(write_report(Report.from_json(options.report), options.report.parent))
+
+
+def _build_micro(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl build-micro", description=_OWN_VERBS["build-micro"], exit_on_error=False)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write policy/ and encoder/ to")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(words)
+    from lsemrl.micro.build import build
+
+    build(options.output, seed=options.seed)

@@ -1,0 +1,157 @@
+"""Examples to tensors, and the loaders that do it.
+
+Special tokens are in the prompt's text already (see `prompts`), so nothing is added to it. In a target they are read as
+plain text: a reference that quotes the EOS must not end there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+
+from lsemrl.types import Example, PromptBatch, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Seeds this far apart: epoch e of one seed is never epoch 0 of the next, as with seed + epoch.
+_SEED_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How examples are batched; see the arguments of the data modules."""
+
+    batch_size: int
+    eval_batch_size: int
+    seed: int
+    num_workers: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("seed", 0), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; give {least} or more")
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that cannot end or pad a text.
+
+    Raises:
+        UserError: It has no EOS or no pad token.
+    """
+    for name, token in (("EOS", tokenizer.eos_token_id), ("pad", tokenizer.pad_token_id)):
+        if token is None:
+            raise UserError(
+                f"the tokenizer {tokenizer.name_or_path!r} has no {name} token; "
+                f"add {name.lower()}_token to its tokenizer_config.json"
+            )
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of whole prompts."""
+    return _ids(tokenizer, prompts, split_special_tokens=False)
+
+
+def target_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of outputs, each with one EOS, the last token."""
+    eos = tokenizer.eos_token_id
+    assert isinstance(eos, int)
+    return [[*ids, eos] for ids in _ids(tokenizer, texts, split_special_tokens=True)]
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, split_special_tokens: bool) -> list[list[int]]:
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, split_special_tokens=split_special_tokens, padding=False, verbose=False
+    )
+    return cast(list[list[int]], encoded["input_ids"])
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> PromptBatch:
+    """Tokenize B examples; the first reference of each is its target.
+
+    Raises:
+        UserError: The tokenizer has no EOS or no pad token.
+    """
+    check_tokenizer(tokenizer)
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    prompts_BP, prompt_mask_BP = _pad(prompt_ids(tokenizer, [row.prompt for row in examples]), pad, left=True)
+    targets_BT, target_mask_BT = _pad(target_ids(tokenizer, [row.reference for row in examples]), pad, left=False)
+    return PromptBatch(
+        examples=tuple(examples),
+        prompt_ids_BP=prompts_BP,
+        prompt_mask_BP=prompt_mask_BP,
+        target_ids_BT=targets_BT,
+        target_mask_BT=target_mask_BT,
+    )
+
+
+def _pad(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and mask [rows, longest]; the mask is kept apart from the ids, as the pad token may also be a real one."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for at, row in enumerate(rows):
+        where = slice(longest - len(row), longest) if left else slice(0, len(row))
+        ids[at, where] = torch.tensor(row)
+        mask[at, where] = True
+    return ids, mask
+
+
+def epoch_sampler(count: int, seed: int) -> DistributedSampler[int]:
+    """An order of `count` rows that depends on seed and epoch alone; each rank takes its share.
+
+    Lightning sets the epoch of a DistributedSampler, and leaves it alone otherwise.
+    """
+    rank, replicas = _rank_and_replicas()
+    return DistributedSampler(
+        cast("Dataset[int]", range(count)), replicas, rank, shuffle=True, seed=seed * _SEED_STRIDE, drop_last=True
+    )
+
+
+def _rank_and_replicas() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def train_loader(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], sampler: Sampler[int], loading: Loading
+) -> DataLoader[Any]:
+    """Whole batches in the order of `sampler`.
+
+    Raises:
+        UserError: There are fewer rows than a batch needs.
+    """
+    rows = len(cast("Sequence[int]", sampler))
+    if rows < loading.batch_size:
+        raise UserError(
+            f"batch_size is {loading.batch_size}, but there are {rows} training rows; lower it, or give more rows"
+        )
+    return _loader(tokenizer, examples, loading, sampler=sampler, batch_size=loading.batch_size, drop_last=True)
+
+
+def eval_loader(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], loading: Loading
+) -> DataLoader[Any] | list[Any]:
+    """Every row in order; an empty list, which Lightning passes over, if there are none."""
+    return _loader(tokenizer, examples, loading, batch_size=loading.eval_batch_size) if examples else []
+
+
+def _loader(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], loading: Loading, **settings: Any
+) -> DataLoader[Any]:
+    return DataLoader(
+        cast("Dataset[Example]", examples),
+        collate_fn=functools.partial(encode, tokenizer),
+        num_workers=loading.num_workers,
+        # Of its own, so that making an iterator draws nothing from the global stream that sampling uses.
+        generator=torch.Generator().manual_seed(0),
+        **settings,
+    )

@@ -1,0 +1,124 @@
+"""From the texts of a row to the whole prompt, with every special token that belongs in it."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lsemrl.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PLACEHOLDERS = {"source", "context", "question"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTemplate:
+    """What the policy is asked.
+
+    Example:
+        `PromptTemplate(template="翻译成藏文：{source}")`
+    """
+
+    template: str | None = None
+    """The instruction around `{source}` (reading comprehension: `{context}` and `{question}`); null for the task's own.
+    Double the braces that are text: `{{` and `}}`."""
+    system: str | None = None
+    """System message; without a chat template it stands before the instruction, on a line of its own."""
+    chat: bool | None = None
+    """Use the tokenizer's chat template; null uses it where there is one."""
+    enable_thinking: bool = False
+    """Handed to the chat template: Qwen3 then writes its thoughts before its answer."""
+
+    def __post_init__(self) -> None:
+        if self.template is None:
+            return
+        found = _placeholders(self.template)
+        unknown = sorted(found - _PLACEHOLDERS)
+        if unknown:
+            raise UserError(
+                f"template.template {self.template!r} has the unknown placeholder {{{unknown[0]}}}; use {{source}}, or "
+                "{context} and {question}"
+            )
+        if "source" not in found and not {"context", "question"} <= found:
+            raise UserError(
+                f"template.template is {self.template!r}, which shows the policy no input; put {{source}} in it "
+                "(reading comprehension: {source}, or {context} and {question})"
+            )
+
+    def for_task(self, task: str, own: str, fields: tuple[str, ...]) -> PromptTemplate:
+        """This template with the task's `own` wording where it has none.
+
+        Raises:
+            UserError: The template has a placeholder that is not among `fields`.
+        """
+        if self.template is None:
+            return replace(self, template=own)
+        foreign = sorted(_placeholders(self.template) - set(fields))
+        if foreign:
+            raise UserError(
+                f"template.template {self.template!r} has the placeholder {{{foreign[0]}}}, which {task} rows lack; "
+                f"use {' '.join(f'{{{name}}}' for name in fields)}"
+            )
+        return self
+
+    def render(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> str:
+        """The whole prompt, to be tokenized without adding special tokens.
+
+        Args:
+            tokenizer: Its chat template is used unless `chat` forbids; otherwise its BOS is put first if it adds one.
+            texts: What the placeholders stand for.
+
+        Raises:
+            UserError: `chat` is true and there is no chat template, or the chat template refuses the messages.
+        """
+        assert self.template is not None, "for_task comes first"
+        instruction = self.template.format_map(texts)
+        if self.chat and not tokenizer.chat_template:
+            raise UserError(
+                f"template.chat is true, but the tokenizer {tokenizer.name_or_path!r} has no chat template; "
+                "set template.chat to null, or give the tokenizer one"
+            )
+        if self.chat is False or not tokenizer.chat_template:
+            system = f"{self.system}\n" if self.system else ""
+            return f"{_bos(tokenizer)}{system}{instruction}"
+        import jinja2
+
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        try:
+            prompt = tokenizer.apply_chat_template(
+                [*messages, {"role": "user", "content": instruction}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=self.enable_thinking,
+            )
+        except jinja2.TemplateError as error:
+            raise UserError(
+                f"the chat template of the tokenizer {tokenizer.name_or_path!r} refuses the prompt ({error}); "
+                "leave out template.system, or set template.chat to false"
+            ) from None
+        assert isinstance(prompt, str)
+        return prompt
+
+
+def _placeholders(template: str) -> set[str]:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(
+            f"template.template {template!r} is not a template ({error}); double the braces that are text"
+        ) from None
+    for _, name, spec, conversion in parts:
+        if name is not None and (spec or conversion):
+            raise UserError(f"template.template {template!r} formats {{{name}}}; write {{{name}}} alone")
+    return {name for _, name, _, _ in parts if name is not None}
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The BOS token, if the tokenizer starts every text with it."""
+    ids = tokenizer("a")["input_ids"]
+    bos = tokenizer.bos_token
+    return bos if isinstance(bos, str) and ids[:1] == [tokenizer.bos_token_id] else ""

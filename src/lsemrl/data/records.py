@@ -1,0 +1,173 @@
+"""Validates rows into records; a row that cannot be used is named as file:line with its field and the reason.
+
+Text is kept as it was written but for white space at its ends: normalising it would change what is learned and scored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lsemrl.data.sources import NOT_UTF8, Row, Source, is_broken, read_rows
+from lsemrl.types import UserError
+
+Flatten = Callable[[dict[str, Any]], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One valid row.
+
+    Attributes:
+        id: Its own id, or file:line where it has none.
+        place: file:line.
+        inputs: What the policy is shown, by field, in the task's order.
+        targets: The accepted outputs, at least one.
+    """
+
+    id: str
+    place: str
+    inputs: dict[str, str]
+    targets: tuple[str, ...]
+
+
+class _BadRow(ValueError):
+    """Why one row cannot be used."""
+
+
+def read_records(
+    source: Source, *, inputs: tuple[str, ...], target: str, flatten: Flatten | None = None
+) -> tuple[list[Record], int]:
+    """Read and validate every row of `source`.
+
+    Args:
+        source: Any but the embedded world.
+        inputs: The text fields that a row must have.
+        target: The field of the output: a text or a list of accepted texts, also as [{"text": ...}] or {"text": [...]}.
+        flatten: Turns a nested row into flat ones, raising ValueError with the reason if it cannot.
+
+    Returns:
+        The records, and how many rows were skipped; those are in `source.skipped`.
+
+    Raises:
+        UserError: Nothing to read, a field that no row has, or a bad row where `on_bad_row` is error.
+    """
+    fields = ("id", *inputs, target)
+    unknown = [name for name in source.columns if name not in fields]
+    if unknown:
+        raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
+    rows = read_rows(source, (inputs[0], target) if len(inputs) == 1 else None)
+    if flatten is not None:
+        rows = [flat for row in rows for flat in _flat(row, flatten)]
+    _check_columns(source, rows, (*inputs, target, *(["id"] if "id" in source.columns else [])))
+
+    records, skipped = [], []
+    for row in rows:
+        try:
+            records.append(_record(row, source.columns, inputs, target))
+        except _BadRow as reason:
+            if source.on_bad_row == "error":
+                raise UserError(f"{row.place}: {reason}; mend the row, or set on_bad_row to skip") from None
+            skipped.append({"file": row.file, "line": row.line, "reason": str(reason), "raw": row.raw})
+    if skipped:
+        _write(source.skipped, skipped)
+    if not records:
+        first = skipped[0]
+        raise UserError(
+            f"every row of {source.path!r} is bad ({len(skipped)} are listed in {str(source.skipped)!r}), the first "
+            f"because line {first['line']} {first['reason']}; correct the file or columns"
+        )
+    return records, len(skipped)
+
+
+def to_record(values: dict[str, Any], *, place: str, inputs: tuple[str, ...], target: str) -> Record:
+    """A record of fields that are known to be good, as the embedded world writes them."""
+    return _record(Row(file=place, line=0, raw="", columns=values), {}, inputs, target)
+
+
+def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
+    if row.fault:
+        yield row
+        return
+    try:
+        flats = flatten(row.columns)
+    except ValueError as reason:
+        yield replace(row, fault=str(reason))
+        return
+    for columns in flats:
+        nested = columns is not row.columns
+        yield replace(row, columns=columns, raw=json.dumps(columns, ensure_ascii=False) if nested else row.raw)
+
+
+def _check_columns(source: Source, rows: list[Row], fields: tuple[str, ...]) -> None:
+    present = dict.fromkeys(name for row in rows if not row.fault for name in row.columns)
+    if not present:
+        return  # every row is bad, and each says why
+    for name in fields:
+        column = source.columns.get(name, name)
+        if column not in present:
+            raise UserError(
+                f"no row of {source.path!r} has the column {column!r} for the field {name!r}; its columns are "
+                f"{', '.join(map(repr, present))}: name the right one in columns (columns: {{{name}: ...}})"
+            )
+
+
+def _record(row: Row, columns: dict[str, str], inputs: tuple[str, ...], target: str) -> Record:
+    if row.fault or is_broken(row.raw):
+        raise _BadRow(row.fault or NOT_UTF8)
+
+    def read(name: str) -> tuple[str, Any]:
+        column = columns.get(name, name)
+        label = f"field {name!r}" + (f" (column {column!r})" if column != name else "")
+        return label, row.columns.get(column)
+
+    label, own = read("id")
+    if own is not None and (not isinstance(own, str | int) or isinstance(own, bool)):
+        raise _BadRow(f"{label} is {type(own).__name__}, not text or a whole number")
+    if is_broken(str(own)):
+        raise _BadRow(f"{label} {NOT_UTF8}")
+    name = "" if own is None else str(own).strip()
+    return Record(
+        id=name or row.place,
+        place=f"{row.place} ({name})" if name else row.place,
+        inputs={field: _text(*read(field)) for field in inputs},
+        targets=_texts(*read(target)),
+    )
+
+
+def _text(label: str, value: object) -> str:
+    if value is None:
+        raise _BadRow(f"{label} is missing")
+    if not isinstance(value, str):
+        raise _BadRow(f"{label} is {type(value).__name__}, not text")
+    if is_broken(value):
+        raise _BadRow(f"{label} {NOT_UTF8}")
+    text = value.strip()
+    if not text:
+        raise _BadRow(f"{label} is empty")
+    return text
+
+
+def _texts(label: str, value: object) -> tuple[str, ...]:
+    """One text or several, in the forms that question answering files use."""
+    if isinstance(value, dict) and "text" in value:
+        value = value["text"]
+    if not isinstance(value, list | tuple):
+        return (_text(label, value),)
+    if not value:
+        raise _BadRow(f"{label} is empty")
+    return tuple(_text(label, item.get("text") if isinstance(item, dict) else item) for item in value)
+
+
+def _write(path: Path, skipped: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped)
+    try:
+        # Alien bytes and half characters are written out, so that the file itself is UTF-8.
+        path.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+    except OSError as error:
+        raise UserError(
+            f"skipped_path is {str(path)!r}, which cannot be written ({error.strerror}); name a file that can"
+        ) from None

@@ -1,0 +1,192 @@
+"""What the data modules share: from sources to the examples of three splits, and what became of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lsemrl.data.collate import check_tokenizer
+from lsemrl.data.limits import Limits, describe, to_examples
+from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.records import Flatten, Record, read_records, to_record
+from lsemrl.data.sources import Source
+from lsemrl.data.splits import Splits, choose_part, content_key, split_by_content, without_shared
+from lsemrl.micro import corpus
+from lsemrl.micro.grammar import Split
+from lsemrl.types import Example, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+HELD_OUT: tuple[Split, ...] = ("validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroRows:
+    """How many rows are drawn of each split of the embedded world, which never share an event."""
+
+    train: int = 4000
+    """Training rows; also those of `micro:pretrain`."""
+    validation: int = 200
+    """Validation rows."""
+    test: int = 500
+    """Test rows."""
+    seed: int = 0
+    """Another seed draws other rows; keep it for every run that is compared."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("train", 1), ("validation", 0), ("test", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"micro.{name} is {getattr(self, name)}; give {least} or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One kind of row.
+
+    Attributes:
+        name: What reports call it.
+        inputs: The fields that the policy is shown; the first is cut where a prompt is too long.
+        target: The field of the accepted outputs.
+        template: The wording of the prompt.
+        micro: Draws rows of the embedded world.
+        pairs: Input and output say the same: rows are equal when both are, and related when either is. Otherwise the
+            first input alone counts, since questions on one passage are related.
+        flatten: Turns a nested row into flat ones.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    target: str
+    template: str
+    micro: Callable[[Split, int, int], list[corpus.Record]]
+    pairs: bool = False
+    flatten: Flatten | None = None
+
+    def contents(self, record: Record) -> tuple[str, ...]:
+        """The texts that splits must not share; the same in whichever direction a pair is translated."""
+        first = record.inputs[self.inputs[0]]
+        return tuple(sorted((first, record.targets[0]))) if self.pairs else (first,)
+
+    def key(self, record: Record) -> str:
+        """What equal rows have in common."""
+        return content_key(*self.contents(record))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that decides the examples of a data module; see its arguments."""
+
+    task: Task
+    source: Source
+    validation: Source | None
+    test: Source | None
+    splits: Splits
+    micro: MicroRows
+    template: PromptTemplate
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        self.resolved_template()  # so that a wrong one is told before anything is read
+
+    def resolved_template(self) -> PromptTemplate:
+        """The template with the task's own wording where it has none.
+
+        Raises:
+            UserError: It has a placeholder that the task's rows lack.
+        """
+        named = self.task.inputs if len(self.task.inputs) > 1 else ()
+        return self.template.for_task(self.task.name, self.task.template, ("source", *named))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The examples of each split.
+
+    Attributes:
+        train: To learn from.
+        validation: To watch a run by.
+        test: To report.
+        report: For each split, how many rows were kept, left out and cut (see `limits.to_examples`); also bad_rows, of
+            the source it is read from, and shared_rows, left out because a held-out row has the same text.
+        lines: The report to be read, a line for each split.
+    """
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    report: dict[str, dict[str, int]]
+    lines: list[str]
+
+
+def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+    """Read, divide and write out the examples of `plan` for the policy of `tokenizer`.
+
+    Raises:
+        UserError: See `sources`, `records`, `splits`, `prompts` and `limits`; or there is nothing to train on.
+    """
+    check_tokenizer(tokenizer)
+    template, task = plan.resolved_template(), plan.task
+    rows, bad = _read_splits(plan)
+    report: dict[str, dict[str, int]] = {}
+    # No text of the test is in another split, and none of the validation rows in training, whatever file it is from.
+    kept = {"test": rows["test"]}
+    kept["validation"] = without_shared(rows["validation"], task.contents, rows["test"])
+    kept["train"] = without_shared(rows["train"], task.contents, [*rows["validation"], *rows["test"]])
+    shared = {name: len(rows[name]) - len(kept[name]) for name in rows}
+    if not kept["train"]:
+        raise UserError(
+            f"source {plan.source.path!r} leaves no training rows ({len(rows['train'])} before those that share text "
+            "with held-out rows were left out); give more rows, or lower splits.validation_fraction and "
+            "splits.test_fraction"
+        )
+    kept["train"] = choose_part(kept["train"], task.key, plan.splits)
+
+    def render(inputs: Mapping[str, str]) -> str:
+        return template.render(tokenizer, {"source": "\n".join(inputs.values()), **inputs})
+
+    examples: dict[str, list[Example]] = {}
+    for name in SPLITS:
+        examples[name], counts = to_examples(kept[name], render, tokenizer, plan.limits, training=name == "train")
+        report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
+    lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
+    return Prepared(**examples, report=report, lines=lines)
+
+
+def _read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:
+    """The records of each split, and how many bad rows its source had."""
+    rows: dict[str, list[Record]] = {}
+    bad: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    if plan.source.world_split == "":
+        rows = {name: _draw(plan, name) for name in SPLITS}
+    else:
+        records, bad["train"] = _read(plan, plan.source, "train")
+        rows["train"], rows["validation"], rows["test"] = split_by_content(
+            records,
+            plan.task.key,
+            validation_fraction=0.0 if plan.validation else plan.splits.validation_fraction,
+            test_fraction=0.0 if plan.test else plan.splits.test_fraction,
+            seed=plan.splits.seed,
+        )
+    for name in HELD_OUT:
+        source = getattr(plan, name)
+        if source is not None:
+            rows[name], bad[name] = _read(plan, source, name)
+    return rows, bad
+
+
+def _read(plan: Plan, source: Source, name: Split) -> tuple[list[Record], int]:
+    if source.world_split is not None:
+        return _draw(plan, source.world_split or name), 0
+    task = plan.task
+    return read_records(source, inputs=task.inputs, target=task.target, flatten=task.flatten)
+
+
+def _draw(plan: Plan, split: Split) -> list[Record]:
+    count = plan.micro.train if split == "pretrain" else getattr(plan.micro, split)
+    return [
+        to_record(values, place=f"micro:{split}", inputs=plan.task.inputs, target=plan.task.target)
+        for values in plan.task.micro(split, count, plan.micro.seed)
+    ]

@@ -1,0 +1,310 @@
+"""The main job on the embedded world: what each way of training gains, and what it costs.
+
+Every stage is an ordinary `lsemrl fit` with the shipped configurations; this file strings them together, measures all
+arms on the same held-out rows, and writes the report.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import AutoTokenizer
+
+from lsemrl import __version__, micro
+from lsemrl.cli import CONFIGS, new_version, run_trainer
+from lsemrl.data.comprehension import ComprehensionData
+from lsemrl.data.headline import HeadlineData
+from lsemrl.data.task import MicroRows
+from lsemrl.data.translation import TranslationData
+from lsemrl.evaluation.report import Arm, Report, Sample, table, write_report
+from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
+from lsemrl.micro import corpus
+from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
+from lsemrl.types import Completion, Example
+
+Task = Literal["translation", "headline"]
+
+TARGET_ROWS, GENERAL_ROWS, TEXT_ROWS = 300, 300, 100
+POINTS = 6
+"""Measurements of an arm after the one at its start."""
+SAMPLES = 8
+_MEASURING = 12.0
+"""What one measurement costs, in optimizer steps of SFT; for the time left only."""
+_CURVE = {
+    "rollout_step": "rollout_step",
+    "reward": "reward",
+    "rewards/similarity/mean": "similarity",
+    "rewards/language/mean": "language",
+    "rewards/meaning/mean": "meaning_f1",
+    "kl": "kl",
+    "completions/mean_length": "length",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One arm, trained by one `fit`.
+
+    Attributes:
+        name: Of the arm.
+        label: The arm's name for people.
+        trained_by: How it was trained, in one sentence.
+        configs: Files under configs/, later ones over earlier ones.
+        words: Overrides.
+        steps: Optimizer steps.
+        cost: What a step costs, in steps of SFT; for the time left only.
+        after: The arm whose adapter this one starts from.
+    """
+
+    name: str
+    label: str
+    trained_by: str
+    configs: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    steps: int
+    cost: float = 1.0
+    after: str | None = None
+
+
+def demo_stages(task: Task) -> tuple[Stage, ...]:
+    """The arms of the demo, in the order they are trained."""
+    overlay = ("headline.yaml",) if task == "headline" else ()
+    main = ("--data.main=lsemrl.data.headline.HeadlineData",) if task == "headline" else ()
+    return (
+        Stage(
+            name="cold_start",
+            label="Cold start",
+            trained_by="SFT on the cold-start rows.",
+            configs=("sft.yaml", *overlay),
+            words=("--data.splits.part=cold_start",),
+            steps=150,
+        ),
+        Stage(
+            name="rl",
+            label="RL",
+            trained_by="GRPO with semantic rewards on the other rows, from the cold start.",
+            configs=("grpo.yaml", *overlay),
+            steps=180,
+            cost=5.0,
+            after="cold_start",
+        ),
+        Stage(
+            name="sft",
+            label="Strong SFT",
+            trained_by="SFT on all rows.",
+            configs=("sft.yaml", *overlay),
+            steps=300,
+        ),
+        Stage(
+            name="sft_replay",
+            label="SFT + replay",
+            trained_by="SFT on all rows, with 30% of reading comprehension mixed in.",
+            configs=("sft.yaml", "replay.yaml"),
+            words=main,
+            steps=300,
+        ),
+    )
+
+
+def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None = None) -> Report:
+    """Train and measure every arm, print the table, and write the report.
+
+    Args:
+        task: What the policy is taught.
+        folder: A new folder in it takes the arms' runs and the report.
+        seed: Of every stage.
+        stages: The arms; None takes those of the demo.
+
+    Raises:
+        UserError: `folder` cannot be written to.
+    """
+    begun, console = time.monotonic(), Console()
+    plan = demo_stages(task) if stages is None else stages
+    folder = folder / new_version(folder)
+    battery = make_battery(task)
+    arms: list[Arm] = []
+    adapters: dict[str, Path] = {}
+    signatures: dict[str, str] = {}
+    base: Measurement | None = None
+    with _progress(console, sum(stage.steps * stage.cost + (POINTS + 1) * _MEASURING for stage in plan)) as bar:
+        for at, stage in enumerate(plan, start=1):
+            started = time.monotonic()
+            follow = Follow(stage, battery, bar, f"{task} · {stage.label} ({at} of {len(plan)})")
+            module = _fit(stage, follow, folder / stage.name, seed, adapters.get(stage.after or ""))
+            adapters[stage.name] = module.folder / "adapter"
+            signatures |= module.scorer.signatures | CMRC.signatures
+            if base is None:
+                base = measure_base(module, battery)
+                arms.append(_arm("base", "Base", "The policy as shipped, never trained on the task.", base))
+            assert follow.last is not None
+            arms.append(
+                _arm(
+                    stage.name,
+                    stage.label,
+                    stage.trained_by,
+                    follow.last,
+                    seconds=time.monotonic() - started,
+                    steps=stage.steps,
+                    nll_drifts=tuple(now - then for now, then in zip(follow.last.nll, base.nll, strict=True)),
+                    trajectory=tuple(follow.trajectory),
+                    curve=_curve(module.folder / "metrics.csv"),
+                )
+            )
+    report = Report(
+        lsemrl=__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        task={"translation": "translation zh→bo", "headline": "Tibetan headlines"}[task],
+        seed=seed,
+        command=f"lsemrl demo --task {task} --seed {seed}",
+        machine={"system": platform.platform(), "cores": os.cpu_count() or 0, "torch threads": torch.get_num_threads()},
+        versions={name: version(name) for name in ("torch", "transformers", "peft", "lightning", "sentence-transformers")},
+        signatures=signatures,
+        seconds=time.monotonic() - begun,
+        arms=tuple(arms),
+    )
+    page = write_report(report, folder)
+    console.print(table(report))
+    console.print(f"Report: {page}")
+    return report
+
+
+def _fit(stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | None) -> PolicyModule:
+    """Run `lsemrl fit` for one stage; the module it trained."""
+    words = ["fit", *(word for name in stage.configs for word in ("--config", str(CONFIGS / name)))]
+    words += [
+        f"--seed_everything={seed}",
+        f"--trainer.default_root_dir={folder}",
+        f"--trainer.max_steps={stage.steps}",
+        "--trainer.max_epochs=-1",
+        "--trainer.callbacks=null",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_checkpointing=false",
+        "--trainer.limit_val_batches=0",
+        *stage.words,
+    ]
+    if adapter:
+        words.append(f"--model.policy.adapter={adapter}")
+    module: PolicyModule = run_trainer(words, callbacks=[follow]).model
+    return module
+
+
+class Bar:
+    """One progress bar over all stages."""
+
+    def __init__(self, progress: Progress, total: float) -> None:
+        self.progress, self.task = progress, progress.add_task("starting", total=total)
+
+    def say(self, text: str) -> None:
+        """Name what is going on."""
+        self.progress.update(self.task, description=text)
+
+    def advance(self, cost: float) -> None:
+        """Count `cost` as done."""
+        self.progress.advance(self.task, cost)
+
+
+@contextmanager
+def _progress(console: Console, total: float) -> Iterator[Bar]:
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+        yield Bar(progress, total)
+
+
+class Follow(Callback):
+    """Moves the progress bar, and measures the arm at its start and at every sixth of the way."""
+
+    def __init__(self, stage: Stage, battery: Battery, bar: Bar, title: str) -> None:
+        self.stage, self.battery, self.bar, self.title = stage, battery, bar, title
+        self.points = {round(stage.steps * point / POINTS) for point in range(1, POINTS + 1)}
+        self.trajectory: list[dict[str, float]] = []
+        self.last: Measurement | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Measure the point of departure."""
+        self._measure(pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        """Advance, and measure when it is time."""
+        self.bar.advance(self.stage.cost)
+        if pl_module.global_step in self.points:
+            self._measure(pl_module)
+
+    def _measure(self, module: PolicyModule) -> None:
+        self.bar.say(f"{self.title}: measuring")
+        self.last = measure(module.policy, self.battery, module.scorer, module.greedy.max_new_tokens)
+        scores = {name: self.last.target[name] for name in ("meaning_f1", "meaning_exact", "chrf")}
+        self.trajectory.append({"step": float(module.global_step), **scores, "em": self.last.general["em"]})
+        self.bar.advance(_MEASURING)
+        self.bar.say(f"{self.title}: training")
+
+
+def make_battery(task: Task) -> Battery:
+    """The held-out rows of the embedded world that every arm is measured on."""
+    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
+    rows: list[tuple[Example, ...]] = []
+    target: Callable[..., Any] = TranslationData if task == "translation" else HeadlineData
+    for make, count in ((target, TARGET_ROWS), (ComprehensionData, GENERAL_ROWS)):
+        data = make(micro=MicroRows(train=1, validation=0, test=count))
+        data.prepare(tokenizer)
+        rows.append(tuple(data.test_examples))
+    text = []
+    for record in corpus.chinese_text("test", TEXT_ROWS, seed=0):
+        first, _, rest = str(record["text"]).partition("。")
+        text.append(Example(id=str(record["id"]), prompt=f"{first}。", source=first, references=(rest,)))
+    return Battery(target=rows[0], general=rows[1], text=tuple(text))
+
+
+def measure_base(module: PolicyModule, battery: Battery) -> Measurement:
+    """Measure the model that `module` trains, as it was published."""
+    policy = Policy(PolicySettings(model=module.policy.settings.model))  # its new adapter changes nothing yet
+    policy.load()
+    return measure(policy, battery, module.scorer, module.greedy.max_new_tokens)
+
+
+def _arm(name: str, label: str, trained_by: str, measured: Measurement, **training: Any) -> Arm:
+    return Arm(
+        name=name,
+        label=label,
+        trained_by=trained_by,
+        target=measured.target,
+        general=measured.general,
+        kl=measured.kl,
+        samples=_samples(measured.outputs[:SAMPLES]),
+        **{"seconds": 0.0, "steps": 0, **training},
+    )
+
+
+def _samples(outputs: Sequence[Completion]) -> tuple[Sample, ...]:
+    parts = {"similarity": SemanticSimilarity(threshold=0.0)(outputs), "language": LanguageConsistency()(outputs)}
+    return tuple(
+        Sample(
+            source=output.example.source,
+            reference=output.example.reference,
+            output=output.text,
+            rewards={name: float(part_N[row]) for name, part_N in parts.items()},
+        )
+        for row, output in enumerate(outputs)
+    )
+
+
+def _curve(path: Path) -> tuple[dict[str, float], ...]:
+    """The rows of RL in a run's metrics.csv; none for SFT, which has no reward."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("reward")]
+    return tuple({name: float(row[column]) for column, name in _CURVE.items() if row.get(column)} for row in rows)

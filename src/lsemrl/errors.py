@@ -1,0 +1,7 @@
+"""The one error that is told to a user in a sentence. Imports nothing, so that the command line can answer at once."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake of the user's, told in one sentence: the field, the value got, the remedy."""

@@ -1,0 +1,167 @@
+"""What a report's numbers say: gain and loss, arms compared at the same score, the reward held against the oracle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lsemrl.evaluation.report import Arm, Report
+
+MISSING = "\N{EN DASH}"
+SCORE_NAMES = {"meaning_f1": "meaning F1", "chrf": "chrF"}
+
+
+def number(value: float | None, digits: int = 1, sign: str = "") -> str:
+    """`value` for people: a dash where it is missing, said so where it is not finite, zero without a sign."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return "not finite"
+    text = f"{value:{sign}.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("+-")
+
+
+def path(arm: Arm, metric: str) -> list[tuple[float, float, float]]:
+    """(step, score, QA exact match) through training, as fractions; the final evaluation stands for the last step.
+
+    Points where either was not measured or is not finite are left out.
+    """
+    final = {"step": arm.steps, **arm.target, **arm.general}
+    measured = [*(point for point in arm.trajectory if point["step"] != arm.steps), final]
+    rows = [(point["step"], point.get(metric, math.nan), point.get("em", math.nan)) for point in measured]
+    return [row for row in rows if all(map(math.isfinite, row))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedTax:
+    """What two arms had lost when they scored the same.
+
+    Attributes:
+        score: The score compared at.
+        loss_a: Base's QA exact match minus the first arm's there, a fraction.
+        loss_b: The second arm's.
+        step_a: When the first arm got there.
+        step_b: When the second did.
+    """
+
+    score: float
+    loss_a: float
+    loss_b: float
+    step_a: float
+    step_b: float
+
+
+def tax_at_matched_score(a: Arm, b: Arm, *, base: Arm, metric: str = "meaning_f1") -> MatchedTax | None:
+    """Compare the losses of `a` and `b` at the same target score: the lower of their two best.
+
+    Step and exact match are interpolated linearly where a trajectory first climbs to that score, since a practitioner
+    stops there.
+
+    Returns:
+        None where an arm never climbs to the score because it was always above it, or where nothing was measured.
+    """
+    paths = path(a, metric), path(b, metric)
+    before = base.general.get("em", math.nan)
+    if not all(paths) or not math.isfinite(before):
+        return None
+    score = min(max(at for _, at, _ in each) for each in paths)
+    reached = [_climb(each, score) for each in paths]
+    if reached[0] is None or reached[1] is None:
+        return None
+    (step_a, em_a), (step_b, em_b) = reached[0], reached[1]
+    return MatchedTax(score=score, loss_a=before - em_a, loss_b=before - em_b, step_a=step_a, step_b=step_b)
+
+
+def _climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, float] | None:
+    """(step, exact match) where `rows` first reach `score` from below."""
+    for (step, low, em), (next_step, high, next_em) in zip(rows, [*rows[1:], rows[-1]], strict=True):
+        if low == score:
+            return step, em
+        if low < score <= high:
+            share = (score - low) / (high - low)
+            return step + share * (next_step - step), em + share * (next_em - em)
+    return None
+
+
+def matched(report: Report) -> Iterator[tuple[Arm, Arm, MatchedTax | None]]:
+    """RL beside each arm that it is an alternative to."""
+    for rl in report.trained:
+        for other in report.trained:
+            if rl.name == "rl" and other.name not in ("rl", "cold_start"):
+                yield rl, other, tax_at_matched_score(rl, other, base=report.base, metric=report.score)
+
+
+def finding(report: Report) -> str:
+    """What the run shows, in one sentence made of its numbers."""
+    cold = [arm for arm in report.trained if arm.name == "cold_start"]
+    start = cold[0] if cold and len(report.trained) > 1 else report.base
+    metric, clauses = report.score, list[str]()
+    for arm in report.trained:
+        gain = 100 * (arm.target.get(metric, math.nan) - start.target.get(metric, math.nan))
+        loss = 100 * (report.base.general.get("em", math.nan) - arm.general.get("em", math.nan))
+        if arm is start or not (math.isfinite(gain) and math.isfinite(loss)):
+            continue
+        gained = f"{'lost' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
+        lost = f"{'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}"
+        if clauses:
+            clauses.append(f"{arm.label} {gained} and {lost}")
+        else:
+            over = f"{'over' if 'gained' in gained else 'from'} the {'base' if start is report.base else 'cold start'}"
+            of = f"points of {SCORE_NAMES[metric]} {over}"
+            clauses.append(f"{arm.label} {gained} {of} and {lost} points of Chinese QA against the base")
+    return "; ".join(clauses) or f"No arm has both a {SCORE_NAMES[metric]} and a Chinese QA score to compare"
+
+
+def comparisons(report: Report) -> list[str]:
+    """RL against each alternative at the same score, a sentence each."""
+    name, lines = SCORE_NAMES[report.score], list[str]()
+    for rl, other, same in matched(report):
+        if same is None:
+            lines.append(
+                f"{rl.label} and {other.label} cannot be compared at the same {name}: one was always above the other, or "
+                "they were not both measured."
+            )
+            continue
+        losses = [number(100 * loss) for loss in (same.loss_a, same.loss_b)]
+        lines.append(
+            f"At the same {name} of {100 * same.score:.1f}, {rl.label} has lost {losses[0]} points of "
+            f"Chinese QA and {other.label} {losses[1]} (at steps {same.step_a:.0f} and {same.step_b:.0f})."
+        )
+    return lines
+
+
+def hacking(arm: Arm) -> str:
+    """How reward and oracle moved between the first and the last tenth of an arm's rollouts; "" without both."""
+    pairs = [(point.get("similarity", math.nan), point.get("meaning_f1", math.nan)) for point in arm.curve]
+    pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    if not pairs:
+        return ""
+    tenth = -(-len(pairs) // 10)
+    reward, oracle = (sum(values) / tenth for values in zip(*pairs[:tenth], strict=True))
+    reward_end, oracle_end = (sum(values) / tenth for values in zip(*pairs[-tenth:], strict=True))
+    change = number(reward_end - oracle_end - reward + oracle, 2, "+")
+    return (
+        f"From the first tenth of the run to the last, the similarity reward went from {number(reward, 2)} to "
+        f"{number(reward_end, 2)} and the oracle's meaning F1 from {number(oracle, 2)} to {number(oracle_end, 2)}: "
+        f"the gap moved by {change}."
+    )
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader must know to take the tables for what they are."""
+    lines = [
+        "Bold is the best of the trained arms; with a sign, the difference from the base. Scores are in points of 100 "
+        "except similarity, a cosine; NLL and KL in nats per token; length in characters. Wholly right: every slot and "
+        "nothing else; language: outputs in the right one; ended: outputs that stopped by themselves.",
+        f"{MISSING} means not measured; not finite, that the measurement gave NaN or infinity.",
+    ]
+    questions = max((len(arm.nll_drifts) for arm in report.arms), default=0)
+    em = report.base.general.get("em", math.nan)
+    if questions and math.isfinite(em):
+        margin = 196 * math.sqrt(em * (1 - em) / questions)
+        lines.append(
+            f"Chinese QA has {questions} questions: an exact match near the base's is known to ±{margin:.1f} points "
+            "(95%, binomial); arms closer than that may differ by chance."
+        )
+    return lines

@@ -1,0 +1,163 @@
+"""Corpus scores of outputs against references, each with the signature that says how it was computed.
+
+What goes wrong on scripts without spaces is refused here: sacreBLEU's 13a, zh and none tokenizers see one word in a
+Tibetan sentence and give 0, and so does ROUGE as it comes. Texts are cut into the units of `lsemrl.languages` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from lsemrl import languages
+from lsemrl.errors import UserError
+from lsemrl.languages import Language
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric
+
+_EMPTY = "outputs is empty: a score needs at least one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A number and how it came about.
+
+    Attributes:
+        value: In [0, 1], higher is better.
+        signature: Metric, tokenizer, number of references and version, in the manner of sacreBLEU.
+    """
+
+    value: float
+    signature: str
+
+
+def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
+    """Corpus chrF2 of sacreBLEU: F2 over character 1- to 6-grams, spaces left out.
+
+    Args:
+        outputs: N texts.
+        references: One or more for each output.
+
+    Raises:
+        UserError: There are no outputs, or an output has no reference.
+    """
+    from sacrebleu.metrics.chrf import CHRF
+
+    _check(outputs, references)
+    return _sacrebleu(CHRF(), "chrF2", outputs, references)
+
+
+def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Score:
+    """Corpus BLEU-4 of sacreBLEU over the units of the language: Tibetan syllables, Chinese characters, else words.
+
+    Args:
+        outputs: N texts.
+        references: One or more for each output.
+        language: A code of `lsemrl.languages`.
+
+    Raises:
+        UserError: There are no outputs, an output has no reference, the language is unknown, or most long references
+            cannot be cut into units.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    profile = languages.language(language)
+    _check(outputs, references)
+    _check_units(references, profile)
+    # force: the units have no punctuation left, and sacreBLEU need not warn of tokenized full stops.
+    scored = _sacrebleu(
+        BLEU(tokenize="none", force=True),
+        "BLEU",
+        [" ".join(profile.units(text)) for text in outputs],
+        [[" ".join(profile.units(text)) for text in texts] for texts in references],
+    )
+    return Score(value=scored.value, signature=scored.signature.replace("tok:none", _tokenizer(profile)))
+
+
+def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Score:
+    """Mean ROUGE-L F1 of torchmetrics over the units of the language, against the best of the references.
+
+    Args:
+        outputs: N texts.
+        references: One or more for each output.
+        language: A code of `lsemrl.languages`.
+
+    Raises:
+        UserError: As `syllable_bleu`.
+    """
+    import torchmetrics
+    from torchmetrics.functional.text.rouge import rouge_score
+
+    profile = languages.language(language)
+    _check(outputs, references)
+    _check_units(references, profile)
+    # Its own normalizer deletes everything but a-z and 0-9.
+    scores = rouge_score(
+        list(outputs),
+        [list(texts) for texts in references],
+        accumulate="best",
+        rouge_keys="rougeL",
+        normalizer=str,
+        tokenizer=profile.units,
+    )
+    counts = {len(texts) for texts in references}
+    nrefs = counts.pop() if len(counts) == 1 else "var"
+    return Score(
+        value=float(scores["rougeL_fmeasure"]),
+        signature=f"rougeL|nrefs:{nrefs}|case:mixed|best|f1|{_tokenizer(profile)}|version:torchmetrics-{torchmetrics.__version__}",
+    )
+
+
+def language_rate(outputs: Sequence[str], language: str) -> Score:
+    """The share of outputs that pass for the language by script; one without a letter does not.
+
+    Args:
+        outputs: N texts.
+        language: A code of `lsemrl.languages`.
+
+    Raises:
+        UserError: There are no outputs, or the language is unknown.
+    """
+    profile = languages.language(language)
+    if not outputs:
+        raise UserError(_EMPTY)
+    return Score(
+        value=sum(profile.accepts(text) for text in outputs) / len(outputs),
+        signature=f"language_rate|lang:{profile.code}|script:{'+'.join(profile.scripts)}|tok:letter"
+        f"|threshold:{profile.threshold}",
+    )
+
+
+def _tokenizer(profile: Language) -> str:
+    return f"tok:lsemrl-{profile.code}-{profile.unit}"
+
+
+def _sacrebleu(metric: Metric, name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
+    # sacreBLEU wants the first references of all outputs, then the second ones; None where an output has fewer.
+    streams = [list(stream) for stream in zip_longest(*references)]
+    value = metric.corpus_score(list(outputs), streams).score / 100
+    return Score(value=value, signature=f"{name}|{metric.get_signature()}")
+
+
+def _check(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    if not outputs:
+        raise UserError(_EMPTY)
+    if len(outputs) != len(references):
+        raise UserError(f"references has {len(references)} rows for {len(outputs)} outputs: give one row for each")
+    for row, texts in enumerate(references):
+        if not texts:
+            raise UserError(f"references is empty for output {row}: give at least one")
+
+
+def _check_units(references: Sequence[Sequence[str]], profile: Language) -> None:
+    """Refuse a writing that the splitter leaves whole; a stray long word or URL is let pass."""
+    texts = [text for row in references for text in row]
+    whole = [text for text in texts if not profile.splits(text)]
+    if 2 * len(whole) > len(texts):
+        raise UserError(
+            f"language is {profile.code!r}, whose {_tokenizer(profile)} leaves references such as {whole[0][:20]!r}... "
+            f"in {len(profile.units(whole[0]))} pieces, so that the score would be 0 whatever the outputs say: use chrf"
+        )

@@ -1,0 +1,107 @@
+"""The pages of a report: Markdown, and HTML that needs no other file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
+
+from lsemrl.evaluation.columns import LEARNED, LOSSES, SUMMARY, Cell, Column, Rows, grid
+from lsemrl.evaluation.findings import MISSING, comparisons, finding, hacking, notes, number
+from lsemrl.evaluation.plots import colours, smoothing
+from lsemrl.evaluation.report import Report, Sample
+
+_ABRIDGED = 90
+_TABLES = (("The arms", SUMMARY), ("What each arm learned", LEARNED), ("What each arm lost", LOSSES))
+
+
+def _sources(report: Report) -> list[tuple[Sample, list[Sample | None]]]:
+    """Each source once with its reference, beside what every arm said."""
+    said = [{(sample.source, sample.reference): sample for sample in arm.samples} for arm in report.arms]
+    return [
+        (next(by[key] for by in said if key in by), [by.get(key) for by in said])
+        for key in dict.fromkeys(key for by in said for key in by)
+    ]
+
+
+def language(text: str) -> str:
+    """The language tag that makes a browser choose the right font: by the script of most letters."""
+    tibetan, han = len(re.findall(r"[\u0f40-\u0fbc]", text)), len(re.findall(r"[\u4e00-\u9fff]", text))
+    return "und" if not tibetan + han else "bo" if tibetan >= han else "zh"
+
+
+def _plain(text: str) -> str:
+    """A model's text inside a Markdown table: nothing in it is markup, and it stays on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>&|#~$!])", r"\\\1", " ".join(text.split())) or "(empty)"
+
+
+def _shorter(text: str) -> str:
+    return text if len(text) <= _ABRIDGED else text[:_ABRIDGED] + "…"
+
+
+def _rewards(sample: Sample) -> list[str]:
+    return [f"{name} {number(value, 2)}" for name, value in sample.rewards.items()]
+
+
+def html(report: Report, images: dict[str, str]) -> str:
+    """One page that needs no other file: `images` are data URIs by the name of the plot."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"language": language, "shorter": _shorter, "rewards": _rewards}
+    template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        report=report,
+        finding=finding(report),
+        comparisons=comparisons(report),
+        tables=[(title, *grid(report, columns)) for title, columns in _TABLES],
+        curves=[(arm, hacking(arm), smoothing(len(arm.curve))) for arm in report.trained if arm.curve],
+        sources=_sources(report),
+        notes=notes(report),
+        images=images,
+        colours=colours(report.arms),
+        missing=MISSING,
+        abridged=_ABRIDGED,
+    )
+
+
+def markdown(report: Report, figures: list[str]) -> str:
+    """The same report for a terminal or a repository, the plots as files beside it."""
+    lines = [f"# {_plain(finding(report))}.", ""]
+    lines += [f"{_plain(sentence)}\n" for sentence in comparisons(report)]
+    lines += [f"{_plain(report.task)}, seed {report.seed}, {report.created}, lsemrl {report.lsemrl}", ""]
+    for title, columns in _TABLES:
+        lines += [f"## {title}", "", *_markdown_table(*grid(report, columns)), ""]
+    lines += [f"- {note}" for note in notes(report)]
+    lines += ["", *(f"{_plain(arm.label)}: {words}\n" for arm in report.trained if (words := hacking(arm)))]
+    lines += [f"![{name.replace('_', ' ')}]({name}.png)\n" for name in figures]
+    if sources := _sources(report):
+        heads = ["source", "reference", *(_plain(arm.label) for arm in report.arms)]
+        lines += ["## Outputs side by side", "", *_row(heads), "|" + " --- |" * len(heads)]
+        for first, samples in sources:
+            said = [
+                MISSING if sample is None else f"{_plain(sample.output)} ({', '.join(_rewards(sample))})"
+                for sample in samples
+            ]
+            lines += _row([_plain(_shorter(first.source)), _plain(first.reference), *said])
+    lines += ["", "## How to get these numbers again", "", "    " + report.command.replace("\n", "\n    "), ""]
+    lines += [f"- {_plain(arm.label)}: {_plain(arm.trained_by)}" for arm in report.arms]
+    lines += [f"- {_plain(metric)}: `{signature}`" for metric, signature in report.signatures.items()]
+    lines += [f"- {_plain(key)}: {_plain(str(value))}" for key, value in (report.machine | report.versions).items()]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(columns: list[Column], rows: Rows) -> Iterator[str]:
+    def show(cell: Cell) -> str:
+        return (f"**{cell.text}**" if cell.best else cell.text) + (f" ({cell.delta})" if cell.delta else "")
+
+    yield from _row(["arm", *(column.head for column in columns)])
+    yield "| --- |" + " ---: |" * len(columns)
+    for arm, cells in rows:
+        yield from _row([_plain(arm.label), *map(show, cells)])
+
+
+def _row(cells: list[str]) -> list[str]:
+    return [f"| {' | '.join(cells)} |"]

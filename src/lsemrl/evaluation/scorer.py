@@ -1,0 +1,83 @@
+"""Scores a policy's outputs with the metrics a configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lsemrl import micro
+from lsemrl.evaluation import cmrc, metrics
+from lsemrl.micro import oracle
+from lsemrl.rewards.semantic import SemanticSimilarity
+from lsemrl.types import Completion, UserError
+
+Metric = Literal["chrf", "bleu", "rouge_l", "language_rate", "similarity", "meaning", "cmrc"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSettings:
+    """What evaluation measures. The reward's own similarity is shown, but nothing should be selected by it."""
+
+    names: tuple[Metric, ...] = ("chrf", "bleu", "rouge_l", "language_rate")
+    """Any of chrf, bleu, rouge_l, language_rate, similarity, meaning (the oracle of the embedded world), cmrc."""
+    language: str = "bo"
+    """The language of the outputs, a code of `lsemrl.languages`."""
+    encoder: str = micro.NAME
+    """The encoder of `similarity`: a SentenceTransformer folder, a hub id, or "micro"."""
+
+
+class Scorer:
+    """Corpus scores in [0, 1] by name, higher is better (but answer_length, in characters).
+
+    Attributes:
+        signatures: How each score that was given is defined, by name.
+    """
+
+    def __init__(self, settings: MetricSettings) -> None:
+        self.settings = settings
+        self.signatures: dict[str, str] = {}
+        self.encoder = SemanticSimilarity(encoder=settings.encoder) if "similarity" in settings.names else None
+
+    def __call__(self, completions: Sequence[Completion]) -> dict[str, float]:
+        """Score outputs against their references.
+
+        Raises:
+            UserError: There is nothing to score.
+        """
+        if not completions:
+            raise UserError("there is nothing to evaluate: the data have no rows for this stage")
+        outputs = [completion.text for completion in completions]
+        references = [list(completion.example.references) for completion in completions]
+        language = self.settings.language
+        scores = {"ended_rate": sum(completion.ended for completion in completions) / len(completions)}
+        for name in self.settings.names:
+            match name:
+                case "chrf":
+                    scored = metrics.chrf(outputs, references)
+                case "bleu":
+                    scored = metrics.syllable_bleu(outputs, references, language)
+                case "rouge_l":
+                    scored = metrics.syllable_rouge_l(outputs, references, language)
+                case "language_rate":
+                    scored = metrics.language_rate(outputs, language)
+                case "similarity":
+                    assert self.encoder is not None
+                    scores[name] = float(self.encoder.similarity(outputs, references).mean())
+                    self.signatures[name] = f"mean cosine, encoder {self.settings.encoder}"
+                    continue
+                case "meaning":
+                    meanings = [oracle.meaning(said, meant[0]) for said, meant in zip(outputs, references, strict=True)]
+                    scores["meaning_f1"] = sum(meaning.f1 for meaning in meanings) / len(meanings)
+                    scores["meaning_exact"] = sum(meaning.exact for meaning in meanings) / len(meanings)
+                    self.signatures["meaning"] = "oracle: F1 over filled slots; all slots right and well formed"
+                    continue
+                case "cmrc":
+                    answers = cmrc.score(outputs, references)
+                    scores |= {"em": answers.em, "f1": answers.f1, "average": answers.average}
+                    scores["answer_length"] = answers.answer_length
+                    self.signatures["cmrc"] = "CMRC 2018 v6"
+                    continue
+            scores[name] = scored.value
+            self.signatures[name] = scored.signature
+        return scores

@@ -1,0 +1,13 @@
+"""The embedded world: a small controlled language pair with its own policy, encoder and oracle, for machines with no GPU
+and no network. The models under `assets/` are rebuilt from a seed by `lsemrl build-micro`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ASSETS = Path(__file__).parent / "assets"
+POLICY = ASSETS / "policy"
+ENCODER = ASSETS / "encoder"
+NAME = "micro"
+"""What a configuration writes in place of a path to mean the embedded policy, encoder or data."""

@@ -1,0 +1,211 @@
+"""GRPO with semantic rewards (arXiv 2605.14366): sample a group, score it, compare siblings, update, report.
+
+Left out on purpose: a value network (the group is the baseline), a replay buffer (rollouts are used while fresh), and
+a second inference engine (what samples is what is trained).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from contextlib import nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.modules.advantages import AdvantageSettings, group_advantages, validate_group
+from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.losses import LossSettings, active_mask, policy_loss, token_weights
+from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.policy import PolicySettings
+from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.rewards.base import Reward, RewardMix
+from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences, UserError
+
+
+class GRPO(PolicyModule):
+    """Group-relative policy optimization."""
+
+    def __init__(
+        self,
+        rewards: dict[str, Reward],
+        combine: Literal["sum", "gate", "normalize_then_sum"] = "sum",
+        gate: str | list[str] | None = None,
+        policy: PolicySettings = PolicySettings(),
+        sampling: Sampling = Sampling(),
+        advantages: AdvantageSettings = AdvantageSettings(),
+        loss: LossSettings = LossSettings(),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        metrics: MetricSettings = MetricSettings(),
+        num_iterations: int = 1,
+        optimizer_batch_size: int | None = None,
+        micro_batch_size: int = 32,
+        samples_every: int = 10,
+    ) -> None:
+        """
+        Args:
+            rewards: Named parts of the reward, each with its weight; a weight of 0 only watches.
+            combine: Add the weighted parts (the paper), let the gates decide whether the others count, or normalise each
+                part within its group before adding.
+            gate: The parts that are gates, with combine gate; null means the one named language.
+            policy: What is trained.
+            sampling: How completions are drawn.
+            advantages: How siblings are compared.
+            loss: The clipped objective and its KL penalty.
+            optimizer: How weights move.
+            metrics: What validation measures.
+            num_iterations: Passes over each batch of rollouts.
+            optimizer_batch_size: Completions per optimizer step; null takes all completions of a batch in one step.
+            micro_batch_size: Completions in one forward pass; the gradient does not depend on it.
+            samples_every: Write sample completions every so many rollout steps; 0 never does.
+        """
+        super().__init__(policy, optimizer, metrics, sampling.max_new_tokens)
+        validate_group(sampling.num_generations, advantages)
+        for name, value, least in (
+            ("num_iterations", num_iterations, 1),
+            ("micro_batch_size", micro_batch_size, 1),
+            ("optimizer_batch_size", optimizer_batch_size or 1, 1),
+            ("samples_every", samples_every, 0),
+        ):
+            if value < least:
+                raise UserError(f"model.{name} is {value}; it must be at least {least}")
+        if sampling.temperature == 0:
+            raise UserError("sampling.temperature is 0, so that siblings are all alike; GRPO needs it above 0")
+        if loss.beta > 0 and policy.reference == "none":
+            raise UserError(f"loss.beta is {loss.beta} but policy.reference is none; set beta to 0 or name a reference")
+        self.reward_mix = RewardMix(rewards, combine, gate)
+        self.sampling, self.advantages, self.loss = sampling, advantages, loss
+        self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
+        self.micro_batch_size, self.samples_every = micro_batch_size, samples_every
+
+    def on_fit_start(self) -> None:
+        """Check that the batches of the data divide into optimizer steps."""
+        completions = self.trainer.datamodule.batch_size * self.sampling.num_generations  # type: ignore[attr-defined]
+        self.window_size = self.optimizer_batch_size or completions
+        if completions % self.window_size:
+            raise UserError(
+                f"model.optimizer_batch_size is {self.window_size}, which does not divide the {completions} completions "
+                "of a batch (data.batch_size times sampling.num_generations); choose a divisor"
+            )
+        self.windows = completions // self.window_size
+
+    def updates_per_batch(self) -> int:
+        """Optimizer steps that one batch of rollouts takes."""
+        return self.num_iterations * self.windows
+
+    def training_step(self, prompts: PromptBatch, batch_idx: int) -> None:
+        """The whole method, once."""
+        rollouts = sample(self.policy, prompts, self.sampling, self.rollout_seed())
+        rewards = self.reward_mix(rollouts.completions, rollouts.num_generations)
+        advantages_N, spread = self.compare(rewards)
+        update = self.update(rollouts, advantages_N)
+        self.report(rollouts, rewards, advantages_N, {**spread, **update})
+
+    def compare(self, rewards: Rewards) -> tuple[Tensor, dict[str, Tensor]]:
+        """Advantages of completions over their siblings."""
+        rewards_BG = rewards.total_N.view(-1, self.sampling.num_generations)
+        advantages_BG, metrics = group_advantages(rewards_BG, self.advantages)
+        return advantages_BG.flatten().to(self.device), metrics
+
+    def update(self, rollouts: Rollouts, advantages_N: Tensor) -> dict[str, Tensor]:
+        """Optimizer steps on one batch of rollouts.
+
+        Returns:
+            Metrics averaged over those steps.
+        """
+        whole = rollouts.sequences
+        mask_NT = active_mask(whole.completion_mask_NT, rollouts.ended_N, self.loss.mask_truncated_completions)
+        # With a single step the policy that is trained is still the one that sampled.
+        old_NT = self.score(whole) if self.updates_per_batch() > 1 else None
+        with self.policy.reference() if self.loss.beta > 0 else nullcontext():
+            ref_NT = self.score(whole) if self.loss.beta > 0 else None
+
+        steps: list[dict[str, Tensor]] = []
+        for _ in range(self.num_iterations):
+            for window in torch.arange(len(whole), device=self.device).split(self.window_size):
+                counts = self.window_counts(mask_NT[window])
+                weights_NT = torch.zeros(mask_NT.shape, device=self.device)
+                weights_NT[window] = token_weights(
+                    mask_NT[window], self.loss.loss_type, self.sampling.max_new_tokens, counts
+                )
+                metrics: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+                for rows in whole.micro_batches(window, self.micro_batch_size):
+                    sequences = whole.select(rows)
+                    tokens = slice(sequences.completion_ids_NT.shape[1])
+                    logprobs_NT, entropy_NT = self.policy.logprobs(sequences, self.sampling.temperature)
+                    output = policy_loss(
+                        logprobs_NT,
+                        logprobs_NT if old_NT is None else old_NT[rows, tokens],
+                        None if ref_NT is None else ref_NT[rows, tokens],
+                        advantages_N[rows],
+                        mask_NT[rows, tokens],
+                        weights_NT[rows, tokens],
+                        self.loss,
+                        counts,
+                    )
+                    self.backward_share(output.loss)
+                    entropy = entropy_NT.masked_fill(~mask_NT[rows, tokens], 0.0).sum() / max(counts.tokens, 1)
+                    for name, value in {**output.metrics, "entropy": entropy, "loss": output.loss.detach()}.items():
+                        metrics[name] += value
+                metrics["grad_norm"] = self.apply_gradients()
+                steps.append(metrics)
+        return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
+
+    @torch.no_grad()
+    def score(self, whole: Sequences) -> Tensor:
+        """Log-probs of the sampled tokens as they stand, without gradients: float32 [N, T]."""
+        logprobs_NT = torch.zeros(whole.completion_ids_NT.shape, device=self.device)
+        with self.policy.inference():
+            for rows in whole.micro_batches(torch.arange(len(whole), device=self.device), self.micro_batch_size):
+                piece_NT, _ = self.policy.logprobs(whole.select(rows), self.sampling.temperature)
+                logprobs_NT[rows, : piece_NT.shape[1]] = piece_NT
+        return logprobs_NT
+
+    def report(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor, metrics: dict[str, Tensor]) -> None:
+        """Log the batch and, now and then, write its completions to samples.csv in the run's folder."""
+        lengths_N = rollouts.sequences.completion_mask_NT.sum(dim=1).float()
+        groups_BG = rewards.total_N.view(-1, rollouts.num_generations)
+        parts = {
+            f"rewards/{name}/{statistic}": value
+            for name, part_N in rewards.parts_N.items()
+            for statistic, value in (("mean", part_N.nanmean()), ("std", part_N[~part_N.isnan()].std()))
+        }
+        self.log_step(
+            {
+                "reward": rewards.total_N.nanmean(),
+                "reward_std": groups_BG.std(dim=1).nanmean(),
+                **parts,
+                **self.reward_mix.counters,
+                **metrics,
+                "completions/mean_length": lengths_N.mean(),
+                "completions/min_length": lengths_N.min(),
+                "completions/max_length": lengths_N.max(),
+                "completions/clipped_ratio": 1 - rollouts.ended_N.float().mean(),
+                "num_tokens": lengths_N.sum(),
+            },
+            "reward",
+            "kl",
+            "completions/mean_length",
+        )
+        if self.samples_every and self.rollout_step % self.samples_every == 0 and self.trainer.is_global_zero:
+            self._write_samples(rollouts, rewards, advantages_N)
+        self.rollout_step += 1
+
+    def _write_samples(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor) -> None:
+        path = self.folder / "samples.csv"
+        columns = ["rollout_step", "id", "source", "reference", "completion", "ended", "reward", "advantage"]
+        new = not path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            if new:
+                table.writerow([*columns, *rewards.parts_N])
+            for row, completion in enumerate(rollouts.completions[: 2 * rollouts.num_generations]):
+                example = completion.example
+                numbers = [rewards.total_N[row], advantages_N[row], *(part_N[row] for part_N in rewards.parts_N.values())]
+                table.writerow(
+                    [self.rollout_step, example.id, example.source, example.reference, completion.text, completion.ended]
+                    + [f"{number:.4f}" for number in numbers]
+                )

@@ -1,0 +1,76 @@
+"""AdamW, its learning-rate schedule, and one clipped step: what manual optimization leaves to us."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from lsemrl.types import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW with warm-up and decay."""
+
+    lr: float = 1e-4
+    """Learning rate after warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moments."""
+    warmup_ratio: float = 0.05
+    """Share of the optimizer steps over which the rate rises from zero, in [0, 1)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls to zero after warm-up, or stays."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+    def __post_init__(self) -> None:
+        for name, ok, rule in (
+            ("lr", self.lr > 0, "above 0"),
+            ("warmup_ratio", 0 <= self.warmup_ratio < 1, "in [0, 1)"),
+            ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
+        ):
+            if not ok:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}; it must be {rule}")
+
+
+def make_optimizer(
+    parameters: Iterable[Parameter], settings: OptimizerSettings, steps: int
+) -> tuple[Optimizer, LRScheduler]:
+    """AdamW over what is trained, and a schedule that ends after `steps` optimizer steps."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    optimizer = AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+    warmup = math.ceil(settings.warmup_ratio * steps)
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        return {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[
+            settings.schedule
+        ]
+
+    return optimizer, LambdaLR(optimizer, share)
+
+
+def clipped_step(optimizer: Optimizer, schedule: LRScheduler, max_grad_norm: float) -> Tensor:
+    """Clip, step, advance the schedule, clear the gradients.
+
+    Returns:
+        The gradient norm before clipping, float32 scalar.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = clip_grad_norm_(parameters, max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    schedule.step()
+    return norm

@@ -1,0 +1,135 @@
+"""Group sampling: G completions for each prompt, from the live weights.
+
+The loop is our own so that what samples is exactly what is written here: no generation_config, no processors, no
+second engine. A prompt is encoded once and its keys and values are repeated for its group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lsemrl.modules.policy import Policy, positions
+from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are drawn (the paper: group 8, temperature 0.8, top-p 0.9)."""
+
+    num_generations: int = 8
+    """Completions per prompt, the group size G."""
+    temperature: float = 0.8
+    """Divides the logits; 0 takes the likeliest token."""
+    top_p: float = 0.9
+    """Keep the likeliest tokens whose probabilities reach this sum, in (0, 1]."""
+    top_k: int = 0
+    """Keep this many of the likeliest tokens; 0 keeps all."""
+    max_new_tokens: int = 64
+    """Length limit of a completion; one that reaches it without an EOS is marked as truncated."""
+
+    def __post_init__(self) -> None:
+        for name, ok, rule in (
+            ("num_generations", self.num_generations >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+        ):
+            if not ok:
+                raise UserError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
+
+
+def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) -> Rollouts:
+    """Draw G completions for each of B prompts, in eval mode and without gradients.
+
+    Args:
+        policy: Sampled with its current weights; its own generation settings play no part but for EOS ids.
+        prompts: B prompts, padded on the left.
+        sampling: How to draw.
+        seed: The same seed, weights and prompts give the same completions on one machine.
+    """
+    with policy.inference():
+        ids_NT, mask_NT, ended_N = _decode(policy.model, prompts, sampling, policy.eos_ids(), seed)
+    ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
+    texts = policy.tokenizer.batch_decode(ids_NT, skip_special_tokens=True)
+    group = sampling.num_generations
+    examples = [example for example in prompts.examples for _ in range(group)]
+    return Rollouts(
+        completions=tuple(
+            Completion(text=text, ended=ended, example=example)
+            for text, ended, example in zip(texts, ended_N.tolist(), examples, strict=True)
+        ),
+        sequences=Sequences(
+            prompt_ids_NP=prompts.prompt_ids_BP.repeat_interleave(group, dim=0),
+            prompt_mask_NP=prompts.prompt_mask_BP.repeat_interleave(group, dim=0),
+            completion_ids_NT=ids_NT,
+            completion_mask_NT=mask_NT,
+        ),
+        ended_N=ended_N,
+        num_generations=group,
+    )
+
+
+def _decode(
+    model: Any, prompts: PromptBatch, sampling: Sampling, eos_ids: Sequence[int], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids_NT, mask_NT and ended_N of all N completions."""
+    group, device = sampling.num_generations, prompts.prompt_ids_BP.device
+    generator = torch.Generator(device).manual_seed(seed)
+    eos = torch.tensor(list(eos_ids), device=device)
+    cache = DynamicCache(config=model.config)
+    prompt_mask_BP = prompts.prompt_mask_BP
+    logits_BV = model(
+        input_ids=prompts.prompt_ids_BP,
+        attention_mask=prompt_mask_BP.long(),
+        position_ids=positions(prompt_mask_BP),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    cache.batch_repeat_interleave(group)
+    logits_NV = logits_BV.repeat_interleave(group, dim=0)
+    attention = prompt_mask_BP.repeat_interleave(group, dim=0)
+    position_N = attention.sum(dim=1)
+    ended_N = torch.zeros_like(position_N, dtype=torch.bool)
+    ids: list[Tensor] = []
+    mask: list[Tensor] = []
+    for step in range(sampling.max_new_tokens):
+        token_N = draw(logits_NV.float(), sampling, generator)
+        ids.append(token_N)
+        mask.append(~ended_N)
+        ended_N = ended_N | torch.isin(token_N, eos)
+        if step + 1 == sampling.max_new_tokens or bool(ended_N.all()):
+            break
+        attention = torch.cat([attention, mask[-1].unsqueeze(1)], dim=1)
+        logits_NV = model(
+            input_ids=token_N.unsqueeze(1),
+            attention_mask=attention.long(),
+            position_ids=position_N.unsqueeze(1),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+        position_N = position_N + 1
+    return torch.stack(ids, dim=1), torch.stack(mask, dim=1), ended_N
+
+
+def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """One token a row from float32 logits: temperature, then top-k, then top-p, as everywhere in the field."""
+    if sampling.temperature == 0:
+        return logits_NV.argmax(dim=-1)
+    logits_NV = logits_NV / sampling.temperature
+    if 0 < sampling.top_k < logits_NV.shape[-1]:
+        kth = logits_NV.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits_NV = logits_NV.masked_fill(logits_NV < kth, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits_NV.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(dim=-1)
+        beyond = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
+        logits_NV = logits_NV.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    return torch.multinomial(logits_NV.softmax(dim=-1), 1, generator=generator).squeeze(-1)

@@ -1,0 +1,143 @@
+"""The part of a reward, and the mix of parts that a policy is trained on."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lsemrl.modules.advantages import AdvantageSettings, group_advantages
+from lsemrl.types import Completion, Rewards, UserError
+
+Combine = Literal["sum", "gate", "normalize_then_sum"]
+
+
+class Reward(ABC):
+    """One part of a reward. A subclass of yours is named in a configuration by its class_path.
+
+    Args:
+        weight: What the part is multiplied by in the mix. 0 only watches: the part is logged and trains nothing.
+
+    Raises:
+        UserError: The weight is not finite.
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        if not math.isfinite(weight):
+            raise UserError(f"weight is {weight} in {type(self).__name__}: give a finite number")
+        self.weight = weight
+
+    @abstractmethod
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        """Score N completions, unweighted: floating point, shape [N], finite, NaN where the part does not apply."""
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """Running counts since the start, to be logged."""
+        return {}
+
+
+class RewardMix:
+    """Named parts and how they are combined.
+
+    Parts of weight 0 and parts that are NaN for a completion are left out of its total; where nothing is left, the
+    total is NaN.
+
+    - `sum` (the paper): the weighted sum of the parts.
+    - `gate`: the weighted sum of the parts that are no gates where every gate is 1, and 0 where one is not. A gate's
+      weight plays no role, and a gate that is NaN stands open. For rewards that are not negative: below 0, being shut
+      out would be a gain.
+    - `normalize_then_sum`: every part becomes an advantage within its group before it is weighted and added (GDPO,
+      arXiv 2601.05242), so that a rare failure of one part cannot drown what the others say. A part that its group
+      ties in, to the resolution of `AdvantageSettings`, gives 0.
+
+    Args:
+        parts: The parts by the name they are logged under.
+        combine: See above.
+        gate: The name or names of the gates, "language" if None; read by combine gate only.
+
+    Raises:
+        UserError: There are no parts, or a gate names none of them or leaves nothing to be gated.
+    """
+
+    def __init__(
+        self, parts: dict[str, Reward], combine: Combine = "sum", gate: str | Sequence[str] | None = None
+    ) -> None:
+        if not parts:
+            raise UserError("rewards is empty: name at least one part")
+        if combine not in get_args(Combine):
+            raise UserError(f"combine is {combine!r}: choose one of {', '.join(get_args(Combine))}")
+        gates = ("language",) if gate is None else (gate,) if isinstance(gate, str) else tuple(gate)
+        if combine == "gate":
+            for name in gates:
+                if name not in parts:
+                    raise UserError(f"gate is {name!r}: name one of the rewards, {', '.join(parts)}")
+            if not gates or set(gates) == set(parts):
+                raise UserError(
+                    f"gate is {list(gates)}: name at least one of the rewards and leave at least one to gate"
+                )
+        self.parts = dict(parts)
+        self.combine = combine
+        self.gates = gates if combine == "gate" else ()
+
+    def __call__(self, completions: Sequence[Completion], num_generations: int) -> Rewards:
+        """Score N completions, siblings next to each other.
+
+        Args:
+            completions: N = B * G.
+            num_generations: G.
+
+        Returns:
+            The total and every part, on the CPU.
+
+        Raises:
+            UserError: A part gave something else than N finite floats or NaNs.
+        """
+        assert len(completions) % num_generations == 0, "completions come in whole groups"
+        parts_N = {name: _checked(name, part(completions), len(completions)) for name, part in self.parts.items()}
+        weighted = {
+            name: part.weight * self._scaled(parts_N[name], num_generations)
+            for name, part in self.parts.items()
+            if part.weight and name not in self.gates
+        }
+        if weighted:
+            stacked_KN = torch.stack(list(weighted.values()))
+            total_N = stacked_KN.nansum(dim=0).masked_fill(stacked_KN.isnan().all(dim=0), math.nan)
+        else:
+            total_N = torch.full((len(completions),), math.nan)
+        for name in self.gates:
+            shut_N = ~parts_N[name].isnan() & (parts_N[name] != 1) & ~total_N.isnan()
+            total_N = total_N.masked_fill(shut_N, 0.0)
+        return Rewards(total_N=total_N, parts_N=parts_N)
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """The running counts of all parts, as rewards/<part>/<count>."""
+        return {
+            f"rewards/{name}/{key}": value for name, part in self.parts.items() for key, value in part.counters.items()
+        }
+
+    def _scaled(self, part_N: Tensor, num_generations: int) -> Tensor:
+        if self.combine != "normalize_then_sum":
+            return part_N
+        advantages_BG, _ = group_advantages(part_N.view(-1, num_generations), AdvantageSettings())
+        return advantages_BG.reshape(-1).masked_fill(part_N.isnan(), math.nan)
+
+
+def _checked(name: str, scores: object, count: int) -> Tensor:
+    """`scores` as float32 on the CPU, if they are what a reward may give."""
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        got = f"a tensor of {scores.dtype}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise UserError(f"reward {name!r} gave {got}: return a tensor of floating point numbers")
+    if scores.shape != (count,):
+        raise UserError(
+            f"reward {name!r} gave shape {tuple(scores.shape)} for {count} completions: return one number for each"
+        )
+    scores_N = scores.detach().to("cpu", torch.float32)
+    if scores_N.isinf().any():
+        raise UserError(f"reward {name!r} gave an infinite number: return finite ones, or NaN where it does not apply")
+    return scores_N

@@ -1,0 +1,80 @@
+"""Rewards by overlap with the reference wording, for the paper's ablations; sentence level, as sacrebleu defines them.
+
+Both lie in [0, 1] and take every reference of the example. A text is scored as it stands, whether or not it ended;
+U+FFFD matches nothing, and an empty text gets 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lsemrl import languages
+from lsemrl.rewards.base import Reward
+from lsemrl.types import Completion
+
+
+class Bleu(Reward):
+    """Sentence BLEU-4 over the units of the language, with effective order: orders without a match are left out.
+
+    NaN, and counted as `unsplit`, where no reference can be cut into units, for BLEU would be 0 whatever is said.
+
+    Args:
+        weight: What it counts in the mix.
+        language: A code of `lsemrl.languages`.
+
+    Raises:
+        UserError: Unknown language.
+    """
+
+    def __init__(self, weight: float = 1.0, language: str = "bo") -> None:
+        super().__init__(weight)
+        from sacrebleu.metrics.bleu import BLEU
+
+        self.language = languages.language(language)
+        self._bleu = BLEU(tokenize="none", effective_order=True)
+        self._unsplit = 0
+
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        """float32 [N] in [0, 1]."""
+        return torch.tensor([self._score(completion) for completion in completions], dtype=torch.float32)
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """`unsplit`: completions whose references could not be cut into units."""
+        return {"unsplit": float(self._unsplit)}
+
+    def _score(self, completion: Completion) -> float:
+        references = [text for text in completion.example.references if self.language.splits(text)]
+        if not references:
+            self._unsplit += 1
+            return math.nan
+        output, *references = (" ".join(self.language.units(text)) for text in (completion.text, *references))
+        return self._bleu.sentence_score(output, references).score / 100
+
+
+class Chrf(Reward):
+    """Sentence chrF2: F2 over character 1- to 6-grams, spaces left out. It needs no tokenizer.
+
+    Args:
+        weight: What it counts in the mix.
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        from sacrebleu.metrics.chrf import CHRF
+
+        self._chrf = CHRF()
+
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        """float32 [N] in [0, 1]."""
+        return torch.tensor(
+            [
+                self._chrf.sentence_score(completion.text, completion.example.references).score / 100
+                for completion in completions
+            ],
+            dtype=torch.float32,
+        )

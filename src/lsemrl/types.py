@@ -1,0 +1,174 @@
+"""The records that pass between rooms, and the glossary of their dimensions.
+
+B prompts, G group (completions per prompt), N = B * G completions ordered prompt by prompt, P prompt tokens,
+T completion tokens, H hidden, V vocabulary. A mask is True where it counts. Prompts are padded on the left,
+completions on the right. `old_` names the policy that sampled, `ref_` the KL reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lsemrl.errors import UserError as UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One row of a task, ready to be shown to the policy.
+
+    Attributes:
+        id: Names the row in logs and reports.
+        prompt: The whole prompt as text, chat template applied.
+        source: What the prompt is about: a sentence, an article, or a passage with its question.
+        references: The accepted outputs, at least one; the first is trained on.
+    """
+
+    id: str
+    prompt: str
+    source: str
+    references: tuple[str, ...]
+
+    @property
+    def reference(self) -> str:
+        """The first accepted output."""
+        return self.references[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """N prompts, each with one completion: what the policy scores.
+
+    Attributes:
+        prompt_ids_NP: int64, padded on the left.
+        prompt_mask_NP: bool.
+        completion_ids_NT: int64, padded on the right.
+        completion_mask_NT: bool, True up to and including the first EOS.
+    """
+
+    prompt_ids_NP: Tensor
+    prompt_mask_NP: Tensor
+    completion_ids_NT: Tensor
+    completion_mask_NT: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids_NP)
+
+    def select(self, rows: Tensor) -> Sequences:
+        """The named rows, without the columns in which all of them are padding.
+
+        Column t of a completion stays column t, so per-token tensors of the whole are cut to the width that is left.
+        """
+        prompt, completion = self.prompt_mask_NP[rows], self.completion_mask_NT[rows]
+        longest_prompt, longest_completion = int(prompt.sum(1).max()), int(completion.sum(1).max())
+        first = prompt.shape[1] - longest_prompt
+        return Sequences(
+            prompt_ids_NP=self.prompt_ids_NP[rows, first:],
+            prompt_mask_NP=prompt[:, first:],
+            completion_ids_NT=self.completion_ids_NT[rows, :longest_completion],
+            completion_mask_NT=completion[:, :longest_completion],
+        )
+
+    def micro_batches(self, rows: Tensor, size: int) -> tuple[Tensor, ...]:
+        """`rows` in pieces of at most `size`, like lengths together so that little is padding."""
+        lengths = self.prompt_mask_NP[rows].sum(1) + self.completion_mask_NT[rows].sum(1)
+        return rows[lengths.argsort(stable=True)].split(size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """B examples as tensors.
+
+    Attributes:
+        examples: The B rows.
+        prompt_ids_BP: int64, padded on the left.
+        prompt_mask_BP: bool.
+        target_ids_BT: int64, the first reference and one EOS, padded on the right.
+        target_mask_BT: bool.
+    """
+
+    examples: tuple[Example, ...]
+    prompt_ids_BP: Tensor
+    prompt_mask_BP: Tensor
+    target_ids_BT: Tensor
+    target_mask_BT: Tensor
+
+    @property
+    def sequences(self) -> Sequences:
+        """Each prompt with its first reference, for supervised training and scoring."""
+        return Sequences(
+            prompt_ids_NP=self.prompt_ids_BP,
+            prompt_mask_NP=self.prompt_mask_BP,
+            completion_ids_NT=self.target_ids_BT,
+            completion_mask_NT=self.target_mask_BT,
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PromptBatch:
+        """The same batch on `device`; Lightning calls this."""
+        return replace(
+            self,
+            prompt_ids_BP=self.prompt_ids_BP.to(device, non_blocking=non_blocking),
+            prompt_mask_BP=self.prompt_mask_BP.to(device, non_blocking=non_blocking),
+            target_ids_BT=self.target_ids_BT.to(device, non_blocking=non_blocking),
+            target_mask_BT=self.target_mask_BT.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One output of the policy, as rewards and metrics see it.
+
+    Attributes:
+        text: The decoded output without special tokens; bytes that are not UTF-8 read as U+FFFD.
+        ended: Whether the policy stopped by itself with an EOS, rather than being cut at the length limit.
+        example: What it answers.
+    """
+
+    text: str
+    ended: bool
+    example: Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """G completions for each of B prompts, N = B * G, siblings next to each other.
+
+    Attributes:
+        completions: The N outputs as text.
+        sequences: The same as tokens, each prompt repeated G times.
+        ended_N: bool, which completions stopped by themselves.
+        num_generations: G.
+    """
+
+    completions: tuple[Completion, ...]
+    sequences: Sequences
+    ended_N: Tensor
+    num_generations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """The rewards of N completions, parts kept apart.
+
+    Attributes:
+        total_N: float32, what the advantages are made of; NaN where no part applies.
+        parts_N: Each part by name, unweighted, float32; NaN where it does not apply.
+    """
+
+    total_N: Tensor
+    parts_N: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOutput:
+    """A loss to call backward on, and what to log about it.
+
+    Attributes:
+        loss: float32 scalar.
+        metrics: Detached float32 scalars by field-standard name.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]

@@ -1,0 +1,33 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import make_policy, save_tiny_model
+
+from lsemrl.data.collate import encode
+from lsemrl.modules.policy import Policy
+from lsemrl.types import Example, PromptBatch
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a tiny model."""
+    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def policy(tiny_model: str) -> Policy:
+    """A tiny policy with an adapter whose second factor is not zero, so that it differs from its base."""
+    return make_policy(tiny_model)
+
+
+@pytest.fixture
+def prompts(policy: Policy) -> PromptBatch:
+    """Three prompts of different lengths with references of different lengths."""
+    rows = (("翻译成藏文：老师买了书。", "དགེ་རྒན་གྱིས་དེབ་ཉོས།"), ("早上好", "ཞོགས་པ"), ("学生在学校读了新的信。", "སློབ་མས་ཡི་གེ་གསར་པ་བཀླགས།"))
+    examples = [
+        Example(id=str(at), prompt=prompt, source=prompt, references=(reference,))
+        for at, (prompt, reference) in enumerate(rows)
+    ]
+    return encode(policy.tokenizer, examples)

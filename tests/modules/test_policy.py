@@ -1,0 +1,223 @@
+"""The policy: what it scores, what it is held against, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny import make_policy, save_tiny_model, stir
+from transformers import AutoModelForCausalLM
+
+from lsemrl.errors import UserError
+from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings, fingerprint
+from lsemrl.types import PromptBatch
+
+
+def test_logprobs_of_a_padded_batch_are_those_of_each_row_alone(policy: Policy, prompts: PromptBatch) -> None:
+    sequences = prompts.sequences
+    with policy.inference():
+        logprobs_NT, entropy_NT = policy.logprobs(sequences, temperature=0.7)
+        for row in range(len(sequences)):
+            prompt = sequences.prompt_ids_NP[row][sequences.prompt_mask_NP[row]]
+            target = sequences.completion_ids_NT[row][sequences.completion_mask_NT[row]]
+            logits = policy.model(input_ids=torch.cat([prompt, target])[None]).logits[0, len(prompt) - 1 : -1] / 0.7
+            distribution = torch.distributions.Categorical(logits=logits)
+            torch.testing.assert_close(logprobs_NT[row, : len(target)], distribution.log_prob(target))
+            torch.testing.assert_close(entropy_NT[row, : len(target)], distribution.entropy())
+            assert not logprobs_NT[row, len(target) :].any()
+            assert not entropy_NT[row, len(target) :].any()
+
+
+def test_select_drops_padding_and_changes_no_logprob(policy: Policy, prompts: PromptBatch) -> None:
+    sequences = prompts.sequences
+    rows = torch.tensor([1])
+    alone = sequences.select(rows)
+    assert alone.prompt_mask_NP.all()
+    assert alone.completion_mask_NT.all()
+    with policy.inference():
+        whole, _ = policy.logprobs(sequences)
+        piece, _ = policy.logprobs(alone)
+    torch.testing.assert_close(piece, whole[rows, : piece.shape[1]])
+
+
+def test_base_is_the_published_model(policy: Policy, prompts: PromptBatch, tiny_model: str) -> None:
+    published = AutoModelForCausalLM.from_pretrained(tiny_model)
+    ids = prompts.prompt_ids_BP[:1][:, prompts.prompt_mask_BP[0]]
+    with policy.base():
+        torch.testing.assert_close(policy.model(input_ids=ids).logits, published(input_ids=ids).logits)
+    with policy.inference():
+        assert not torch.allclose(policy.model(input_ids=ids).logits, published(input_ids=ids).logits, atol=0.1)
+
+
+def test_reference_is_the_adapter_that_training_started_from(
+    policy: Policy, prompts: PromptBatch, tiny_model: str, tmp_path: Path
+) -> None:
+    policy.save(tmp_path)
+    with policy.inference():
+        started, _ = policy.logprobs(prompts.sequences)
+    trained = make_policy(tiny_model, adapter=str(tmp_path))
+    moved = [name for name, parameter in trained.named_parameters() if parameter.requires_grad]
+    stir(trained)
+    with trained.reference():
+        reference, _ = trained.logprobs(prompts.sequences)
+    torch.testing.assert_close(reference, started)
+    with trained.inference():
+        now, _ = trained.logprobs(prompts.sequences)
+    assert not torch.allclose(now, started, atol=0.1)
+    # Looking at the reference must not change what is trained.
+    assert moved == [name for name, parameter in trained.named_parameters() if parameter.requires_grad]
+    assert not any("reference" in name for name in moved)
+
+
+def test_reference_base_with_an_adapter_to_start_from(policy: Policy, prompts: PromptBatch, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    trained = make_policy(policy.settings.model, adapter=str(tmp_path), reference="base")
+    with trained.base():
+        base, _ = trained.logprobs(prompts.sequences)
+    with trained.reference():
+        reference, _ = trained.logprobs(prompts.sequences)
+    torch.testing.assert_close(reference, base)
+
+
+def test_a_new_adapter_changes_nothing_yet(prompts: PromptBatch, tiny_model: str) -> None:
+    policy = Policy(PolicySettings(model=tiny_model, lora=LoraSettings(rank=2)))
+    policy.load()
+    with policy.reference():
+        reference, _ = policy.logprobs(prompts.sequences)
+    with policy.inference():
+        now, _ = policy.logprobs(prompts.sequences)
+    torch.testing.assert_close(now, reference)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_lora_factor_learns(tiny_model: str, prompts: PromptBatch, checkpointing: bool) -> None:
+    policy = Policy(PolicySettings(model=tiny_model, lora=LoraSettings(rank=2), gradient_checkpointing=checkpointing))
+    policy.load()
+    policy.train()
+    optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=1.0)
+    before = {name: p.detach().clone() for name, p in policy.named_parameters() if "lora_B" in name}
+    for _ in range(2):
+        logprobs_NT, _ = policy.logprobs(prompts.sequences)
+        optimizer.zero_grad()
+        (-logprobs_NT.sum()).backward()
+        optimizer.step()
+    after = dict(policy.named_parameters())
+    assert len(before) == 2 * 7  # two layers of q, k, v, o, gate, up and down
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is not None and p.grad.any() for name, p in after.items() if "lora_A" in name)
+
+
+def test_checkpointing_gives_the_same_gradients(tiny_model: str, prompts: PromptBatch) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        policy = make_policy(tiny_model, gradient_checkpointing=checkpointing)
+        policy.train()
+        logprobs_NT, _ = policy.logprobs(prompts.sequences)
+        logprobs_NT.sum().backward()
+        gradients.append([p.grad for p in policy.parameters() if p.requires_grad])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_full_fine_tuning_keeps_a_copy_of_the_base(tiny_model: str, prompts: PromptBatch) -> None:
+    policy = Policy(PolicySettings(model=tiny_model, lora=None))
+    policy.load()
+    assert not policy.adapted
+    with policy.inference():
+        before, _ = policy.logprobs(prompts.sequences)
+    stir(policy, scale=0.05)
+    with policy.base():
+        base, _ = policy.logprobs(prompts.sequences)
+    with policy.reference():
+        reference, _ = policy.logprobs(prompts.sequences)
+    torch.testing.assert_close(base, before)
+    torch.testing.assert_close(reference, before)
+    with policy.inference():
+        now, _ = policy.logprobs(prompts.sequences)
+    assert not torch.allclose(now, before, atol=1e-2)
+
+
+def test_full_fine_tuning_without_reference_has_no_base(tiny_model: str) -> None:
+    policy = Policy(PolicySettings(model=tiny_model, lora=None, reference="none"))
+    policy.load()
+    with pytest.raises(UserError, match=r"policy\.reference is none"), policy.base():
+        pass
+
+
+def test_mode_and_gradients_come_back(policy: Policy) -> None:
+    policy.train()
+    with policy.base():
+        assert not policy.model.training
+        assert not torch.is_grad_enabled()
+    assert policy.model.training
+    assert torch.is_grad_enabled()
+
+
+def test_adapters_are_float32_on_a_bfloat16_base(tiny_model: str) -> None:
+    policy = make_policy(tiny_model, dtype="bfloat16")
+    dtypes = {p.requires_grad: p.dtype for p in policy.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+
+
+def test_a_saved_adapter_opens_with_peft_alone(policy: Policy, prompts: PromptBatch, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(policy.settings.model), tmp_path).eval()
+    ids = prompts.prompt_ids_BP[:1][:, prompts.prompt_mask_BP[0]]
+    with policy.inference():
+        torch.testing.assert_close(plain(input_ids=ids).logits, policy.model(input_ids=ids).logits)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []
+
+
+def test_fingerprint_tells_models_apart_in_any_dtype(tiny_model: str, tmp_path: Path) -> None:
+    one = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    other = AutoModelForCausalLM.from_pretrained(save_tiny_model(tmp_path, seed=1), dtype=torch.float32)
+    assert fingerprint(one) == fingerprint(one.to(torch.bfloat16))
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_an_adapter_of_another_base_is_refused(policy: Policy, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    policy.save(adapter)
+    same_shape = save_tiny_model(tmp_path / "same_shape", seed=7)
+    with pytest.raises(UserError, match="trained on another base model"):
+        make_policy(str(same_shape), adapter=str(adapter))
+    # An adapter from elsewhere carries no fingerprint; its shapes must tell.
+    (adapter / "lsemrl.json").unlink()
+    wider = save_tiny_model(tmp_path / "wider", hidden=64)
+    with pytest.raises(UserError, match="belongs to another base model"):
+        make_policy(str(wider), adapter=str(adapter))
+
+
+def test_a_tokenizer_without_eos_or_padding_is_refused(tiny_model: str, tmp_path: Path) -> None:
+    for token in ("eos_token", "pad_token"):
+        folder = tmp_path / token
+        shutil.copytree(tiny_model, folder)
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text())
+        del settings[token]
+        path.write_text(json.dumps(settings))
+        with pytest.raises(UserError, match="has no (EOS|padding) token"):
+            Policy(PolicySettings(model=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "no/such-folder-or-model"}, r"policy\.model is 'no/such-folder-or-model'"),
+        ({"adapter": "nowhere"}, r"policy\.adapter is 'nowhere', which is no adapter folder"),
+        ({"adapter": "somewhere", "lora": None}, r"policy\.lora is null"),
+    ],
+)
+def test_mistakes_are_told_before_weights_load(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Policy(PolicySettings(**settings))  # type: ignore[arg-type]
+
+
+def test_lora_settings_are_checked() -> None:
+    with pytest.raises(UserError, match="rank is 0"):
+        LoraSettings(rank=0)
+    with pytest.raises(UserError, match="dropout is 1"):
+        LoraSettings(dropout=1.0)

@@ -1,0 +1,151 @@
+"""Group sampling: exactly the settings, nothing of the model's own, every end recognised."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import make_policy
+from transformers import GenerationConfig
+
+from lsemrl.errors import UserError
+from lsemrl.modules.policy import LoraSettings, Policy
+from lsemrl.modules.sampler import Sampling, draw, sample
+from lsemrl.types import PromptBatch, Rollouts
+
+SAMPLING = Sampling(num_generations=4, temperature=1.0, top_p=0.9, max_new_tokens=12)
+
+
+def ids(rollouts: Rollouts) -> list[list[int]]:
+    return rollouts.sequences.completion_ids_NT.tolist()
+
+
+def test_a_seed_names_its_completions(policy: Policy, prompts: PromptBatch) -> None:
+    one = sample(policy, prompts, SAMPLING, seed=1)
+    assert ids(one) == ids(sample(policy, prompts, SAMPLING, seed=1))
+    assert ids(one) != ids(sample(policy, prompts, SAMPLING, seed=2))
+    assert len(one.completions) == 12
+    assert [completion.example.id for completion in one.completions] == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
+
+
+def test_sampling_leaves_the_global_generator_alone(policy: Policy, prompts: PromptBatch) -> None:
+    before = torch.get_rng_state()
+    sample(policy, prompts, SAMPLING, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_models_own_generation_config_changes_nothing(policy: Policy, prompts: PromptBatch) -> None:
+    plain = sample(policy, prompts, SAMPLING, seed=3)
+    policy.model.generation_config = GenerationConfig(
+        do_sample=False,
+        temperature=0.01,
+        top_k=1,
+        top_p=0.1,
+        repetition_penalty=9.0,
+        max_new_tokens=2,
+        min_new_tokens=2,
+        bad_words_ids=[[token] for token in range(5, 500)],
+        eos_token_id=policy.model.generation_config.eos_token_id,
+    )
+    assert ids(sample(policy, prompts, SAMPLING, seed=3)) == ids(plain)
+
+
+def test_greedy_is_what_transformers_generates(policy: Policy, prompts: PromptBatch) -> None:
+    greedy = Sampling(num_generations=2, temperature=0.0, max_new_tokens=12)
+    ours = sample(policy, prompts, greedy, seed=0)
+    policy.model.eval()
+    theirs = policy.model.generate(
+        input_ids=prompts.prompt_ids_BP,
+        attention_mask=prompts.prompt_mask_BP.long(),
+        do_sample=False,
+        max_new_tokens=12,
+        eos_token_id=policy.eos_ids(),
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )[:, prompts.prompt_ids_BP.shape[1] :]
+    for row in range(3):
+        mask = ours.sequences.completion_mask_NT[2 * row]
+        mine = ours.sequences.completion_ids_NT[2 * row][mask]
+        assert torch.equal(mine, theirs[row][: len(mine)])
+    assert ids(ours)[::2] == ids(ours)[1::2]
+
+
+def test_sampled_tokens_are_those_the_training_path_scores(policy: Policy, prompts: PromptBatch) -> None:
+    # With top_p so small that only the likeliest token is left, each must be the argmax of the scored logits.
+    narrow = Sampling(num_generations=2, temperature=0.8, top_p=1e-6, max_new_tokens=8)
+    rollouts = sample(policy, prompts, narrow, seed=0)
+    with policy.inference():
+        best_NT = policy.logits(rollouts.sequences).argmax(dim=-1)
+    mask = rollouts.sequences.completion_mask_NT
+    assert torch.equal(best_NT[mask], rollouts.sequences.completion_ids_NT[mask])
+
+
+def test_every_eos_id_ends_a_completion(policy: Policy, prompts: PromptBatch) -> None:
+    free = sample(policy, prompts, SAMPLING, seed=5)
+    first = free.sequences.completion_ids_NT[:, 0].tolist()
+    policy.model.config.eos_token_id = [policy.tokenizer.eos_token_id, first[0]]
+    policy.model.generation_config.eos_token_id = first[5]
+    assert {first[0], first[5], policy.tokenizer.eos_token_id} == set(policy.eos_ids())
+    ended = sample(policy, prompts, SAMPLING, seed=5)
+    assert ended.sequences.completion_ids_NT[:, 0].tolist() == first
+    for row in (0, 5):
+        assert ended.ended_N[row]
+        assert int(ended.sequences.completion_mask_NT[row].sum()) == 1
+
+
+def test_truncated_completions_are_marked(policy: Policy, prompts: PromptBatch) -> None:
+    rollouts = sample(policy, prompts, Sampling(num_generations=4, temperature=1.0, max_new_tokens=3), seed=1)
+    eos = torch.tensor(policy.eos_ids())
+    tokens, mask = rollouts.sequences.completion_ids_NT, rollouts.sequences.completion_mask_NT
+    has_eos_N = (torch.isin(tokens, eos) & mask).any(dim=1)
+    assert torch.equal(rollouts.ended_N, has_eos_N)
+    assert not rollouts.ended_N.all()
+    assert mask[~rollouts.ended_N].all()
+    assert [completion.ended for completion in rollouts.completions] == rollouts.ended_N.tolist()
+
+
+def test_nothing_is_said_after_the_end(policy: Policy, prompts: PromptBatch) -> None:
+    policy.model.generation_config.eos_token_id = list(range(0, 1473, 3))  # a third of all tokens end
+    rollouts = sample(policy, prompts, SAMPLING, seed=1)
+    tokens, mask = rollouts.sequences.completion_ids_NT, rollouts.sequences.completion_mask_NT
+    assert (tokens[~mask] == policy.tokenizer.pad_token_id).all()
+    assert (mask.long().diff(dim=1) <= 0).all()
+
+
+def test_dropout_plays_no_part(tiny_model: str, prompts: PromptBatch) -> None:
+    policy = make_policy(tiny_model, lora=LoraSettings(rank=4, alpha=8.0, dropout=0.5))
+    policy.train()
+    one = sample(policy, prompts, SAMPLING, seed=1)
+    assert policy.model.training
+    policy.eval()
+    assert ids(one) == ids(sample(policy, prompts, SAMPLING, seed=1))
+
+
+def frequencies(logits: list[float], sampling: Sampling) -> list[float]:
+    rows = torch.tensor(logits).repeat(20_000, 1)
+    drawn = draw(rows, sampling, torch.Generator().manual_seed(0))
+    return [float((drawn == token).float().mean()) for token in range(len(logits))]
+
+
+def test_draw_follows_temperature_top_k_and_top_p() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().tolist()
+    everything = {"temperature": 1.0, "top_p": 1.0}
+    assert frequencies(logits, Sampling(**everything)) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
+    # Squared and normalised: .25 + .09 + .0225 + .0025 = .365.
+    cooler = frequencies(logits, Sampling(temperature=0.5, top_p=1.0))
+    assert cooler == pytest.approx([0.685, 0.247, 0.062, 0.007], abs=0.015)
+    assert frequencies(logits, Sampling(temperature=1.0, top_p=1.0, top_k=2)) == pytest.approx(
+        [0.625, 0.375, 0, 0], abs=0.015
+    )
+    # .5 + .3 falls short of .81, so the third is kept; the fourth is not.
+    assert frequencies(logits, Sampling(temperature=1.0, top_p=0.81)) == pytest.approx(
+        [0.526, 0.316, 0.158, 0], abs=0.015
+    )
+    assert frequencies(logits, Sampling(temperature=1.0, top_p=0.8))[2] == 0
+    assert frequencies(logits, Sampling(temperature=0.0)) == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_generations", 0), ("temperature", -1.0), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("max_new_tokens", 0)]
+)  # fmt: skip
+def test_settings_are_checked(field: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"sampling\.{field} is {value}"):
+        Sampling(**{field: value})  # type: ignore[arg-type]

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lsemrl.rewards import SemanticSimilarity
+from lsemrl.types import Completion, UserError
+
+TEXTS = ["the cat saw the dog", "the dog ate the fish now", "big red bird", "small blue house river", "tree"]
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The texts of every call of any encoder, from now on."""
+    from sentence_transformers import SentenceTransformer
+
+    calls: list[list[str]] = []
+    encode = SentenceTransformer.encode
+
+    def record(self: SentenceTransformer, texts: list[str], **settings: object) -> object:
+        calls.append(texts)
+        return encode(self, texts, **settings)
+
+    monkeypatch.setattr(SentenceTransformer, "encode", record)
+    return calls
+
+
+def test_similarity_is_the_cosine_of_the_encoder(encoder_path: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    outputs, references = TEXTS[:4], TEXTS[1:5]
+    plain = SentenceTransformer(encoder_path, device="cpu")
+    expected = [
+        torch.cosine_similarity(*torch.from_numpy(plain.encode([output, reference])), dim=0).item()
+        for output, reference in zip(outputs, references, strict=True)
+    ]
+    similarity_N = SemanticSimilarity(encoder=encoder_path).similarity(outputs, [[text] for text in references])
+    assert similarity_N.dtype == torch.float32
+    assert similarity_N.tolist() == pytest.approx(expected, abs=1e-5)
+    assert max(expected) - min(expected) > 0.1, "the encoder of this test must tell texts apart"
+
+
+@pytest.mark.parametrize("threshold", [-1.0, -0.3, 0.0, 0.2, 0.9])
+def test_reward_is_the_papers(encoder_path: str, answer: Callable[..., Completion], threshold: float) -> None:
+    reward = SemanticSimilarity(encoder=encoder_path, threshold=threshold)
+    answers = [answer(text, TEXTS[0]) for text in TEXTS]
+    cosines = reward.similarity(TEXTS, [[TEXTS[0]]] * len(TEXTS)).tolist()
+    expected = [0.0 if cosine <= threshold else (cosine - threshold) / (1 - threshold) for cosine in cosines]
+    rewards_N = reward(answers)
+    assert rewards_N.dtype == torch.float32
+    assert rewards_N.tolist() == pytest.approx(expected, abs=1e-6)
+    assert rewards_N[0] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_nearest_reference_counts(encoder_path: str) -> None:
+    reward = SemanticSimilarity(encoder=encoder_path)
+    apart = [reward.similarity(["tree"], [[text]]).item() for text in TEXTS]
+    assert reward.similarity(["tree"], [TEXTS]).item() == max(apart) > min(apart)
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "the cat\ufffd", "\ufffd"])
+def test_empty_and_broken_texts_get_nothing(encoder_path: str, answer: Callable[..., Completion], text: str) -> None:
+    reward = SemanticSimilarity(encoder=encoder_path, threshold=-1.0)
+    assert reward([answer(text, "the cat"), answer("the cat", "the cat")]).tolist() == pytest.approx([0.0, 1.0])
+    counted = "broken/outputs" if "\ufffd" in text else "empty/outputs"
+    assert {name: count for name, count in reward.counters.items() if count} == {counted: 1.0}
+
+
+def test_raw_similarity_takes_broken_texts_as_they_stand(encoder_path: str) -> None:
+    reward = SemanticSimilarity(encoder=encoder_path)
+    broken, empty = reward.similarity(["the cat \ufffd", " "], [["the cat"]] * 2).tolist()
+    assert broken != 0.0 and empty == 0.0
+
+
+def test_duplicates_are_encoded_once_and_references_remembered(
+    encoder_path: str, answer: Callable[..., Completion], encoded: list[list[str]]
+) -> None:
+    reward = SemanticSimilarity(encoder=encoder_path, threshold=-1.0)
+    answers = [answer(text, "the cat") for text in ("tree", "bird", "tree", "tree")]
+    first = reward(answers)
+    assert sorted(text for call in encoded for text in call) == ["bird", "the cat", "tree"]
+    assert first[0] == first[2] == first[3] != first[1]
+    encoded.clear()
+    assert torch.equal(reward(answers), first)
+    assert [sorted(call) for call in encoded] == [["bird", "tree"]]
+
+
+def test_the_memory_of_references_is_bounded(encoder_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lsemrl.rewards import semantic
+
+    monkeypatch.setattr(semantic, "_CACHE_SIZE", 2)
+    reward = SemanticSimilarity(encoder=encoder_path)
+    free = SemanticSimilarity(encoder=encoder_path)
+    free.similarity(TEXTS, [TEXTS] * len(TEXTS))
+    assert torch.equal(reward.similarity(TEXTS, [TEXTS] * len(TEXTS)), free.similarity(TEXTS, [TEXTS] * len(TEXTS)))
+    assert reward._reference.cache_info().currsize == 2
+
+
+def test_a_cold_memory_gives_the_same_bits(encoder_path: str) -> None:
+    """A resumed run has seen none of the references: what it gets may not depend on what came before."""
+    warm, cold = (SemanticSimilarity(encoder=encoder_path) for _ in range(2))
+    warm.similarity([TEXTS[1]], [[" ".join(TEXTS[:3])]])
+    warm.similarity(TEXTS, [[text] for text in reversed(TEXTS)])
+    outputs, references = TEXTS[2:], [TEXTS[:2], [TEXTS[4]], [TEXTS[3], TEXTS[0]]]
+    assert torch.equal(warm.similarity(outputs, references), cold.similarity(outputs, references))
+
+
+def test_long_texts_are_counted_and_warned_of_once(encoder_path: str, answer: Callable[..., Completion]) -> None:
+    reward = SemanticSimilarity(encoder=encoder_path)
+    fits, too_long = " ".join(["cat"] * 16), " ".join(["cat"] * 17)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reward([answer(fits, fits)])
+    assert not any(reward.counters.values())
+    with pytest.warns(UserWarning, match="reads 16 tokens"):
+        reward([answer(too_long, fits), answer(too_long, fits), answer(fits, too_long)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reward([answer(too_long, too_long)])
+    assert reward.counters["overlong/outputs"] == 3
+    assert reward.counters["overlong/references"] == 1, "a reference is counted when it is first encoded"
+
+
+def test_max_tokens_is_what_the_encoder_reads(encoder_path: str) -> None:
+    head, tail = " ".join(["cat"] * 4), " ".join(["cat"] * 4 + ["river"] * 4)
+    with pytest.warns(UserWarning, match="reads 4 tokens"):
+        assert SemanticSimilarity(encoder=encoder_path, max_tokens=4).similarity([tail], [[head]]).item() > 0.99999
+    assert SemanticSimilarity(encoder=encoder_path).similarity([tail], [[head]]).item() < 0.999
+
+
+def test_max_tokens_may_use_all_positions_and_no_more(encoder_path: str) -> None:
+    assert SemanticSimilarity(encoder=encoder_path, max_tokens=24).encoder.max_seq_length == 24
+    with pytest.raises(UserError, match=r"max_tokens is 25 .* set it to 16 or less"):
+        SemanticSimilarity(encoder=encoder_path, max_tokens=25)
+
+
+def test_the_encoder_is_frozen_in_float32_whatever_it_was_saved_in(encoder_path: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(encoder_path, device="cpu").half().save(str(tmp_path / "half"))
+    encoder = SemanticSimilarity(encoder=str(tmp_path / "half")).encoder
+    assert not encoder.training
+    assert all(not weight.requires_grad and weight.dtype == torch.float32 for weight in encoder.parameters())
+
+
+def test_mixed_precision_does_not_reach_the_encoder(encoder_path: str) -> None:
+    reward, references = SemanticSimilarity(encoder=encoder_path), [[text] for text in reversed(TEXTS)]
+    plain = reward.similarity(TEXTS, references)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = SemanticSimilarity(encoder=encoder_path).similarity(TEXTS, references)
+    assert torch.equal(plain, mixed)
+
+
+def test_vectors_remembered_in_inference_mode_serve_outside(encoder_path: str) -> None:
+    reward, references = SemanticSimilarity(encoder=encoder_path), [[text] for text in reversed(TEXTS)]
+    with torch.inference_mode():
+        inside = reward.similarity(TEXTS, references).clone()
+    outside = reward.similarity(TEXTS, references)
+    assert torch.equal(inside, outside) and not outside.is_inference()
+
+
+def test_no_random_number_of_the_run_is_used(encoder_path: str) -> None:
+    torch.manual_seed(1)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    SemanticSimilarity(encoder=encoder_path).similarity(TEXTS, [[text] for text in reversed(TEXTS)])
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1] and np.random.get_state()[1].tolist() == states[2]
+
+
+@pytest.mark.parametrize("threshold", [1.0, 1.5, -1.01, float("nan")])
+def test_tau_out_of_range(threshold: float) -> None:
+    with pytest.raises(UserError, match=r"threshold \(tau\) is .*: set it in \[-1, 1\)"):
+        SemanticSimilarity(threshold=threshold)
+
+
+@pytest.mark.parametrize(("field", "value"), [("batch_size", 0), ("max_tokens", 0)])
+def test_sizes_out_of_range(field: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"{field} is 0"):
+        SemanticSimilarity(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_folder_that_is_no_encoder(plain_model_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (plain_model_path, tmp_path, tmp_path / "file"):
+        with pytest.raises(UserError, match=r"no SentenceTransformer folder .*modules.json"):
+            SemanticSimilarity(encoder=str(path))
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./no-such-folder", "a/b/c", ""])
+def test_a_folder_that_is_not_there(name: str) -> None:
+    with pytest.raises(UserError, match=r"no such folder|no SentenceTransformer folder"):
+        SemanticSimilarity(encoder=name)
+
+
+def test_an_encoder_without_its_weights(encoder_path: str, tmp_path: Path) -> None:
+    shutil.copytree(encoder_path, tmp_path / "gone")
+    for weights in (tmp_path / "gone").rglob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(UserError, match="could not be loaded") as caught:
+        SemanticSimilarity(encoder=str(tmp_path / "gone"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vector_that_is_not_finite(encoder_path: str) -> None:
+    reward = SemanticSimilarity(encoder=encoder_path)
+    for weight in reward.encoder.parameters():
+        weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        reward.similarity(["tree"], [["bird"]])
+
+
+def test_an_output_without_a_reference(encoder_path: str) -> None:
+    with pytest.raises(UserError, match="references is empty for output 1"):
+        SemanticSimilarity(encoder=encoder_path).similarity(["a", "b"], [["a"], []])
+
+
+def test_no_completion_is_no_reward(encoder_path: str) -> None:
+    assert SemanticSimilarity(encoder=encoder_path)([]).shape == (0,)
+
+
+def test_importing_rewards_does_not_import_sentence_transformers() -> None:
+    script = "import sys, lsemrl.rewards; sys.exit('sentence_transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+import regex
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsemrl.errors import UserError
+from lsemrl.languages import LANGUAGES, Language, language
+
+SENTENCES = {
+    "bo": "བོད་ཡིག་ནི་བོད་རིགས་ཀྱི་ཡི་གེ་ཡིན།",
+    "ug": "ئۇيغۇر تىلى تۈركىي تىللارنىڭ بىرى.",
+    "mn": "Монгол хэл бол албан ёсны хэл юм.",
+    "kk": "Қазақ тілі — түркі тілдерінің бірі.",
+    "th": "ภาษาไทยเป็นภาษาราชการของประเทศไทย",
+    "zh": "藏语是汉藏语系的一种语言。",
+    "en": "Tibetan is a Sino-Tibetan language.",
+}
+NEUTRAL = st.text(alphabet="0123456789 ༠༡٣。，、.!?()་།𑗅😀—\u0640\u200c\u0301", max_size=12)
+# Texts with every kind of character that the rules distinguish, and any other.
+TEXTS = st.text(
+    alphabet=st.sampled_from("བོདརྒྱ་།༌ \ufffd中文ไท้яӨەaé1༡\u0301\u200d\u180eー") | st.characters(), max_size=30
+)
+PROFILES = st.sampled_from(list(LANGUAGES.values()))
+
+
+def test_every_language_of_the_project_has_a_profile() -> None:
+    assert set(LANGUAGES) == {"bo", "ug", "mn", "kk", "th", "zh", "en"}
+    assert all(code == profile.code and 0 < profile.threshold <= 1 for code, profile in LANGUAGES.items())
+
+
+def test_unknown_language_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"'tibetan'.*bo, ug, mn, kk, th, zh, en"):
+        language("tibetan")
+
+
+@pytest.mark.parametrize(("code", "sentence"), SENTENCES.items())
+def test_a_sentence_is_of_its_own_language(code: str, sentence: str) -> None:
+    assert language(code).share(sentence) == 1.0
+    # Mongolian and Kazakh share Cyrillic, Uyghur and Kazakh the Arabic script: no script rule tells them apart.
+    others = {"mn": {"kk"}, "kk": {"mn"}, "ug": {"kk"}}.get(code, set())
+    assert {other for other in LANGUAGES if language(other).accepts(sentence)} == {code} | others
+
+
+def test_both_scripts_of_mongolian_and_kazakh_count() -> None:
+    assert language("mn").accepts("ᠮᠣᠩᠭᠣᠯ ᠬᠡᠯᠡ")
+    assert language("kk").accepts("قازاق ٴتىلى")
+    assert not language("kk").accepts("Qazaq tili")
+
+
+@pytest.mark.parametrize("text", ["", "   ", "123 ༡༢༣", "་།", "😀!?", "\u0301", "\u0640"])
+def test_no_letter_is_no_share(text: str) -> None:
+    assert language("bo").share(text) is None
+    assert not language("bo").accepts(text)
+
+
+def test_share_counts_letters_only() -> None:
+    # Two Tibetan letters, one with a vowel sign and one with a letter below it, and three Latin ones.
+    assert language("bo").share("བོ་རྒ། abc 12") == 2 / 5
+    assert language("bo").share("བ\ufffd") == 0.5
+    assert language("bo").share("\ufffd") == 0.0
+
+
+def test_the_threshold_is_inclusive() -> None:
+    assert language("bo").accepts("བབབབa", threshold=0.8)
+    assert language("bo").accepts("བབབབa")
+    assert not language("bo").accepts("བབབa")
+
+
+@given(PROFILES, TEXTS)
+def test_share_is_a_share_of_letters(profile: Language, text: str) -> None:
+    share = profile.share(text)
+    if share is None:
+        assert "\ufffd" not in text and not profile.accepts(text, threshold=1e-9)
+    else:
+        assert 0 <= share <= 1 and regex.search(r"\p{L}|\uFFFD", text)
+
+
+@given(PROFILES, TEXTS, NEUTRAL)
+def test_neutral_characters_change_no_share(profile: Language, text: str, neutral: str) -> None:
+    # A space between, since an accent would otherwise melt into the letter before it.
+    assert profile.share(f"{neutral} {text} {neutral}") == profile.share(text)
+
+
+@given(PROFILES, TEXTS)
+def test_broken_bytes_never_help(profile: Language, text: str) -> None:
+    assert profile.share(text + "\ufffd") in (0.0, profile.share(text)) or (
+        profile.share(text + "\ufffd") < profile.share(text)
+    )
+
+
+@given(PROFILES, TEXTS)
+def test_canonically_equivalent_texts_are_equal(profile: Language, text: str) -> None:
+    decomposed = unicodedata.normalize("NFD", text)
+    assert profile.share(text) == profile.share(decomposed)
+    assert profile.units(text) == profile.units(decomposed)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "units"),
+    [
+        ("bo", "བོད་ཡིག་ནི།  ཡི་གེ༌ཡིན༎", ["བོད", "ཡིག", "ནི", "ཡི", "གེ", "ཡིན"]),
+        ("bo", "ལོ་༢༠༢༤ NBA 中文།", ["ལོ", "༢༠༢༤", "NBA", "中", "文"]),
+        ("zh", "藏语2024年，iPhone。", ["藏", "语", "2024", "年", "iPhone"]),
+        ("th", "ที่นี่", ["ที่", "นี่"]),
+        ("ug", "ئۇيغۇر تىلى،", ["ئۇيغۇر", "تىلى"]),
+        ("mn", "Монгол хэл.", ["Монгол", "хэл"]),
+        ("mn", "ᠬᠠᠨ\u180eᠠ ᠪᠠ", ["ᠬᠠᠨ\u180eᠠ", "ᠪᠠ"]),
+        ("en", "Sino-Tibetan", ["Sino", "Tibetan"]),
+        ("bo", "", []),
+        ("bo", "།་ !", []),
+    ],
+)
+def test_units(code: str, text: str, units: list[str]) -> None:
+    assert language(code).units(text) == units
+
+
+def test_half_a_syllable_is_not_a_whole_one() -> None:
+    assert language("bo").units("བོད་ཡ\ufffd") == ["བོད", "ཡ\ufffd"]
+
+
+@given(PROFILES, TEXTS, st.sampled_from([" ", "་", "།", "\n"]))
+def test_units_joined_by_any_separator_are_the_same_units(profile: Language, text: str, separator: str) -> None:
+    units = profile.units(text)
+    assert profile.units(separator.join(units)) == units
+    assert not any(regex.search(r"[\p{P}\p{Z}]", unit) for unit in units)
+
+
+@given(PROFILES, TEXTS)
+def test_units_lose_no_letter(profile: Language, text: str) -> None:
+    letters = regex.findall(r"\p{L}|\p{N}", unicodedata.normalize("NFC", text))
+    assert regex.findall(r"\p{L}|\p{N}", "".join(profile.units(text))) == letters
+
+
+def test_a_writing_without_separators_is_not_split() -> None:
+    assert not language("bo").splits("བ" * 40)
+    assert language("bo").splits("བ" * 39)
+    assert language("bo").splits("བོད་" * 40)
+    assert language("bo").splits("藏" * 40)
+    assert language("bo").splits("")

@@ -1,0 +1,57 @@
+"""A tiny Qwen3 with random weights, in the real format, for whatever needs a causal language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from lsemrl import micro
+from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings
+
+
+def save_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
+    """Write a two-layer Qwen3 with the embedded tokenizer to `folder`."""
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=hidden // 2,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            initializer_range=0.2,  # far from uniform, so that mistakes show
+        )
+    )
+    model.generation_config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_policy(model: str, *, lora: LoraSettings | None = None, **settings: object) -> Policy:
+    """A loaded policy with rank-4 adapters, stirred unless they come from a folder."""
+    lora = lora or LoraSettings(rank=4, alpha=8.0, dropout=0.0)
+    policy = Policy(PolicySettings(model=model, lora=lora, **settings))  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    policy.load()
+    if policy.settings.adapter is None:
+        stir(policy)
+    return policy
+
+
+def stir(policy: Policy, scale: float = 0.3) -> None:
+    """Move every trained parameter a little."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += scale * torch.randn(parameter.shape, generator=generator)
