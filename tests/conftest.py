@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import make_policy, save_tiny_model
 
 from lsemrl.data.collate import encode
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, PromptBatch
+from tiny import make_policy, save_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,11 @@ def policy(tiny_model: str) -> Policy:
 @pytest.fixture
 def prompts(policy: Policy) -> PromptBatch:
     """Three prompts of different lengths with references of different lengths."""
-    rows = (("翻译成藏文：老师买了书。", "དགེ་རྒན་གྱིས་དེབ་ཉོས།"), ("早上好", "ཞོགས་པ"), ("学生在学校读了新的信。", "སློབ་མས་ཡི་གེ་གསར་པ་བཀླགས།"))
+    rows = (
+        ("翻译成藏文：老师买了书。", "དགེ་རྒན་གྱིས་དེབ་ཉོས།"),
+        ("早上好", "ཞོགས་པ"),
+        ("学生在学校读了新的信。", "སློབ་མས་ཡི་གེ་གསར་པ་བཀླགས།"),
+    )
     examples = [
         Example(id=str(at), prompt=prompt, source=prompt, references=(reference,))
         for at, (prompt, reference) in enumerate(rows)

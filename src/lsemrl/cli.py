@@ -6,6 +6,7 @@ ours keeps its traceback.
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Sequence
@@ -65,8 +66,11 @@ def main(args: Sequence[str] | None = None) -> None:
         if verb not in verbs:
             raise UserError(f"there is no verb {verb!r}; choose one of {', '.join(verbs)}")
         verbs[verb](words[1:])
-    except (UserError, ArgumentError) as error:
-        print(f"lsemrl: error: {_one_sentence(error)}", file=sys.stderr)
+    except Exception as error:
+        sentence = users_mistake(error)
+        if sentence is None:
+            raise
+        print(f"lsemrl: error: {sentence}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -80,7 +84,8 @@ def _help() -> str:
         f"lsemrl {__version__}: teach a language model a low-resource language, and see what it lost\n\n"
         f"usage: lsemrl VERB [--config FILE ...] [--field value ...]\n\n"
         f"{lines(_TRAINER_VERBS)}\n\n{lines(_OWN_VERBS)}\n\n"
-        "lsemrl VERB --help explains a verb; lsemrl fit --config FILE --print_config shows every field with its comment."
+        "lsemrl VERB --help explains a verb.\n"
+        "lsemrl fit --config FILE --print_config shows every field with its comment."
     )
 
 
@@ -171,7 +176,8 @@ def new_version(root: Path) -> str:
         (root / name).mkdir()
     except OSError as error:
         raise UserError(
-            f"trainer.default_root_dir is {str(root)!r}, which cannot be written to ({error.strerror}); name another folder"
+            f"trainer.default_root_dir is {str(root)!r}, which cannot be written to ({error.strerror}); "
+            "name another folder"
         ) from error
     return name
 
@@ -190,7 +196,9 @@ def _check_configs(words: list[str]) -> None:
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise UserError(f"--config is {path!r}, which cannot be read ({error.strerror}); name a YAML file") from error
+            raise UserError(
+                f"--config is {path!r}, which cannot be read ({error.strerror}); name a YAML file"
+            ) from error
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"--config is {path!r}, which is not YAML in UTF-8 ({reason}); mend the file") from error
@@ -199,13 +207,31 @@ def _check_configs(words: list[str]) -> None:
         version = content.get("config_version", CONFIG_VERSION)
         if not isinstance(version, int) or not 1 <= version <= CONFIG_VERSION:
             raise UserError(
-                f"config_version in {path} is {version!r}, but this lsemrl ({__version__}) reads up to {CONFIG_VERSION}; "
-                "upgrade lsemrl, or rewrite the file"
+                f"config_version in {path} is {version!r}, but this lsemrl ({__version__}) reads up to "
+                f"{CONFIG_VERSION}; upgrade lsemrl, or rewrite the file"
             )
 
 
-def _one_sentence(error: Exception) -> str:
-    return " ".join(str(error).split())
+def users_mistake(error: BaseException) -> str | None:
+    """What to tell the user about `error`, in one sentence; None if the fault is ours.
+
+    The parser wraps an error once for every level of the configuration, so the telling one is the innermost: a
+    UserError as it stands, or the parser's own complaint behind the path of fields that led there.
+    """
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    for link in chain:
+        if isinstance(link, UserError):
+            return " ".join(str(link).split())
+    if not isinstance(error, ArgumentError):
+        return None
+    texts = [str(link) for link in chain]
+    path = ".".join(dict.fromkeys(key for text in texts for key in re.findall(r'^Parser key "([^"]+)"', text)))
+    complaint = " ".join(re.sub(r'^Parser key "[^"]+":', "", texts[-1]).split())
+    complaint = re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
+    where = f"{path}: " if path else ""
+    return f"{where}{complaint.rstrip('.')}; lsemrl fit --config FILE --print_config lists every field with its type"
 
 
 def _demo(words: list[str]) -> None:

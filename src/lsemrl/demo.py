@@ -31,7 +31,7 @@ from lsemrl.data.headline import HeadlineData
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.evaluation.report import Arm, Report, Sample, table, write_report
-from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
+from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure, scores
 from lsemrl.micro import corpus
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy, PolicySettings
@@ -173,7 +173,9 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
         seed=seed,
         command=f"lsemrl demo --task {task} --seed {seed}",
         machine={"system": platform.platform(), "cores": os.cpu_count() or 0, "torch threads": torch.get_num_threads()},
-        versions={name: version(name) for name in ("torch", "transformers", "peft", "lightning", "sentence-transformers")},
+        versions={
+            name: version(name) for name in ("torch", "transformers", "peft", "lightning", "sentence-transformers")
+        },
         signatures=signatures,
         seconds=time.monotonic() - begun,
         arms=tuple(arms),
@@ -195,6 +197,7 @@ def _fit(stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | 
         "--trainer.callbacks=null",
         "--trainer.enable_progress_bar=false",
         "--trainer.enable_checkpointing=false",
+        "--trainer.enable_model_summary=false",
         "--trainer.limit_val_batches=0",
         *stage.words,
     ]
@@ -227,31 +230,40 @@ def _progress(console: Console, total: float) -> Iterator[Bar]:
 
 
 class Follow(Callback):
-    """Moves the progress bar, and measures the arm at its start and at every sixth of the way."""
+    """Moves the progress bar, scores the arm at its start and at every sixth of the way, and measures it at its end."""
 
     def __init__(self, stage: Stage, battery: Battery, bar: Bar, title: str) -> None:
         self.stage, self.battery, self.bar, self.title = stage, battery, bar, title
-        self.points = {round(stage.steps * point / POINTS) for point in range(1, POINTS + 1)}
+        self.points = {round(stage.steps * point / POINTS) for point in range(POINTS)}
         self.trajectory: list[dict[str, float]] = []
         self.last: Measurement | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Measure the point of departure."""
-        self._measure(pl_module)
+        """Score the point of departure."""
+        self._score(pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Advance, and measure when it is time."""
+        """Advance, and score when it is time."""
         self.bar.advance(self.stage.cost)
         if pl_module.global_step in self.points:
-            self._measure(pl_module)
+            self._score(pl_module)
 
-    def _measure(self, module: PolicyModule) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure what came of it."""
         self.bar.say(f"{self.title}: measuring")
-        self.last = measure(module.policy, self.battery, module.scorer, module.greedy.max_new_tokens)
-        scores = {name: self.last.target[name] for name in ("meaning_f1", "meaning_exact", "chrf")}
-        self.trajectory.append({"step": float(module.global_step), **scores, "em": self.last.general["em"]})
-        self.bar.advance(_MEASURING)
+        self.last = measure(pl_module.policy, self.battery, pl_module.scorer, pl_module.greedy.max_new_tokens)
+        self._keep(pl_module, self.last.target, self.last.general)
+
+    def _score(self, module: PolicyModule) -> None:
+        self.bar.say(f"{self.title}: measuring")
+        target, general, _ = scores(module.policy, self.battery, module.scorer, module.greedy.max_new_tokens)
+        self._keep(module, target, general)
         self.bar.say(f"{self.title}: training")
+
+    def _keep(self, module: PolicyModule, target: dict[str, float], general: dict[str, float]) -> None:
+        shown = {name: target[name] for name in ("meaning_f1", "meaning_exact", "chrf")}
+        self.trajectory.append({"step": float(module.global_step), **shown, "em": general["em"]})
+        self.bar.advance(_MEASURING)
 
 
 def make_battery(task: Task) -> Battery:

@@ -2,7 +2,7 @@
 
 Letters are counted with the Unicode character database of the `regex` module. What a text is judged by are letters
 that belong to a script. Neutral, and never counted, are digits, punctuation, spaces, symbols, emoji, combining marks
-and the few letters that Unicode gives to no script of their own (Common or Inherited, such as ـ and ー): so Tibetan
+and the few letters that Unicode gives to no script of their own (Common, such as ـ and ー): so Tibetan
 with Arabic numerals is Tibetan, and stacking vowel signs on one letter buys nothing. U+FFFD, which is what bytes that
 are no character decode to, counts as a letter of no language.
 """
@@ -18,7 +18,7 @@ import regex
 
 from lsemrl.errors import UserError
 
-_LETTER = r"[\p{L}--\p{Script=Common}--\p{Script=Inherited}]"
+_LETTER = r"[\p{L}--\p{Script=Common}]"
 _LETTERS = regex.compile(rf"[{_LETTER}\uFFFD]", regex.V1)
 # Scripts written without a mark between words or syllables.
 _UNSPACED = "".join(

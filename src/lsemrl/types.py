@@ -74,7 +74,8 @@ class Sequences:
     def micro_batches(self, rows: Tensor, size: int) -> tuple[Tensor, ...]:
         """`rows` in pieces of at most `size`, like lengths together so that little is padding."""
         lengths = self.prompt_mask_NP[rows].sum(1) + self.completion_mask_NT[rows].sum(1)
-        return rows[lengths.argsort(stable=True)].split(size)
+        pieces: tuple[Tensor, ...] = rows[lengths.argsort(stable=True)].split(size)
+        return pieces
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,18 @@ def test_by_hand(prediction: str, answer: str, em: int, overlap: float) -> None:
     assert f1(prediction, [answer]) == pytest.approx(overlap, abs=1e-12)
 
 
+def test_exactly_the_scorers_punctuation_is_dropped() -> None:
+    for mark in "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』":
+        assert exact_match(f"甲{mark}乙", ["甲乙"]) == f1(f"甲{mark}乙", ["甲乙"]) == 1
+    for mark in ",.;!?()'\"‘…—%":
+        assert exact_match(f"甲{mark}乙", ["甲乙"]) == 0 and f1(f"甲{mark}乙", ["甲乙"]) < 1
+
+
+def test_frequent_characters_count_in_long_answers() -> None:
+    text = "的一" * 150
+    assert f1(text, [text]) == 1 and f1(text + "甲", ["乙" + text]) == pytest.approx(600 / 602)
+
+
 def test_the_best_answer_counts() -> None:
     assert exact_match("乙", ["甲", "乙"]) == 1
     assert f1("乙", ["甲", "乙丙", "丁"]) == pytest.approx(2 / 3)

@@ -122,11 +122,11 @@ def test_rl_is_compared_with_every_alternative_but_its_own_start() -> None:
         COLD,
         bare("rl", start, f1=0.6, em=0.86),
         bare("sft", start, f1=0.7, em=0.7),
-        bare("sft_replay", f1=0.5, em=0.8),
+        replace(bare("sft_replay", f1=0.5, em=0.8), label="replay"),
     )
     assert comparisons(report_of(*arms)) == [
         "At the same meaning F1 of 60.0, rl has lost 4.0 points of Chinese QA and sft 11.0 (at steps 100 and 50).",
-        "At the same meaning F1 of 50.0, rl has lost 2.0 points of Chinese QA and sft_replay 10.0 (at steps 0 and 100).",
+        "At the same meaning F1 of 50.0, rl has lost 2.0 points of Chinese QA and replay 10.0 (at steps 0 and 100).",
     ]
 
 

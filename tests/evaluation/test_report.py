@@ -17,11 +17,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 from rich.console import Console
 
+from lsemrl.errors import UserError
 from lsemrl.evaluation import columns, findings, page, plots
 from lsemrl.evaluation.report import Arm, Report, Sample, table, write_report
 from lsemrl.micro import grammar
 from lsemrl.micro.oracle import meaning
-from lsemrl.errors import UserError
 
 HOSTILE = '<script>alert("x")</script> | **bold** & ༄'
 

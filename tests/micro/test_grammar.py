@@ -36,8 +36,8 @@ def test_every_word_of_the_tables_is_read_as_itself() -> None:
         "count": grammar.COUNTS,
         "place": grammar.PLACES,
         "time": grammar.TIMES,
-        "patient": {word: entry[2] for word, entry in grammar.PATIENTS.items()},
-        "action": {word: entry[1] for word, entry in grammar.ACTIONS.items()},
+        "patient": grammar.PATIENT_WORDS,
+        "action": grammar.ACTION_WORDS,
     }
     for slot, table in tables.items():
         for word, phrases in table.items():
@@ -47,7 +47,13 @@ def test_every_word_of_the_tables_is_read_as_itself() -> None:
 
 def test_a_meaning_has_many_tibetan_sentences_and_one_event() -> None:
     event = grammar.Event(
-        agent="学生", action="买", patient="书", place="家里", time="昨天", agent_attribute="年轻", patient_attribute="小"
+        agent="学生",
+        action="买",
+        patient="书",
+        place="家里",
+        time="昨天",
+        agent_attribute="年轻",
+        patient_attribute="小",
     )
     rng = random.Random(0)
     said = {grammar.tibetan(event, rng) for _ in range(500)}
@@ -73,14 +79,22 @@ def test_a_corruption_changes_exactly_one_slot() -> None:
 
 @pytest.mark.parametrize(
     ("phrase", "expected"),
-    [("ཨ་མ", "ཨ་མས"), ("དགེ་རྒན", "དགེ་རྒན་གྱིས"), ("བློ་བཟང", "བློ་བཟང་གིས"), ("བྱིས", "བྱིས་ཀྱིས"), ("གཡག", "གཡག་གིས"), ("ཞིང་པ", "ཞིང་པས")],
+    [
+        ("ཨ་མ", "ཨ་མས"),
+        ("དགེ་རྒན", "དགེ་རྒན་གྱིས"),
+        ("བློ་བཟང", "བློ་བཟང་གིས"),
+        ("བྱིས", "བྱིས་ཀྱིས"),
+        ("གཡག", "གཡག་གིས"),
+        ("ཞིང་པ", "ཞིང་པས"),
+    ],
 )
 def test_the_agent_particle_follows_the_last_letter(phrase: str, expected: str) -> None:
     assert grammar.ergative(phrase) == expected
 
 
 @pytest.mark.parametrize(
-    ("phrase", "expected"), [("དེབ", "ཅིག"), ("ལྷམ", "ཞིག"), ("གོས", "ཤིག"), ("ཇ", "ཞིག"), ("ཤ", "ཞིག"), ("གཡག", "ཅིག"), ("རྟ", "ཞིག")]
+    ("phrase", "expected"),
+    [("དེབ", "ཅིག"), ("ལྷམ", "ཞིག"), ("གོས", "ཤིག"), ("ཇ", "ཞིག"), ("ཤ", "ཞིག"), ("གཡག", "ཅིག"), ("རྟ", "ཞིག")],
 )
 def test_the_article_follows_the_last_letter(phrase: str, expected: str) -> None:
     assert grammar.indefinite(phrase) == expected

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tiny import make_policy, save_tiny_model, stir
 from transformers import AutoModelForCausalLM
 
 from lsemrl.errors import UserError
 from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings, fingerprint
 from lsemrl.types import PromptBatch
+from tiny import make_policy, save_tiny_model, stir
 
 
 def test_logprobs_of_a_padded_batch_are_those_of_each_row_alone(policy: Policy, prompts: PromptBatch) -> None:
@@ -123,7 +123,7 @@ def test_checkpointing_gives_the_same_gradients(tiny_model: str, prompts: Prompt
 
 
 def test_full_fine_tuning_keeps_a_copy_of_the_base(tiny_model: str, prompts: PromptBatch) -> None:
-    policy = Policy(PolicySettings(model=tiny_model, lora=None))
+    policy = Policy(PolicySettings(model=tiny_model, train="full"))
     policy.load()
     assert not policy.adapted
     with policy.inference():
@@ -141,7 +141,7 @@ def test_full_fine_tuning_keeps_a_copy_of_the_base(tiny_model: str, prompts: Pro
 
 
 def test_full_fine_tuning_without_reference_has_no_base(tiny_model: str) -> None:
-    policy = Policy(PolicySettings(model=tiny_model, lora=None, reference="none"))
+    policy = Policy(PolicySettings(model=tiny_model, train="full", reference="none"))
     policy.load()
     with pytest.raises(UserError, match=r"policy\.reference is none"), policy.base():
         pass
@@ -199,7 +199,7 @@ def test_a_tokenizer_without_eos_or_padding_is_refused(tiny_model: str, tmp_path
         settings = json.loads(path.read_text())
         del settings[token]
         path.write_text(json.dumps(settings))
-        with pytest.raises(UserError, match="has no (EOS|padding) token"):
+        with pytest.raises(UserError, match=r"has no (EOS|padding) token"):
             Policy(PolicySettings(model=str(folder)))
 
 
@@ -208,7 +208,7 @@ def test_a_tokenizer_without_eos_or_padding_is_refused(tiny_model: str, tmp_path
     [
         ({"model": "no/such-folder-or-model"}, r"policy\.model is 'no/such-folder-or-model'"),
         ({"adapter": "nowhere"}, r"policy\.adapter is 'nowhere', which is no adapter folder"),
-        ({"adapter": "somewhere", "lora": None}, r"policy\.lora is null"),
+        ({"adapter": "somewhere", "train": "full"}, r"policy\.train is full"),
     ],
 )
 def test_mistakes_are_told_before_weights_load(settings: dict[str, object], message: str) -> None:

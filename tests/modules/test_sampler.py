@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import make_policy
 from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
 from lsemrl.modules.policy import LoraSettings, Policy
 from lsemrl.modules.sampler import Sampling, draw, sample
 from lsemrl.types import PromptBatch, Rollouts
+from tiny import make_policy
 
 SAMPLING = Sampling(num_generations=4, temperature=1.0, top_p=0.9, max_new_tokens=12)
 
@@ -144,8 +144,16 @@ def test_draw_follows_temperature_top_k_and_top_p() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("num_generations", 0), ("temperature", -1.0), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("max_new_tokens", 0)]
-)  # fmt: skip
+    ("field", "value"),
+    [
+        ("num_generations", 0),
+        ("temperature", -1.0),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_k", -1),
+        ("max_new_tokens", 0),
+    ],
+)
 def test_settings_are_checked(field: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"sampling\.{field} is {value}"):
         Sampling(**{field: value})  # type: ignore[arg-type]

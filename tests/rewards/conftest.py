@@ -43,7 +43,7 @@ def answer() -> Callable[..., Completion]:
 def encoder_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A SentenceTransformer of one layer and random weights that knows fifteen words and reads sixteen tokens."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.models import Dense, Pooling, Transformer
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -64,8 +64,9 @@ def encoder_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         BertModel(config, add_pooling_layer=False).save_pretrained(plain)
+        dense = Dense(16, 16)  # whose weights are drawn anew when it is loaded, before they are overwritten
     transformer = Transformer(str(plain), max_seq_length=MAX_TOKENS)
-    SentenceTransformer(modules=[transformer, Pooling(16, "mean")], device="cpu").save(str(folder))
+    SentenceTransformer(modules=[transformer, Pooling(16, "mean"), dense], device="cpu").save(str(folder))
     return str(folder)
 
 

@@ -7,7 +7,8 @@ plain text: a reference that quotes the EOS must not end there.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -147,7 +148,7 @@ def eval_loader(
 def _loader(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], loading: Loading, **settings: Any
 ) -> DataLoader[Any]:
-    return DataLoader(
+    return ResumableLoader(
         cast("Dataset[Example]", examples),
         collate_fn=functools.partial(encode, tokenizer),
         num_workers=loading.num_workers,
@@ -155,3 +156,24 @@ def _loader(
         generator=torch.Generator().manual_seed(0),
         **settings,
     )
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader that a checkpoint puts back where it was in the middle of an epoch; Lightning asks for its state."""
+
+    given = 0
+    skipped = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.given, self.skipped = self.skipped, 0
+        for batch in itertools.islice(super().__iter__(), self.given, None):
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch have been given; none after the last."""
+        return {"batches": self.given % max(len(self), 1)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next epoch after those batches."""
+        self.skipped = state["batches"]

@@ -135,7 +135,8 @@ class ComprehensionData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """`prepare` for the policy in training."""
-        module: Any = self.trainer and self.trainer.lightning_module
+        assert self.trainer is not None, "without a trainer, call prepare"
+        module: Any = self.trainer.lightning_module
         self.prepare(module.policy.tokenizer)
 
     def train_dataloader(self) -> DataLoader[Example]:

@@ -67,7 +67,7 @@ class ReplaySampler(DistributedSampler[int]):
                 return
 
     def __len__(self) -> int:
-        return (self.num_samples - 1) * self.whole // (self.whole - self.part) + 1
+        return self.num_samples * self.whole // (self.whole - self.part)
 
     def _replay(self) -> Iterator[int]:
         for turn in itertools.count():
@@ -134,7 +134,8 @@ class MixedData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """`prepare` for the policy in training."""
-        module: Any = self.trainer and self.trainer.lightning_module
+        assert self.trainer is not None, "without a trainer, call prepare"
+        module: Any = self.trainer.lightning_module
         self.prepare(module.policy.tokenizer)
 
     def train_dataloader(self) -> DataLoader[Example]:

@@ -23,7 +23,7 @@ class Record:
 
     Attributes:
         id: Its own id, or file:line where it has none.
-        place: file:line.
+        place: file:line, with the row's own id if it has one.
         inputs: What the policy is shown, by field, in the task's order.
         targets: The accepted outputs, at least one.
     """
@@ -70,7 +70,9 @@ def read_records(
             records.append(_record(row, source.columns, inputs, target))
         except _BadRow as reason:
             if source.on_bad_row == "error":
-                raise UserError(f"{row.place}: {reason}; mend the row, or set on_bad_row to skip") from None
+                raise UserError(
+                    f"{_place(row, source.columns)}: {reason}; mend the row, or set on_bad_row to skip"
+                ) from None
             skipped.append({"file": row.file, "line": row.line, "reason": str(reason), "raw": row.raw})
     if skipped:
         _write(source.skipped, skipped)
@@ -132,10 +134,16 @@ def _record(row: Row, columns: dict[str, str], inputs: tuple[str, ...], target: 
     name = "" if own is None else str(own).strip()
     return Record(
         id=name or row.place,
-        place=f"{row.place} ({name})" if name else row.place,
+        place=_place(row, columns),
         inputs={field: _text(*read(field)) for field in inputs},
         targets=_texts(*read(target)),
     )
+
+
+def _place(row: Row, columns: dict[str, str]) -> str:
+    """file:line, and the row's own id: a nested line has many rows."""
+    own = row.columns.get(columns.get("id", "id"))
+    return f"{row.place} ({own})" if isinstance(own, str | int) and not is_broken(str(own)) else row.place
 
 
 def _text(label: str, value: object) -> str:

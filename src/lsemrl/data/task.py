@@ -185,8 +185,9 @@ def _read(plan: Plan, source: Source, name: Split) -> tuple[list[Record], int]:
 
 
 def _draw(plan: Plan, split: Split) -> list[Record]:
-    count = plan.micro.train if split == "pretrain" else getattr(plan.micro, split)
-    return [
-        to_record(values, place=f"micro:{split}", inputs=plan.task.inputs, target=plan.task.target)
-        for values in plan.task.micro(split, count, plan.micro.seed)
-    ]
+    task, count = plan.task, plan.micro.train if split == "pretrain" else getattr(plan.micro, split)
+    rows = task.micro(split, count, plan.micro.seed)
+    foreign = [name for name in (*task.inputs, task.target) if rows and name not in rows[0]]
+    if foreign:
+        raise UserError(f"the embedded world has no field {foreign[0]!r}; its fields are {', '.join(rows[0])}")
+    return [to_record(row, place=f"micro:{split}", inputs=task.inputs, target=task.target) for row in rows]

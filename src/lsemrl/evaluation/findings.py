@@ -119,8 +119,8 @@ def comparisons(report: Report) -> list[str]:
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
-                f"{rl.label} and {other.label} cannot be compared at the same {name}: one was always above the other, or "
-                "they were not both measured."
+                f"{rl.label} and {other.label} cannot be compared at the same {name}: one was always above the other, "
+                "or they were not both measured."
             )
             continue
         losses = [number(100 * loss) for loss in (same.loss_a, same.loss_b)]

@@ -41,10 +41,10 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a label is not TeX
     "svg.hashsalt": "lsemrl",  # the same report gives the same bytes
 }
-_CURVES = {
-    "similarity": ("similarity reward", COLOURS["rl"]),
-    "meaning_f1": ("meaning F1 (oracle)", COLOURS["sft"]),
-    "language": ("language reward", COLOURS["sft_replay"]),
+_CURVES = {  # in no arm's colour
+    "similarity": ("similarity reward", "#7b4ea3"),
+    "meaning_f1": ("meaning F1 (oracle)", _INK),
+    "language": ("language reward", "#8f7f00"),
 }
 _MONITORS = {"reward": "total reward", "kl": "KL to the reference, nats per token", "length": "length, tokens"}
 _BINS = 48

@@ -53,16 +53,24 @@ class Measurement:
     outputs: tuple[Completion, ...]
 
 
+def scores(
+    policy: Policy, battery: Battery, scorer: Scorer, max_new_tokens: int, batch_size: int = 100
+) -> tuple[dict[str, float], dict[str, float], list[Completion]]:
+    """What greedy outputs alone can tell: scores on `target`, scores on `general`, and the outputs on `target`."""
+    outputs = answer(policy, battery.target, max_new_tokens, batch_size)
+    general = CMRC(answer(policy, battery.general, max_new_tokens, batch_size))
+    return scorer(outputs), {name: general[name] for name in ("em", "f1", "average", "answer_length")}, outputs
+
+
 def measure(
-    policy: Policy, battery: Battery, scorer: Scorer, max_new_tokens: int, batch_size: int = 64
+    policy: Policy, battery: Battery, scorer: Scorer, max_new_tokens: int, batch_size: int = 100
 ) -> Measurement:
     """Measure the policy as it stands; the base is the same policy with its training switched off."""
-    outputs = answer(policy, battery.target, max_new_tokens, batch_size)
-    answers = answer(policy, battery.general, max_new_tokens, batch_size)
+    target, general, outputs = scores(policy, battery, scorer, max_new_tokens, batch_size)
     nll = gold_nll(policy, battery.general, batch_size)
     return Measurement(
-        target=scorer(outputs),
-        general={**CMRC(answers), "nll": float(nll.mean())},
+        target=target,
+        general={**general, "nll": float(nll.mean())},
         nll=tuple(nll.tolist()),
         kl={
             name: kl_to_base(policy, examples, batch_size)

@@ -1,5 +1,7 @@
-"""The embedded world: a small controlled language pair with its own policy, encoder and oracle, for machines with no GPU
-and no network. The models under `assets/` are rebuilt from a seed by `lsemrl build-micro`.
+"""The embedded world: a small controlled language pair with its own policy, encoder and oracle.
+
+It is for machines with no GPU and no network, and for tests that mean something. The models under `assets/` are rebuilt
+from a seed by `lsemrl build-micro`.
 """
 
 from __future__ import annotations

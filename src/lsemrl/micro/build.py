@@ -1,7 +1,8 @@
 """Rebuilds the embedded tokenizer and policy from a seed.
 
-The policy is a Qwen3 of 1.8 million parameters that knows Chinese of this world (text, headlines, reading
-comprehension with distractors) and has seen Tibetan only as plain text: it can be taught, and it has something to lose.
+The policy is a Qwen3 of 1.9 million parameters. It knows Chinese of this world (text, headlines, reading comprehension
+with distractors), follows a few instructions in both languages, and has met Tibetan as published models have: plain
+text and a word list, but not one translated sentence. It can be taught, and it has something to lose.
 Weights are stored in float16 to stay small and are always loaded in float32.
 """
 
@@ -35,10 +36,12 @@ CHAT_TEMPLATE = (
 )
 # Share of the base policy's training documents.
 _DIET: tuple[tuple[Callable[[grammar.Split, int, int], list[corpus.Record]], float], ...] = (
-    (corpus.comprehension, 0.55),
-    (corpus.chinese_headline, 0.15),
-    (corpus.chinese_text, 0.12),
-    (corpus.tibetan_text, 0.18),
+    (corpus.comprehension, 0.46),
+    (corpus.chinese_headline, 0.10),
+    (corpus.echo, 0.14),
+    (corpus.chinese_text, 0.10),
+    (corpus.tibetan_text, 0.12),
+    (corpus.dictionary, 0.08),
 )
 _CONTEXT = 32_768
 _BATCH = 32
@@ -80,15 +83,44 @@ def _words() -> Iterator[str]:
     """Everything that deserves tokens of its own, the more often the sooner it is merged."""
     tibetan = (range(0x0F20, 0x0F2A), range(0x0F40, 0x0F6D), range(0x0F71, 0x0F7F), range(0x0F90, 0x0FBD))
     letters = [grammar.SHAD, grammar.TSHEG, *(chr(code) for codes in tibetan for code in codes)]
-    tables = (grammar.AGENTS, grammar.AGENT_ATTRIBUTES, grammar.PATIENT_ATTRIBUTES, grammar.COUNTS, grammar.PLACES, grammar.TIMES)
-    chinese = [word for table in (*tables, grammar.PATIENTS, grammar.ACTIONS) for word in table]
+    tables = (*grammar.TABLES, grammar.PATIENT_WORDS, grammar.ACTION_WORDS)
+    chinese = [word for table in tables for word in table]
     chinese += [measure for measure, _, _ in grammar.PATIENTS.values()]
-    chinese += ["谁", "什么", "哪里", "什么时候", "问题", "翻译成", "藏文", "中文", "标题", "没", "了", "在", "的", "。", "，", "？", "："]
+    chinese += [
+        "谁",
+        "什么",
+        "哪里",
+        "什么时候",
+        "问题",
+        "翻译成",
+        "藏文",
+        "中文",
+        "标题",
+        "复述",
+        "没",
+        "了",
+        "在",
+        "的",
+        "。",
+        "，",
+        "？",
+        "：",
+    ]
     phrases = [phrase for table in tables for group in table.values() for phrase in group]
-    phrases += [phrase for _, _, group in grammar.PATIENTS.values() for phrase in group]
-    phrases += [phrase for _, group in grammar.ACTIONS.values() for phrase in group]
     phrases += [grammar.ergative(phrase) for phrase in phrases]
-    phrases += [*grammar.LOCATIVES, "ཀྱིས", "གིས", "གྱིས", "ཞིག", "ཅིག", "ཤིག", "པ", "བ", grammar.AUXILIARY, grammar.NEGATION[1]]
+    phrases += [
+        *grammar.LOCATIVES,
+        "ཀྱིས",
+        "གིས",
+        "གྱིས",
+        "ཞིག",
+        "ཅིག",
+        "ཤིག",
+        "པ",
+        "བ",
+        grammar.AUXILIARY,
+        grammar.NEGATION[1],
+    ]
     syllables = sorted({syllable for phrase in phrases for syllable in phrase.split(grammar.TSHEG)})
     yield from itertools.chain.from_iterable(itertools.repeat(letter, 50) for letter in letters)
     for word in chinese:
@@ -113,7 +145,7 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, *, steps: int, seed: int) -
         max_position_embeddings=_CONTEXT,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
     model = Qwen3ForCausalLM(config)
@@ -128,7 +160,8 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, *, steps: int, seed: int) -
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        optimizer,
+        lambda step: min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))),
     )
     model.train()
     begun = time.monotonic()
@@ -137,8 +170,10 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, *, steps: int, seed: int) -
         targets, counts = ids[:, 1:], answer[:, 1:]
         nll = cross_entropy(logits.transpose(1, 2).float(), targets, reduction="none")
         text = targets != config.pad_token_id
-        # Answers are one token in sixty: weighted alone, they are learned a good deal sooner.
-        loss = 0.5 * nll[text].mean() + nll[counts].mean()
+        # Answers are one token in sixty: weighted apart, and equally however long, they are learned a good deal sooner.
+        asked = counts.any(dim=1)
+        answers = ((nll * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1))[asked].mean()
+        loss = 0.5 * nll[text].mean() + answers
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -147,10 +182,11 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, *, steps: int, seed: int) -
         if step % 200 == 0 or step == steps - 1:
             log.info(
                 "policy step %d/%d: text NLL %.3f, answer NLL %.3f, exact match %.2f, %.0f s",
-                step, steps, nll[text].mean().item(), nll[counts].mean().item(),
+                step, steps, nll[text].mean().item(), answers.item(),
                 answer_accuracy(model, tokenizer, count=100), time.monotonic() - begun,
             )  # fmt: skip
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _batches(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -176,6 +212,8 @@ def _document(record: corpus.Record) -> tuple[str, str]:
         return f"{USER}{record['context']}\n问题：{record['question']}{ASSISTANT}", record["answers"][0] + END
     if "title" in record:
         return f"{USER}中文标题：{record['content']}{ASSISTANT}", f"{record['title']}{END}"
+    if "sentence" in record:
+        return f"{USER}复述：{record['sentence']}{ASSISTANT}", f"{record['sentence']}{END}"
     return "", f"{record['text']}{END}"
 
 
@@ -205,7 +243,7 @@ def answer_accuracy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast,
 
 
 def build(folder: Path, *, steps: int = 4000, seed: int = 1) -> None:
-    """Write the embedded policy and encoder, each with a report of what it can do, to policy/ and encoder/ in `folder`."""
+    """Write the policy and the encoder, each with a report of what it can do, to policy/ and encoder/ in `folder`."""
     from lsemrl.micro import build_encoder
 
     tokenizer = build_tokenizer()

@@ -105,7 +105,8 @@ def encoder_report(encoder: SentenceTransformer, *, count: int = 1000, seed: int
         "spoiled": [grammar.tibetan(event, rng) for event in spoiled],
     }
     vectors = {
-        name: encoder.encode(column, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False) for name, column in texts.items()
+        name: encoder.encode(column, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
+        for name, column in texts.items()
     }
 
     def cosine(one: str, other: str) -> torch.Tensor:
@@ -130,4 +131,3 @@ def build(folder: Path, tokenizer: PreTrainedTokenizerFast, *, steps: int = 1200
     report = {"seed": seed, "steps": steps, "held_out_events": 1000, **encoder_report(encoder)}
     log.info("encoder: %s", report)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lsemrl.micro.grammar import (
+    ACTION_WORDS,
     ACTIONS,
     AGENTS,
+    PATIENT_WORDS,
     PLACES,
+    TABLES,
     TIMES,
     Event,
     Split,
@@ -90,6 +93,26 @@ def chinese_headline(split: Split, count: int, seed: int) -> list[Record]:
     ]
 
 
+def echo(split: Split, count: int, seed: int) -> list[Record]:
+    """`count` sentences, half of them Tibetan, to be said again: id, sentence. Used to train the base policy only."""
+    return [
+        {"id": f"{split}-{at}", "sentence": (tibetan if rng.random() < 0.5 else chinese)(event, rng)}
+        for at, (rng, event) in enumerate(_distinct("echo", split, count, seed))
+    ]
+
+
+def dictionary(split: Split, count: int, seed: int) -> list[Record]:
+    """`count` pages of a word list: id, text. A published model has met the language; this is how much of it."""
+    rng = random.Random(f"dictionary/{split}/{seed}")
+    words = [
+        (word, phrase) for table in (*TABLES, PATIENT_WORDS, ACTION_WORDS) for word in table for phrase in table[word]
+    ]
+    return [
+        {"id": f"{split}-{at}", "text": "\n".join(f"{word}：{phrase}" for word, phrase in rng.sample(words, 8))}
+        for at in range(count)
+    ]
+
+
 def _distinct(task: str, split: Split, count: int, seed: int) -> Iterator[tuple[random.Random, Event]]:
     rng = random.Random(f"{task}/{split}/{seed}")
     seen: set[Event] = set()
@@ -123,7 +146,9 @@ def _question(rng: random.Random, event: Event, split: Split) -> Record:
             continue
         actions = [action for action in ACTIONS if action != target.action]
         other_agent = rng.choice([agent for agent in AGENTS if agent != target.agent])
-        filled = {slot: rng.choice(tuple(table)) for slot, table in (("place", PLACES), ("time", TIMES)) if slot == asked}
+        filled = {
+            slot: rng.choice(tuple(table)) for slot, table in (("place", PLACES), ("time", TIMES)) if slot == asked
+        }
         patient = target.patient if asked in ("place", "time") else rng.choice(patients_of(target.action))
         passage = [
             target,

@@ -218,6 +218,11 @@ NEGATION = ("没", "མ")
 LOCATIVES = ("ལ", "ནས", "ན")
 AUXILIARY = "སོང"
 
+PATIENT_WORDS = {word: phrases for word, (_, _, phrases) in PATIENTS.items()}
+ACTION_WORDS = {word: phrases for word, (_, phrases) in ACTIONS.items()}
+TABLES = (AGENTS, AGENT_ATTRIBUTES, PATIENT_ATTRIBUTES, COUNTS, PLACES, TIMES)
+"""The slots whose tables hold nothing but words."""
+
 _PATIENTS_BY_CLASS = {
     kind: tuple(word for word, (_, its_kind, _) in PATIENTS.items() if its_kind == kind)
     for kind in dict.fromkeys(kind for _, kind, _ in PATIENTS.values())
@@ -273,7 +278,7 @@ def corrupt(event: Event, rng: random.Random) -> Event:
             choices = (*_OPTIONAL_SLOTS[slot][0], None)
         others = [choice for choice in choices if choice != now]
         if others:
-            return replace(event, **{slot: rng.choice(others)})
+            return replace(event, **{slot: rng.choice(others)})  # type: ignore[arg-type]  # None only where allowed
 
 
 def ergative(phrase: str) -> str:

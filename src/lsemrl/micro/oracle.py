@@ -70,8 +70,8 @@ def _lexicon() -> dict[tuple[str, ...], tuple[tuple[str, str | None, str | None]
         ("c", "count", grammar.COUNTS),
         ("L", "place", grammar.PLACES),
         ("T", "time", grammar.TIMES),
-        ("O", "patient", {word: entry[2] for word, entry in grammar.PATIENTS.items()}),
-        ("V", "action", {word: entry[1] for word, entry in grammar.ACTIONS.items()}),
+        ("O", "patient", grammar.PATIENT_WORDS),
+        ("V", "action", grammar.ACTION_WORDS),
     ):
         for concept, phrases in table.items():
             for phrase in phrases:

@@ -5,6 +5,7 @@ What a step of training does is in `grpo` and `sft`; nothing here decides anythi
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class PolicyModule(LightningModule):
         self.greedy = Sampling(num_generations=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
         self.rollout_step = 0
         self._scored: list[Completion] = []
+        self._rng_state: torch.Tensor | None = None
 
     def configure_model(self) -> None:
         """Read the weights once everything else has been checked."""
@@ -51,8 +53,10 @@ class PolicyModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a schedule over the optimizer steps that this run will take."""
-        self.trainer.fit_loop.setup_data()
-        batches = self.trainer.num_training_batches
+        # Not from the Trainer's own loader: made this early, it would never be told where a checkpoint left off.
+        batches = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+        share = self.trainer.limit_train_batches
+        batches = min(batches, share) if isinstance(share, int) else int(batches * (share or 1.0))
         epochs = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs
         limit = math.inf if self.trainer.max_steps == -1 else self.trainer.max_steps
         steps = min(batches * epochs * self.updates_per_batch(), limit)
@@ -113,18 +117,27 @@ class PolicyModule(LightningModule):
         for name, value in self.scorer(completions).items():
             self.log(f"{stage}/{name}", value, sync_dist=True)
 
-    def predict_step(self, prompts: PromptBatch, batch_idx: int) -> list[dict[str, str]]:
-        """Greedy outputs, each with the id and source of its row."""
-        return [
-            {"id": completion.example.id, "source": completion.example.source, "output": completion.text}
-            for completion in sample(self.policy, prompts, self.greedy, seed=0).completions
-        ]
+    def predict_step(self, prompts: PromptBatch, batch_idx: int) -> None:
+        """Answer greedily; written at the end of the epoch."""
+        self.validation_step(prompts, batch_idx)
+
+    def on_predict_epoch_end(self) -> None:
+        """Write id, source and output of each row to predictions.jsonl in the run's folder."""
+        completions, self._scored = self._scored, []
+        path = self.folder / "predictions.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            for completion in completions:
+                row = {"id": completion.example.id, "source": completion.example.source, "output": completion.text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.print(f"{len(completions)} outputs in {path}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained and what it is held against; the base model stays where it came from."""
         kept = {f"policy.{name}" for name in self.policy.checkpoint_names()}
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in kept}
         checkpoint["rollout_step"] = self.rollout_step
+        checkpoint["rng_state"] = torch.get_rng_state()  # dropout draws from it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of something else, and set the rollout clock."""
@@ -135,6 +148,13 @@ class PolicyModule(LightningModule):
                 "resume with the configuration that wrote it"
             )
         self.rollout_step = checkpoint["rollout_step"]
+        self._rng_state = checkpoint["rng_state"]
+
+    def on_train_start(self) -> None:
+        """Go on with the random numbers of the checkpoint, if there is one."""
+        if self._rng_state is not None:
+            torch.set_rng_state(self._rng_state)
+            self._rng_state = None
 
     def on_train_end(self) -> None:
         """Leave the trained adapter (or model) in the run's folder."""

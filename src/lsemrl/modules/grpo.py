@@ -47,8 +47,8 @@ class GRPO(PolicyModule):
         """
         Args:
             rewards: Named parts of the reward, each with its weight; a weight of 0 only watches.
-            combine: Add the weighted parts (the paper), let the gates decide whether the others count, or normalise each
-                part within its group before adding.
+            combine: Add the weighted parts (the paper), let the gates decide whether the others count, or normalise
+                each part within its group before adding.
             gate: The parts that are gates, with combine gate; null means the one named language.
             policy: What is trained.
             sampling: How completions are drawn.
@@ -80,14 +80,16 @@ class GRPO(PolicyModule):
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
         self.micro_batch_size, self.samples_every = micro_batch_size, samples_every
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
         """Check that the batches of the data divide into optimizer steps."""
-        completions = self.trainer.datamodule.batch_size * self.sampling.num_generations  # type: ignore[attr-defined]
+        if stage != "fit":
+            return
+        completions: int = self.trainer.datamodule.batch_size * self.sampling.num_generations  # type: ignore[attr-defined]
         self.window_size = self.optimizer_batch_size or completions
         if completions % self.window_size:
             raise UserError(
-                f"model.optimizer_batch_size is {self.window_size}, which does not divide the {completions} completions "
-                "of a batch (data.batch_size times sampling.num_generations); choose a divisor"
+                f"model.optimizer_batch_size is {self.window_size}, which does not divide the {completions} "
+                "completions of a batch (data.batch_size times sampling.num_generations); choose a divisor"
             )
         self.windows = completions // self.window_size
 
@@ -105,9 +107,11 @@ class GRPO(PolicyModule):
 
     def compare(self, rewards: Rewards) -> tuple[Tensor, dict[str, Tensor]]:
         """Advantages of completions over their siblings."""
-        rewards_BG = rewards.total_N.view(-1, self.sampling.num_generations)
-        advantages_BG, metrics = group_advantages(rewards_BG, self.advantages)
-        return advantages_BG.flatten().to(self.device), metrics
+        # Of all ranks, since scale_rewards batch divides by the deviation of the whole batch.
+        everyone = self.all_gather(rewards.total_N.to(self.device))
+        assert isinstance(everyone, Tensor)
+        advantages, metrics = group_advantages(everyone.view(-1, self.sampling.num_generations), self.advantages)
+        return advantages.view(self.trainer.world_size, -1)[self.global_rank], metrics
 
     def update(self, rollouts: Rollouts, advantages_N: Tensor) -> dict[str, Tensor]:
         """Optimizer steps on one batch of rollouts.
@@ -148,7 +152,7 @@ class GRPO(PolicyModule):
                     self.backward_share(output.loss)
                     entropy = entropy_NT.masked_fill(~mask_NT[rows, tokens], 0.0).sum() / max(counts.tokens, 1)
                     for name, value in {**output.metrics, "entropy": entropy, "loss": output.loss.detach()}.items():
-                        metrics[name] += value
+                        metrics[name] += value * self.trainer.world_size  # they add up over ranks; logging averages
                 metrics["grad_norm"] = self.apply_gradients()
                 steps.append(metrics)
         return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
@@ -204,8 +208,19 @@ class GRPO(PolicyModule):
                 table.writerow([*columns, *rewards.parts_N])
             for row, completion in enumerate(rollouts.completions[: 2 * rollouts.num_generations]):
                 example = completion.example
-                numbers = [rewards.total_N[row], advantages_N[row], *(part_N[row] for part_N in rewards.parts_N.values())]
+                numbers = [
+                    rewards.total_N[row],
+                    advantages_N[row],
+                    *(part_N[row] for part_N in rewards.parts_N.values()),
+                ]
                 table.writerow(
-                    [self.rollout_step, example.id, example.source, example.reference, completion.text, completion.ended]
+                    [
+                        self.rollout_step,
+                        example.id,
+                        example.source,
+                        example.reference,
+                        completion.text,
+                        completion.ended,
+                    ]
                     + [f"{number:.4f}" for number in numbers]
                 )

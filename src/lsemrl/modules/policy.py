@@ -58,8 +58,10 @@ class PolicySettings:
 
     model: str = micro.NAME
     """A folder, a hub id, or "micro" for the embedded policy."""
-    lora: LoraSettings | None = LoraSettings()
-    """Adapter settings; null trains every weight."""
+    train: Literal["lora", "full"] = "lora"
+    """Train low-rank adapters on a frozen model, or every weight."""
+    lora: LoraSettings = LoraSettings()
+    """The adapters, where `train` is lora."""
     adapter: str | None = None
     """A LoRA folder to start from, such as the one a cold start wrote; its rank and targets then replace `lora`'s."""
     reference: Literal["initial", "base", "none"] = "initial"
@@ -70,10 +72,10 @@ class PolicySettings:
     """Recompute activations in the backward pass: slower, much less memory."""
 
     def __post_init__(self) -> None:
-        if self.adapter is not None and self.lora is None:
+        if self.adapter is not None and self.train == "full":
             raise UserError(
-                f"policy.adapter is {self.adapter!r} but policy.lora is null; an adapter cannot start full fine-tuning: "
-                "set policy.lora, or leave policy.adapter out"
+                f"policy.adapter is {self.adapter!r} but policy.train is full, which an adapter cannot start; "
+                "set policy.train to lora, or leave policy.adapter out"
             )
 
 
@@ -125,7 +127,7 @@ class Policy(nn.Module):
             if settings.reference == "initial":
                 self.model.load_adapter(settings.adapter, _REFERENCE, is_trainable=False)
                 self.model.set_adapter(_TRAINED)
-        elif settings.lora is not None:
+        elif settings.train == "lora":
             self.model = get_peft_model(model, _lora_config(settings.lora))
         else:
             self.model = model
@@ -193,7 +195,9 @@ class Policy(nn.Module):
                 with self.model.disable_adapter():
                     yield
             elif self.reference_model is None:
-                raise UserError("policy.reference is none, so full fine-tuning kept no copy of the base; set it to base")
+                raise UserError(
+                    "policy.reference is none, so full fine-tuning kept no copy of the base; set it to base"
+                )
             else:
                 trained, self.model = self.model, self.reference_model
                 try:
@@ -229,7 +233,7 @@ class Policy(nn.Module):
             model.train(training)
 
     def save(self, folder: Path) -> None:
-        """Write the adapter (or, after full fine-tuning, the model) and the tokenizer in their libraries' own formats."""
+        """Write the adapter (after full fine-tuning, the model) and the tokenizer in their libraries' own formats."""
         if self.adapted:
             self.model.save_pretrained(folder, selected_adapters=[_TRAINED])
             passport = {"base": self.settings.model, "base_fingerprint": self.fingerprint}

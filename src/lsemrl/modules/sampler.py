@@ -97,17 +97,23 @@ def _decode(
     logits_NV = logits_BV.repeat_interleave(group, dim=0)
     attention = prompt_mask_BP.repeat_interleave(group, dim=0)
     position_N = attention.sum(dim=1)
-    ended_N = torch.zeros_like(position_N, dtype=torch.bool)
-    ids: list[Tensor] = []
-    mask: list[Tensor] = []
+    ids_NT = torch.zeros(len(attention), sampling.max_new_tokens, dtype=torch.long, device=device)
+    mask_NT = torch.zeros_like(ids_NT, dtype=torch.bool)
+    ended_N = torch.zeros(len(attention), dtype=torch.bool, device=device)
+    rows = torch.arange(len(attention), device=device)  # those still in the batch
     for step in range(sampling.max_new_tokens):
         token_N = draw(logits_NV.float(), sampling, generator)
-        ids.append(token_N)
-        mask.append(~ended_N)
-        ended_N = ended_N | torch.isin(token_N, eos)
-        if step + 1 == sampling.max_new_tokens or bool(ended_N.all()):
+        open_N = ~ended_N[rows]
+        ids_NT[rows, step], mask_NT[rows, step] = token_N, open_N
+        ended_N[rows] |= torch.isin(token_N, eos)
+        open_N = ~ended_N[rows]
+        if step + 1 == sampling.max_new_tokens or not bool(open_N.any()):
             break
-        attention = torch.cat([attention, mask[-1].unsqueeze(1)], dim=1)
+        attention = torch.cat([attention, mask_NT[rows, step].unsqueeze(1)], dim=1)
+        if int(open_N.sum()) <= len(rows) // 2:  # dropping rows copies the cache: worth it by halves, not one by one
+            kept = open_N.nonzero().squeeze(1)
+            cache.batch_select_indices(kept)
+            rows, token_N, attention, position_N = rows[kept], token_N[kept], attention[kept], position_N[kept]
         logits_NV = model(
             input_ids=token_N.unsqueeze(1),
             attention_mask=attention.long(),
@@ -116,7 +122,8 @@ def _decode(
             use_cache=True,
         ).logits[:, -1]
         position_N = position_N + 1
-    return torch.stack(ids, dim=1), torch.stack(mask, dim=1), ended_N
+    width = int(mask_NT.any(dim=0).sum())
+    return ids_NT[:, :width], mask_NT[:, :width], ended_N
 
 
 def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,85 @@
+"""Replay keeps its share in every stretch of training, and touches neither validation nor test."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningDataModule
+from transformers import PreTrainedTokenizerFast
+
+from lsemrl.data.comprehension import ComprehensionData
+from lsemrl.data.mixed import MixedData, ReplaySampler
+from lsemrl.data.task import MicroRows
+from lsemrl.data.translation import TranslationData
+from lsemrl.types import UserError
+
+
+def mixed(share: float = 0.25, seed: int = 0) -> MixedData:
+    return MixedData(
+        main=TranslationData(micro=MicroRows(train=60, validation=3, test=5), batch_size=8, seed=seed),
+        replay=ComprehensionData(micro=MicroRows(train=7, validation=2, test=2), batch_size=99),
+        replay_share=share,
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    main=st.integers(1, 80),
+    replay=st.integers(1, 30),
+    share=st.sampled_from([0.01, 0.1, 0.25, 0.3, 1 / 3, 0.5, 0.7, 0.9]),
+    epoch=st.integers(0, 3),
+)
+def test_sampler_keeps_the_share_in_every_stretch(main: int, replay: int, share: float, epoch: int) -> None:
+    sampler = ReplaySampler(main=main, replay=replay, share=share, seed=0)
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert len(sampler) == len(order)
+    assert sorted(at for at in order if at < main) == list(range(main))
+    replayed = [at - main for at in order if at >= main]
+    for turn in range(0, len(replayed), replay):  # no row twice before all came once
+        assert len(set(replayed[turn : turn + replay])) == len(replayed[turn : turn + replay])
+    assert all(0 <= at < replay for at in replayed)
+    for size in (5, 16):
+        for start in range(0, len(order) - size + 1):
+            count = sum(at >= main for at in order[start : start + size])
+            assert abs(count - share * size) <= 1
+
+
+def test_order_depends_on_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> tuple[int, ...]:
+        sampler = ReplaySampler(main=30, replay=10, share=0.3, seed=seed)
+        sampler.set_epoch(epoch)
+        return tuple(sampler)
+
+    assert order(0, 0) == order(0, 0)
+    assert len({order(seed, epoch) for seed, epoch in itertools.product(range(2), range(3))}) == 6
+
+
+def test_batches_mix_and_evaluation_does_not(tokenizer: PreTrainedTokenizerFast) -> None:
+    data = mixed()
+    data.prepare(tokenizer)
+    batches = list(data.train_dataloader())
+    assert data.batch_size == 8
+    assert len(batches) == 10  # 60 main rows and 20 replay rows
+    for batch in batches:
+        assert len(batch.examples) == 8
+        assert sum("问题：" in example.prompt for example in batch.examples) == 2
+    assert len(data.train_examples) == 67
+    assert data.validation_examples == data.main.validation_examples
+    assert [len(batch.examples) for batch in data.val_dataloader()] == [3]
+    assert [len(batch.examples) for batch in data.test_dataloader()] == [5]
+    assert (data.report["train"]["rows"], data.report["replay"]["rows"], data.report["test"]["rows"]) == (60, 7, 5)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+def test_impossible_share(share: float) -> None:
+    with pytest.raises(UserError, match=f"replay_share is {share}"):
+        mixed(share)
+
+
+def test_module_of_another_kind_is_refused() -> None:
+    with pytest.raises(UserError, match="replay is LightningDataModule, which cannot be mixed"):
+        MixedData(main=TranslationData(), replay=LightningDataModule())

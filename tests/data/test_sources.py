@@ -1,0 +1,141 @@
+"""Every format gives the same rows, and what cannot be read is told in one sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from lsemrl.data.sources import Row, Source, read_rows
+from lsemrl.types import UserError
+
+Write = Callable[..., str]
+ROWS = [
+    {"zh": "你好", "bo": 'བཀྲ་ཤིས། "བདེ་ལེགས"'},
+    {"zh": "一，二", "bo": "གཅིག\u2028གཉིས"},  # a line separator inside a text does not end its line
+]
+
+
+def read(path: str, **settings: object) -> list[Row]:
+    return read_rows(Source(path=path, **settings), ("zh", "bo"))  # type: ignore[arg-type]
+
+
+def as_csv(path: Path, **dialect: object) -> str:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["zh", "bo"], **dialect)  # type: ignore[arg-type]
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return str(path)
+
+
+def test_every_format_gives_the_same_rows(write: Write, tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    literal = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None, "lineterminator": "\n"}
+    paths = [
+        write("rows.jsonl", ROWS),
+        write("list.json", json.dumps(ROWS, indent=1)),
+        write("object.json", json.dumps({"version": "v, 1", "rows": ROWS})),
+        as_csv(tmp_path / "rows.csv"),
+        as_csv(tmp_path / "rows.tsv", **literal),
+        str(tmp_path / "rows.parquet"),
+    ]
+    for path in paths:
+        assert [row.columns for row in read(path)] == ROWS, path
+    aligned = read(
+        write("a.zh", "你好\n一，二\n"), target_path=write("b.bo", "".join(row["bo"] + "\n" for row in ROWS))
+    )
+    assert [row.columns for row in aligned] == ROWS
+
+
+def test_hub_dataset_loads_from_a_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    write("set/train.jsonl", ROWS)
+    write("set/test.jsonl", ROWS[:1])
+    name = f"hub:{tmp_path / 'set'}"
+    assert [row.columns for row in read(name)] == ROWS
+    test = read(name, split="test")
+    assert [row.columns for row in test] == ROWS[:1]
+    assert test[0].place == f"{name}:1"
+    with pytest.raises(UserError, match="split nowhere"):
+        read(name, split="nowhere")
+
+
+def test_rows_know_their_lines(write: Write, tmp_path: Path) -> None:
+    assert [row.line for row in read(write("gap.jsonl", '{"a": 1}\n\n{"a": 2}\n'))] == [1, 3]
+    text = '[\n  {"a": "x\\n"},\n  {"a":\n 2}, {"a": 3}\n]\n'
+    assert [row.line for row in read(write("rows.json", text))] == [2, 3, 4]
+    assert [row.line for row in read(write("rows.csv", 'a,b\n1,"two\nlines"\n3,4\n'))] == [2, 4]
+    assert read(write("rows.tsv", 'a\tb\n"1\t2\n'))[0].place == f"{tmp_path / 'rows.tsv'}:2"
+
+
+def test_json_list_is_found_wherever_it_stands(write: Write) -> None:
+    document = {"note": 'a "[" and a }', "nested": {"rows": [1]}, "data": [{"a": "]"}], "end": None}
+    assert [row.columns for row in read(write("rows.json", json.dumps(document)))] == [{"a": "]"}]
+
+
+def test_byte_order_mark_is_not_part_of_the_first_field(write: Write) -> None:
+    assert read(write("bom.jsonl", b"\xef\xbb\xbf" + b'{"a": 1}\n'))[0].columns == {"a": 1}
+    assert read(write("bom.csv", b"\xef\xbb\xbf" + b"a\n1\n"))[0].columns == {"a": "1"}
+
+
+def test_stray_quotation_mark_in_tsv_is_text(write: Write) -> None:
+    rows = read(write("quote.tsv", 'zh\tbo\n"你\tཀ\n好\tཁ\n'))
+    assert [row.columns["zh"] for row in rows] == ['"你', "好"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("empty.jsonl", b"", "is empty"),
+        ("blank.csv", b" \n\n", "is empty"),
+        ("header.csv", b"zh,bo\n", "holds no rows"),
+        ("none.json", b"[]", "holds no rows"),
+        ("wide.jsonl", '{"zh": "你"}'.encode("utf-16"), "UTF-16"),
+        ("broken.json", b'[\n{"a": 1},\n{"a" 2}]', r"broken.json:3: is not JSON"),
+        ("number.json", b"3", "JSON int"),
+        ("two.json", b'{"a": [1], "b": [2]}', "2 lists"),
+        ("open.csv", b'a,b\n1,2\n3,"4\n', r"open.csv:3: cannot be read as CSV"),
+        ("latin.csv", b"zh,b\xf6\n1,2\n", "header holds bytes that are not UTF-8"),
+        ("false.parquet", b"not parquet", "Parquet"),
+        ("rows.xlsx", b"PK", "format is unknown"),
+    ],
+)
+def test_unreadable_files(write: Write, name: str, content: bytes, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as error:
+        read(write(name, content))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read(str(tmp_path / "absent.jsonl"))
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        read(str(tmp_path / "folder.jsonl"))
+
+
+def test_aligned_files_of_different_length(write: Write) -> None:
+    with pytest.raises(UserError, match=r"has 2 lines and target_path .* has 1"):
+        read(write("a.zh", "一\n二\n"), target_path=write("a.bo", "ཀ\n"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"path": ""}, "path is empty"),
+        ({"path": "micro:trian"}, "splits are pretrain, train, validation, test"),
+        ({"on_bad_row": "ignore"}, "on_bad_row is 'ignore'"),
+        ({"path": "hub:a/b", "target_path": "x"}, "target_path"),
+    ],
+)
+def test_impossible_settings(settings: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Source(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,260 @@
+"""GRPO and SFT under a real Trainer: steps do not depend on how they are cut up, and a run can be taken up again."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+
+from lsemrl.data.task import MicroRows
+from lsemrl.data.translation import TranslationData
+from lsemrl.errors import UserError
+from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.modules.advantages import AdvantageSettings
+from lsemrl.modules.grpo import GRPO
+from lsemrl.modules.losses import LossSettings
+from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.policy import LoraSettings, PolicySettings
+from lsemrl.modules.sampler import Sampling
+from lsemrl.modules.sft import SFT
+from lsemrl.rewards import Reward
+from lsemrl.types import Completion
+
+METRICS = MetricSettings(names=("chrf", "language_rate"))
+
+
+class Tibetan(Reward):
+    """A reward that any model can learn: the share of characters that are Tibetan; silence has none."""
+
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        counts = [sum("ༀ" <= letter <= "࿚" for letter in completion.text) for completion in completions]
+        lengths = [len(completion.text) for completion in completions]
+        return torch.tensor([count / max(length, 1) for count, length in zip(counts, lengths, strict=True)])
+
+
+def policy_settings(model: str, **settings: Any) -> PolicySettings:
+    return PolicySettings(model=model, lora=LoraSettings(rank=4, alpha=8.0, dropout=0.0), **settings)
+
+
+def grpo(model: str, **settings: Any) -> GRPO:
+    torch.manual_seed(5)
+    defaults: dict[str, Any] = {
+        "rewards": {"tibetan": Tibetan()},
+        "policy": policy_settings(model),
+        "sampling": Sampling(num_generations=4, temperature=1.0, top_p=1.0, max_new_tokens=8),
+        "optimizer": OptimizerSettings(lr=1e-2, warmup_ratio=0.0, schedule="constant"),
+        "metrics": METRICS,
+    }
+    return GRPO(**{**defaults, **settings})
+
+
+def sft(model: str, **settings: Any) -> SFT:
+    torch.manual_seed(5)
+    defaults: dict[str, Any] = {
+        "policy": policy_settings(model),
+        "optimizer": OptimizerSettings(lr=1e-2, warmup_ratio=0.0, schedule="constant"),
+        "metrics": METRICS,
+        "max_new_tokens": 8,
+    }
+    return SFT(**{**defaults, **settings})
+
+
+def data(batch_size: int = 4) -> TranslationData:
+    return TranslationData(micro=MicroRows(train=40, validation=8, test=8), batch_size=batch_size)
+
+
+def run(module: LightningModule, folder: Path, steps: int = 2, batch_size: int = 4, **settings: Any) -> Trainer:
+    torch.manual_seed(11)
+    trainer = Trainer(
+        **{
+            "max_steps": steps,
+            "max_epochs": -1,
+            "accelerator": "cpu",
+            "logger": CSVLogger(folder, name="", version=""),
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "limit_val_batches": 0,
+            **settings,
+        }
+    )
+    ckpt_path = settings.pop("ckpt_path", None)
+    trainer.fit(module, datamodule=data(batch_size), ckpt_path=ckpt_path)
+    return trainer
+
+
+def trained(module: LightningModule) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("make", [grpo, sft])
+def test_micro_batches_do_not_change_the_step(make: Any, tiny_model: str, tmp_path: Path) -> None:
+    whole, pieces = make(tiny_model, micro_batch_size=64), make(tiny_model, micro_batch_size=3)
+    run(whole, tmp_path / "whole")
+    run(pieces, tmp_path / "pieces")
+    one, other = trained(whole), trained(pieces)
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-5)
+    losses = [[float(row["loss"]) for row in rows(tmp_path / run_name)] for run_name in ("whole", "pieces")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_grpo_learns_what_is_rewarded(tiny_model: str, tmp_path: Path) -> None:
+    optimizer = OptimizerSettings(lr=3e-2, warmup_ratio=0.0, schedule="constant")
+    module = grpo(tiny_model, loss=LossSettings(beta=0.0), optimizer=optimizer)
+    run(module, tmp_path, steps=40, batch_size=8)
+    rewards = [float(row["reward"]) for row in rows(tmp_path)]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.05
+
+
+def test_sft_learns_the_references(tiny_model: str, tmp_path: Path) -> None:
+    module = sft(tiny_model)
+    run(module, tmp_path, steps=30, batch_size=8)
+    losses = [float(row["loss"]) for row in rows(tmp_path)]
+    assert losses[0] > math.log(1473) - 2
+    assert losses[-1] < losses[0] - 2
+
+
+def test_the_kl_penalty_holds_the_policy_back(tiny_model: str, tmp_path: Path) -> None:
+    drift = {}
+    for beta in (0.0, 5.0):
+        run(grpo(tiny_model, loss=LossSettings(beta=beta or 1e-9)), tmp_path / str(beta), steps=12)
+        drift[beta] = float(rows(tmp_path / str(beta))[-1]["kl"])
+    assert drift[5.0] < drift[0.0] / 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_iterations": 2},
+        {"optimizer_batch_size": 8},
+        {"num_iterations": 2, "optimizer_batch_size": 8},
+    ],
+)
+def test_several_steps_on_one_batch(settings: dict[str, int], tiny_model: str, tmp_path: Path) -> None:
+    module = grpo(tiny_model, **settings)
+    steps = settings.get("num_iterations", 1) * (16 // settings.get("optimizer_batch_size", 16))
+    assert run(module, tmp_path, steps=2 * steps).global_step == 2 * steps
+    assert module.rollout_step == 2
+    last = rows(tmp_path)[-1]
+    assert float(last["rollout_step"]) == 1
+    assert float(last["optimizer_step"]) == 2 * steps
+    assert float(last["clip_ratio/region_mean"]) > 0  # a second step is off policy
+
+
+def test_a_first_step_is_on_policy(tiny_model: str, tmp_path: Path) -> None:
+    run(grpo(tiny_model), tmp_path, steps=1)
+    (row,) = rows(tmp_path)
+    assert float(row["clip_ratio/region_mean"]) == 0
+    assert float(row["kl"]) == pytest.approx(0, abs=1e-5)
+    # On policy the surrogate is the mean advantage weighted by length; dapo with equal lengths would give 0.
+    assert abs(float(row["loss"])) < 0.5
+
+
+def test_a_batch_that_does_not_divide_is_refused(tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"optimizer_batch_size is 5, which does not divide the 16 completions"):
+        run(grpo(tiny_model, optimizer_batch_size=5), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampling": Sampling(num_generations=1)}, "num_generations is 1"),
+        ({"sampling": Sampling(temperature=0.0)}, "temperature is 0"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0"),
+        ({"num_iterations": 0}, "num_iterations is 0"),
+        ({"rewards": {}}, "rewards is empty"),
+    ],
+)
+def test_mistakes_are_told_before_weights_load(settings: dict[str, Any], message: str, tiny_model: str) -> None:
+    with pytest.raises(UserError, match=message):
+        grpo(tiny_model, **settings)
+
+
+def test_beta_needs_a_reference(tiny_model: str) -> None:
+    with pytest.raises(UserError, match=r"beta is 0\.04 but policy\.reference is none"):
+        grpo(tiny_model, policy=policy_settings(tiny_model, reference="none"))
+
+
+@pytest.mark.parametrize("make", [grpo, sft])
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(make: Any, tiny_model: str, tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path / "kept", filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    policy = PolicySettings(model=tiny_model, lora=LoraSettings(rank=4, alpha=8.0, dropout=0.2))
+    whole = make(tiny_model, policy=policy)
+    run(whole, tmp_path / "whole", steps=4, enable_checkpointing=True, callbacks=[keep])
+    checkpoint = tmp_path / "kept" / "step=2.ckpt"
+    resumed = make(tiny_model, policy=policy)
+    torch.manual_seed(11)  # the run's seed, of which rollouts draw theirs
+    trainer = Trainer(
+        max_steps=4,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path / "resumed", name="", version=""),
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(resumed, datamodule=data(), ckpt_path=checkpoint)
+    one, other = trained(whole), trained(resumed)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert resumed.rollout_step == whole.rollout_step == 4
+    last = [rows(tmp_path / name)[-1]["loss"] for name in ("whole", "resumed")]
+    assert last[0] == last[1]
+
+
+def test_a_checkpoint_holds_what_is_trained_and_no_more(tiny_model: str, tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=1)
+    module = sft(tiny_model)
+    run(module, tmp_path / "run", steps=1, enable_checkpointing=True, callbacks=[keep])
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert set(state) == set(trained(module))
+    assert all("lora_" in name for name in state)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tiny_model: str, tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=1)
+    run(sft(tiny_model), tmp_path / "run", steps=1, enable_checkpointing=True, callbacks=[keep])
+    other = sft(tiny_model, policy=PolicySettings(model=tiny_model, train="full"))
+    trainer = Trainer(
+        max_steps=2, logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu"
+    )
+    with pytest.raises(UserError, match="does not hold this policy's trained weights"):
+        trainer.fit(other, datamodule=data(), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_validation_measures_and_samples_are_kept(tiny_model: str, tmp_path: Path) -> None:
+    module = grpo(tiny_model, samples_every=1)
+    run(module, tmp_path, steps=2, limit_val_batches=1.0, val_check_interval=2)
+    assert any(row.get("val/chrf") for row in rows(tmp_path))
+    with (tmp_path / "samples.csv").open(newline="", encoding="utf-8") as file:
+        samples = list(csv.DictReader(file))
+    assert {row["rollout_step"] for row in samples} == {"0", "1"}
+    assert set(samples[0]) >= {"source", "reference", "completion", "reward", "advantage", "tibetan"}
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_leave_one_out_and_batch_scaling_run(tiny_model: str, tmp_path: Path) -> None:
+    for name, settings in (
+        ("loo", AdvantageSettings(scale_rewards="none", leave_one_out=True)),
+        ("batch", AdvantageSettings(scale_rewards="batch")),
+    ):
+        run(grpo(tiny_model, advantages=settings), tmp_path / name, steps=1)
+        assert math.isfinite(float(rows(tmp_path / name)[0]["loss"]))

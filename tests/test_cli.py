@@ -1,0 +1,229 @@
+"""The command line as a user meets it: help, overrides, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lsemrl import __version__
+from lsemrl.cli import CONFIGS, main
+from tiny import make_policy, save_tiny_model
+
+QUICK = [
+    "--trainer.max_steps=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.callbacks=null",
+    "--trainer.enable_checkpointing=false",
+    "--trainer.limit_val_batches=0",
+]
+
+
+def fit(*words: str, config: str = "grpo.yaml") -> None:
+    main(["fit", "--config", str(CONFIGS / config), *QUICK, *words])
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str, config: str = "grpo.yaml") -> str:
+    """The one sentence that a mistake gives."""
+    with pytest.raises(SystemExit) as exit_:
+        fit(*words, config=config)
+    assert exit_.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lsemrl: error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    shown = capsys.readouterr().out
+    for verb in ("fit", "validate", "test", "predict", "demo", "report", "build-micro"):
+        assert f"  {verb} " in shown
+    main(["--version"])
+    assert capsys.readouterr().out == f"lsemrl {__version__}\n"
+
+
+def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["train"])
+    assert exit_.value.code == 2
+    assert "there is no verb 'train'; choose one of fit" in capsys.readouterr().err
+
+
+def test_print_config_is_commented_and_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", str(CONFIGS / "grpo.yaml"), "--print_config"])
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out
+    assert "# Completions per prompt, the group size G." in shown
+    config = yaml.safe_load(shown)
+    assert config["model"]["init_args"]["policy"]["lora"]["dropout"] == 0.05
+    assert config["model"]["init_args"]["loss"]["epsilon"] == 0.2
+    assert config["data"]["init_args"]["limits"]["on_long"] == "skip"
+    assert config["config_version"] == 1
+
+
+def test_a_field_is_overridden_from_the_line_and_by_a_second_file(tiny_model: str, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model:\n  init_args:\n    sampling:\n      num_generations: 2\n      max_new_tokens: 4\n")
+    root = tmp_path / "runs"
+    words = [f"--trainer.default_root_dir={root}", f"--model.policy.model={tiny_model}", "--data.batch_size=2"]
+    fit("--config", str(overlay), *words, "--model.rewards.language.weight=0.5", "--model.loss.beta=0.01")
+    saved = yaml.safe_load((root / "version_0" / "config.yaml").read_text())["model"]["init_args"]
+    assert saved["sampling"] | {"num_generations": 2, "max_new_tokens": 4, "temperature": 0.8} == saved["sampling"]
+    assert saved["rewards"]["language"]["init_args"]["weight"] == 0.5
+    assert saved["rewards"]["similarity"]["init_args"]["weight"] == 1.5  # its sibling stays
+    assert saved["loss"]["beta"] == 0.01
+    # A second run takes a new folder and leaves the first as it was.
+    before = (root / "version_0" / "metrics.csv").read_bytes()
+    fit("--config", str(overlay), *words)
+    assert (root / "version_1" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (root / "version_0" / "metrics.csv").read_bytes() == before
+    with (root / "version_0" / "metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    for name in (
+        "reward",
+        "rewards/similarity/mean",
+        "kl",
+        "entropy",
+        "frac_reward_zero_std",
+        "rollout_step",
+        "optimizer_step",
+    ):
+        assert row[name] != ""
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("--model.loss.bta=1", "Option 'bta' is not accepted"),
+        ("--trainer.max_stps=1", "unrecognized arguments: --trainer.max_stps=1"),
+        ("--model.loss.beta=much", "model.loss.beta: Expected a float. Got value: much"),
+        ("--model.loss.loss_type=ppo", "Got value: ppo"),
+        ("--model.loss.beta=-1", "beta is -1"),
+        ("--model.sampling.num_generations=1", "num_generations is 1: set it to 2 or more"),
+        ("--model.rewards.similarity.threshold=1.0", "threshold (tau) is 1.0"),
+        ("--model.rewards.similarity.threshold=-1.5", "threshold (tau) is -1.5"),
+        ("--model.rewards.similarity.encoder=nowhere/at/all", "encoder is 'nowhere/at/all'"),
+        ("--model.optimizer_batch_size=5", "optimizer_batch_size is 5, which does not divide the 128 completions"),
+        ("--model.policy.model=nowhere/at-all", "policy.model is 'nowhere/at-all'"),
+        ("--model.policy.adapter=nowhere", "policy.adapter is 'nowhere'"),
+        ("--data.source.path=nowhere.jsonl", "'nowhere.jsonl', and there is no such file"),
+        ("--data.batch_size=0", "batch_size is 0"),
+        ("--data.batch_size=100000", "batch_size is 100000, but there are"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(
+    word: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sentence in told(capsys, f"--trainer.default_root_dir={tmp_path}", word)
+
+
+def test_a_folder_that_is_no_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = told(capsys, f"--trainer.default_root_dir={tmp_path}", f"--model.rewards.similarity.encoder={tmp_path}")
+    assert "is no SentenceTransformer folder" in sentence
+
+
+def test_an_adapter_of_another_base(tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_policy(tiny_model).save(tmp_path / "adapter")
+    other = save_tiny_model(tmp_path / "other", seed=3)
+    sentence = told(
+        capsys,
+        f"--trainer.default_root_dir={tmp_path / 'runs'}",
+        f"--model.policy.model={other}",
+        f"--model.policy.adapter={tmp_path / 'adapter'}",
+    )
+    assert "trained on another base model" in sentence
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    sentence = told(capsys, f"--trainer.default_root_dir={tmp_path / 'file' / 'runs'}")
+    assert "trainer.default_root_dir is" in sentence
+    if os.geteuid() != 0:  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        assert "cannot be written to" in told(capsys, f"--trainer.default_root_dir={tmp_path / 'locked' / 'runs'}")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"config_version: 2\nmodel: {new: field}\n", "config_version in"),
+        (b"config_version: one\n", "config_version in"),
+        (b"", "which holds no fields"),
+        (b"seed_everything: [1\n", "which is not YAML"),
+        (b"seed_everything: \xff\xfe\n", "which is not YAML in UTF-8"),
+    ],
+)
+def test_configurations_that_cannot_be_read(
+    content: bytes, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    assert sentence in told(capsys, "--config", str(path))
+
+
+def test_a_missing_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--config is 'nowhere.yaml', which cannot be read (No such file" in told(capsys, "--config", "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b'{"id": "1", "zh": "\xff"}\n', "rows.jsonl:1"),
+        (b'{"id": "1", "zh": "a"}\n', "bo"),
+        (b'{"id": "1", "zh": "a", "bo": "b"}\nnot json\n', "rows.jsonl:2"),
+    ],
+)
+def test_rows_that_cannot_be_read(
+    content: bytes, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    assert sentence in told(
+        capsys, f"--trainer.default_root_dir={tmp_path}", f"--data.source.path={path}", config="sft.yaml"
+    )
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(words: list[str]) -> None:
+        raise ValueError("ours")
+
+    monkeypatch.setattr("lsemrl.cli._report", broken)
+    with pytest.raises(ValueError, match="ours"):
+        main(["report", "x"])
+
+
+def test_a_reward_of_the_users_own(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rewards.py").write_text(
+        "import torch\nfrom lsemrl.rewards import Reward\n\n\nclass Brevity(Reward):\n"
+        "    def __init__(self, limit: int = 10, weight: float = 1.0) -> None:\n"
+        "        super().__init__(weight)\n        self.limit = limit\n\n"
+        "    def __call__(self, completions):\n"
+        "        return torch.tensor([float(len(c.text) < self.limit) for c in completions])\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        json.dumps(
+            {
+                "model": {
+                    "init_args": {"rewards": {"short": {"class_path": "my_rewards.Brevity", "init_args": {"limit": 5}}}}
+                }
+            }
+        )
+    )
+    root = tmp_path / "runs"
+    fit(
+        f"--trainer.default_root_dir={root}",
+        f"--model.policy.model={tiny_model}",
+        "--data.batch_size=2",
+        "--config",
+        str(overlay),
+    )
+    assert "rewards/short/mean" in (root / "version_0" / "metrics.csv").read_text()

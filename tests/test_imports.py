@@ -1,0 +1,79 @@
+"""The walls between the rooms."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+FILES = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in SOURCE.rglob("*.py")}
+LIGHTNING = {
+    "lsemrl.cli",
+    "lsemrl.demo",
+    "lsemrl.modules.base",
+    "lsemrl.data.translation",
+    "lsemrl.data.headline",
+    "lsemrl.data.comprehension",
+    "lsemrl.data.mixed",
+}
+
+
+def imported(name: str) -> set[str]:
+    """Every module that `name` imports anywhere in its text."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports by a relative path"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def own(name: str) -> set[str]:
+    return {module for module in imported(name) if module.startswith("lsemrl.")}
+
+
+def test_types_import_torch_and_errors_only() -> None:
+    assert {module.split(".")[0] for module in imported("lsemrl.types")} <= {
+        "__future__",
+        "dataclasses",
+        "torch",
+        "lsemrl",
+    }
+    assert own("lsemrl.types") == {"lsemrl.errors", "lsemrl.errors.UserError"}
+
+
+@pytest.mark.parametrize("name", ["lsemrl.modules.losses", "lsemrl.modules.advantages"])
+def test_losses_and_advantages_import_types_only(name: str) -> None:
+    assert {".".join(module.split(".")[:2]) for module in own(name)} <= {"lsemrl.types"}
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_walls(name: str) -> None:
+    modules = imported(name)
+    if name not in ("lsemrl.__main__", "lsemrl.demo"):
+        assert not {module for module in modules if module.startswith("lsemrl.cli")}, "nobody imports cli"
+    if name not in LIGHTNING:
+        assert not {module for module in modules if module.split(".")[0] == "lightning"}
+    if name.startswith("lsemrl.rewards"):
+        assert not {
+            module for module in modules if module.startswith(("lsemrl.modules.policy", "lsemrl.modules.sampler"))
+        }
+    if name.startswith("lsemrl.data"):
+        assert not {module for module in modules if module.startswith("lsemrl.modules")}
+    if name in ("lsemrl.micro.grammar", "lsemrl.micro.corpus", "lsemrl.micro.oracle"):
+        assert not {module for module in modules if module.split(".")[0] in ("torch", "transformers")}
+
+
+def test_importing_the_package_or_its_command_line_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, lsemrl, lsemrl.cli; lsemrl.cli.main(['--help']);"
+        "print([name for name in ('torch', 'transformers', 'triton', 'lightning') if name in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
