@@ -40,8 +40,8 @@ from lsemrl.types import Completion, Example
 
 Task = Literal["translation", "headline"]
 
-TARGET_ROWS, GENERAL_ROWS, TEXT_ROWS = 300, 300, 100
-POINTS = 6
+TARGET_ROWS, GENERAL_ROWS, TEXT_ROWS = 200, 200, 100
+POINTS = 5
 """Measurements of an arm after the one at its start."""
 SAMPLES = 8
 _MEASURING = 12.0
@@ -93,7 +93,7 @@ def demo_stages(task: Task) -> tuple[Stage, ...]:
             trained_by="SFT on the cold-start rows.",
             configs=("sft.yaml", *overlay),
             words=("--data.splits.part=cold_start",),
-            steps=150,
+            steps=200,
         ),
         Stage(
             name="rl",
@@ -101,7 +101,7 @@ def demo_stages(task: Task) -> tuple[Stage, ...]:
             trained_by="GRPO with semantic rewards on the other rows, from the cold start.",
             configs=("grpo.yaml", *overlay),
             steps=180,
-            cost=5.0,
+            cost=5.5,
             after="cold_start",
         ),
         Stage(
@@ -109,15 +109,16 @@ def demo_stages(task: Task) -> tuple[Stage, ...]:
             label="Strong SFT",
             trained_by="SFT on all rows.",
             configs=("sft.yaml", *overlay),
-            steps=300,
+            words=("--model.optimizer.lr=4e-3",),
+            steps=200,
         ),
         Stage(
             name="sft_replay",
             label="SFT + replay",
             trained_by="SFT on all rows, with 30% of reading comprehension mixed in.",
             configs=("sft.yaml", "replay.yaml"),
-            words=main,
-            steps=300,
+            words=("--model.optimizer.lr=4e-3", *main),
+            steps=200,
         ),
     )
 
@@ -142,11 +143,11 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     adapters: dict[str, Path] = {}
     signatures: dict[str, str] = {}
     base: Measurement | None = None
-    with _progress(console, sum(stage.steps * stage.cost + (POINTS + 1) * _MEASURING for stage in plan)) as bar:
+    with progress(console, sum(stage.steps * stage.cost + (POINTS + 1) * _MEASURING for stage in plan)) as bar:
         for at, stage in enumerate(plan, start=1):
             started = time.monotonic()
             follow = Follow(stage, battery, bar, f"{task} · {stage.label} ({at} of {len(plan)})")
-            module = _fit(stage, follow, folder / stage.name, seed, adapters.get(stage.after or ""))
+            module = fit(stage, follow, folder / stage.name, seed, adapters.get(stage.after or ""))
             adapters[stage.name] = module.folder / "adapter"
             signatures |= module.scorer.signatures | CMRC.signatures
             if base is None:
@@ -186,7 +187,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     return report
 
 
-def _fit(stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | None) -> PolicyModule:
+def fit(stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | None) -> PolicyModule:
     """Run `lsemrl fit` for one stage; the module it trained."""
     words = ["fit", *(word for name in stage.configs for word in ("--config", str(CONFIGS / name)))]
     words += [
@@ -223,14 +224,14 @@ class Bar:
 
 
 @contextmanager
-def _progress(console: Console, total: float) -> Iterator[Bar]:
+def progress(console: Console, total: float) -> Iterator[Bar]:
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-        yield Bar(progress, total)
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as shown:
+        yield Bar(shown, total)
 
 
 class Follow(Callback):
-    """Moves the progress bar, scores the arm at its start and at every sixth of the way, and measures it at its end."""
+    """Moves the progress bar, scores the arm at its start and a few times on the way, and measures it at its end."""
 
     def __init__(self, stage: Stage, battery: Battery, bar: Bar, title: str) -> None:
         self.stage, self.battery, self.bar, self.title = stage, battery, bar, title
