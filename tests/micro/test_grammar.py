@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from lsemrl.micro import corpus, grammar, oracle
+from lsemrl.micro import corpus, grammar, oracle, words
 
 SPLITS: tuple[grammar.Split, ...] = ("pretrain", "train", "validation", "test")
 
@@ -30,14 +30,14 @@ def test_the_oracle_reads_back_every_realization() -> None:
 
 def test_every_word_of_the_tables_is_read_as_itself() -> None:
     tables = {
-        "agent": grammar.AGENTS,
-        "agent_attribute": grammar.AGENT_ATTRIBUTES,
-        "patient_attribute": grammar.PATIENT_ATTRIBUTES,
-        "count": grammar.COUNTS,
-        "place": grammar.PLACES,
-        "time": grammar.TIMES,
-        "patient": grammar.PATIENT_WORDS,
-        "action": grammar.ACTION_WORDS,
+        "agent": words.AGENTS,
+        "agent_attribute": words.AGENT_ATTRIBUTES,
+        "patient_attribute": words.PATIENT_ATTRIBUTES,
+        "count": words.COUNTS,
+        "place": words.PLACES,
+        "time": words.TIMES,
+        "patient": words.PATIENT_WORDS,
+        "action": words.ACTION_WORDS,
     }
     for slot, table in tables.items():
         for word, phrases in table.items():
@@ -64,8 +64,8 @@ def test_a_meaning_has_many_tibetan_sentences_and_one_event() -> None:
 
 def test_there_are_hundreds_of_thousands_of_events() -> None:
     assert len(set(events(5000))) > 4900
-    pairs = sum(len(grammar.patients_of(action)) for action in grammar.ACTIONS)
-    assert len(grammar.AGENTS) * pairs * len(grammar.PLACES) * len(grammar.TIMES) > 500_000
+    pairs = sum(len(grammar.patients_of(action)) for action in words.ACTIONS)
+    assert len(words.AGENTS) * pairs * len(words.PLACES) * len(words.TIMES) > 500_000
 
 
 def test_a_corruption_changes_exactly_one_slot() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from lsemrl.micro import corpus, grammar
+from lsemrl.micro import corpus, grammar, words
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ def _words() -> Iterator[str]:
     """Everything that deserves tokens of its own, the more often the sooner it is merged."""
     tibetan = (range(0x0F20, 0x0F2A), range(0x0F40, 0x0F6D), range(0x0F71, 0x0F7F), range(0x0F90, 0x0FBD))
     letters = [grammar.SHAD, grammar.TSHEG, *(chr(code) for codes in tibetan for code in codes)]
-    tables = (*grammar.TABLES, grammar.PATIENT_WORDS, grammar.ACTION_WORDS)
+    tables = (*words.TABLES, words.PATIENT_WORDS, words.ACTION_WORDS)
     chinese = [word for table in tables for word in table]
-    chinese += [measure for measure, _, _ in grammar.PATIENTS.values()]
+    chinese += [measure for measure, _, _ in words.PATIENTS.values()]
     chinese += [
         "谁",
         "什么",
@@ -109,7 +109,7 @@ def _words() -> Iterator[str]:
     phrases = [phrase for table in tables for group in table.values() for phrase in group]
     phrases += [grammar.ergative(phrase) for phrase in phrases]
     phrases += [
-        *grammar.LOCATIVES,
+        *words.LOCATIVES,
         "ཀྱིས",
         "གིས",
         "གྱིས",
@@ -118,8 +118,8 @@ def _words() -> Iterator[str]:
         "ཤིག",
         "པ",
         "བ",
-        grammar.AUXILIARY,
-        grammar.NEGATION[1],
+        words.AUXILIARY,
+        words.NEGATION[1],
     ]
     syllables = sorted({syllable for phrase in phrases for syllable in phrase.split(grammar.TSHEG)})
     yield from itertools.chain.from_iterable(itertools.repeat(letter, 50) for letter in letters)

@@ -10,21 +10,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lsemrl.micro.grammar import (
-    ACTION_WORDS,
-    ACTIONS,
-    AGENTS,
-    PATIENT_WORDS,
-    PLACES,
-    TABLES,
-    TIMES,
-    Event,
-    Split,
-    chinese,
-    draw_event,
-    patients_of,
-    tibetan,
-)
+from lsemrl.micro.grammar import Event, Split, chinese, draw_event, patients_of, tibetan
+from lsemrl.micro.words import ACTION_WORDS, ACTIONS, AGENTS, PATIENT_WORDS, PLACES, TABLES, TIMES
 
 Record = dict[str, str | list[str]]
 

@@ -14,6 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+from lsemrl.micro.words import (
+    ACTIONS,
+    AGENTS,
+    AGENT_ATTRIBUTES,
+    AUXILIARY,
+    COUNTS,
+    LOCATIVES,
+    NEGATION,
+    PATIENTS,
+    PATIENT_ATTRIBUTES,
+    PLACES,
+    TIMES,
+)
+
 TSHEG, SHAD = "་", "།"
 Split = Literal["pretrain", "train", "validation", "test"]
 
@@ -50,178 +64,6 @@ class Event:
         bucket = int.from_bytes(digest) % 100
         return "pretrain" if bucket < 50 else "train" if bucket < 90 else "validation" if bucket < 95 else "test"
 
-
-# Chinese word -> its Tibetan words. Every table is one slot of the event.
-AGENTS: dict[str, tuple[str, ...]] = {
-    "老师": ("དགེ་རྒན",),
-    "学生": ("སློབ་མ", "སློབ་ཕྲུག"),
-    "农民": ("ཞིང་པ",),
-    "牧民": ("འབྲོག་པ",),
-    "医生": ("སྨན་པ", "ཨེམ་ཆི"),
-    "妈妈": ("ཨ་མ",),
-    "爸爸": ("ཨ་ཕ",),
-    "姐姐": ("ཨ་ཅེ",),
-    "哥哥": ("ཨ་ཇོ", "ཇོ་ཇོ"),
-    "朋友": ("གྲོགས་པོ",),
-    "孩子": ("ཕྲུ་གུ", "བྱིས་པ"),
-    "司机": ("ཁ་ལོ་པ",),
-    "喇嘛": ("བླ་མ",),
-    "僧人": ("གྲྭ་པ",),
-    "警察": ("ཉེན་རྟོག་པ",),
-    "工人": ("བཟོ་པ",),
-    "作家": ("རྩོམ་པ་པོ",),
-    "画家": ("རི་མོ་མཁན",),
-    "商人": ("ཚོང་པ",),
-    "记者": ("གསར་འགོད་པ",),
-    "爷爷": ("ཨ་མྱེས", "སྤོ་བོ"),
-    "奶奶": ("རྨོ་མོ", "ཨ་ཡེ"),
-    "厨师": ("མ་བྱན",),
-    "士兵": ("དམག་མི",),
-    "歌手": ("གཞས་མཁན",),
-    "猎人": ("རྔོན་པ",),
-}
-AGENT_ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "年轻": ("གཞོན་པ", "གཞོན་ནུ"),
-    "年老": ("རྒན་པ",),
-    "勤劳": ("བརྩོན་འགྲུས་ཅན",),
-    "聪明": ("རིག་པ་ཅན", "གཅང་གྲུང"),
-    "勇敢": ("དཔའ་བོ",),
-    "富有": ("ཕྱུག་པོ",),
-    "贫穷": ("དབུལ་པོ",),
-    "有名": ("སྐད་གྲགས་ཅན",),
-    "善良": ("བློ་བཟང",),
-}
-PATIENT_ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "新": ("གསར་པ",),
-    "旧": ("རྙིང་པ",),
-    "大": ("ཆེན་པོ",),
-    "小": ("ཆུང་ཆུང", "ཆུང་ངུ"),
-    "红": ("དམར་པོ",),
-    "白": ("དཀར་པོ",),
-    "黑": ("ནག་པོ",),
-    "黄": ("སེར་པོ",),
-    "绿": ("ལྗང་ཁུ",),
-    "蓝": ("སྔོན་པོ",),
-    "好": ("ཡག་པོ", "བཟང་པོ"),
-    "美丽": ("མཛེས་པོ", "མཛེས་མ"),
-}
-COUNTS: dict[str, tuple[str, ...]] = {
-    "两": ("གཉིས",),
-    "三": ("གསུམ",),
-    "四": ("བཞི",),
-    "五": ("ལྔ",),
-    "六": ("དྲུག",),
-    "七": ("བདུན",),
-    "八": ("བརྒྱད",),
-    "十": ("བཅུ",),
-}
-PLACES: dict[str, tuple[str, ...]] = {
-    "学校": ("སློབ་གྲྭ",),
-    "家里": ("ཁྱིམ", "ནང"),
-    "市场": ("ཁྲོམ", "ཁྲོམ་ར"),
-    "拉萨": ("ལྷ་ས",),
-    "寺庙": ("དགོན་པ",),
-    "草原": ("རྩྭ་ཐང",),
-    "医院": ("སྨན་ཁང",),
-    "山上": ("རི་ཁ",),
-    "河边": ("ཆུ་འགྲམ", "གཙང་པོའི་འགྲམ"),
-    "城里": ("གྲོང་ཁྱེར",),
-    "村里": ("གྲོང་ཚོ", "སྡེ་བ"),
-    "商店": ("ཚོང་ཁང",),
-    "饭馆": ("ཟ་ཁང",),
-    "车站": ("འབབ་ཚུགས",),
-    "北京": ("པེ་ཅིན",),
-    "邮局": ("སྦྲག་ཁང",),
-}
-TIMES: dict[str, tuple[str, ...]] = {
-    "昨天": ("ཁ་སང", "ཁ་ས"),
-    "今天": ("དེ་རིང",),
-    "前天": ("ཁས་ཉིན་ཀ",),
-    "早上": ("ཞོགས་པ",),
-    "中午": ("ཉིན་གུང",),
-    "晚上": ("དགོང་མོ", "དགོང་དྲོ"),
-    "去年": ("ན་ནིང",),
-    "今年": ("ད་ལོ",),
-    "春天": ("དཔྱིད་ཀ",),
-    "夏天": ("དབྱར་ཁ",),
-    "秋天": ("སྟོན་ཁ",),
-    "冬天": ("དགུན་ཁ",),
-}
-# Chinese word -> (measure word, class, Tibetan words).
-PATIENTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "书": ("本", "text", ("དེབ", "དཔེ་ཆ")),
-    "信": ("封", "text", ("འཕྲིན་ཡིག", "ཡི་གེ")),
-    "报纸": ("份", "text", ("ཚགས་པར",)),
-    "诗": ("首", "text", ("སྙན་ངག",)),
-    "文章": ("篇", "text", ("དཔྱད་རྩོམ",)),
-    "茶": ("杯", "drink", ("ཇ",)),
-    "牛奶": ("杯", "drink", ("འོ་མ",)),
-    "酸奶": ("碗", "drink", ("ཞོ",)),
-    "水": ("碗", "drink", ("ཆུ",)),
-    "糌粑": ("碗", "food", ("རྩམ་པ",)),
-    "肉": ("块", "food", ("ཤ",)),
-    "面包": ("块", "food", ("བག་ལེབ",)),
-    "苹果": ("个", "food", ("ཀུ་ཤུ",)),
-    "水果": ("个", "food", ("ཤིང་ཏོག", "ཤིང་འབྲས")),
-    "蔬菜": ("斤", "food", ("ཚལ", "སྔོ་ཚལ")),
-    "酥油": ("斤", "food", ("མར",)),
-    "衣服": ("件", "clothes", ("གོས", "གྱོན་ཆས")),
-    "帽子": ("顶", "clothes", ("ཞྭ་མོ",)),
-    "鞋": ("双", "clothes", ("ལྷམ",)),
-    "桌子": ("张", "goods", ("ཅོག་ཙེ",)),
-    "椅子": ("把", "goods", ("རྐུབ་ཀྱག", "རྐུབ་སྟེགས")),
-    "刀": ("把", "goods", ("གྲི",)),
-    "碗": ("个", "goods", ("ཕོར་པ",)),
-    "杯子": ("个", "goods", ("དཀར་ཡོལ",)),
-    "地毯": ("张", "goods", ("གྲུམ་ཙེ", "ས་གདན")),
-    "钥匙": ("把", "goods", ("ལྡེ་མིག",)),
-    "包": ("个", "goods", ("ཁུག་མ",)),
-    "药": ("份", "goods", ("སྨན",)),
-    "钟": ("个", "machine", ("ཆུ་ཚོད",)),
-    "车": ("辆", "machine", ("རླངས་འཁོར",)),
-    "自行车": ("辆", "machine", ("རྐང་འཁོར",)),
-    "电话": ("个", "machine", ("ཁ་པར",)),
-    "马": ("匹", "animal", ("རྟ",)),
-    "牦牛": ("头", "animal", ("གཡག",)),
-    "羊": ("只", "animal", ("ལུག",)),
-    "狗": ("只", "animal", ("ཁྱི",)),
-    "花": ("朵", "plant", ("མེ་ཏོག",)),
-    "树": ("棵", "plant", ("ཤིང་སྡོང", "སྡོང་པོ")),
-    "青稞": ("斤", "plant", ("ནས་འབྲུ",)),
-}
-# Chinese word -> (the classes of things it is done to, Tibetan verbs in the past).
-ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "买": (("text", "drink", "food", "clothes", "goods", "machine", "animal", "plant"), ("ཉོས",)),
-    "卖": (("text", "drink", "food", "clothes", "goods", "machine", "animal", "plant"), ("བཙོངས",)),
-    "看见": (("text", "food", "clothes", "goods", "machine", "animal", "plant"), ("མཐོང",)),
-    "找到": (("text", "clothes", "goods", "machine", "animal"), ("རྙེད",)),
-    "丢失": (("text", "clothes", "goods", "machine", "animal"), ("བོར", "བརླགས")),
-    "带来": (("text", "drink", "food", "clothes", "goods", "plant"), ("ཁྱེར",)),
-    "赠送": (("text", "food", "clothes", "goods", "animal", "plant"), ("ཕུལ", "བྱིན")),
-    "借": (("text", "clothes", "goods", "machine", "animal"), ("གཡར", "བརྙས")),
-    "读": (("text",), ("བཀླགས",)),
-    "写": (("text",), ("བྲིས",)),
-    "吃": (("food",), ("ཟོས", "བཟས")),
-    "喝": (("drink",), ("འཐུངས", "བཏུངས")),
-    "煮": (("food", "drink"), ("བཙོས",)),
-    "洗": (("clothes", "food"), ("བཀྲུས", "བཤལ")),
-    "做": (("food", "clothes"), ("བཟོས",)),
-    "穿": (("clothes",), ("གྱོན", "གོན")),
-    "种": (("plant",), ("བཏབ", "བཙུགས")),
-    "养": (("animal",), ("གསོས", "བསྐྱངས")),
-    "修理": (("goods", "machine"), ("བཅོས",)),
-    "使用": (("goods", "machine"), ("སྤྱད",)),
-    "换": (("text", "clothes", "goods", "machine", "animal"), ("བརྗེས",)),
-    "藏": (("text", "food", "clothes", "goods"), ("སྦས",)),
-}
-NEGATION = ("没", "མ")
-LOCATIVES = ("ལ", "ནས", "ན")
-AUXILIARY = "སོང"
-
-PATIENT_WORDS = {word: phrases for word, (_, _, phrases) in PATIENTS.items()}
-ACTION_WORDS = {word: phrases for word, (_, phrases) in ACTIONS.items()}
-TABLES = (AGENTS, AGENT_ATTRIBUTES, PATIENT_ATTRIBUTES, COUNTS, PLACES, TIMES)
-"""The slots whose tables hold nothing but words."""
 
 _PATIENTS_BY_CLASS = {
     kind: tuple(word for word, (_, its_kind, _) in PATIENTS.items() if its_kind == kind)

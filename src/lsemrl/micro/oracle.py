@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import regex
 
-from lsemrl.micro import grammar
+from lsemrl.micro import grammar, words
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def _lexicon() -> dict[tuple[str, ...], tuple[tuple[str, str | None, str | None]
     """Syllables -> the words they say, each (kind, slot, concept)."""
     entries: dict[tuple[str, ...], tuple[tuple[str, str | None, str | None], ...]] = {}
 
-    def add(phrase: str, *words: tuple[str, str | None, str | None]) -> None:
-        entries[tuple(phrase.split(grammar.TSHEG))] = words
+    def add(phrase: str, *said: tuple[str, str | None, str | None]) -> None:
+        entries[tuple(phrase.split(grammar.TSHEG))] = said
 
-    for particle in grammar.LOCATIVES:
+    for particle in words.LOCATIVES:
         add(particle, ("l", None, None))
     for particle in ("ཀྱིས", "གིས", "གྱིས"):
         add(particle, ("e", None, None))
@@ -61,17 +61,17 @@ def _lexicon() -> dict[tuple[str, ...], tuple[tuple[str, str | None, str | None]
         add(particle, ("i", None, None))
     for particle in ("པ", "བ"):
         add(particle, ("p", None, None))
-    add(grammar.AUXILIARY, ("x", None, None))
-    add(grammar.NEGATION[1], ("n", "negation", grammar.NEGATION[0]))
+    add(words.AUXILIARY, ("x", None, None))
+    add(words.NEGATION[1], ("n", "negation", words.NEGATION[0]))
     for kind, slot, table in (
-        ("A", "agent", grammar.AGENTS),
-        ("a", "agent_attribute", grammar.AGENT_ATTRIBUTES),
-        ("o", "patient_attribute", grammar.PATIENT_ATTRIBUTES),
-        ("c", "count", grammar.COUNTS),
-        ("L", "place", grammar.PLACES),
-        ("T", "time", grammar.TIMES),
-        ("O", "patient", grammar.PATIENT_WORDS),
-        ("V", "action", grammar.ACTION_WORDS),
+        ("A", "agent", words.AGENTS),
+        ("a", "agent_attribute", words.AGENT_ATTRIBUTES),
+        ("o", "patient_attribute", words.PATIENT_ATTRIBUTES),
+        ("c", "count", words.COUNTS),
+        ("L", "place", words.PLACES),
+        ("T", "time", words.TIMES),
+        ("O", "patient", words.PATIENT_WORDS),
+        ("V", "action", words.ACTION_WORDS),
     ):
         for concept, phrases in table.items():
             for phrase in phrases:
@@ -95,13 +95,13 @@ def parse(text: str) -> Parse:
     kinds, slots, at = "", Counter[tuple[str, str]](), 0
     while at < len(syllables):
         for length in range(min(longest, len(syllables) - at), 0, -1):
-            words = lexicon.get(tuple(syllables[at : at + length]))
-            if words:
+            said = lexicon.get(tuple(syllables[at : at + length]))
+            if said:
                 break
         else:
-            words, length = (("?", None, None),), 1
+            said, length = (("?", None, None),), 1
         at += length
-        for kind, slot, concept in words:
+        for kind, slot, concept in said:
             kinds += kind
             if slot is not None and concept is not None:
                 slots[slot, concept] += 1
