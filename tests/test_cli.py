@@ -67,11 +67,11 @@ def test_print_config_is_commented_and_complete(capsys: pytest.CaptureFixture[st
     assert config["config_version"] == 1
 
 
-def test_a_field_is_overridden_from_the_line_and_by_a_second_file(tiny_model: str, tmp_path: Path) -> None:
+def test_a_field_is_overridden_from_the_line_and_by_a_second_file(tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("model:\n  init_args:\n    sampling:\n      num_generations: 2\n      max_new_tokens: 4\n")
     root = tmp_path / "runs"
-    words = [f"--trainer.default_root_dir={root}", f"--model.policy.model={tiny_model}", "--data.batch_size=2"]
+    words = [f"--trainer.default_root_dir={root}", "--data.batch_size=2"]
     fit("--config", str(overlay), *words, "--model.rewards.language.weight=0.5", "--model.loss.beta=0.01")
     saved = yaml.safe_load((root / "version_0" / "config.yaml").read_text())["model"]["init_args"]
     assert saved["sampling"] | {"num_generations": 2, "max_new_tokens": 4, "temperature": 0.8} == saved["sampling"]
@@ -199,7 +199,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         main(["report", "x"])
 
 
-def test_a_reward_of_the_users_own(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rewards.py").write_text(
         "import torch\nfrom lsemrl.rewards import Reward\n\n\nclass Brevity(Reward):\n"
         "    def __init__(self, limit: int = 10, weight: float = 1.0) -> None:\n"
@@ -221,7 +221,6 @@ def test_a_reward_of_the_users_own(tiny_model: str, tmp_path: Path, monkeypatch:
     root = tmp_path / "runs"
     fit(
         f"--trainer.default_root_dir={root}",
-        f"--model.policy.model={tiny_model}",
         "--data.batch_size=2",
         "--config",
         str(overlay),

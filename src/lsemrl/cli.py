@@ -35,7 +35,7 @@ _TRAINER_VERBS = {
 _OWN_VERBS = {
     "demo": "the main job on the embedded world: cold start, RL, strong SFT, evaluation, report",
     "report": "render a report.json again as Markdown, HTML and plots",
-    "build-micro": "rebuild the embedded policy and encoder from a seed",
+    "build-micro": "rebuild the embedded policy, encoder and cold start from a seed",
 }
 
 
@@ -259,6 +259,19 @@ def _build_micro(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write policy/ and encoder/ to")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(words)
+    import dataclasses
+    import logging
+    from tempfile import TemporaryDirectory
+
+    from lsemrl.micro import NAME
     from lsemrl.micro.build import build
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     build(options.output, seed=options.seed)
+    with TemporaryDirectory() as folder:
+        cold_start = ["fit", "--config", str(CONFIGS / "sft.yaml"), "--data.splits.part=cold_start"]
+        policy = [f"--model.policy.model={options.output / 'policy'}", "--model.metrics.names=[chrf]"]
+        length = ["--trainer.max_steps=200", "--trainer.max_epochs=-1", "--trainer.callbacks=null"]
+        module = run_trainer([*cold_start, *policy, *length, f"--trainer.default_root_dir={folder}"]).model
+        module.policy.settings = dataclasses.replace(module.policy.settings, model=NAME)  # its name once installed
+        module.policy.save(options.output / "cold_start")

@@ -11,5 +11,6 @@ from pathlib import Path
 ASSETS = Path(__file__).parent / "assets"
 POLICY = ASSETS / "policy"
 ENCODER = ASSETS / "encoder"
+COLD_START = ASSETS / "cold_start"
 NAME = "micro"
-"""What a configuration writes in place of a path to mean the embedded policy, encoder or data."""
+"""What a configuration writes in place of a path to mean the embedded policy, adapter, encoder or data."""

@@ -16,14 +16,14 @@ from typing import Literal
 
 from lsemrl.micro.words import (
     ACTIONS,
-    AGENTS,
     AGENT_ATTRIBUTES,
+    AGENTS,
     AUXILIARY,
     COUNTS,
     LOCATIVES,
     NEGATION,
-    PATIENTS,
     PATIENT_ATTRIBUTES,
+    PATIENTS,
     PLACES,
     TIMES,
 )

@@ -63,7 +63,8 @@ class PolicySettings:
     lora: LoraSettings = LoraSettings()
     """The adapters, where `train` is lora."""
     adapter: str | None = None
-    """A LoRA folder to start from, such as the one a cold start wrote; its rank and targets then replace `lora`'s."""
+    """A LoRA folder to start from, such as the one a cold start wrote, or "micro" for the embedded translation cold start.
+    Its rank and targets then replace `lora`'s."""
     reference: Literal["initial", "base", "none"] = "initial"
     """What the KL penalty pulls towards: the policy training started from, the model without adapter, or nothing."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -102,7 +103,10 @@ class Policy(nn.Module):
         self.settings = settings
         self.path = str(micro.POLICY) if settings.model == micro.NAME else settings.model
         self.tokenizer = _load_tokenizer(self.path)
-        if settings.adapter is not None and not (Path(settings.adapter) / "adapter_config.json").is_file():
+        self.adapter = (
+            micro.COLD_START if settings.adapter == micro.NAME else settings.adapter and Path(settings.adapter)
+        )
+        if self.adapter and not (self.adapter / "adapter_config.json").is_file():
             raise UserError(
                 f"policy.adapter is {settings.adapter!r}, which is no adapter folder (it has no adapter_config.json); "
                 "name the `adapter` folder that a run wrote"
@@ -121,11 +125,11 @@ class Policy(nn.Module):
         settings = self.settings
         model = AutoModelForCausalLM.from_pretrained(self.path, dtype=getattr(torch, settings.dtype))
         self.fingerprint = fingerprint(model)
-        if settings.adapter is not None:
-            _check_adapter(Path(settings.adapter), model, self.fingerprint)
-            self.model = PeftModel.from_pretrained(model, settings.adapter, is_trainable=True)
+        if self.adapter:
+            _check_adapter(self.adapter, model, self.fingerprint)
+            self.model = PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
             if settings.reference == "initial":
-                self.model.load_adapter(settings.adapter, _REFERENCE, is_trainable=False)
+                self.model.load_adapter(self.adapter, _REFERENCE, is_trainable=False)
                 self.model.set_adapter(_TRAINED)
         elif settings.train == "lora":
             self.model = get_peft_model(model, _lora_config(settings.lora))
@@ -217,7 +221,7 @@ class Policy(nn.Module):
                 finally:
                     self.model.set_adapter(_TRAINED)
         else:  # a new adapter starts at zero, so the policy started as the base
-            assert self.settings.adapter is None or self.settings.reference == "base"
+            assert not self.adapter or self.settings.reference == "base"
             with self.base():
                 yield
 
@@ -235,6 +239,8 @@ class Policy(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the adapter (after full fine-tuning, the model) and the tokenizer in their libraries' own formats."""
         if self.adapted:
+            # The name as it was configured, rather than where the weights happened to lie on this machine.
+            self.model.peft_config[_TRAINED].base_model_name_or_path = self.settings.model
             self.model.save_pretrained(folder, selected_adapters=[_TRAINED])
             passport = {"base": self.settings.model, "base_fingerprint": self.fingerprint}
             (folder / _PASSPORT).write_text(json.dumps(passport, indent=2) + "\n")
