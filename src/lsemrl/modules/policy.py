@@ -63,7 +63,7 @@ class PolicySettings:
     lora: LoraSettings = LoraSettings()
     """The adapters, where `train` is lora."""
     adapter: str | None = None
-    """A LoRA folder to start from, such as the one a cold start wrote, or "micro" for the embedded translation cold start.
+    """A LoRA folder to start from, such as the one a cold start wrote; "micro" is the embedded cold start of translation.
     Its rank and targets then replace `lora`'s."""
     reference: Literal["initial", "base", "none"] = "initial"
     """What the KL penalty pulls towards: the policy training started from, the model without adapter, or nothing."""
@@ -103,9 +103,9 @@ class Policy(nn.Module):
         self.settings = settings
         self.path = str(micro.POLICY) if settings.model == micro.NAME else settings.model
         self.tokenizer = _load_tokenizer(self.path)
-        self.adapter = (
-            micro.COLD_START if settings.adapter == micro.NAME else settings.adapter and Path(settings.adapter)
-        )
+        self.adapter: Path | None = None
+        if settings.adapter is not None:
+            self.adapter = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
         if self.adapter and not (self.adapter / "adapter_config.json").is_file():
             raise UserError(
                 f"policy.adapter is {settings.adapter!r}, which is no adapter folder (it has no adapter_config.json); "
