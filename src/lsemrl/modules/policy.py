@@ -63,7 +63,7 @@ class PolicySettings:
     lora: LoraSettings = LoraSettings()
     """The adapters, where `train` is lora."""
     adapter: str | None = None
-    """A LoRA folder to start from, such as the one a cold start wrote; "micro" is the embedded cold start of translation.
+    """A LoRA folder to start from, such as a cold start wrote; "micro" is the embedded cold start of translation.
     Its rank and targets then replace `lora`'s."""
     reference: Literal["initial", "base", "none"] = "initial"
     """What the KL penalty pulls towards: the policy training started from, the model without adapter, or nothing."""
