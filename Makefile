@@ -10,7 +10,7 @@ test: $(VENV)/ready  ## lint, types, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: a name that is no folder must not wait for a network
+
 import pytest
 
 from lsemrl.data.collate import encode
