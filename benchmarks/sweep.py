@@ -1,6 +1,6 @@
 """Learning rates of every arm of the demo, with the same number of tries each.
 
-    python benchmarks/sweep.py --task translation --rates 5e-4 1e-3 2e-3 4e-3
+    python benchmarks/sweep.py --task translation --runs sft:1e-3 sft:2e-3 sft:4e-3 rl:2.5e-4 rl:5e-4 rl:1e-3
 
 RL starts from the cold start of the demo, which is trained first. Writes one row a measurement to
 benchmarks/results/sweep_<task>.csv, with the command, the versions and the machine in its first line.
@@ -31,8 +31,7 @@ def main() -> None:
     """Run the sweep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=("translation", "headline"), default="translation")
-    parser.add_argument("--arms", nargs="+", default=["rl", "sft", "sft_replay"])
-    parser.add_argument("--rates", nargs="+", default=["5e-4", "1e-3", "2e-3", "4e-3"])
+    parser.add_argument("--runs", nargs="+", required=True, metavar="ARM:LR", help="arms rl, sft and sft_replay")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     stages = {stage.name: stage for stage in demo.demo_stages(options.task)}
@@ -49,9 +48,8 @@ def main() -> None:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         adapters: dict[str, Path] = {}
-        runs = [("cold_start", None), *((arm, rate) for arm in options.arms for rate in options.rates)]
-        for arm, rate in runs:
-            words = () if rate is None else (f"--model.optimizer.lr={rate}",)
+        for arm, _, rate in (run.partition(":") for run in ("cold_start", *options.runs)):
+            words = (f"--model.optimizer.lr={rate}",) if rate else ()
             stage = dataclasses.replace(stages[arm], words=(*stages[arm].words, *words))
             started = time.monotonic()
             follow = demo.Follow(stage, battery, bar, f"{arm} {rate}")
@@ -59,7 +57,7 @@ def main() -> None:
             module = demo.fit(stage, follow, out, options.seed, adapters.get(stage.after or ""))
             adapters.setdefault(arm, module.folder / "adapter")
             for point in follow.trajectory:
-                about_run = {"task": options.task, "arm": arm, "lr": rate or "", "seed": options.seed}
+                about_run = {"task": options.task, "arm": arm, "lr": rate, "seed": options.seed}
                 table.writerow({**about_run, **point, "seconds": round(time.monotonic() - started)})
             file.flush()
 

@@ -119,7 +119,10 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = ()) -> Any:
         "isinstance.treespec, LeafSpec",
     ):
         warnings.filterwarnings("ignore", message=f".*{about}")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    chatter = ("GPU available", "TPU available", "💡 Tip")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().startswith(chatter)
+    )
     disable_progress_bar()
     return _trainer_cli(words, list(callbacks))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import logging
 import os
 import platform
 import time
@@ -136,6 +137,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
         UserError: `folder` cannot be written to.
     """
     begun, console = time.monotonic(), Console()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # the bar says it all
     plan = demo_stages(task) if stages is None else stages
     folder = folder / new_version(folder)
     battery = make_battery(task)

@@ -241,7 +241,7 @@ class Policy(nn.Module):
         if self.adapted:
             # The name as it was configured, rather than where the weights happened to lie on this machine.
             self.model.peft_config[_TRAINED].base_model_name_or_path = self.settings.model
-            self.model.save_pretrained(folder, selected_adapters=[_TRAINED])
+            self.model.save_pretrained(folder, selected_adapters=[_TRAINED], save_embedding_layers=False)
             passport = {"base": self.settings.model, "base_fingerprint": self.fingerprint}
             (folder / _PASSPORT).write_text(json.dumps(passport, indent=2) + "\n")
         else:
