@@ -101,7 +101,7 @@ def demo_stages(task: Task) -> tuple[Stage, ...]:
             label="RL",
             trained_by="GRPO with semantic rewards on the other rows, from the cold start.",
             configs=("grpo.yaml", *overlay),
-            steps=240,
+            steps=200,
             cost=5.5,
             after="cold_start",
         ),

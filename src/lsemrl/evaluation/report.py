@@ -233,10 +233,12 @@ def table(report: Report) -> Table:
         caption=Text("\n".join(comparisons(report))),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     shown.add_column("arm", no_wrap=True)
     for column in columns:
-        shown.add_column(column.head, justify="right")
+        # In a narrow terminal a heading may break; a number never.
+        shown.add_column(column.head, justify="right", overflow="fold", min_width=5)
     for arm, cells in rows:
         shown.add_row(Text(arm.label), *(Text(cell.text, style="bold" if cell.best else "") for cell in cells))
     return shown
