@@ -87,6 +87,7 @@ def demo_stages(task: Task) -> tuple[Stage, ...]:
     """The arms of the demo, in the order they are trained."""
     overlay = ("headline.yaml",) if task == "headline" else ()
     main = ("--data.main=lsemrl.data.headline.HeadlineData",) if task == "headline" else ()
+    rate, steps = ("5e-4", 240) if task == "headline" else ("7e-4", 180)
     return (
         Stage(
             name="cold_start",
@@ -101,7 +102,8 @@ def demo_stages(task: Task) -> tuple[Stage, ...]:
             label="RL",
             trained_by="GRPO with semantic rewards on the other rows, from the cold start.",
             configs=("grpo.yaml", *overlay),
-            steps=200,
+            words=(f"--model.optimizer.lr={rate}",),
+            steps=steps,
             cost=5.5,
             after="cold_start",
         ),
