@@ -15,9 +15,7 @@ LIGHTNING = {
     "lsemrl.cli",
     "lsemrl.demo",
     "lsemrl.modules.base",
-    "lsemrl.data.translation",
-    "lsemrl.data.headline",
-    "lsemrl.data.comprehension",
+    "lsemrl.data.base",
     "lsemrl.data.mixed",
 }
 

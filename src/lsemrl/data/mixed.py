@@ -5,38 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lsemrl.data.collate import Loading, epoch_sampler, train_loader
+from lsemrl.data.base import TaskData
+from lsemrl.data.collate import epoch_sampler, train_loader
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-class TaskData(Protocol):
-    """What the data modules of this package have in common."""
-
-    tokenizer: PreTrainedTokenizerBase
-    train_examples: list[Example]
-    validation_examples: list[Example]
-    test_examples: list[Example]
-    report: dict[str, dict[str, int]]
-    batch_size: int
-    loading: Loading
-
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Read the rows and write their prompts for `tokenizer`."""
-
-    def val_dataloader(self) -> DataLoader[Example] | list[Any]:
-        """The validation rows in order."""
-
-    def test_dataloader(self) -> DataLoader[Example] | list[Any]:
-        """The test rows in order."""
 
 
 class ReplaySampler(DistributedSampler[int]):
@@ -89,7 +69,7 @@ class MixedData(LightningDataModule):
     report: dict[str, dict[str, int]]
     """That of `main`, and under `replay` that of the replay's training rows."""
 
-    def __init__(self, main: LightningDataModule, replay: LightningDataModule, replay_share: float = 0.3) -> None:
+    def __init__(self, main: TaskData, replay: TaskData, replay_share: float = 0.3) -> None:
         """Keep the settings; nothing is read before `prepare`.
 
         Args:
@@ -104,12 +84,12 @@ class MixedData(LightningDataModule):
         if not 0 < replay_share < 1:
             raise UserError(f"replay_share is {replay_share}; give a share in (0, 1), or train on main alone")
         for name, module in (("main", main), ("replay", replay)):
-            if not hasattr(module, "prepare") or not hasattr(module, "loading"):
+            if not isinstance(module, TaskData):
                 raise UserError(
                     f"{name} is {type(module).__name__}, which cannot be mixed; give TranslationData, HeadlineData or "
                     "ComprehensionData"
                 )
-        self.main, self.replay = cast(TaskData, main), cast(TaskData, replay)
+        self.main, self.replay = main, replay
         self.replay_share = replay_share
         self.batch_size = self.main.batch_size
 

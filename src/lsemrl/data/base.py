@@ -1,0 +1,74 @@
+"""What the data modules of single tasks share: preparing their rows once, and the loaders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from lsemrl.data.collate import Loading, epoch_sampler, eval_loader, train_loader
+from lsemrl.data.task import Plan, prepare
+from lsemrl.types import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TaskData(LightningDataModule):
+    """Rows of one task; what they are is in its `Plan`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    """Of the policy; this and what follows is set by `prepare`."""
+    train_examples: list[Example]
+    """Rows to learn from."""
+    validation_examples: list[Example]
+    """Rows to watch a run by."""
+    test_examples: list[Example]
+    """Rows to report."""
+    report: dict[str, dict[str, int]]
+    """For each split, how many rows were kept, left out and cut (see `task.Prepared`)."""
+
+    def __init__(self, plan: Plan, loading: Loading) -> None:
+        super().__init__()
+        self.plan, self.loading = plan, loading
+        self.batch_size = loading.batch_size
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Read the rows and write their prompts for `tokenizer`; once, however often it is called.
+
+        Raises:
+            UserError: Whatever is wrong with the files, named by file and line.
+        """
+        if getattr(self, "tokenizer", None) is tokenizer:
+            return
+        prepared = prepare(self.plan, tokenizer)
+        for line in prepared.lines:
+            rank_zero_info(line)
+        self.tokenizer, self.report = tokenizer, prepared.report
+        self.train_examples = prepared.train
+        self.validation_examples, self.test_examples = prepared.validation, prepared.test
+
+    def setup(self, stage: str) -> None:
+        """`prepare` for the policy in training."""
+        assert self.trainer is not None, "without a trainer, call prepare"
+        module: Any = self.trainer.lightning_module
+        self.prepare(module.policy.tokenizer)
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        """Whole batches in an order of the seed and the epoch."""
+        sampler = epoch_sampler(len(self.train_examples), self.loading.seed)
+        return train_loader(self.tokenizer, self.train_examples, sampler, self.loading)
+
+    def val_dataloader(self) -> DataLoader[Example] | list[Any]:
+        """The validation rows in order."""
+        return eval_loader(self.tokenizer, self.validation_examples, self.loading)
+
+    def test_dataloader(self) -> DataLoader[Example] | list[Any]:
+        """The test rows in order."""
+        return eval_loader(self.tokenizer, self.test_examples, self.loading)
+
+    def predict_dataloader(self) -> DataLoader[Example] | list[Any]:
+        """The test rows in order."""
+        return self.test_dataloader()
