@@ -166,8 +166,8 @@ def _trainer_cli(words: list[str], callbacks: list[Any]) -> Any:
     )
 
 
-def new_version(root: Path) -> str:
-    """Make the next free folder of a run under `root`, and return its name.
+def new_version(root: Path, field: str = "trainer.default_root_dir") -> str:
+    """Make the next free folder of a run under `root`, and return its name; `field` is where the user set `root`.
 
     Raises:
         UserError: `root` cannot be written to.
@@ -179,8 +179,7 @@ def new_version(root: Path) -> str:
         (root / name).mkdir()
     except OSError as error:
         raise UserError(
-            f"trainer.default_root_dir is {str(root)!r}, which cannot be written to ({error.strerror}); "
-            "name another folder"
+            f"{field} is {str(root)!r}, which cannot be written to ({error.strerror}); name another folder"
         ) from error
     return name
 

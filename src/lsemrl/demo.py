@@ -141,7 +141,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     begun, console = time.monotonic(), Console()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # the bar says it all
     plan = demo_stages(task) if stages is None else stages
-    folder = folder / new_version(folder)
+    folder = folder / new_version(folder, "--output")
     battery = make_battery(task)
     arms: list[Arm] = []
     adapters: dict[str, Path] = {}
