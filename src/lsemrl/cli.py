@@ -119,10 +119,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = ()) -> Any:
         "isinstance.treespec, LeafSpec",
     ):
         warnings.filterwarnings("ignore", message=f".*{about}")
-    chatter = ("GPU available", "TPU available", "💡 Tip")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not record.getMessage().startswith(chatter)
-    )
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
     disable_progress_bar()
     return _trainer_cli(words, list(callbacks))
 
@@ -164,6 +161,11 @@ def _trainer_cli(words: list[str], callbacks: list[Any]) -> Any:
         parser_kwargs={"exit_on_error": False, **{verb: {"exit_on_error": False} for verb in _TRAINER_VERBS}},
         args=words,
     )
+
+
+def _no_chatter(record: Any) -> bool:
+    """Keep what a run says of its data, drop Lightning's greetings; a function, so that adding it again adds nothing."""
+    return not record.getMessage().startswith(("GPU available", "TPU available", "💡 Tip"))
 
 
 def new_version(root: Path, field: str = "trainer.default_root_dir") -> str:
