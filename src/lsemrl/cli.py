@@ -164,8 +164,8 @@ def _trainer_cli(words: list[str], callbacks: list[Any]) -> Any:
 
 
 def _no_chatter(record: Any) -> bool:
-    """Keep what a run says of its data, drop Lightning's greetings; a function, so that adding it again adds nothing."""
-    return not record.getMessage().startswith(("GPU available", "TPU available", "💡 Tip"))
+    """Keep what a run says of its data, drop Lightning's greetings; named, so that adding it again adds nothing."""
+    return not str(record.getMessage()).startswith(("GPU available", "TPU available", "💡 Tip"))
 
 
 def new_version(root: Path, field: str = "trainer.default_root_dir") -> str:
