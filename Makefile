@@ -1,7 +1,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
+RESULTS := benchmarks/results
 
-.PHONY: demo test format assets clean
+.PHONY: demo test format assets bench bench-gpu clean
 
 demo: $(VENV)/ready  ## the main job on the embedded world; about ten minutes on two CPU cores
 	$(BIN)/lsemrl demo
@@ -17,7 +18,21 @@ format: $(VENV)/ready
 	$(BIN)/ruff format
 
 assets: $(VENV)/ready  ## rebuild the embedded policy and encoder from the seed
-	$(BIN)/lsemrl build-micro --output src/lsemrl/micro/assets
+	OMP_NUM_THREADS=1 $(BIN)/lsemrl build-micro --output src/lsemrl/micro/assets
+
+bench: $(VENV)/ready  ## steps against TRL, kernels against others, and how a step grows, on the CPU
+	$(BIN)/python benchmarks/bench_step.py --device cpu --results $(RESULTS)
+	$(BIN)/python benchmarks/bench_kernel.py --device cpu --results $(RESULTS)
+	$(BIN)/python benchmarks/bench_scaling.py --device cpu --results $(RESULTS)
+
+# What matters most first, in case a borrowed machine goes back early.
+# Where python and its packages are there already: make -o .venv/ready -i bench-gpu BIN=/usr/bin RESULTS=elsewhere
+bench-gpu: $(VENV)/ready  ## the same on a CUDA device, with a model of 0.6 billion parameters; meant to end within ten minutes
+	$(BIN)/python benchmarks/bench_kernel.py --device cuda --results $(RESULTS)
+	$(BIN)/python benchmarks/bench_step.py --device cuda --model qwen3-0.6b-random --shape headline \
+		--prompt 1024 --completion 64 --steps 10 --results $(RESULTS)
+	$(BIN)/python benchmarks/bench_step.py --device cuda --steps 10 --results $(RESULTS)
+	$(BIN)/python benchmarks/bench_scaling.py --device cuda --steps 2 --warmup 2 --results $(RESULTS)
 
 clean:
 	rm -rf $(VENV)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: a name that is no folder must not wait for a network
+_CACHE = tempfile.TemporaryDirectory(prefix="lsemrl-tests-")  # removed when the process ends
+os.environ["XDG_CACHE_HOME"] = _CACHE.name  # nothing is read from, or written to, the cache of whoever runs the tests
 
 import pytest
 

@@ -39,6 +39,7 @@ def own(name: str) -> set[str]:
 def test_types_import_torch_and_errors_only() -> None:
     assert {module.split(".")[0] for module in imported("lsemrl.types")} <= {
         "__future__",
+        "collections",
         "dataclasses",
         "torch",
         "lsemrl",

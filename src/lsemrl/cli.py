@@ -279,3 +279,4 @@ def _build_micro(words: list[str]) -> None:
         module = run_trainer([*cold_start, *policy, *length, f"--trainer.default_root_dir={folder}"]).model
         module.policy.settings = dataclasses.replace(module.policy.settings, model=NAME)  # its name once installed
         module.policy.save(options.output / "cold_start")
+        (options.output / "cold_start" / "README.md").unlink(missing_ok=True)  # peft's empty model card

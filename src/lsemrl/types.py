@@ -7,6 +7,7 @@ completions on the right. `old_` names the policy that sampled, `ref_` the KL re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,43 +40,57 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Sequences:
-    """N prompts, each with one completion: what the policy scores.
+    """N completions behind B prompts: what the policy scores.
 
     Attributes:
-        prompt_ids_NP: int64, padded on the left.
-        prompt_mask_NP: bool.
+        prompt_ids_BP: int64, padded on the left.
+        prompt_mask_BP: bool.
+        prompt_of_N: int64 in [0, B), never falling: the prompt that each completion answers.
         completion_ids_NT: int64, padded on the right.
         completion_mask_NT: bool, True up to and including the first EOS.
     """
 
-    prompt_ids_NP: Tensor
-    prompt_mask_NP: Tensor
+    prompt_ids_BP: Tensor
+    prompt_mask_BP: Tensor
+    prompt_of_N: Tensor
     completion_ids_NT: Tensor
     completion_mask_NT: Tensor
 
     def __len__(self) -> int:
-        return len(self.prompt_ids_NP)
+        return len(self.completion_ids_NT)
 
-    def select(self, rows: Tensor) -> Sequences:
-        """The named rows, without the columns in which all of them are padding.
+    def select(self, strips: Sequence[Sequence[int]]) -> Sequences:
+        """Some of the completions, without the columns in which all of them are padding.
 
         Column t of a completion stays column t, so per-token tensors of the whole are cut to the width that is left.
+
+        Args:
+            strips: Row numbers; each strip holds completions of one prompt, which comes with it. A prompt whose
+                completions are in several strips comes as often.
         """
-        prompt, completion = self.prompt_mask_NP[rows], self.completion_mask_NT[rows]
-        longest_prompt, longest_completion = int(prompt.sum(1).max()), int(completion.sum(1).max())
-        first = prompt.shape[1] - longest_prompt
+        device = self.prompt_of_N.device
+        rows = torch.tensor([row for strip in strips for row in strip], device=device)
+        prompts = self.prompt_of_N[torch.tensor([strip[0] for strip in strips], device=device)]
+        prompt, completion = self.prompt_mask_BP[prompts], self.completion_mask_NT[rows]
+        first = prompt.shape[1] - int(prompt.sum(1).max())
+        longest = int(completion.sum(1).max())
         return Sequences(
-            prompt_ids_NP=self.prompt_ids_NP[rows, first:],
-            prompt_mask_NP=prompt[:, first:],
-            completion_ids_NT=self.completion_ids_NT[rows, :longest_completion],
-            completion_mask_NT=completion[:, :longest_completion],
+            prompt_ids_BP=self.prompt_ids_BP[prompts, first:],
+            prompt_mask_BP=prompt[:, first:],
+            prompt_of_N=torch.tensor([at for at, strip in enumerate(strips) for _ in strip], device=device),
+            completion_ids_NT=self.completion_ids_NT[rows, :longest],
+            completion_mask_NT=completion[:, :longest],
         )
 
-    def micro_batches(self, rows: Tensor, size: int) -> tuple[Tensor, ...]:
-        """`rows` in pieces of at most `size`, like lengths together so that little is padding."""
-        lengths = self.prompt_mask_NP[rows].sum(1) + self.completion_mask_NT[rows].sum(1)
-        pieces: tuple[Tensor, ...] = rows[lengths.argsort(stable=True)].split(size)
-        return pieces
+    @property
+    def repeated(self) -> Sequences:
+        """The same with a prompt of its own for every completion, B = N."""
+        return replace(
+            self,
+            prompt_ids_BP=self.prompt_ids_BP[self.prompt_of_N],
+            prompt_mask_BP=self.prompt_mask_BP[self.prompt_of_N],
+            prompt_of_N=torch.arange(len(self), device=self.prompt_of_N.device),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +115,9 @@ class PromptBatch:
     def sequences(self) -> Sequences:
         """Each prompt with its first reference, for supervised training and scoring."""
         return Sequences(
-            prompt_ids_NP=self.prompt_ids_BP,
-            prompt_mask_NP=self.prompt_mask_BP,
+            prompt_ids_BP=self.prompt_ids_BP,
+            prompt_mask_BP=self.prompt_mask_BP,
+            prompt_of_N=torch.arange(len(self.examples), device=self.prompt_ids_BP.device),
             completion_ids_NT=self.target_ids_BT,
             completion_mask_NT=self.target_mask_BT,
         )
@@ -138,15 +154,17 @@ class Rollouts:
 
     Attributes:
         completions: The N outputs as text.
-        sequences: The same as tokens, each prompt repeated G times.
+        sequences: The same as tokens, each prompt once.
         ended_N: bool, which completions stopped by themselves.
         num_generations: G.
+        slots: Tokens that were drawn, those of completions that had ended included.
     """
 
     completions: tuple[Completion, ...]
     sequences: Sequences
     ended_N: Tensor
     num_generations: int
+    slots: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import torch
 from lsemrl.errors import UserError
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.evaluation.tax import Battery, answer, gold_nll, kl_to_base, measure
+from lsemrl.modules.forward import logits
 from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings
 from lsemrl.types import Completion, PromptBatch
 from tiny import make_policy
@@ -30,9 +31,9 @@ def test_kl_is_zero_for_the_base_and_exact_otherwise(policy: Policy, prompts: Pr
     assert kl_to_base(fresh, prompts.examples, batch_size=2) == pytest.approx(0, abs=1e-6)
     sequences = prompts.sequences
     with policy.inference():
-        now = torch.distributions.Categorical(logits=policy.logits(sequences))
+        now = torch.distributions.Categorical(logits=logits(policy.model, sequences))
     with policy.base():
-        then = torch.distributions.Categorical(logits=policy.logits(sequences))
+        then = torch.distributions.Categorical(logits=logits(policy.model, sequences))
     expected = torch.distributions.kl_divergence(now, then)[sequences.completion_mask_NT].mean()
     for batch_size in (1, 3):
         assert kl_to_base(policy, prompts.examples, batch_size) == pytest.approx(expected.item(), rel=1e-4)

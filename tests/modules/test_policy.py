@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lsemrl.errors import UserError
+from lsemrl.modules.forward import logits
 from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings, fingerprint
 from lsemrl.types import PromptBatch
 from tiny import make_policy, save_tiny_model, stir
@@ -22,7 +23,7 @@ def test_logprobs_of_a_padded_batch_are_those_of_each_row_alone(policy: Policy, 
     with policy.inference():
         logprobs_NT, entropy_NT = policy.logprobs(sequences, temperature=0.7)
         for row in range(len(sequences)):
-            prompt = sequences.prompt_ids_NP[row][sequences.prompt_mask_NP[row]]
+            prompt = sequences.prompt_ids_BP[row][sequences.prompt_mask_BP[row]]
             target = sequences.completion_ids_NT[row][sequences.completion_mask_NT[row]]
             logits = policy.model(input_ids=torch.cat([prompt, target])[None]).logits[0, len(prompt) - 1 : -1] / 0.7
             distribution = torch.distributions.Categorical(logits=logits)
@@ -30,18 +31,6 @@ def test_logprobs_of_a_padded_batch_are_those_of_each_row_alone(policy: Policy, 
             torch.testing.assert_close(entropy_NT[row, : len(target)], distribution.entropy())
             assert not logprobs_NT[row, len(target) :].any()
             assert not entropy_NT[row, len(target) :].any()
-
-
-def test_select_drops_padding_and_changes_no_logprob(policy: Policy, prompts: PromptBatch) -> None:
-    sequences = prompts.sequences
-    rows = torch.tensor([1])
-    alone = sequences.select(rows)
-    assert alone.prompt_mask_NP.all()
-    assert alone.completion_mask_NT.all()
-    with policy.inference():
-        whole, _ = policy.logprobs(sequences)
-        piece, _ = policy.logprobs(alone)
-    torch.testing.assert_close(piece, whole[rows, : piece.shape[1]])
 
 
 def test_base_is_the_published_model(policy: Policy, prompts: PromptBatch, tiny_model: str) -> None:
@@ -221,3 +210,42 @@ def test_lora_settings_are_checked() -> None:
         LoraSettings(rank=0)
     with pytest.raises(UserError, match="dropout is 1"):
         LoraSettings(dropout=1.0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dtype": "bfloat16"}, {"train": "full"}], ids=str)
+def test_merged_is_the_same_model_and_leaves_no_trace(
+    tiny_model: str, prompts: PromptBatch, settings: dict[str, object]
+) -> None:
+    policy = make_policy(tiny_model, **settings)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    asking = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    with policy.inference():
+        apart = logits(policy.model, prompts.sequences)
+    with policy.merged():
+        together = logits(policy.model, prompts.sequences)
+        changed = [name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])]
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
+    assert bool(changed) == (not settings)  # rounded weights are left alone, and full ones have nothing to merge
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+    assert asking == [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    with policy.inference():
+        assert torch.equal(logits(policy.model, prompts.sequences), apart)
+
+
+def test_merged_is_whatever_model_is_switched_on(policy: Policy, prompts: PromptBatch) -> None:
+    with policy.base():
+        apart = logits(policy.model, prompts.sequences)
+        with policy.merged():
+            assert torch.equal(logits(policy.model, prompts.sequences), apart)
+
+
+def test_weights_come_back_after_an_error(policy: Policy) -> None:
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    with pytest.raises(KeyError), policy.merged():
+        raise KeyError
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+
+
+def test_a_loaded_model_is_in_training_mode(tiny_model: str) -> None:
+    for settings in ({}, {"train": "full"}):
+        assert make_policy(tiny_model, **settings).model.training  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
+from lsemrl.modules.forward import logits
 from lsemrl.modules.policy import LoraSettings, Policy
 from lsemrl.modules.sampler import Sampling, draw, sample
 from lsemrl.types import PromptBatch, Rollouts
@@ -73,7 +74,7 @@ def test_sampled_tokens_are_those_the_training_path_scores(policy: Policy, promp
     narrow = Sampling(num_generations=2, temperature=0.8, top_p=1e-6, max_new_tokens=8)
     rollouts = sample(policy, prompts, narrow, seed=0)
     with policy.inference():
-        best_NT = policy.logits(rollouts.sequences).argmax(dim=-1)
+        best_NT = logits(policy.model, rollouts.sequences).argmax(dim=-1)
     mask = rollouts.sequences.completion_mask_NT
     assert torch.equal(best_NT[mask], rollouts.sequences.completion_ids_NT[mask])
 
@@ -141,6 +142,31 @@ def test_draw_follows_temperature_top_k_and_top_p() -> None:
     )
     assert frequencies(logits, Sampling(temperature=1.0, top_p=0.8))[2] == 0
     assert frequencies(logits, Sampling(temperature=0.0)) == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])  # nuclei of nearly all of 500 tokens down to a few
+def test_top_p_keeps_the_smallest_nucleus(top_p: float, spread: float) -> None:
+    logits_NV = spread * torch.randn(4, 500, generator=torch.Generator().manual_seed(0))
+    probabilities, order = logits_NV.softmax(-1).sort(descending=True)
+    sizes_N = (probabilities.cumsum(-1) < top_p).sum(-1) + 1
+    drawn = draw(
+        logits_NV.repeat_interleave(5000, 0),
+        Sampling(temperature=1.0, top_p=top_p),
+        torch.Generator().manual_seed(1),
+    )
+    for row, tokens in enumerate(drawn.view(4, 5000)):
+        nucleus = order[row, : sizes_N[row]]
+        counts = torch.bincount(tokens, minlength=500)
+        assert counts[nucleus].sum() == 5000
+        expected = 5000 * logits_NV[row].softmax(-1)[nucleus] / logits_NV[row].softmax(-1)[nucleus].sum()
+        assert ((counts[nucleus] - expected).abs() < 5 * expected.sqrt() + 5).all()
+
+
+def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptBatch) -> None:
+    rollouts = sample(policy, prompts, SAMPLING, seed=1)
+    tokens = int(rollouts.sequences.completion_mask_NT.sum())
+    assert tokens <= rollouts.slots <= rollouts.sequences.completion_mask_NT.numel()
 
 
 @pytest.mark.parametrize(

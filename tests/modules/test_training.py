@@ -104,7 +104,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("make", [grpo, sft])
 def test_micro_batches_do_not_change_the_step(make: Any, tiny_model: str, tmp_path: Path) -> None:
-    whole, pieces = make(tiny_model, micro_batch_size=64), make(tiny_model, micro_batch_size=3)
+    whole, pieces = make(tiny_model, micro_batch_tokens=10_000), make(tiny_model, micro_batch_tokens=40)
     run(whole, tmp_path / "whole")
     run(pieces, tmp_path / "pieces")
     one, other = trained(whole), trained(pieces)
@@ -177,7 +177,7 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_model: str, tmp_path: Path
     [
         ({"sampling": Sampling(num_generations=1)}, "num_generations is 1"),
         ({"sampling": Sampling(temperature=0.0)}, "temperature is 0"),
-        ({"micro_batch_size": 0}, "micro_batch_size is 0"),
+        ({"micro_batch_tokens": 0}, "micro_batch_tokens is 0"),
         ({"num_iterations": 0}, "num_iterations is 0"),
         ({"rewards": {}}, "rewards is empty"),
     ],

@@ -28,6 +28,12 @@ WORDS = [
 POSITIONS, MAX_TOKENS = 24, 16
 
 
+@pytest.fixture(autouse=True)
+def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test starts without cached embeddings."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def answer() -> Callable[..., Completion]:
     """A completion by its text and references."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lsemrl.rewards import SemanticSimilarity
+from lsemrl.rewards.semantic import EncoderDtype, computing_dtype
 from lsemrl.types import Completion, UserError
 
 TEXTS = ["the cat saw the dog", "the dog ate the fish now", "big red bird", "small blue house river", "tree"]
@@ -107,11 +108,75 @@ def test_the_memory_of_references_is_bounded(encoder_path: str, monkeypatch: pyt
 
 def test_a_cold_memory_gives_the_same_bits(encoder_path: str) -> None:
     """A resumed run has seen none of the references: what it gets may not depend on what came before."""
-    warm, cold = (SemanticSimilarity(encoder=encoder_path) for _ in range(2))
+    warm, cold = (SemanticSimilarity(encoder=encoder_path, cache_dir="none") for _ in range(2))
     warm.similarity([TEXTS[1]], [[" ".join(TEXTS[:3])]])
     warm.similarity(TEXTS, [[text] for text in reversed(TEXTS)])
     outputs, references = TEXTS[2:], [TEXTS[:2], [TEXTS[4]], [TEXTS[3], TEXTS[0]]]
     assert torch.equal(warm.similarity(outputs, references), cold.similarity(outputs, references))
+
+
+@pytest.mark.parametrize("cache_dir", [None, "here"])
+def test_references_are_encoded_once_for_all_runs_to_the_same_bits(
+    encoder_path: str,
+    encoded: list[list[str]],
+    cache_dir: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outputs, references = TEXTS[2:], [TEXTS[:2], [TEXTS[4]], [TEXTS[3], TEXTS[0]]]
+    uncached, first, second = (
+        SemanticSimilarity(encoder=encoder_path, cache_dir=name) for name in ("none", cache_dir, cache_dir)
+    )
+    expected = uncached.similarity(outputs, references)
+    assert torch.equal(first.similarity(outputs, references), expected)
+    encoded.clear()
+    assert torch.equal(second.similarity(outputs, references), expected)
+    assert encoded == [outputs]
+    for text in TEXTS[:2]:
+        assert torch.equal(second._reference(text), uncached._reference(text))
+    where = tmp_path / "here" if cache_dir else tmp_path / "cache" / "lsemrl" / "embeddings"
+    assert sum(path.is_file() for path in where.rglob("*")) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [where.relative_to(tmp_path).parts[0]]
+
+
+def test_none_is_no_folder(encoder_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    SemanticSimilarity(encoder=encoder_path, cache_dir="none").similarity(["tree"], [["bird"]])
+    assert not list(tmp_path.iterdir())
+
+
+def test_encoders_and_their_settings_do_not_share_vectors(encoder_path: str) -> None:
+    head, tail = " ".join(["cat"] * 4), " ".join(["cat"] * 4 + ["river"] * 4)
+    SemanticSimilarity(encoder=encoder_path).similarity([head], [[tail]])
+    with pytest.warns(UserWarning, match="reads 4 tokens"):
+        assert SemanticSimilarity(encoder=encoder_path, max_tokens=4).similarity([head], [[tail]]).item() > 0.99999
+
+
+def test_a_damaged_cache_changes_nothing(encoder_path: str, tmp_path: Path) -> None:
+    expected = SemanticSimilarity(encoder=encoder_path).similarity(["tree"], [["bird"]])
+    for path in (tmp_path / "cache").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-3])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert torch.equal(SemanticSimilarity(encoder=encoder_path).similarity(["tree"], [["bird"]]), expected)
+
+
+def test_an_unwritable_cache_changes_nothing(encoder_path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    reward = SemanticSimilarity(encoder=encoder_path, cache_dir=str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="in memory only"):
+        got = reward.similarity(["tree"], [["bird"]])
+    assert torch.equal(got, SemanticSimilarity(encoder=encoder_path, cache_dir="none").similarity(["tree"], [["bird"]]))
+
+
+def test_long_references_are_counted_from_the_cache_too(encoder_path: str) -> None:
+    too_long = " ".join(["cat"] * 17)
+    for _ in range(2):
+        reward = SemanticSimilarity(encoder=encoder_path)
+        with pytest.warns(UserWarning, match="reads 16 tokens"):
+            reward.similarity(["tree"], [[too_long]])
+        assert reward.counters["overlong/references"] == 1
 
 
 def test_long_texts_are_counted_and_warned_of_once(encoder_path: str, answer: Callable[..., Completion]) -> None:
@@ -176,6 +241,48 @@ def test_no_random_number_of_the_run_is_used(encoder_path: str) -> None:
     assert random.getstate() == states[1] and np.random.get_state()[1].tolist() == states[2]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "device", "hardware", "expected"),
+    [
+        ("auto", "cpu", True, torch.float32),
+        ("auto", "cuda", True, torch.bfloat16),
+        ("auto", "cuda", False, torch.float32),
+        ("float32", "cuda", True, torch.float32),
+        ("bfloat16", "cpu", False, torch.bfloat16),
+    ],
+)
+def test_auto_is_bfloat16_where_a_gpu_has_it(
+    dtype: EncoderDtype, device: str, hardware: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: hardware)
+    assert computing_dtype(dtype, torch.device(device)) == expected
+
+
+def test_only_the_transformer_computes_in_bfloat16(encoder_path: str) -> None:
+    reward = SemanticSimilarity(encoder=encoder_path, device="cpu", dtype="bfloat16")
+    transformer, pooling, dense = reward.encoder
+    seen: dict[str, torch.dtype] = {}
+    linear = next(module for module in transformer.modules() if isinstance(module, torch.nn.Linear))
+    linear.register_forward_hook(lambda *call: seen.update(within=call[2].dtype))
+    pooling.register_forward_pre_hook(lambda *call: seen.update(behind=call[1][0]["token_embeddings"].dtype))
+    vectors_UH = reward._encode(TEXTS)
+    assert seen == {"within": torch.bfloat16, "behind": torch.float32}
+    assert {weight.dtype for weight in dense.parameters()} == {vectors_UH.dtype} == {torch.float32}
+    assert vectors_UH.norm(dim=1).tolist() == pytest.approx([1.0] * len(TEXTS), abs=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("encoder", ["tiny", "micro"])
+def test_cosines_in_bfloat16_are_near_those_in_float32(encoder: str, encoder_path: str) -> None:
+    texts = TEXTS if encoder == "tiny" else ["དགེ་རྒན་གྱིས་དེབ་ཉོས།", "སློབ་མས་ཡི་གེ་གསར་པ་བཀླགས།", "老师买了书。", "早上好"]
+    path = encoder_path if encoder == "tiny" else "micro"
+    half, full = (SemanticSimilarity(encoder=path, device="cuda", dtype=dtype) for dtype in ("bfloat16", "float32"))  # type: ignore[arg-type]
+    for text in texts:
+        cosines = [reward.similarity(texts, [[text]] * len(texts)).tolist() for reward in (half, full)]
+        assert cosines[0] == pytest.approx(cosines[1], abs=2e-2)
+
+
 @pytest.mark.parametrize("threshold", [1.0, 1.5, -1.01, float("nan")])
 def test_tau_out_of_range(threshold: float) -> None:
     with pytest.raises(UserError, match=r"threshold \(tau\) is .*: set it in \[-1, 1\)"):
@@ -185,6 +292,18 @@ def test_tau_out_of_range(threshold: float) -> None:
 @pytest.mark.parametrize(("field", "value"), [("batch_size", 0), ("max_tokens", 0)])
 def test_sizes_out_of_range(field: str, value: int) -> None:
     with pytest.raises(UserError, match=f"{field} is 0"):
+        SemanticSimilarity(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dtype", "float16", "dtype is 'float16' .*auto, float32, bfloat16"),
+        ("device", "gpu", "device is 'gpu' .*cpu, cuda or null"),
+    ],
+)
+def test_what_computes_out_of_range(field: str, value: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         SemanticSimilarity(**{field: value})  # type: ignore[arg-type]
 
 

@@ -37,7 +37,9 @@ class Scorer:
     def __init__(self, settings: MetricSettings) -> None:
         self.settings = settings
         self.signatures: dict[str, str] = {}
-        self.encoder = SemanticSimilarity(encoder=settings.encoder) if "similarity" in settings.names else None
+        self.encoder = (
+            SemanticSimilarity(encoder=settings.encoder, dtype="float32") if "similarity" in settings.names else None
+        )
 
     def __call__(self, completions: Sequence[Completion]) -> dict[str, float]:
         """Score outputs against their references.

@@ -16,7 +16,7 @@ from lsemrl.data.collate import encode
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import Sampling, sample
-from lsemrl.types import Completion, Example, PromptBatch, Sequences
+from lsemrl.types import Completion, Example, PromptBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,9 @@ def measure(
     )
 
 
+_CHUNK = 1024
+"""Tokens whose distributions over the vocabulary are held at once."""
+
 CMRC = Scorer(MetricSettings(names=("cmrc",)))
 """Scores answers to reading comprehension."""
 
@@ -111,17 +114,17 @@ def kl_to_base(policy: Policy, examples: Sequence[Example], batch_size: int) -> 
     for prompts in _batches(policy, examples, batch_size):
         sequences = prompts.sequences
         with policy.inference():
-            now = _log_distribution(policy, sequences)
+            now = policy.predictions(sequences)
         with policy.base():
-            then = _log_distribution(policy, sequences)
-        kl_NT = (now.exp() * (now - then)).sum(dim=-1)
-        total += float(kl_NT[sequences.completion_mask_NT].sum())
-        tokens += int(sequences.completion_mask_NT.sum())
+            then = policy.predictions(sequences)
+        length = int(sequences.completion_mask_NT.sum())
+        with torch.no_grad():
+            for at in range(0, length, _CHUNK):
+                chunk = slice(at, at + _CHUNK)
+                now_CV, then_CV = now(chunk).log_softmax(dim=-1), then(chunk).log_softmax(dim=-1)
+                total += float((now_CV.exp() * (now_CV - then_CV)).sum())
+        tokens += length
     return total / tokens
-
-
-def _log_distribution(policy: Policy, sequences: Sequences) -> Tensor:
-    return policy.logits(sequences).log_softmax(dim=-1)
 
 
 def _batches(policy: Policy, examples: Sequence[Example], size: int) -> Iterator[PromptBatch]:

@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.modules.losses import WindowCounts
 from lsemrl.modules.optimization import OptimizerSettings, clipped_step, make_optimizer
+from lsemrl.modules.packing import MicroBatch, micro_batches
 from lsemrl.modules.policy import Policy, PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
-from lsemrl.types import Completion, PromptBatch, UserError
+from lsemrl.types import Completion, PromptBatch, Sequences, UserError
 
 
 class PolicyModule(LightningModule):
@@ -30,9 +32,17 @@ class PolicyModule(LightningModule):
     """
 
     def __init__(
-        self, policy: PolicySettings, optimizer: OptimizerSettings, metrics: MetricSettings, max_new_tokens: int
+        self,
+        policy: PolicySettings,
+        optimizer: OptimizerSettings,
+        metrics: MetricSettings,
+        max_new_tokens: int,
+        micro_batch_tokens: int,
     ) -> None:
         super().__init__()
+        if micro_batch_tokens < 1:
+            raise UserError(f"model.micro_batch_tokens is {micro_batch_tokens}; it must be at least 1")
+        self.micro_batch_tokens = micro_batch_tokens
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds what is trained; the rest comes from the model's own files
         self.policy = Policy(policy)
@@ -65,6 +75,10 @@ class PolicyModule(LightningModule):
         optimizer, schedule = make_optimizer(self.policy.parameters(), self.optimizer, int(steps))
         return [optimizer], [schedule]
 
+    def micro_batches(self, whole: Sequences, rows: torch.Tensor) -> list[MicroBatch]:
+        """Completions as they go through the policy."""
+        return micro_batches(whole, rows, self.micro_batch_tokens, share=self.policy.shares_prompts)
+
     def window_counts(self, mask_NT: torch.Tensor) -> WindowCounts:
         """Rows and active tokens behind one optimizer step, over all ranks."""
         own = torch.tensor([mask_NT.shape[0], int(mask_NT.sum())], device=self.device)
@@ -89,6 +103,10 @@ class PolicyModule(LightningModule):
     def folder(self) -> Path:
         """Where this run writes."""
         return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
+    def say(self, line: str) -> None:
+        """Tell the user something once, whatever the number of ranks."""
+        rank_zero_info(line)
 
     def log_step(self, metrics: dict[str, Any], *shown: str) -> None:
         """Log a training batch under both clocks; the metrics named in `shown` appear in the progress bar too."""

@@ -9,19 +9,23 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.advantages import AdvantageSettings, group_advantages, validate_group
 from lsemrl.modules.base import PolicyModule
-from lsemrl.modules.losses import LossSettings, active_mask, policy_loss, token_weights
+from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
+from lsemrl.modules.memory import estimate_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.timing import Stopwatch
 from lsemrl.rewards.base import Reward, RewardMix
+from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences, UserError
 
 
@@ -41,7 +45,7 @@ class GRPO(PolicyModule):
         metrics: MetricSettings = MetricSettings(),
         num_iterations: int = 1,
         optimizer_batch_size: int | None = None,
-        micro_batch_size: int = 32,
+        micro_batch_tokens: int = 4096,
         samples_every: int = 10,
     ) -> None:
         """
@@ -58,14 +62,13 @@ class GRPO(PolicyModule):
             metrics: What validation measures.
             num_iterations: Passes over each batch of rollouts.
             optimizer_batch_size: Completions per optimizer step; null takes all completions of a batch in one step.
-            micro_batch_size: Completions in one forward pass; the gradient does not depend on it.
+            micro_batch_tokens: Tokens in one forward pass, padding included; the gradient does not depend on it.
             samples_every: Write sample completions every so many rollout steps; 0 never does.
         """
-        super().__init__(policy, optimizer, metrics, sampling.max_new_tokens)
+        super().__init__(policy, optimizer, metrics, sampling.max_new_tokens, micro_batch_tokens)
         validate_group(sampling.num_generations, advantages)
         for name, value, least in (
             ("num_iterations", num_iterations, 1),
-            ("micro_batch_size", micro_batch_size, 1),
             ("optimizer_batch_size", optimizer_batch_size or 1, 1),
             ("samples_every", samples_every, 0),
         ):
@@ -78,7 +81,7 @@ class GRPO(PolicyModule):
         self.reward_mix = RewardMix(rewards, combine, gate)
         self.sampling, self.advantages, self.loss = sampling, advantages, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
-        self.micro_batch_size, self.samples_every = micro_batch_size, samples_every
+        self.samples_every = samples_every
 
     def setup(self, stage: str) -> None:
         """Check that the batches of the data divide into optimizer steps."""
@@ -93,14 +96,45 @@ class GRPO(PolicyModule):
             )
         self.windows = completions // self.window_size
 
+    def on_train_start(self) -> None:
+        """Say how much memory the run will take."""
+        super().on_train_start()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        longest = max((example.prompt for example in data.train_examples), key=len)
+        self.estimate = estimate_memory(
+            self.policy.model,
+            num_sequences=data.batch_size * self.sampling.num_generations,
+            prompt_tokens=len(self.policy.tokenizer(longest)["input_ids"]),
+            completion_tokens=self.sampling.max_new_tokens,
+            group=self.sampling.num_generations if self.policy.shares_prompts else 1,
+            micro_batch_tokens=self.micro_batch_tokens,
+            checkpointing=self.policy.settings.gradient_checkpointing,
+            chunk_tokens=default_chunk_tokens(self.policy.model.config.vocab_size, self.device),
+            autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.trainer.precision or ""),
+            reference=self.policy.reference_model,
+            encoders=[part.encoder for part in self.reward_mix.parts.values() if isinstance(part, SemanticSimilarity)],
+        )
+        here_already = self.estimate.weights + self.estimate.reference + self.estimate.encoder
+        self.held_by_others = peak_memory(self.device) - here_already
+        self.say(str(self.estimate))
+
+    def on_train_end(self) -> None:
+        """Leave the policy in the run's folder, and say how much memory the run took."""
+        super().on_train_end()
+        peak = peak_memory(self.device) - self.held_by_others
+        self.say(f"memory: the peak was {peak / 1e6:,.0f} MB, {self.estimate.total / 1e6:,.0f} MB were estimated")
+
     def updates_per_batch(self) -> int:
         """Optimizer steps that one batch of rollouts takes."""
         return self.num_iterations * self.windows
 
     def training_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """The whole method, once."""
+        self.stopwatch = Stopwatch(self.device)
         rollouts = sample(self.policy, prompts, self.sampling, self.rollout_seed())
+        self.stopwatch.lap("rollout")
         rewards = self.reward_mix(rollouts.completions, rollouts.num_generations)
+        self.stopwatch.lap("reward")
         advantages_N, spread = self.compare(rewards)
         update = self.update(rollouts, advantages_N)
         self.report(rollouts, rewards, advantages_N, {**spread, **update})
@@ -125,8 +159,10 @@ class GRPO(PolicyModule):
         old_NT = self.score(whole) if self.updates_per_batch() > 1 else None
         with self.policy.reference() if self.loss.beta > 0 else nullcontext():
             ref_NT = self.score(whole) if self.loss.beta > 0 else None
+        self.stopwatch.lap("reference")
 
         steps: list[dict[str, Tensor]] = []
+        tokens, slots = 0, 0
         for _ in range(self.num_iterations):
             for window in torch.arange(len(whole), device=self.device).split(self.window_size):
                 counts = self.window_counts(mask_NT[window])
@@ -135,36 +171,41 @@ class GRPO(PolicyModule):
                     mask_NT[window], self.loss.loss_type, self.sampling.max_new_tokens, counts
                 )
                 metrics: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-                for rows in whole.micro_batches(window, self.micro_batch_size):
-                    sequences = whole.select(rows)
-                    tokens = slice(sequences.completion_ids_NT.shape[1])
-                    logprobs_NT, entropy_NT = self.policy.logprobs(sequences, self.sampling.temperature)
-                    output = policy_loss(
-                        logprobs_NT,
-                        logprobs_NT if old_NT is None else old_NT[rows, tokens],
-                        None if ref_NT is None else ref_NT[rows, tokens],
-                        advantages_N[rows],
-                        mask_NT[rows, tokens],
-                        weights_NT[rows, tokens],
+                active = window[mask_NT[window].any(dim=1)]
+                for batch in self.micro_batches(whole, active):
+                    loss_fn = packed_policy_loss(
+                        None if old_NT is None else batch.pack(old_NT),
+                        None if ref_NT is None else batch.pack(ref_NT),
+                        batch.pack(advantages_N[:, None].expand_as(mask_NT)),
+                        batch.pack(weights_NT),
+                        batch.lengths,
                         self.loss,
                         counts,
                     )
-                    self.backward_share(output.loss)
-                    entropy = entropy_NT.masked_fill(~mask_NT[rows, tokens], 0.0).sum() / max(counts.tokens, 1)
-                    for name, value in {**output.metrics, "entropy": entropy, "loss": output.loss.detach()}.items():
+                    loss, found = self.policy.loss(
+                        batch.sequences,
+                        loss_fn,
+                        self.sampling.temperature,
+                        whole_rows=self.loss.importance_sampling_level == "sequence",
+                    )
+                    self.backward_share(loss)
+                    for name, value in {**found, "loss": loss.detach()}.items():
                         metrics[name] += value * self.trainer.world_size  # they add up over ranks; logging averages
+                    tokens, slots = tokens + batch.tokens, slots + batch.slots
                 metrics["grad_norm"] = self.apply_gradients()
                 steps.append(metrics)
-        return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
+        self.stopwatch.lap("update")
+        means = {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
+        return {**means, "padding/update": torch.tensor(1 - tokens / max(slots, 1))}
 
     @torch.no_grad()
     def score(self, whole: Sequences) -> Tensor:
         """Log-probs of the sampled tokens as they stand, without gradients: float32 [N, T]."""
         logprobs_NT = torch.zeros(whole.completion_ids_NT.shape, device=self.device)
         with self.policy.inference():
-            for rows in whole.micro_batches(torch.arange(len(whole), device=self.device), self.micro_batch_size):
-                piece_NT, _ = self.policy.logprobs(whole.select(rows), self.sampling.temperature)
-                logprobs_NT[rows, : piece_NT.shape[1]] = piece_NT
+            for batch in self.micro_batches(whole, torch.arange(len(whole), device=self.device)):
+                piece_NT, _ = self.policy.logprobs(batch.sequences, self.sampling.temperature)
+                logprobs_NT[batch.rows, : piece_NT.shape[1]] = piece_NT
         return logprobs_NT
 
     def report(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor, metrics: dict[str, Tensor]) -> None:
@@ -187,7 +228,13 @@ class GRPO(PolicyModule):
                 "completions/min_length": lengths_N.min(),
                 "completions/max_length": lengths_N.max(),
                 "completions/clipped_ratio": 1 - rollouts.ended_N.float().mean(),
+                "completions/duplicates": 1
+                - len({one.text for one in rollouts.completions}) / len(rollouts.completions),
                 "num_tokens": lengths_N.sum(),
+                "padding/rollout": 1 - lengths_N.sum() / rollouts.slots,
+                **{f"timing/{stage}": seconds for stage, seconds in self.stopwatch.seconds.items()},
+                "timing/reward_share": self.stopwatch.seconds["reward"] / sum(self.stopwatch.seconds.values()),
+                "tokens_per_second": lengths_N.sum() / sum(self.stopwatch.seconds.values()),
             },
             "reward",
             "kl",

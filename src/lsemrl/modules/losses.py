@@ -17,17 +17,24 @@ does not add up.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lsemrl.types import LossOutput, UserError
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
 Estimator = Literal["k1", "k2", "k3"]
 Level = Literal["token", "sequence"]
+
+LossFunction = Callable[[slice, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""From a slice of the tokens, their log-probs and their entropies: their share of a loss and of its metrics."""
 
 # exp overflows float32 above 88, and the backward pass of a clipped token then multiplies inf by zero: one token
 # turns every weight into NaN. e^20 is far outside any clip range, so nothing worth learning from is lost.
@@ -220,6 +227,60 @@ def policy_loss(
         loss=(loss_NT * weights_NT).sum(),
         metrics={name: value.detach().float() for name, value in metrics.items()},
     )
+
+
+def packed_policy_loss(
+    old_logprobs_M: Tensor | None,
+    ref_logprobs_M: Tensor | None,
+    advantages_M: Tensor,
+    weights_M: Tensor,
+    lengths: Sequence[int],
+    settings: LossSettings,
+    counts: WindowCounts,
+) -> LossFunction:
+    """`policy_loss` for log-probs that come a slice at a time, completions one behind the other without padding.
+
+    Args:
+        old_logprobs_M: As in `policy_loss`; None in a first, on-policy step.
+        ref_logprobs_M: As there.
+        advantages_M: Of the completion that each token belongs to.
+        weights_M: Of the tokens in the window, all of which are active.
+        lengths: Tokens of each completion.
+        settings: As there. At sequence level slices must not cut a completion in two.
+        counts: As there.
+
+    Returns:
+        From a slice of the M tokens, their log-probs and their entropies (nats): the loss, and the metrics of
+        `policy_loss` with `entropy`, the mean over the window's tokens. Both add up over slices.
+    """
+    starts = [0, *accumulate(lengths)]
+
+    def loss_fn(tokens: slice, logprobs_C: Tensor, entropy_C: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        def rows(values_C: Tensor) -> Tensor:
+            if settings.importance_sampling_level == "token":
+                return values_C[:, None]  # ratios know no siblings, so each token may pass for a row of its own
+            pieces = lengths[bisect_left(starts, tokens.start) : bisect_left(starts, tokens.stop)]
+            return pad_sequence(values_C.split(list(pieces)), batch_first=True)
+
+        logprobs_NT = rows(logprobs_C)
+        output = policy_loss(
+            logprobs_NT,
+            logprobs_NT if old_logprobs_M is None else rows(old_logprobs_M[tokens]),
+            None if ref_logprobs_M is None else rows(ref_logprobs_M[tokens]),
+            rows(advantages_M[tokens])[:, 0],
+            rows(torch.ones_like(logprobs_C, dtype=torch.bool)),
+            rows(weights_M[tokens]),
+            settings,
+            counts,
+        )
+        return output.loss, {**output.metrics, "entropy": entropy_C.sum() / max(counts.tokens, 1)}
+
+    return loss_fn
+
+
+def likelihood_loss(weights_M: Tensor) -> LossFunction:
+    """The negative log-likelihood of tokens that come a slice at a time, weighted by `token_weights`."""
+    return lambda tokens, logprobs_C, entropy_C: (-(logprobs_C * weights_M[tokens]).sum(), {})
 
 
 def _kl(logprobs_NT: Tensor, ref_logprobs_NT: Tensor, estimator: Estimator) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,16 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from lsemrl import micro
+from lsemrl import kernels, micro
+from lsemrl.modules.forward import Route, choose_route, head, predictors, score_logits
+from lsemrl.modules.losses import LossFunction
+from lsemrl.modules.packing import Packed
 from lsemrl.types import Sequences, UserError
 
 _TRAINED, _REFERENCE = "default", "reference"
@@ -113,6 +118,7 @@ class Policy(nn.Module):
             )
         self.model = None
         self.reference_model: Any = None  # only full fine-tuning needs a second copy
+        self._route: Route | None = None  # through the model; chosen on the first rows
 
     def load(self) -> None:
         """Read the weights and set up adapter, reference and checkpointing. Calling it again changes nothing.
@@ -137,10 +143,17 @@ class Policy(nn.Module):
             self.model = model
             if settings.reference != "none":
                 self.reference_model = copy.deepcopy(model).requires_grad_(False).eval()
+        if not isinstance(self.model.get_output_embeddings(), nn.Linear):
+            raise UserError(
+                f"the output head ({_name_of(model.get_output_embeddings(), self.model)}) is adapted by "
+                f"{'policy.adapter' if self.adapter else 'policy.lora.target_modules'}, and the loss is computed with "
+                "a plain one; adapt any linears but the head"
+            )
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
             # A frozen embedding gives checkpointed layers no input that asks for gradients, and LoRA none in return.
             self.model.enable_input_require_grads()
+        self.model.train()  # transformers reads models in eval mode, where checkpointing and dropout are off
 
     @property
     def adapted(self) -> bool:
@@ -155,37 +168,86 @@ class Policy(nn.Module):
             ids.update(declared if isinstance(declared, list) else [] if declared is None else [declared])
         return sorted(ids)
 
-    def logits(self, sequences: Sequences) -> Tensor:
-        """Logits of every completion token given what stands before it: float32 [N, T, V]."""
-        ids = torch.cat([sequences.prompt_ids_NP, sequences.completion_ids_NT], dim=1)
-        mask = torch.cat([sequences.prompt_mask_NP, sequences.completion_mask_NT], dim=1)
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions(mask),
-            logits_to_keep=sequences.completion_ids_NT.shape[1] + 1,
-            use_cache=False,
-        )
-        logits: Tensor = output.logits[:, :-1].float()
-        return logits
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether siblings are computed behind one prompt, as far as is known yet."""
+        return self._route in (None, "shared")
 
     def logprobs(self, sequences: Sequences, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Score completions under the current weights and mode.
 
         Args:
-            sequences: N prompts with their completions.
+            sequences: N completions; siblings share the computation of their prompt.
             temperature: Divides the logits; the temperature that sampled, so that ratios compare like with like.
 
         Returns:
             logprobs_NT and entropy_NT, float32, in nats; padding holds 0. The entropy carries no gradient.
         """
-        logits = self.logits(sequences) / temperature
-        lse_NT = logits.logsumexp(-1)
-        logprobs_NT = logits.gather(-1, sequences.completion_ids_NT.unsqueeze(-1)).squeeze(-1) - lse_NT
-        with torch.no_grad():
-            entropy_NT = lse_NT - (logits.sub(lse_NT.unsqueeze(-1)).exp_() * logits).sum(-1)
-        padding = ~sequences.completion_mask_NT
-        return logprobs_NT.masked_fill(padding, 0.0), entropy_NT.masked_fill(padding, 0.0)
+        states_MH, packed = self._predictors(sequences)
+        if self._route == "whole":
+            scored = score_logits(states_MH, packed.targets_M, temperature)
+        else:
+            weight_VH, bias_V = self._head()
+            scored = kernels.token_logprobs(
+                states_MH, weight_VH, packed.targets_M, bias_V=bias_V, temperature=temperature
+            )
+        mask_NT = sequences.completion_mask_NT
+        zeros_NT = torch.zeros(mask_NT.shape, device=mask_NT.device)
+        logprobs_NT, entropy_NT = (zeros_NT.masked_scatter(mask_NT, scored_M) for scored_M in scored)
+        return logprobs_NT, entropy_NT
+
+    def loss(
+        self, sequences: Sequences, loss_fn: LossFunction, temperature: float = 1.0, *, whole_rows: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A loss on the log-probs of completion tokens, in one pass over the head.
+
+        Args:
+            sequences: N completions of M tokens together, completion by completion.
+            loss_fn: From a slice of the M tokens, their log-probs and entropies, their share of the loss and metrics.
+            temperature: As in `logprobs`.
+            whole_rows: Whether no completion may be cut between two slices.
+
+        Returns:
+            The sum of the shares, to call backward on, and the sums of the metrics.
+        """
+        states_MH, packed = self._predictors(sequences)
+        if self._route == "whole":
+            logprobs_M, entropy_M = score_logits(states_MH, packed.targets_M, temperature)
+            return loss_fn(slice(0, len(logprobs_M)), logprobs_M, entropy_M)
+        weight_VH, bias_V = self._head()
+        return kernels.fused_policy_loss(
+            states_MH,
+            weight_VH,
+            packed.targets_M,
+            loss_fn,
+            lengths=packed.lengths if whole_rows else None,
+            bias_V=bias_V,
+            temperature=temperature,
+        )
+
+    def predictions(self, sequences: Sequences) -> Callable[[slice], Tensor]:
+        """Compute `sequences` now; the function returned gives the float32 logits [C, V] of a slice of its tokens."""
+        states_MH, _ = self._predictors(sequences)
+        if self._route == "whole":
+            return lambda tokens: states_MH[tokens]
+        weight_VH, bias_V = self._head()
+        return lambda tokens: linear(states_MH[tokens].to(weight_VH.dtype), weight_VH, bias_V).float()
+
+    def _head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, H] and bias [V] of the output head, as mixed precision would have them."""
+        module = head(self.model)
+        weight_VH: Tensor = module.weight
+        bias_V: Tensor | None = module.bias
+        if torch.is_autocast_enabled(weight_VH.device.type):
+            dtype = torch.get_autocast_dtype(weight_VH.device.type)
+            weight_VH, bias_V = weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
+        return weight_VH, bias_V
+
+    def _predictors(self, sequences: Sequences) -> tuple[Tensor, Packed]:
+        if self._route is None:
+            with self.inference():
+                self._route = choose_route(self.model, sequences)
+        return predictors(self.model, sequences, self._route)
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -236,6 +298,40 @@ class Policy(nn.Module):
         finally:
             model.train(training)
 
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """`inference` with the adapters added to a copy of the weights they adapt: a third of the matmuls.
+
+        Only in float32, where the sum loses nothing that matters; elsewhere the adapters stay beside the weights,
+        which would swallow small updates. The weights themselves are never written to.
+        """
+        layers: list[Any] = [layer for layer in self.model.modules() if isinstance(layer, LoraLayer)]
+        layers = [layer for layer in layers if not layer.disable_adapters]
+        plain = all(
+            isinstance(layer.get_base_layer(), nn.Linear)
+            and layer.get_base_layer().weight.dtype == torch.float32
+            and not layer.lora_variant
+            for layer in layers
+        )
+        with self.inference():
+            if not layers or not plain:
+                yield
+                return
+            weights = [layer.get_base_layer().weight for layer in layers]
+            own = [weight.data for weight in weights]
+            summed = [
+                weight + layer.get_delta_weight(layer.active_adapters[0])
+                for weight, layer in zip(own, layers, strict=True)
+            ]
+            with self.model.disable_adapter():
+                try:
+                    for weight, data in zip(weights, summed, strict=True):
+                        weight.data = data
+                    yield
+                finally:
+                    for weight, data in zip(weights, own, strict=True):
+                        weight.data = data
+
     def save(self, folder: Path) -> None:
         """Write the adapter (after full fine-tuning, the model) and the tokenizer in their libraries' own formats."""
         if self.adapted:
@@ -254,9 +350,9 @@ class Policy(nn.Module):
         return trained | {name for name in self.state_dict() if f".{_REFERENCE}." in name or "reference_model." in name}
 
 
-def positions(mask: Tensor) -> Tensor:
-    """Position ids that count from the first real token of a left-padded row: int64, the shape of `mask`."""
-    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+def _name_of(module: nn.Module, model: nn.Module) -> str:
+    names: list[str] = [name for name, other in model.named_modules() if other is module]
+    return names[0].rpartition(".")[2]
 
 
 def fingerprint(model: nn.Module) -> str:

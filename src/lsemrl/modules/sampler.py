@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lsemrl.modules.policy import Policy, positions
+from lsemrl.modules.forward import positions
+from lsemrl.modules.policy import Policy
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
+
+_NUCLEUS = 64
+"""Tokens among which top-p is looked for first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +58,8 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
         sampling: How to draw.
         seed: The same seed, weights and prompts give the same completions on one machine.
     """
-    with policy.inference():
-        ids_NT, mask_NT, ended_N = _decode(policy.model, prompts, sampling, policy.eos_ids(), seed)
+    with policy.merged():
+        ids_NT, mask_NT, ended_N, slots = _decode(policy.model, prompts, sampling, policy.eos_ids(), seed)
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
     texts = policy.tokenizer.batch_decode(ids_NT, skip_special_tokens=True)
     group = sampling.num_generations
@@ -66,20 +70,22 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
             for text, ended, example in zip(texts, ended_N.tolist(), examples, strict=True)
         ),
         sequences=Sequences(
-            prompt_ids_NP=prompts.prompt_ids_BP.repeat_interleave(group, dim=0),
-            prompt_mask_NP=prompts.prompt_mask_BP.repeat_interleave(group, dim=0),
+            prompt_ids_BP=prompts.prompt_ids_BP,
+            prompt_mask_BP=prompts.prompt_mask_BP,
+            prompt_of_N=torch.arange(len(examples), device=ids_NT.device) // group,
             completion_ids_NT=ids_NT,
             completion_mask_NT=mask_NT,
         ),
         ended_N=ended_N,
         num_generations=group,
+        slots=slots,
     )
 
 
 def _decode(
     model: Any, prompts: PromptBatch, sampling: Sampling, eos_ids: Sequence[int], seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids_NT, mask_NT and ended_N of all N completions."""
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Token ids_NT, mask_NT and ended_N of all N completions, and how many tokens were drawn for them."""
     group, device = sampling.num_generations, prompts.prompt_ids_BP.device
     generator = torch.Generator(device).manual_seed(seed)
     eos = torch.tensor(list(eos_ids), device=device)
@@ -101,7 +107,9 @@ def _decode(
     mask_NT = torch.zeros_like(ids_NT, dtype=torch.bool)
     ended_N = torch.zeros(len(attention), dtype=torch.bool, device=device)
     rows = torch.arange(len(attention), device=device)  # those still in the batch
+    slots = 0
     for step in range(sampling.max_new_tokens):
+        slots += len(rows)
         token_N = draw(logits_NV.float(), sampling, generator)
         open_N = ~ended_N[rows]
         ids_NT[rows, step], mask_NT[rows, step] = token_N, open_N
@@ -123,20 +131,34 @@ def _decode(
         ).logits[:, -1]
         position_N = position_N + 1
     width = int(mask_NT.any(dim=0).sum())
-    return ids_NT[:, :width], mask_NT[:, :width], ended_N
+    return ids_NT[:, :width], mask_NT[:, :width], ended_N, slots
 
 
 def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """One token a row from float32 logits: temperature, then top-k, then top-p, as everywhere in the field."""
     if sampling.temperature == 0:
         return logits_NV.argmax(dim=-1)
+    vocabulary = logits_NV.shape[-1]
     logits_NV = logits_NV / sampling.temperature
-    if 0 < sampling.top_k < logits_NV.shape[-1]:
-        kth = logits_NV.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits_NV = logits_NV.masked_fill(logits_NV < kth, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, order = logits_NV.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(dim=-1)
-        beyond = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
-        logits_NV = logits_NV.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
-    return torch.multinomial(logits_NV.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+    if 0 < sampling.top_k < vocabulary:
+        logits_NK, ids_NK = logits_NV.topk(sampling.top_k, dim=-1)
+        kept_NK = _nucleus(logits_NK.softmax(dim=-1), sampling.top_p)
+    elif sampling.top_p < 1:
+        # Sorting a whole vocabulary costs more than the model that filled it, and a nucleus is mostly small.
+        probabilities_NV = logits_NV.softmax(dim=-1)
+        width = min(_NUCLEUS, vocabulary)
+        while True:
+            probabilities_NK, ids_NK = probabilities_NV.topk(width, dim=-1)
+            if width == vocabulary or bool((probabilities_NK.sum(dim=-1) >= sampling.top_p).all()):
+                break
+            width = min(16 * width, vocabulary)
+        kept_NK = _nucleus(probabilities_NK, sampling.top_p)
+    else:
+        return torch.multinomial(logits_NV.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+    return ids_NK.gather(-1, torch.multinomial(kept_NK, 1, generator=generator)).squeeze(-1)
+
+
+def _nucleus(probabilities_NK: Tensor, top_p: float) -> Tensor:
+    """Falling probabilities, those set to zero before which `top_p` was reached already."""
+    beyond_NK = probabilities_NK.cumsum(dim=-1) - probabilities_NK >= top_p
+    return probabilities_NK.masked_fill(beyond_NK, 0.0)

@@ -1,0 +1,339 @@
+"""The whole GRPO step against TRL's GRPOTrainer: same model, prompts, group, lengths, KL penalty and reward.
+
+    python benchmarks/bench_step.py
+    python benchmarks/bench_step.py --shape headline --train full
+    python benchmarks/bench_step.py --model qwen3-0.6b-random --shape headline --prompt 1024 --completion 64  # on a GPU
+
+First both systems take two updates on the same completions in float32; only if their losses and gradients agree are
+speeds measured and printed. Both then train in processes of their own that take steps in turn. Writes a row for each
+system to benchmarks/results/step_<device>_<model>_<train>.csv; a ratio is the time of TRL's step over that of ours
+beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import harness  # first: it takes the libraries offline
+import torch
+from datasets import Dataset
+from harness import ALPHA, BETA, RANK, Model, Shape, Turns, Work, lsemrl
+from lightning.pytorch import Callback
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer  # type: ignore[attr-defined]  # exported lazily
+
+from lsemrl.modules.optimization import OptimizerSettings
+
+MODELS = {"small": harness.small_model(), "qwen3-0.6b-random": harness.large_model()}
+SHAPES = {
+    "translation": Shape(prompts=4, prompt=64, completion=32, group=8),
+    "headline": Shape(prompts=2, prompt=512, completion=32, group=8),
+}
+PACKAGES = ("lsemrl", "trl", "torch", "transformers", "peft", "lightning")
+TOLERANCE = 1e-4
+"""Of the check, relative."""
+
+
+class Theirs(GRPOTrainer):
+    """TRL's trainer, which keeps what it would only send to a tracker: seconds of its parts, lengths, losses."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.parts = dict.fromkeys(harness.PARTS, 0.0)
+        self.lengths = (0, 0)
+        self.losses: list[Tensor] = []
+        super().__init__(*args, **settings)
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        with self._timed("rollout"):
+            output = super()._generate(prompts)
+        lengths = [len(ids) for ids in output[1]]
+        self.lengths = min(lengths), max(lengths)
+        return output
+
+    def _calculate_rewards(self, *args: Any) -> Any:
+        with self._timed("reward"):
+            return super()._calculate_rewards(*args)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **settings: Any) -> Any:
+        if torch.is_grad_enabled():
+            return super()._get_per_token_logps_and_entropies(*args, **settings)
+        with self._timed("reference"):
+            return super()._get_per_token_logps_and_entropies(*args, **settings)
+
+    def _compute_loss(self, *args: Any) -> Any:
+        loss = super()._compute_loss(*args)
+        self.losses.append(loss.detach())
+        return loss
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started = _now(self.args.device)
+        yield
+        self.parts[part] += _now(self.args.device) - started
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def their_trainer(work: Work, model: Any, callback: TrainerCallback, *, lr: float, **settings: Any) -> Theirs:
+    """TRL set up as ours is, and at its fastest: the whole step is one micro-batch.
+
+    Args:
+        work: See there.
+        model: A folder, or a model with its adapter.
+        callback: Told of its steps.
+        lr: Learning rate.
+        settings: A rollout_func, and fields of GRPOConfig.
+    """
+    shape = work.shape
+    rollout_func = settings.pop("rollout_func", None)
+    config = {
+        "output_dir": str(work.folder / "trl"),
+        "model_init_kwargs": {"dtype": work.dtype} if isinstance(model, str) else None,
+        "use_cpu": work.device == "cpu",
+        "bf16": work.dtype == "bfloat16",
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": shape.prompts * shape.group,
+        "num_generations": shape.group,
+        "max_completion_length": shape.completion,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "beta": BETA,
+        "use_bias_correction_kl": False,
+        "learning_rate": lr,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "max_steps": work.steps,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    trainer = Theirs(
+        model=model,
+        reward_funcs=lambda completions, **_: [harness.score(text) for text in completions],
+        args=GRPOConfig(**{**config, **settings}),
+        train_dataset=Dataset.from_dict({"prompt": harness.read_prompts(work.folder)}),
+        processing_class=AutoTokenizer.from_pretrained(work.folder, padding_side="left"),
+        callbacks=[callback],
+        peft_config=_lora() if work.train == "lora" and isinstance(model, str) else None,
+        rollout_func=rollout_func,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _InTurn(TrainerCallback):
+    """Ends of their steps."""
+
+    trainer: Theirs
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.turns.ready()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        parts = dict(self.trainer.parts)
+        parts["update"] = _now(self.trainer.args.device) - self.turns.started - sum(parts.values())
+        self.trainer.parts = dict.fromkeys(harness.PARTS, 0.0)
+        self.turns.end(self.trainer.lengths, parts)
+
+
+def trl(work: Work, turns: Turns) -> None:
+    """TRL's GRPOTrainer."""
+    callback = _InTurn(turns)
+    callback.trainer = their_trainer(work, str(work.folder), callback, lr=1e-5)
+    callback.trainer.train()
+
+
+class _OurGradients(Callback):
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Tensor]] = []
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        self.steps.append(_gradients(module.policy.model))
+
+
+class _TheirGradients(TrainerCallback):
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **about: Any) -> None:
+        self.steps.append(_gradients(about["model"]))
+
+
+def _gradients(model: Any) -> dict[str, Tensor]:
+    return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check(folder: Path, model: Model, work: Work) -> str:
+    """Compare two updates of ours with two of TRL's on the completions that ours sampled.
+
+    Rewards, advantages, old and reference log-probs, loss, gradients and the optimizer in between are each system's
+    own. Prompts and completions are of several lengths. The second update is off-policy and away from the reference.
+
+    Args:
+        folder: To write to.
+        model: What to check with.
+        work: What is to be measured, of which the group, `train` and `device` are kept.
+
+    Returns:
+        A line that says what was found.
+
+    Raises:
+        SystemExit: They differ by more than the tolerance.
+    """
+    lengths = (1, 30, 17, 8)
+    shape = Shape(prompts=len(lengths), prompt=max(lengths), completion=16, group=work.shape.group)
+    work = dataclasses.replace(work, folder=folder, shape=shape, dtype="float32", steps=1)
+    ends = range(0, model.vocabulary, 16)
+    harness.save_model(folder, model, work.device, ends)
+    harness.save_prompts(folder, lengths, model.vocabulary)
+    start: Any = str(folder)
+    adapter = None
+    if work.train == "lora":
+        adapter = folder / "adapter"
+        _save_adapter(folder, adapter)
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        start = PeftModel.from_pretrained(base, adapter, is_trainable=True)
+
+    lr = 3e-4  # far enough to clip a part of the tokens, near enough that AdamW does not blow up rounding
+    reward, ours = harness.Score(), _OurGradients()
+    optimizer = OptimizerSettings(lr=lr, schedule="constant", warmup_ratio=0.0, max_grad_norm=1e9)
+    module = harness.grpo(
+        work, lr=lr, adapter=adapter, rewards={"score": reward}, optimizer=optimizer, num_iterations=2
+    )
+    harness.fit(module, work, ours)
+
+    ids: dict[str, list[list[int]]] = {}
+    for completion in reward.seen:
+        tokens = module.policy.tokenizer(completion.text)["input_ids"]
+        # The padding word ends a completion too, and is the only one that decoding drops.
+        tokens += [0] if completion.ended and (not tokens or tokens[-1] not in ends) else []
+        ids.setdefault(completion.example.prompt, []).append(tokens)
+
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        completions = {prompt: iter(rows) for prompt, rows in ids.items()}
+        return {
+            "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
+            "completion_ids": [next(completions[prompt]) for prompt in prompts],
+            "logprobs": None,
+        }
+
+    theirs = _TheirGradients()
+    settings = {"num_iterations": 2, "max_steps": 2, "max_grad_norm": 0.0}
+    trainer = their_trainer(work, start, theirs, lr=lr, rollout_func=rollout, **settings)
+    trainer.train()
+
+    gradients = max(_difference(*steps) for steps in zip(ours.steps, theirs.steps, strict=True))
+    their_losses = torch.stack(trainer.losses)
+    our_loss = module.trainer.callback_metrics["loss"].to(their_losses.device)  # the mean of both updates
+    loss = ((our_loss - their_losses.mean()).abs() / their_losses.abs().mean()).item()
+    clipped = next(log for log in reversed(trainer.state.log_history) if "kl" in log)["clip_ratio/region_mean"]
+    found = f"loss within {loss:.1e} and gradients within {gradients:.1e} of TRL's"
+    if not max(gradients, loss) <= TOLERANCE:
+        raise SystemExit(f"check failed, no speed is measured: {found}, and not within {TOLERANCE:.0e}")
+    return f"check passed: {found} over two updates, {clipped:.0%} of tokens clipped in the second"
+
+
+def _save_adapter(folder: Path, adapter: Path) -> None:
+    """Write an adapter of the model in `folder` that changes what it says."""
+    torch.manual_seed(1)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), _lora())
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.save_pretrained(str(adapter))
+
+
+def _lora() -> LoraConfig:
+    return LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def _difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The largest difference of a parameter's gradients, relative to their norm."""
+    assert ours.keys() == theirs.keys() and ours
+    return max(float((ours[name] - theirs[name]).norm() / theirs[name].norm()) for name in ours)
+
+
+def compare(name: str, model_name: str, work: Work, warmup: int) -> list[dict[str, Any]]:
+    """Measure both systems on `work`, print what came out, and return a row for each."""
+    measured = harness.measure((lsemrl, trl), work, warmup)
+    ratios = [theirs / ours for ours, theirs in zip(measured["lsemrl"].seconds, measured["trl"].seconds, strict=True)]
+    print(f"\n{name}: {work.shape} (prompts x prompt/completion/group), {model_name}, {work.train}, {work.device}")
+    rows: list[dict[str, Any]] = []
+    for system, result in measured.items():
+        rows.append(
+            {
+                "shape": name,
+                **dataclasses.asdict(work.shape),
+                "model": model_name,
+                "train": work.train,
+                "device": work.device,
+                "dtype": work.dtype,
+                "system": system,
+                **result.columns(work.shape),
+            }
+        )
+        low, high = harness.quartiles(result.seconds)
+        parts = ", ".join(f"{part} {seconds:.3g}" for part, seconds in result.parts.items())
+        memory = f"peak {result.peak_mb:,.0f} MB, {result.peak_mb - result.loaded_mb:,.0f} above loading"
+        typical = statistics.median(result.seconds)
+        print(f"  {system:6}  {typical:.3g} s a step ({low:.3g} to {high:.3g}); {memory}; {parts or 'no parts'}")
+    low, high = harness.quartiles(ratios)
+    rows[0].update(ratio=statistics.median(ratios), ratio_q1=low, ratio_q3=high)
+    print(f"  ratio   {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})")
+    return rows
+
+
+def main() -> None:
+    """Check, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--model", choices=MODELS, default="small")
+    parser.add_argument("--train", choices=("lora", "full"), default="lora")
+    harness.add_common_options(parser, steps=20)
+    options = parser.parse_args()
+    harness.quiet()
+
+    model = MODELS[options.model]
+    shapes = {name: harness.reshaped(SHAPES[name], options) for name in options.shape}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as root:
+        for name, shape in shapes.items():
+            work = Work(
+                folder=Path(root) / name,
+                shape=shape,
+                train=options.train,
+                device=options.device,
+                dtype=harness.dtype(options.device),
+                steps=options.warmup + options.steps,
+            )
+            print(check(Path(root) / f"check_{name}", model, work), flush=True)
+            harness.save_model(work.folder, model, work.device)
+            harness.save_prompts(work.folder, [shape.prompt] * shape.prompts * work.steps, model.vocabulary)
+            rows += compare(name, options.model, work, options.warmup)
+    path = options.results / f"step_{options.device}_{options.model}_{options.train}.csv"
+    harness.write_csv(path, harness.about(PACKAGES), rows)
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""How sequences are laid out for a forward pass: a prompt once, its completions behind it.
+
+A packed row reads [prompt, completion, completion, ...]. Every completion sees the prompt and itself, never a sibling,
+and its positions go on from the prompt, so that each is scored as if it stood behind the prompt alone while the prompt
+is computed once. Rows are dealt into micro-batches by a budget of tokens, like lengths together.
+
+Left out: several prompts in one row. With a dense mask attention would then cost the square of the row; padding is
+kept below a tenth by dealing instead.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lsemrl.types import Sequences
+
+MAX_PADDING = 0.1
+"""Share of a micro-batch that may be padding, as long as rows can be dealt otherwise."""
+
+_PROMPT, _PADDING = 0, -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """B rows of L tokens, ready for a decoder, and where the M completion tokens are predicted in them.
+
+    Attributes:
+        ids_BL: int64, padded on the right.
+        positions_BL: int64, restarting behind the prompt for every completion.
+        segments_BL: int64: 0 for the prompt, 1 and up for its completions, -1 for padding.
+        sources_M: int64 in [0, B * L): the place whose hidden state predicts each token, completion by completion.
+        targets_M: int64, the tokens.
+        lengths: Tokens of each completion; they sum to M.
+        shared: Whether some row holds several completions.
+    """
+
+    ids_BL: Tensor
+    positions_BL: Tensor
+    segments_BL: Tensor
+    sources_M: Tensor
+    targets_M: Tensor
+    lengths: list[int]
+    shared: bool
+
+    @property
+    def mask(self) -> Tensor:
+        """What a decoder is told of who sees whom.
+
+        Returns:
+            bool [B, 1, L, L], True where the query (third) sees the key (fourth). Where no row holds two completions
+            plain causality will do, and models other than full attention understand: bool [B, L], False for padding.
+        """
+        if not self.shared:
+            return self.segments_BL != _PADDING
+        queries, keys = self.segments_BL[:, :, None], self.segments_BL[:, None, :]
+        length = self.segments_BL.shape[1]
+        causal_LL = torch.ones(length, length, dtype=torch.bool, device=queries.device).tril()
+        # Padding sees the prompt and itself: a query that sees nothing would be NaN.
+        return (causal_LL & ((keys == _PROMPT) | (keys == queries)))[:, None]
+
+
+def pack(sequences: Sequences) -> Packed:
+    """Lay out each prompt with all its completions behind it in one row.
+
+    The last token of a completion predicts nothing and is not fed; the first is predicted by the prompt's last.
+    """
+    prompt_mask_BP, mask_NT, prompt_of_N = (
+        sequences.prompt_mask_BP,
+        sequences.completion_mask_NT,
+        sequences.prompt_of_N,
+    )
+    prompts_B, lengths_N = prompt_mask_BP.sum(dim=1), mask_NT.sum(dim=1)
+    fed_N = (lengths_N - 1).clamp(min=0)
+    before_N = fed_N.cumsum(dim=0) - fed_N
+    eldest_B = torch.searchsorted(prompt_of_N, torch.arange(len(prompts_B), device=prompt_of_N.device))
+    starts_N = (prompts_B - before_N[eldest_B])[prompt_of_N] + before_N
+    siblings_N = torch.arange(len(sequences), device=prompt_of_N.device) - eldest_B[prompt_of_N]
+    length = int(prompts_B.index_add(0, prompt_of_N, fed_N).max())
+
+    ids_BL = prompt_mask_BP.new_zeros(len(prompts_B), length, dtype=torch.long)
+    positions_BL, segments_BL = ids_BL.clone(), torch.full_like(ids_BL, _PADDING)
+    row, column = prompt_mask_BP.nonzero(as_tuple=True)
+    place = column - (prompt_mask_BP.shape[1] - prompts_B)[row]
+    ids_BL[row, place] = sequences.prompt_ids_BP[row, column]
+    positions_BL[row, place] = place
+    segments_BL[row, place] = _PROMPT
+
+    completion_M, token_M = mask_NT.nonzero(as_tuple=True)
+    row_M, place_M = prompt_of_N[completion_M], starts_N[completion_M] + token_M
+    targets_M = sequences.completion_ids_NT[completion_M, token_M]
+    fed_M = token_M + 1 < lengths_N[completion_M]
+    row, place = row_M[fed_M], place_M[fed_M]
+    ids_BL[row, place] = targets_M[fed_M]
+    positions_BL[row, place] = (prompts_B[row_M] + token_M)[fed_M]
+    segments_BL[row, place] = 1 + siblings_N[completion_M[fed_M]]
+    return Packed(
+        ids_BL=ids_BL,
+        positions_BL=positions_BL,
+        segments_BL=segments_BL,
+        sources_M=row_M * length + torch.where(token_M == 0, prompts_B[row_M], place_M) - 1,
+        targets_M=targets_M,
+        lengths=lengths_N.tolist(),
+        shared=len(sequences) > len(prompts_B),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """What goes through the model at once.
+
+    Attributes:
+        rows: int64, which completions of the whole they are.
+        sequences: They themselves.
+        tokens: What is fed, without padding.
+        slots: What is fed, with padding.
+    """
+
+    rows: Tensor
+    sequences: Sequences
+    tokens: int
+    slots: int
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion."""
+        lengths: list[int] = self.sequences.completion_mask_NT.sum(dim=1).tolist()
+        return lengths
+
+    def pack(self, values_NT: Tensor) -> Tensor:
+        """Of values for every token of the whole [N, T], those of these tokens, completion by completion [M]."""
+        mask_NT = self.sequences.completion_mask_NT
+        return values_NT[self.rows, : mask_NT.shape[1]][mask_NT]
+
+
+def micro_batches(whole: Sequences, rows: Tensor, max_tokens: int, *, share: bool) -> list[MicroBatch]:
+    """Deal completions into micro-batches, siblings behind one prompt where `share` allows it.
+
+    Args:
+        whole: The completions that `rows` counts.
+        rows: int64, those to deal; ones without a token are left out.
+        max_tokens: Budget of a micro-batch, padding included; what is longer all alone gets one to itself.
+        share: Whether siblings may share their prompt.
+
+    Returns:
+        Micro-batches in a fixed order. A micro-batch is a tenth padding at most.
+    """
+    prompts = whole.prompt_mask_BP.sum(dim=1).tolist()
+    lengths, prompt_of = whole.completion_mask_NT.sum(dim=1).tolist(), whole.prompt_of_N.tolist()
+    siblings: dict[int, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        if lengths[row]:
+            siblings[prompt_of[row]].append(row)
+    strips: list[tuple[int, list[int]]] = []  # how long a packed row is, and the completions in it
+    for prompt, group in siblings.items():
+        size, strip = prompts[prompt], list[int]()
+        for row in group:
+            if strip and (not share or size + lengths[row] - 1 > max_tokens):
+                strips.append((size, strip))
+                size, strip = prompts[prompt], []
+            size, strip = size + lengths[row] - 1, [*strip, row]
+        strips.append((size, strip))
+    strips.sort()
+    batches: list[list[tuple[int, list[int]]]] = []
+    tokens = 0
+    for size, strip in strips:
+        slots = size * (len(batches[-1]) + 1) if batches else 0
+        if not batches or slots > max_tokens or tokens + size < (1 - MAX_PADDING) * slots:
+            batches.append([])
+            tokens = 0
+        batches[-1].append((size, strip))
+        tokens += size
+    return [
+        MicroBatch(
+            rows=torch.tensor([row for _, strip in batch for row in strip], device=rows.device),
+            sequences=whole.select([strip for _, strip in batch]),
+            tokens=sum(size for size, _ in batch),
+            slots=batch[-1][0] * len(batch),
+        )
+        for batch in batches
+    ]

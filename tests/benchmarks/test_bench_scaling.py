@@ -1,0 +1,32 @@
+"""The benchmark of growth at its smallest."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SMALLEST = "--sweep group --values 2 3 --prompts 1 --prompt 4 --completion 2 --steps 1 --warmup 1"
+
+
+def test_the_smallest_run(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "benchmarks/bench_scaling.py",
+        *SMALLEST.split(),
+        "--device",
+        "cpu",
+        "--results",
+        str(tmp_path),
+    ]
+    run = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    first, *lines = (tmp_path / "scaling_group_cpu.csv").read_text().splitlines()
+    assert first.startswith(f"# python benchmarks/bench_scaling.py {SMALLEST}") and "torch " in first
+    rows = list(csv.DictReader(lines))
+    assert [(row["group"], row["prompt"], row["completion"]) for row in rows] == [("2", "4", "2"), ("3", "4", "2")]
+    for row in rows:
+        assert float(row["step_s"]) > 0 and float(row["peak_mb"]) >= float(row["loaded_mb"]) > 0
+    assert (tmp_path / "scaling_group_cpu.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lsemrl.kernels import torch_kernels
+from lsemrl.kernels.dispatch import kernels_for
+
+
+def fresh(code: str) -> str:
+    """What a new interpreter prints, one to which Triton's own switch says nothing."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_neither_importing_nor_using_it_on_cpu_loads_triton() -> None:
+    code = (
+        "import sys, torch, lsemrl.kernels as k;"
+        "k.token_logprobs(torch.randn(2, 3), torch.randn(4, 3), torch.tensor([0, 3])); print('triton' in sys.modules)"
+    )
+    assert fresh(code) == "False"
+
+
+def test_auto_is_torch_on_cpu_and_triton_on_cuda_where_installed() -> None:
+    pytest.importorskip("triton")
+    assert kernels_for("auto", torch.device("cpu")) is torch_kernels
+    assert kernels_for("torch", torch.device("cuda")) is torch_kernels
+    assert kernels_for("auto", torch.device("cuda")).__name__ == "lsemrl.kernels.triton_kernels"  # type: ignore[attr-defined]
+
+
+def test_without_triton_auto_is_torch_and_triton_is_refused() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch; from lsemrl.kernels import torch_kernels; from lsemrl.kernels.dispatch import kernels_for\n"
+        "print(kernels_for('auto', torch.device('cuda')) is torch_kernels)\n"
+        "try: kernels_for('triton', torch.device('cuda'))\n"
+        "except ValueError as error: print(error)"
+    )
+    assert fresh(code).splitlines() == [
+        "True",
+        "backend is 'triton', which is not installed: install it, or choose 'torch'",
+    ]
+
+
+def test_triton_on_cpu_tensors_is_refused_unless_interpreted() -> None:
+    pytest.importorskip("triton")
+    code = (
+        "import torch; from lsemrl.kernels.dispatch import kernels_for\n"
+        "try: kernels_for('triton', torch.device('cpu'))\n"
+        "except ValueError as error: print(error)"
+    )
+    assert fresh(code).startswith("backend is 'triton' and the tensors are on cpu: ")
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(ValueError, match="backend is 'cuda': choose one of auto, triton, torch"):
+        kernels_for("cuda", torch.device("cpu"))  # type: ignore[arg-type]

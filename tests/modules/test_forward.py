@@ -1,0 +1,154 @@
+"""Shared prefixes give the log-probs and gradients of the plain way, and give way where a model does not allow them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig, MistralConfig, Qwen3Config
+
+from lsemrl.errors import UserError
+from lsemrl.modules.forward import choose_route, head, logits, predictors
+from lsemrl.modules.losses import likelihood_loss
+from lsemrl.modules.policy import LoraSettings, Policy
+from lsemrl.types import Sequences
+from tiny import make_policy
+
+SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2}
+ATTENTION = {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+UNEVEN = ([7, 1, 4], [(0, 5), (0, 1), (0, 3), (1, 2), (1, 6), (2, 4)])
+
+
+def sequences(prompts: list[int], completions: list[tuple[int, int]], vocabulary: int = 50, seed: int = 0) -> Sequences:
+    """Random tokens: prompts of the given lengths, completions as (prompt, length)."""
+    generator = torch.Generator().manual_seed(seed)
+    prompt_mask = torch.arange(max(prompts)) >= max(prompts) - torch.tensor(prompts)[:, None]
+    lengths = torch.tensor([length for _, length in completions])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return Sequences(
+        prompt_ids_BP=torch.randint(vocabulary, prompt_mask.shape, generator=generator),
+        prompt_mask_BP=prompt_mask,
+        prompt_of_N=torch.tensor([prompt for prompt, _ in completions]),
+        completion_ids_NT=torch.randint(vocabulary, mask.shape, generator=generator),
+        completion_mask_NT=mask,
+    )
+
+
+def plain_logprobs(policy: Policy, whole: Sequences) -> Tensor:
+    """By the model's own logits, [M]."""
+    logits_MV = logits(policy.model, whole)[whole.completion_mask_NT]
+    targets_M = whole.completion_ids_NT[whole.completion_mask_NT]
+    return logits_MV.log_softmax(-1).gather(1, targets_M[:, None])[:, 0]
+
+
+def gradients(policy: Policy, loss: Tensor) -> list[Tensor]:
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    return [
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True)
+    ]
+
+
+def relative_error(found: list[Tensor], truth: list[Tensor]) -> float:
+    def norm(tensors: list[Tensor]) -> float:
+        return float(sum(tensor.double().square().sum() for tensor in tensors) ** 0.5)
+
+    return norm([one - other for one, other in zip(found, truth, strict=True)]) / norm(truth)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [UNEVEN, ([5, 3], [(0, 4), (1, 2)]), ([1], [(0, 1), (0, 1)]), ([40], [(0, 20)] * 8)],
+    ids=["uneven", "group of one", "one token behind one", "group of eight"],
+)
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"train": "full"}], ids=str)
+def test_shared_prefix_equals_the_plain_way(tiny_model: str, rows: Any, settings: dict[str, Any]) -> None:
+    policy, whole = make_policy(tiny_model, **settings), sequences(*rows, vocabulary=1000)
+    policy.train()
+    weights_M = torch.linspace(-1, 1, int(whole.completion_mask_NT.sum()))
+    loss, _ = policy.loss(whole, likelihood_loss(weights_M))
+    assert policy.shares_prompts and policy._route == "shared"
+    plain_M = plain_logprobs(policy, whole)
+    found_NT, _ = policy.logprobs(whole)
+    torch.testing.assert_close(found_NT[whole.completion_mask_NT], plain_M, rtol=1e-5, atol=2e-5)
+    assert not found_NT[~whole.completion_mask_NT].any()
+    plain_loss = -(plain_M * weights_M).sum()
+    torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=2e-5)
+    assert relative_error(gradients(policy, loss), gradients(policy, plain_loss)) < 1e-5
+
+
+def test_eager_attention_shares_too(tiny_model: str) -> None:
+    policy, whole = make_policy(tiny_model), sequences(*UNEVEN, vocabulary=1000)
+    with policy.inference():
+        sdpa_NT, _ = policy.logprobs(whole)
+        policy.model.set_attn_implementation("eager")
+        eager_NT, _ = policy.logprobs(whole)
+        assert policy._route == "shared"
+    torch.testing.assert_close(eager_NT, sdpa_NT, rtol=1e-5, atol=2e-5)
+
+
+def test_the_reference_shares_too(tiny_model: str, tmp_path: Path) -> None:
+    make_policy(tiny_model).save(tmp_path)
+    policy, whole = make_policy(tiny_model, adapter=str(tmp_path)), sequences(*UNEVEN, vocabulary=1000)
+    with policy.reference():
+        reference_NT, _ = policy.logprobs(whole)
+        torch.testing.assert_close(
+            reference_NT[whole.completion_mask_NT], plain_logprobs(policy, whole), rtol=1e-5, atol=2e-5
+        )
+
+
+MODELS = {
+    "shared": Qwen3Config(**SMALL, **ATTENTION),
+    "sliding window": MistralConfig(**SMALL, **ATTENTION, sliding_window=4),
+    "soft cap": Gemma2Config(**SMALL, **ATTENTION, final_logit_softcapping=0.5, sliding_window=4),
+    "recurrent": MambaConfig(**SMALL, state_size=4, num_heads=2, head_dim=16),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "route", "said"),
+    [
+        ("shared", "shared", ""),
+        ("sliding window", "packed", "sliding window of 4"),
+        ("soft cap", "whole", "logits are held whole"),
+        ("recurrent", "packed", "every completion computes its prompt anew"),
+    ],
+)
+def test_the_route_fits_the_model(kind: str, route: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    config = MODELS[kind]
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))  # far from uniform, so that mistakes show
+        whole = sequences(*UNEVEN)
+        with caplog.at_level(logging.WARNING, logger="lsemrl.modules.forward"):
+            assert choose_route(model, whole) == route
+        assert (said in caplog.text) if said else not caplog.text
+        # The way that was chosen gives the truth on all rows, not only on those that were probed.
+        truth_MV = logits(model, whole)[whole.completion_mask_NT]
+        found_M, _ = predictors(model, whole, route)  # type: ignore[arg-type]
+        found_MV = found_M if route == "whole" else head(model)(found_M)
+    torch.testing.assert_close(found_MV.log_softmax(-1), truth_MV.log_softmax(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_sharing_would_be_wrong_in_a_sliding_window() -> None:
+    """The refusal is not idle: rows longer than the window get other numbers."""
+    torch.manual_seed(0)
+    whole = sequences([12], [(0, 6), (0, 6)])
+    model = AutoModelForCausalLM.from_config(MODELS["sliding window"]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        truth_MV = logits(model, whole)[whole.completion_mask_NT]
+        found_MV = head(model)(predictors(model, whole, "shared")[0])
+    assert (found_MV - truth_MV).abs().max() > 0.01
+
+
+def test_lora_on_the_head_is_refused(tiny_model: str) -> None:
+    with pytest.raises(UserError, match="lm_head"):
+        make_policy(tiny_model, lora=LoraSettings(rank=2, target_modules=["q_proj", "lm_head"]))

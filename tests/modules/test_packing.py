@@ -1,0 +1,130 @@
+"""Packed rows: who sees whom, where tokens are predicted, and how rows are dealt."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lsemrl.modules.packing import MAX_PADDING, micro_batches, pack
+from lsemrl.types import Sequences
+
+PAD = 99
+
+
+def make(prompts: list[int], completions: list[tuple[int, int]]) -> Sequences:
+    """Prompts of the given lengths; completions as (prompt, length). Every token is a number of its own."""
+    numbers = iter(range(100, 10_000))
+    prompt_mask = torch.zeros(len(prompts), max(prompts), dtype=torch.bool)
+    for row, length in enumerate(prompts):
+        prompt_mask[row, max(prompts) - length :] = True
+    width = max(1, *(length for _, length in completions), 1)
+    mask = torch.zeros(len(completions), width, dtype=torch.bool)
+    for row, (_, length) in enumerate(completions):
+        mask[row, :length] = True
+
+    def fill(mask: Tensor) -> Tensor:
+        return torch.tensor([[next(numbers) if real else PAD for real in row] for row in mask.tolist()])
+
+    return Sequences(
+        prompt_ids_BP=fill(prompt_mask),
+        prompt_mask_BP=prompt_mask,
+        prompt_of_N=torch.tensor([prompt for prompt, _ in completions]),
+        completion_ids_NT=fill(mask),
+        completion_mask_NT=mask,
+    )
+
+
+def test_a_row_by_hand() -> None:
+    sequences = make([2, 1], [(0, 3), (0, 1), (0, 2), (1, 2)])
+    (p, q), (r,) = (sequences.prompt_ids_BP[row][sequences.prompt_mask_BP[row]].tolist() for row in (0, 1))
+    (a, b, c), (d,), (e, f), (g, h) = (
+        sequences.completion_ids_NT[row][sequences.completion_mask_NT[row]].tolist() for row in range(4)
+    )
+    packed = pack(sequences)
+    assert packed.ids_BL.tolist() == [[p, q, a, b, e], [r, g, 0, 0, 0]]
+    assert packed.positions_BL.tolist() == [[0, 1, 2, 3, 2], [0, 1, 0, 0, 0]]
+    assert packed.segments_BL.tolist() == [[0, 0, 1, 1, 3], [0, 1, -1, -1, -1]]
+    assert packed.targets_M.tolist() == [a, b, c, d, e, f, g, h]
+    #                                     q  a  b  q  q  e   r  g
+    assert packed.sources_M.tolist() == [1, 2, 3, 1, 1, 4, 5, 6]
+    assert packed.lengths == [3, 1, 2, 2]
+    assert packed.mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+    assert packed.mask.any(dim=-1).all(), "a query that sees nothing is NaN"
+
+
+def test_without_siblings_the_mask_is_of_padding_only() -> None:
+    assert pack(make([2, 1], [(0, 3), (1, 1)])).mask.tolist() == [[True] * 4, [True, False, False, False]]
+
+
+def test_repeated_gives_every_completion_its_prompt() -> None:
+    sequences = make([2, 3], [(0, 1), (1, 2), (1, 1)])
+    repeated = sequences.repeated
+    assert torch.equal(repeated.prompt_ids_BP, sequences.prompt_ids_BP[[0, 1, 1]])
+    assert repeated.prompt_of_N.tolist() == [0, 1, 2]
+    assert torch.equal(repeated.repeated.prompt_ids_BP, repeated.prompt_ids_BP)
+
+
+def test_select_takes_the_prompts_along_and_drops_padding() -> None:
+    sequences = make([4, 2, 3], [(0, 5), (1, 1), (1, 2), (2, 2)])
+    chosen = sequences.select([[2, 1], [3]])
+    assert chosen.prompt_ids_BP.shape == (2, 3)
+    assert torch.equal(chosen.prompt_ids_BP, sequences.prompt_ids_BP[1:, 1:])
+    assert torch.equal(chosen.completion_ids_NT, sequences.completion_ids_NT[[2, 1, 3], :2])
+    assert chosen.prompt_of_N.tolist() == [0, 0, 1]
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Sequences:
+    prompts = draw(st.lists(st.integers(1, 12), min_size=1, max_size=5))
+    groups = [draw(st.lists(st.integers(0, 9), min_size=1, max_size=4)) for _ in prompts]
+    return make(prompts, [(prompt, max(length, 0)) for prompt, group in enumerate(groups) for length in group])
+
+
+@settings(max_examples=60, deadline=None)
+@given(sequences=batches(), max_tokens=st.integers(1, 60), share=st.booleans())
+def test_dealing_loses_nothing_and_keeps_to_its_budget(sequences: Sequences, max_tokens: int, share: bool) -> None:
+    rows = torch.arange(len(sequences))
+    dealt = micro_batches(sequences, rows, max_tokens, share=share)
+    seen = sorted(row for batch in dealt for row in batch.rows.tolist())
+    assert seen == rows[sequences.completion_mask_NT.any(dim=1)].tolist()
+    values_NT = torch.arange(sequences.completion_mask_NT.numel()).view(sequences.completion_mask_NT.shape)
+    for batch in dealt:
+        packed = pack(batch.sequences)
+        assert packed.ids_BL.numel() == batch.slots
+        assert int((packed.segments_BL >= 0).sum()) == batch.tokens
+        assert batch.tokens >= (1 - MAX_PADDING) * batch.slots
+        assert batch.slots <= max_tokens or len(packed.ids_BL) == 1
+        assert packed.shared == (len(batch.rows) > len(packed.ids_BL))
+        if not share:
+            assert not packed.shared
+        # Per-token values of the whole meet the tokens they belong to.
+        assert torch.equal(sequences.completion_ids_NT.flatten()[batch.pack(values_NT)], packed.targets_M)
+        assert packed.lengths == batch.lengths
+
+
+@settings(max_examples=60, deadline=None)
+@given(sequences=batches())
+def test_every_token_stands_behind_its_own_past(sequences: Sequences) -> None:
+    packed = pack(sequences)
+    length = packed.ids_BL.shape[1]
+    mask_BLL = packed.mask[:, 0] if packed.shared else packed.mask[:, None] & torch.ones(length, length).tril().bool()
+    at = 0
+    for row, prompt in enumerate(sequences.prompt_of_N.tolist()):
+        past = sequences.prompt_ids_BP[prompt][sequences.prompt_mask_BP[prompt]].tolist()
+        for token in sequences.completion_ids_NT[row][sequences.completion_mask_NT[row]].tolist():
+            line, place = divmod(int(packed.sources_M[at]), length)
+            seen = mask_BLL[line, place].nonzero().squeeze(1)
+            assert packed.ids_BL[line, seen].tolist() == past
+            assert packed.positions_BL[line, seen].tolist() == list(range(len(past)))
+            assert int(packed.targets_M[at]) == token
+            past.append(token)
+            at += 1
+    assert at == len(packed.targets_M)
