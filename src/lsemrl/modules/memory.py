@@ -116,7 +116,7 @@ def estimate_memory(
       tokens. In mixed precision, the linears' weights as they were cast. Behind the layers, 4 H for each token (the
       last norm), and for each predicted one 2 H e: its hidden state and the gradient of that.
     - `backward`: (3 I + 2 H) e for each token, and with checkpointing what a layer keeps.
-    - `logits_chunk`: V e for each token of a chunk; on a CPU two or, where e < 4, three float32 copies; 4 V H where
+    - `logits_chunk`: V e for each token of a chunk; on a CPU one or, where e < 4, two float32 copies; 4 V H where
       the head is trained.
 
     Args:
@@ -158,7 +158,7 @@ def estimate_memory(
 
     logits = min(chunk_tokens, predicted) * shape.vocabulary
     logit = autocast.itemsize if autocast else head.itemsize
-    copies = 0 if head.is_cuda else 2 if logit == 4 else 3
+    copies = 0 if head.is_cuda else 1 if logit == 4 else 2
     return MemoryEstimate(
         weights=_bytes([*model.parameters(), *model.buffers()]) - _bytes(frozen_adapters),
         trained=3 * _bytes(trained),
