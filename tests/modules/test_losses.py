@@ -20,6 +20,7 @@ from lsemrl.modules.losses import (
     LossType,
     WindowCounts,
     active_mask,
+    packed_policy_loss,
     policy_loss,
     token_weights,
 )
@@ -291,6 +292,40 @@ def test_any_cut_into_micro_batches_adds_up_to_the_window(seed: int, loss: LossS
     close(total, whole.loss)
     close(pieces, gradient)
     assert metrics == pytest.approx(numbers(whole), abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, loss=losses, on_policy=st.booleans(), cuts=st.sets(st.integers(1, 29)))
+def test_slices_of_packed_tokens_add_up_to_the_window(
+    seed: int, loss: LossSettings, on_policy: bool, cuts: set[int]
+) -> None:
+    w = window(seed, rows=5)
+    w = replace(w, old_NT=w.new_NT) if on_policy else w
+    weights_NT, counts = token_weights(w.mask_NT, loss.loss_type, MAX_LENGTH), WindowCounts.of(w.mask_NT)
+    whole, gradient = w.loss(loss)
+    lengths = w.mask_NT.sum(dim=1).tolist()
+    loss_fn = packed_policy_loss(
+        None if on_policy else w.old_NT[w.mask_NT],
+        w.ref_NT[w.mask_NT],
+        w.advantages_N[:, None].expand_as(w.mask_NT)[w.mask_NT],
+        weights_NT[w.mask_NT],
+        lengths,
+        loss,
+        counts,
+    )
+    ends = {at for at in cuts if at < sum(lengths)}
+    if loss.importance_sampling_level == "sequence":
+        ends &= set(itertools.accumulate(lengths))
+    logprobs_M = w.new_NT[w.mask_NT].clone().requires_grad_()
+    entropy_M = torch.rand(len(logprobs_M), dtype=torch.float64)
+    total, metrics = torch.zeros(()), dict.fromkeys(whole.metrics, 0.0) | {"entropy": 0.0}
+    for start, stop in itertools.pairwise(sorted({0, *ends, len(logprobs_M)})):
+        piece, found = loss_fn(slice(start, stop), logprobs_M[start:stop], entropy_M[start:stop])
+        total = total + piece
+        metrics = {name: metrics[name] + float(value) for name, value in found.items()}
+    close(total, whole.loss)
+    close(torch.autograd.grad(total, logprobs_M)[0], gradient[w.mask_NT])
+    assert metrics == pytest.approx(numbers(whole) | {"entropy": float(entropy_M.mean())}, abs=1e-6)
 
 
 def test_the_mean_of_micro_batch_means_would_be_wrong() -> None:

@@ -115,6 +115,48 @@ def test_micro_batches_do_not_change_the_step(make: Any, tiny_model: str, tmp_pa
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_ratios_do_not_depend_on_micro_batches_either(level: Any, tiny_model: str, tmp_path: Path) -> None:
+    """Off policy, where ratios are not 1, with truncated completions left out."""
+    losses, weights = [], []
+    for tokens in (10_000, 40):
+        loss = LossSettings(importance_sampling_level=level, loss_type="grpo", mask_truncated_completions=True)
+        module = grpo(tiny_model, micro_batch_tokens=tokens, num_iterations=3, loss=loss)
+        run(module, tmp_path / str(tokens), steps=6)
+        losses.append([float(row["loss"]) for row in rows(tmp_path / str(tokens))])
+        weights.append(trained(module))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_nothing_is_learned_where_every_completion_is_left_out(tiny_model: str, tmp_path: Path) -> None:
+    module = grpo(tiny_model, loss=LossSettings(mask_truncated_completions=True))
+    module.policy.eos_ids = lambda: [10**6]  # type: ignore[method-assign]  # nobody ever ends
+    module.configure_model()
+    before = trained(module)
+    run(module, tmp_path, steps=1)
+    (row,) = rows(tmp_path)
+    assert float(row["completions/clipped_ratio"]) == 1
+    assert float(row["grad_norm"]) == float(row["padding/update"]) == 0
+    assert all(torch.equal(value, before[name]) for name, value in trained(module).items())
+
+
+def test_a_step_says_where_its_time_and_memory_went(
+    tiny_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        run(grpo(tiny_model), tmp_path, steps=1)
+    (row,) = rows(tmp_path)
+    seconds = {name: float(row[f"timing/{name}"]) for name in ("rollout", "reward", "reference", "update")}
+    assert all(value > 0 for value in seconds.values())
+    assert float(row["timing/reward_share"]) == pytest.approx(seconds["reward"] / sum(seconds.values()))
+    assert float(row["tokens_per_second"]) == pytest.approx(float(row["num_tokens"]) / sum(seconds.values()), rel=1e-3)
+    assert 0 <= float(row["padding/update"]) <= 0.1
+    assert 0 <= float(row["padding/rollout"]) < 1
+    assert "memory: about" in caplog.text and "memory: the peak was" in caplog.text
+
+
 def test_grpo_learns_what_is_rewarded(tiny_model: str, tmp_path: Path) -> None:
     optimizer = OptimizerSettings(lr=3e-2, warmup_ratio=0.0, schedule="constant")
     module = grpo(tiny_model, loss=LossSettings(beta=0.0), optimizer=optimizer)

@@ -196,7 +196,7 @@ class GRPO(PolicyModule):
                 steps.append(metrics)
         self.stopwatch.lap("update")
         means = {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
-        return {**means, "padding/update": torch.tensor(1 - tokens / max(slots, 1))}
+        return {**means, "padding/update": torch.tensor((slots - tokens) / max(slots, 1))}
 
     @torch.no_grad()
     def score(self, whole: Sequences) -> Tensor:
