@@ -308,6 +308,7 @@ def test_slices_of_packed_tokens_add_up_to_the_window(
         None if on_policy else w.old_NT[w.mask_NT],
         w.ref_NT[w.mask_NT],
         w.advantages_N[:, None].expand_as(w.mask_NT)[w.mask_NT],
+        w.mask_NT[w.mask_NT],
         weights_NT[w.mask_NT],
         lengths,
         loss,

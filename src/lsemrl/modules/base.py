@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
+from torch.distributed import all_reduce
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -50,12 +54,17 @@ class PolicyModule(LightningModule):
         self.scorer = Scorer(metrics)
         self.greedy = Sampling(num_generations=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
         self.rollout_step = 0
+        self.folder = Path()  # where this run writes, from `setup` on
         self._scored: list[Completion] = []
         self._rng_state: torch.Tensor | None = None
 
     def configure_model(self) -> None:
         """Read the weights once everything else has been checked."""
         self.policy.load()
+
+    def setup(self, stage: str) -> None:
+        """Settle where this run writes: all ranks must ask at once, as the Trainer has the first tell the others."""
+        self.folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
 
     def updates_per_batch(self) -> int:
         """Optimizer steps that one training batch takes."""
@@ -85,24 +94,30 @@ class PolicyModule(LightningModule):
         rows, tokens = self.trainer.strategy.reduce(own, reduce_op="sum").tolist()
         return WindowCounts(rows=rows, tokens=tokens)
 
-    def backward_share(self, loss: torch.Tensor) -> None:
-        """Backward of this rank's share of a window's loss; strategies average over ranks where we want the sum."""
-        self.manual_backward(loss * self.trainer.world_size)
+    def backward_window(self, batches: Sequence[MicroBatch], loss_of: Callable[[MicroBatch], torch.Tensor]) -> None:
+        """Backward of this rank's share of a window's loss, one micro-batch after the other.
+
+        Ranks deal their rows into micro-batches on their own and may have unlike numbers of them. So
+        DDP, which would have gradients meet in every backward pass, is told not to; they meet in `apply_gradients`.
+        """
+        wrapped = self.trainer.strategy.model
+        with wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext():
+            for batch in batches:
+                self.manual_backward(loss_of(batch))
 
     def apply_gradients(self) -> torch.Tensor:
-        """One clipped optimizer step; returns the gradient norm before clipping."""
+        """One clipped optimizer step on the sum of all ranks' gradients; returns its norm before clipping."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer) and isinstance(schedule, LRScheduler)
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            gradients = [parameter.grad for parameter in self.policy.parameters() if parameter.grad is not None]
+            for work in [all_reduce(gradient, async_op=True) for gradient in gradients]:
+                work.wait()
         return clipped_step(optimizer, schedule, self.optimizer.max_grad_norm)
 
     def rollout_seed(self) -> int:
         """A seed of its own for every rank and rollout step, so that a resumed run draws what it would have drawn."""
         return (torch.initial_seed() * 1_000_003 + self.rollout_step * 1009 + self.global_rank) % 2**63
-
-    @property
-    def folder(self) -> Path:
-        """Where this run writes."""
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
 
     def say(self, line: str) -> None:
         """Tell the user something once, whatever the number of ranks."""
@@ -140,13 +155,19 @@ class PolicyModule(LightningModule):
         self.validation_step(prompts, batch_idx)
 
     def on_predict_epoch_end(self) -> None:
-        """Write id, source and output of each row to predictions.jsonl in the run's folder."""
+        """Write id, source, output and references of each row to predictions.jsonl in the run's folder."""
         completions, self._scored = self._scored, []
         path = self.folder / "predictions.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
             for completion in completions:
-                row = {"id": completion.example.id, "source": completion.example.source, "output": completion.text}
+                example = completion.example
+                row = {
+                    "id": example.id,
+                    "source": example.source,
+                    "output": completion.text,
+                    "references": example.references,
+                }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.print(f"{len(completions)} outputs in {path}")
 

@@ -21,6 +21,7 @@ from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import estimate_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.packing import MicroBatch, padding
 from lsemrl.modules.policy import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.timing import Stopwatch
@@ -85,6 +86,7 @@ class GRPO(PolicyModule):
 
     def setup(self, stage: str) -> None:
         """Check that the batches of the data divide into optimizer steps."""
+        super().setup(stage)
         if stage != "fit":
             return
         completions: int = self.trainer.datamodule.batch_size * self.sampling.num_generations  # type: ignore[attr-defined]
@@ -161,42 +163,66 @@ class GRPO(PolicyModule):
             ref_NT = self.score(whole) if self.loss.beta > 0 else None
         self.stopwatch.lap("reference")
 
-        steps: list[dict[str, Tensor]] = []
-        tokens, slots = 0, 0
-        for _ in range(self.num_iterations):
-            for window in torch.arange(len(whole), device=self.device).split(self.window_size):
-                counts = self.window_counts(mask_NT[window])
-                weights_NT = torch.zeros(mask_NT.shape, device=self.device)
-                weights_NT[window] = token_weights(
-                    mask_NT[window], self.loss.loss_type, self.sampling.max_new_tokens, counts
-                )
-                metrics: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-                active = window[mask_NT[window].any(dim=1)]
-                for batch in self.micro_batches(whole, active):
-                    loss_fn = packed_policy_loss(
-                        None if old_NT is None else batch.pack(old_NT),
-                        None if ref_NT is None else batch.pack(ref_NT),
-                        batch.pack(advantages_N[:, None].expand_as(mask_NT)),
-                        batch.pack(weights_NT),
-                        batch.lengths,
-                        self.loss,
-                        counts,
-                    )
-                    loss, found = self.policy.loss(
-                        batch.sequences,
-                        loss_fn,
-                        self.sampling.temperature,
-                        whole_rows=self.loss.importance_sampling_level == "sequence",
-                    )
-                    self.backward_share(loss)
-                    for name, value in {**found, "loss": loss.detach()}.items():
-                        metrics[name] += value * self.trainer.world_size  # they add up over ranks; logging averages
-                    tokens, slots = tokens + batch.tokens, slots + batch.slots
-                metrics["grad_norm"] = self.apply_gradients()
-                steps.append(metrics)
+        windows = torch.arange(len(whole), device=self.device).split(self.window_size) * self.num_iterations
+        steps = [self.step(whole, window, mask_NT, advantages_N, old_NT, ref_NT) for window in windows]
         self.stopwatch.lap("update")
-        means = {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
-        return {**means, "padding/update": torch.tensor((slots - tokens) / max(slots, 1))}
+        return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
+
+    def step(
+        self,
+        whole: Sequences,
+        window: Tensor,
+        mask_NT: Tensor,
+        advantages_N: Tensor,
+        old_NT: Tensor | None,
+        ref_NT: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """One optimizer step on the rows of a window.
+
+        Args:
+            whole: All sequences; what follows has a row for each.
+            window: int64, the rows.
+            mask_NT: The tokens to learn from.
+            advantages_N: Of each completion over its siblings.
+            old_NT: Log-probs under the policy that sampled; None if it is still the one that is trained.
+            ref_NT: Log-probs under the reference; None without a KL penalty.
+
+        Returns:
+            Metrics over the window.
+        """
+        counts = self.window_counts(mask_NT[window])
+        weights_NT = torch.zeros(mask_NT.shape, device=self.device)
+        weights_NT[window] = token_weights(mask_NT[window], self.loss.loss_type, self.sampling.max_new_tokens, counts)
+        metrics: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+
+        def loss_of(batch: MicroBatch) -> Tensor:
+            loss_fn = packed_policy_loss(
+                None if old_NT is None else batch.pack(old_NT),
+                None if ref_NT is None else batch.pack(ref_NT),
+                batch.pack(advantages_N[:, None].expand_as(mask_NT)),
+                batch.pack(mask_NT),
+                batch.pack(weights_NT),
+                batch.lengths,
+                self.loss,
+                counts,
+            )
+            loss, found = self.policy.loss(
+                batch.sequences,
+                loss_fn,
+                self.sampling.temperature,
+                whole_rows=self.loss.importance_sampling_level == "sequence",
+            )
+            for name, value in {**found, "loss": loss.detach()}.items():
+                metrics[name] += value * self.trainer.world_size  # they add up over ranks; logging averages
+            return loss
+
+        active = window[mask_NT[window].any(dim=1)]
+        # A rank with nothing to learn from still logs what the others log, of a row that weighs nothing.
+        batches = self.micro_batches(whole, active if len(active) else window[:1])
+        self.backward_window(batches, loss_of)
+        metrics["grad_norm"] = self.apply_gradients()
+        metrics["padding/update"] = torch.tensor(padding(batches))
+        return metrics
 
     @torch.no_grad()
     def score(self, whole: Sequences) -> Tensor:

@@ -233,6 +233,7 @@ def packed_policy_loss(
     old_logprobs_M: Tensor | None,
     ref_logprobs_M: Tensor | None,
     advantages_M: Tensor,
+    mask_M: Tensor,
     weights_M: Tensor,
     lengths: Sequence[int],
     settings: LossSettings,
@@ -244,7 +245,8 @@ def packed_policy_loss(
         old_logprobs_M: As in `policy_loss`; None in a first, on-policy step.
         ref_logprobs_M: As there.
         advantages_M: Of the completion that each token belongs to.
-        weights_M: Of the tokens in the window, all of which are active.
+        mask_M: bool, active tokens.
+        weights_M: Of the tokens in the window.
         lengths: Tokens of each completion.
         settings: As there. At sequence level slices must not cut a completion in two.
         counts: As there.
@@ -268,12 +270,12 @@ def packed_policy_loss(
             logprobs_NT if old_logprobs_M is None else rows(old_logprobs_M[tokens]),
             None if ref_logprobs_M is None else rows(ref_logprobs_M[tokens]),
             rows(advantages_M[tokens])[:, 0],
-            rows(torch.ones_like(logprobs_C, dtype=torch.bool)),
+            rows(mask_M[tokens]),
             rows(weights_M[tokens]),
             settings,
             counts,
         )
-        return output.loss, {**output.metrics, "entropy": entropy_C.sum() / max(counts.tokens, 1)}
+        return output.loss, {**output.metrics, "entropy": (entropy_C * mask_M[tokens]).sum() / max(counts.tokens, 1)}
 
     return loss_fn
 

@@ -11,6 +11,7 @@ kept below a tenth by dealing instead.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -182,3 +183,9 @@ def micro_batches(whole: Sequences, rows: Tensor, max_tokens: int, *, share: boo
         )
         for batch in batches
     ]
+
+
+def padding(batches: Sequence[MicroBatch]) -> float:
+    """The share of what is fed that is padding."""
+    slots = sum(batch.slots for batch in batches)
+    return 1 - sum(batch.tokens for batch in batches) / slots if slots else 0.0
