@@ -1,9 +1,10 @@
 """Learning rates of every arm of the demo, with the same number of tries each.
 
-    python benchmarks/sweep.py --task translation --runs sft:1e-3 sft:2e-3 sft:4e-3 rl:2.5e-4 rl:5e-4 rl:1e-3
+    python benchmarks/sweep.py --task translation --runs sft:1e-3 sft:2e-3 sft:1e-3:320 rl:2e-4 rl:4e-4
 
-RL starts from the cold start of the demo, which is trained first. Writes one row a measurement to
-benchmarks/results/sweep_<task>.csv, with the command, the versions and the machine in its first line.
+A run is an arm, its learning rate and, where they are not the demo's, its optimizer steps. RL starts from the cold
+start of the demo, which is trained first. Adds one row a measurement to benchmarks/results/sweep_<task>.csv, behind a
+line with the command, the versions and the machine.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def main() -> None:
     """Run the sweep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=("translation", "headline"), default="translation")
-    parser.add_argument("--runs", nargs="+", required=True, metavar="ARM:LR", help="arms rl, sft and sft_replay")
+    parser.add_argument(
+        "--runs", nargs="+", required=True, metavar="ARM:LR[:STEPS]", help="arms rl, sft and sft_replay"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     stages = {stage.name: stage for stage in demo.demo_stages(options.task)}
@@ -41,19 +44,24 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        (RESULTS / f"sweep_{options.task}.csv").open("w", newline="", encoding="utf-8") as file,
+        (RESULTS / f"sweep_{options.task}.csv").open("a", newline="", encoding="utf-8") as file,
         demo.progress(Console(stderr=True), 1.0) as bar,
     ):
+        new = not file.tell()
         file.write(f"# python {' '.join(sys.argv)}; {about}\n")
         table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
+        if new:
+            table.writeheader()
         adapters: dict[str, Path] = {}
-        for arm, _, rate in (run.partition(":") for run in ("cold_start", *options.runs)):
+        needed = ("cold_start",) if any(stages[run.partition(":")[0]].after for run in options.runs) else ()
+        for run in (*needed, *options.runs):
+            arm, rate, steps = (*run.split(":"), "", "")[:3]
             words = (f"--model.optimizer.lr={rate}",) if rate else ()
-            stage = dataclasses.replace(stages[arm], words=(*stages[arm].words, *words))
+            stage = stages[arm]
+            stage = dataclasses.replace(stage, words=(*stage.words, *words), steps=int(steps or stage.steps))
             started = time.monotonic()
             follow = demo.Follow(stage, battery, bar, f"{arm} {rate}")
-            out = Path(folder) / f"{arm}_{rate}"
+            out = Path(folder) / f"{arm}_{rate}_{stage.steps}"
             module = demo.fit(stage, follow, out, options.seed, adapters.get(stage.after or ""))
             adapters.setdefault(arm, module.folder / "adapter")
             for point in follow.trajectory:
