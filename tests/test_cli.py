@@ -41,7 +41,19 @@ def told(capsys: pytest.CaptureFixture[str], *words: str, config: str = "grpo.ya
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     shown = capsys.readouterr().out
-    for verb in ("fit", "validate", "test", "predict", "demo", "report", "build-micro"):
+    for verb in (
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "demo",
+        "report",
+        "measure",
+        "tax",
+        "judge",
+        "fit-reward",
+        "build-micro",
+    ):
         assert f"  {verb} " in shown
     main(["--version"])
     assert capsys.readouterr().out == f"lsemrl {__version__}\n"

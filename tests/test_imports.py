@@ -63,6 +63,9 @@ def test_walls(name: str) -> None:
         assert not {
             module for module in modules if module.startswith(("lsemrl.modules.policy", "lsemrl.modules.sampler"))
         }
+    if name.startswith("lsemrl.kernels"):
+        assert {module for module in own(name) if not module.startswith("lsemrl.kernels")} == set()
+        assert "triton" not in modules or name == "lsemrl.kernels.triton_kernels"
     if name.startswith("lsemrl.data"):
         assert not {module for module in modules if module.startswith("lsemrl.modules")}
     if name in ("lsemrl.micro.grammar", "lsemrl.micro.corpus", "lsemrl.micro.oracle"):

@@ -35,6 +35,12 @@ _TRAINER_VERBS = {
 _OWN_VERBS = {
     "demo": "the main job on the embedded world: cold start, RL, strong SFT, evaluation, report",
     "report": "render a report.json again as Markdown, HTML and plots",
+    "measure": "measure one policy against the original base: gain, tax, divergence, every row",
+    "tax": "set measured arms side by side, over seeds: tables with intervals, plots, pages",
+    "judge": "compare two arms' predictions row by row, by a language model or by the oracle",
+    "general": "general ability before and after training, by lm-evaluation-harness",
+    "fit-reward": "adapt a reward encoder to parallel pairs, measure it, and derive tau from a cold start",
+    "experiment": "run the stages of an experiment for every seed, each in a process of its own, and only where needed",
     "build-micro": "rebuild the embedded policy, encoder and cold start from a seed",
 }
 
@@ -60,6 +66,12 @@ def main(args: Sequence[str] | None = None) -> None:
         **dict.fromkeys(_TRAINER_VERBS, lambda rest: run_trainer([verb, *rest])),
         "demo": _demo,
         "report": _report,
+        "measure": _measure,
+        "tax": _tax,
+        "judge": _judge,
+        "general": _general,
+        "fit-reward": _fit_reward,
+        "experiment": _experiment,
         "build-micro": _build_micro,
     }
     try:
@@ -67,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise UserError(f"there is no verb {verb!r}; choose one of {', '.join(verbs)}")
         verbs[verb](words[1:])
     except Exception as error:
-        sentence = users_mistake(error)
+        sentence = users_mistake(error, verb)
         if sentence is None:
             raise
         print(f"lsemrl: error: {sentence}", file=sys.stderr)
@@ -117,6 +129,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = ()) -> Any:
         "in eval mode at the start of training",
         "is_gradient_checkpointing",
         "isinstance.treespec, LeafSpec",
+        "Using ModelCheckpoint with manual optimization",
     ):
         warnings.filterwarnings("ignore", message=f".*{about}")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
@@ -216,8 +229,8 @@ def _check_configs(words: list[str]) -> None:
             )
 
 
-def users_mistake(error: BaseException) -> str | None:
-    """What to tell the user about `error`, in one sentence; None if the fault is ours.
+def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
+    """What to tell the user about `error` of `verb`, in one sentence; None if the fault is ours.
 
     The parser wraps an error once for every level of the configuration, so the telling one is the innermost: a
     UserError as it stands, or the parser's own complaint behind the path of fields that led there.
@@ -235,7 +248,12 @@ def users_mistake(error: BaseException) -> str | None:
     complaint = " ".join(re.sub(r'^Parser key "[^"]+":', "", texts[-1]).split())
     complaint = re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
     where = f"{path}: " if path else ""
-    return f"{where}{complaint.rstrip('.')}; lsemrl fit --config FILE --print_config lists every field with its type"
+    remedy = (
+        f"lsemrl {verb} --help lists every option"
+        if verb in _OWN_VERBS
+        else "lsemrl fit --config FILE --print_config lists every field with its type"
+    )
+    return f"{where}{complaint.rstrip('.')}; {remedy}"
 
 
 def _demo(words: list[str]) -> None:
@@ -256,6 +274,176 @@ def _report(words: list[str]) -> None:
     from lsemrl.evaluation.report import Report, write_report
 
     print(write_report(Report.from_json(options.report), options.report.parent))
+
+
+def _measure(words: list[str]) -> None:
+    import warnings
+
+    from jsonargparse import ArgumentParser as TypedParser
+    from jsonargparse import set_parsing_settings
+    from transformers.utils.logging import disable_progress_bar
+
+    from lsemrl.evaluation.measure import MeasureSettings, run_measure
+
+    _check_configs(words)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+    disable_progress_bar()
+    parser = TypedParser("lsemrl measure", description=_OWN_VERBS["measure"], exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file of the fields below; a later one overrides")
+    parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of that file")
+    parser.add_argument("--output", type=Path, required=True, help="folder for measurement.json")
+    parser.add_class_arguments(MeasureSettings)
+    config = parser.parse_args(["--print_config=comments" if word == "--print_config" else word for word in words])
+    options = parser.instantiate_classes(config)
+    folder = options.output.expanduser()
+    settings = MeasureSettings(**{name: options[name] for name in MeasureSettings.__dataclass_fields__})
+    measured = run_measure(settings, folder)
+    for title, scores in (("new task", measured.target), ("general", measured.general)):
+        print(f"{measured.label}, {title}: {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}")
+    print(folder / "measurement.json")
+
+
+def _tax(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl tax", description=_OWN_VERBS["tax"], exit_on_error=False)
+    found = "searched for measurement.json, and for the judge.json of rl against sft"
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help=found)
+    parser.add_argument("--output", type=Path, required=True, help="folder for report.json, .md, .html and plots")
+    held = "arms that the others are held against beside the base (default: cold_start rl)"
+    parser.add_argument("--against", nargs="+", metavar="ARM", help=held)
+    options = parser.parse_args(words)
+    import shlex
+
+    from rich.console import Console
+
+    from lsemrl.evaluation.report import table, write_report
+    from lsemrl.evaluation.tax_report import AGAINST, find_judgement, find_measurements, tax_report
+
+    report = tax_report(
+        find_measurements(options.folders),
+        command=shlex.join(["lsemrl", "tax", *words]),
+        against=options.against or AGAINST,
+        judged=find_judgement(options.folders),
+    )
+    page = write_report(report, options.output)
+    Console().print(table(report))
+    print(page)
+
+
+def _judge(words: list[str]) -> None:
+    from jsonargparse import ArgumentParser as TypedParser
+    from jsonargparse import set_parsing_settings
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from lsemrl.evaluation.comparison import table
+    from lsemrl.evaluation.judge import Task, run_judge
+    from lsemrl.evaluation.judge_client import Endpoint
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = TypedParser("lsemrl judge", description=_OWN_VERBS["judge"], exit_on_error=False)
+    parser.add_argument("arms", nargs="*", metavar="NAME=FILE", help="an arm's name and its predictions.jsonl")
+    parser.add_argument("--oracle", action="store_true", help="judge by the oracle of the embedded world")
+    parser.add_argument("--endpoint", type=Endpoint | None, default=None, help="judge by a chat-completions endpoint")
+    parser.add_argument("--task", type=Task, default="translation", help="what the outputs are meant to be")
+    parser.add_argument("--language", default="bo", help="the language they are meant to be in")
+    parser.add_argument("--prompt", type=Path, help="file with a prompt of your own, holding {source} {first} {second}")
+    parser.add_argument("--invalid_retries", type=int, default=2, help="further tries where no verdict can be read")
+    parser.add_argument("--output", type=Path, help="folder for the result; by default runs/judge/FIRST_SECOND")
+    parser.add_argument("--cache", type=Path, help="folder for replies; by default cache/ in the output folder")
+    options = parser.instantiate_classes(parser.parse_args(words))
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("judging", total=None)
+        try:
+            comparison, path = run_judge(
+                **options.as_dict(), progress=lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        except KeyboardInterrupt:
+            print("lsemrl: stopped; replies so far are kept, and the same command goes on from there", file=sys.stderr)
+            raise SystemExit(130) from None
+    Console().print(table(comparison))
+    print(path)
+
+
+def _general(words: list[str]) -> None:
+    import warnings
+
+    from jsonargparse import ArgumentParser as TypedParser
+    from jsonargparse import set_parsing_settings
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from lsemrl.evaluation.harness import HarnessSettings, run_harness, table
+    from lsemrl.modules.policy import PolicySettings
+
+    _check_configs(words)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = TypedParser("lsemrl general", description=_OWN_VERBS["general"], exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file of the fields below")
+    parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of the file")
+    parser.add_argument("--policy", type=PolicySettings, default=PolicySettings(), help="the model and its adapter")
+    parser.add_argument("--tasks", nargs="+", required=True, help="the harness's tasks or groups, or cmrc2018")
+    parser.add_class_arguments(HarnessSettings, skip={"tasks"})
+    parser.add_argument("--output", type=Path, default=Path("runs/general"), help="folder for general.json")
+    options = parser.instantiate_classes(parser.parse_args(words)).as_dict()
+    policy, folder = options.pop("policy"), options.pop("output")
+    settings = HarnessSettings(**{name: options[name] for name in HarnessSettings.__dataclass_fields__})
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+    disable_progress_bar()
+    general = run_harness(policy, settings, folder)
+    Console().print(table(general))
+    for reason in general.skipped.values():
+        print(f"skipped: {reason}")
+    print(folder / "general.json")
+
+
+def _fit_reward(words: list[str]) -> None:
+    import warnings
+
+    from jsonargparse import ArgumentParser as TypedParser
+    from jsonargparse import set_parsing_settings
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    _check_configs(words)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    disable_progress_bar()
+    set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # of transformers, to itself
+
+    from lsemrl.data.translation import TranslationData
+    from lsemrl.reward_fitting import fit_reward
+
+    parser = TypedParser("lsemrl fit-reward", description=_OWN_VERBS["fit-reward"], exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file of the fields below; a later one overrides")
+    parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of that file")
+    parser.add_function_arguments(fit_reward, skip={"data"})
+    unused = {"batch_size", "eval_batch_size", "seed", "num_workers"}
+    parser.add_class_arguments(TranslationData, "data", skip=unused)
+    config = parser.parse_args(["--print_config=comments" if word == "--print_config" else word for word in words])
+    settings = vars(parser.instantiate_classes(config))
+    fit_reward(**{name: value for name, value in settings.items() if name not in ("config", "config_version")})
+    parser.save(config, Path(config.output).expanduser() / "config.yaml", skip_none=False, overwrite=True)
+
+
+def _experiment(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl experiment", description=_OWN_VERBS["experiment"], exit_on_error=False)
+    parser.add_argument("--config", type=Path, required=True, help="its YAML file, as in configs/experiment/")
+    parser.add_argument("--output", type=Path, help="folder of all runs, in place of the file's")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the file's")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be run, and why, and run nothing")
+    options = parser.parse_args(words)
+    if options.jobs < 1:
+        raise UserError(f"--jobs is {options.jobs}; give at least 1")
+    from lsemrl.experiment.plan import read_experiment
+    from lsemrl.experiment.run import print_plan, run_experiment
+
+    _check_configs(["--config", str(options.config)])
+    experiment = read_experiment(options.config, CONFIGS, output=options.output, seeds=options.seeds)
+    if options.dry_run:
+        print_plan(experiment)
+    elif status := run_experiment(experiment, parallel=options.jobs):
+        raise SystemExit(status)
 
 
 def _build_micro(words: list[str]) -> None:

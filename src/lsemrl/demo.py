@@ -9,17 +9,13 @@ from __future__ import annotations
 import csv
 import datetime
 import logging
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,14 +26,16 @@ from lsemrl.cli import CONFIGS, new_version, run_trainer
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.task import MicroRows
+from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
+from lsemrl.evaluation.measure import read_battery
+from lsemrl.evaluation.measurement import machine, versions
 from lsemrl.evaluation.report import Arm, Report, Sample, table, write_report
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure, scores
-from lsemrl.micro import corpus
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy, PolicySettings
 from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
-from lsemrl.types import Completion, Example
+from lsemrl.types import Completion
 
 Task = Literal["translation", "headline"]
 
@@ -168,7 +166,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
                     follow.last,
                     seconds=time.monotonic() - started,
                     steps=stage.steps,
-                    nll_drifts=tuple(now - then for now, then in zip(follow.last.nll, base.nll, strict=True)),
+                    nll_drifts=_drifts(follow.last, base),
                     trajectory=tuple(follow.trajectory),
                     curve=_curve(module.folder / "metrics.csv"),
                 )
@@ -179,10 +177,8 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
         task={"translation": "translation zh→bo", "headline": "Tibetan headlines"}[task],
         seed=seed,
         command=f"lsemrl demo --task {task} --seed {seed}",
-        machine={"system": platform.platform(), "cores": os.cpu_count() or 0, "torch threads": torch.get_num_threads()},
-        versions={
-            name: version(name) for name in ("torch", "transformers", "peft", "lightning", "sentence-transformers")
-        },
+        machine=machine(),
+        versions=versions(),
         signatures=signatures,
         seconds=time.monotonic() - begun,
         arms=tuple(arms),
@@ -263,7 +259,7 @@ class Follow(Callback):
 
     def _score(self, module: PolicyModule) -> None:
         self.bar.say(f"{self.title}: measuring")
-        target, general, _ = scores(module.policy, self.battery, module.scorer, module.greedy.max_new_tokens)
+        target, general = scores(module.policy, self.battery, module.scorer, module.greedy.max_new_tokens)
         self._keep(module, target, general)
         self.bar.say(f"{self.title}: training")
 
@@ -275,18 +271,15 @@ class Follow(Callback):
 
 def make_battery(task: Task) -> Battery:
     """The held-out rows of the embedded world that every arm is measured on."""
-    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
-    rows: list[tuple[Example, ...]] = []
     target: Callable[..., Any] = TranslationData if task == "translation" else HeadlineData
-    for make, count in ((target, TARGET_ROWS), (ComprehensionData, GENERAL_ROWS)):
-        data = make(micro=MicroRows(train=1, validation=0, test=count))
-        data.prepare(tokenizer)
-        rows.append(tuple(data.test_examples))
-    text = []
-    for record in corpus.chinese_text("test", TEXT_ROWS, seed=0):
-        first, _, rest = str(record["text"]).partition("。")
-        text.append(Example(id=str(record["id"]), prompt=f"{first}。", source=first, references=(rest,)))
-    return Battery(target=rows[0], general=rows[1], text=tuple(text))
+    return read_battery(
+        target(micro=MicroRows(train=1, validation=0, test=TARGET_ROWS)),
+        ComprehensionData(micro=MicroRows(train=1, validation=0, test=GENERAL_ROWS)),
+        PlainText(rows=TEXT_ROWS),
+        AutoTokenizer.from_pretrained(micro.POLICY),
+        target_rows=TARGET_ROWS,
+        general_rows=GENERAL_ROWS,
+    )
 
 
 def measure_base(module: PolicyModule, battery: Battery) -> Measurement:
@@ -307,6 +300,11 @@ def _arm(name: str, label: str, trained_by: str, measured: Measurement, **traini
         samples=_samples(measured.outputs[:SAMPLES]),
         **{"seconds": 0.0, "steps": 0, **training},
     )
+
+
+def _drifts(measured: Measurement, base: Measurement) -> tuple[float, ...]:
+    pairs = zip(measured.general_rows["nll"], base.general_rows["nll"], strict=True)
+    return tuple(now - then for now, then in pairs)
 
 
 def _samples(outputs: Sequence[Completion]) -> tuple[Sample, ...]:

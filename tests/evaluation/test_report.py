@@ -242,14 +242,18 @@ def test_folder_that_cannot_be_written_is_a_users_mistake(report: Report, tmp_pa
 
 def test_markdown_holds_every_arms_numbers(report: Report, folder: Path) -> None:
     text = (folder / "report.md").read_text(encoding="utf-8")
-    rows = {
-        line.split("|")[1].strip(): line for line in text.split("## What each arm lost")[1].splitlines() if "|" in line
-    }
+    lost, moved = (
+        {line.split("|")[1].strip(): line for line in section.splitlines() if "|" in line}
+        for section in (
+            text.split("## What each arm lost")[1].split("## ")[0],
+            text.split("## How far each arm moved")[1].split("## ")[0],
+        )
+    )
     for arm in report.arms:
         for value in (arm.general["em"], arm.general["f1"], arm.general["average"]):
-            assert f"{100 * value:.1f}" in rows[arm.label]
+            assert f"{100 * value:.1f}" in lost[arm.label]
         for value in arm.kl.values():
-            assert f"{value:.3f}" in rows[arm.label]
+            assert f"{value:.3f}" in moved[arm.label]
         learned = next(
             line for line in text.split("## What each arm learned")[1].splitlines() if f"| {arm.label} |" in line
         )

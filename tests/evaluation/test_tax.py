@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from lsemrl.data.collate import encode
 from lsemrl.errors import UserError
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
-from lsemrl.evaluation.tax import Battery, answer, gold_nll, kl_to_base, measure
+from lsemrl.evaluation.tax import Battery, answer, divergence, gold_nll, measure, weight_change
 from lsemrl.modules.forward import logits
 from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings
 from lsemrl.types import Completion, PromptBatch
@@ -25,18 +29,51 @@ def test_gold_nll_is_the_mean_over_each_answers_own_tokens(policy: Policy, promp
         assert nll[row].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item(), rel=1e-5)
 
 
-def test_kl_is_zero_for_the_base_and_exact_otherwise(policy: Policy, prompts: PromptBatch, tiny_model: str) -> None:
+def test_divergence_is_zero_for_the_base_and_exact_both_ways(
+    policy: Policy, prompts: PromptBatch, tiny_model: str
+) -> None:
     fresh = Policy(PolicySettings(model=tiny_model, lora=LoraSettings(rank=2)))
     fresh.load()
-    assert kl_to_base(fresh, prompts.examples, batch_size=2) == pytest.approx(0, abs=1e-6)
+    none = divergence(fresh, [prompts.sequences])
+    assert (none.to_base, none.from_base) == pytest.approx((0, 0), abs=1e-6)
     sequences = prompts.sequences
     with policy.inference():
         now = torch.distributions.Categorical(logits=logits(policy.model, sequences))
     with policy.base():
         then = torch.distributions.Categorical(logits=logits(policy.model, sequences))
-    expected = torch.distributions.kl_divergence(now, then)[sequences.completion_mask_NT].mean()
-    for batch_size in (1, 3):
-        assert kl_to_base(policy, prompts.examples, batch_size) == pytest.approx(expected.item(), rel=1e-4)
+    mask_NT = sequences.completion_mask_NT
+    there_NT, back_NT = torch.distributions.kl_divergence(now, then), torch.distributions.kl_divergence(then, now)
+    for batches in ([sequences], [encode(policy.tokenizer, [example]).sequences for example in prompts.examples]):
+        found = divergence(policy, batches)
+        assert found.to_base == pytest.approx(there_NT[mask_NT].mean().item(), rel=1e-4)
+        assert found.from_base == pytest.approx(back_NT[mask_NT].mean().item(), rel=1e-4)
+        for row, mask_T in enumerate(mask_NT):
+            assert found.to_base_rows[row] == pytest.approx(there_NT[row][mask_T].mean().item(), rel=1e-4)
+            assert found.from_base_rows[row] == pytest.approx(back_NT[row][mask_T].mean().item(), rel=1e-4)
+    assert found.to_base_rows != pytest.approx(found.from_base_rows, rel=5e-3)
+
+
+def test_weight_change_is_what_merging_would_add(policy: Policy, tiny_model: str) -> None:
+    change = size = 0.0
+    before = {name: weight.clone() for name, weight in policy.model.named_parameters()}
+    merged = make_policy(tiny_model).model.merge_and_unload()
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    for (name, after), then in zip(merged.named_parameters(), base.parameters(), strict=True):
+        if "_proj" in name:  # every linear but the head is adapted
+            change += (after - then).pow(2).sum().item()
+            size += then.pow(2).sum().item()
+    assert weight_change(policy) == pytest.approx(math.sqrt(change / size), rel=1e-4)
+    assert all(torch.equal(before[name], weight) for name, weight in policy.model.named_parameters())
+
+
+def test_weight_change_of_full_fine_tuning_is_over_all_weights(tiny_model: str) -> None:
+    policy = Policy(PolicySettings(model=tiny_model, train="full", reference="base"))
+    policy.load()
+    assert weight_change(policy) == 0
+    size = math.sqrt(sum(weight.pow(2).sum().item() for weight in policy.model.parameters()))
+    with torch.no_grad():
+        next(policy.model.parameters())[0, 0] += 3.0
+    assert weight_change(policy) == pytest.approx(3.0 / size, rel=1e-5)
 
 
 def test_measuring_changes_nothing_and_repeats(prompts: PromptBatch, tiny_model: str) -> None:
@@ -52,6 +89,12 @@ def test_measuring_changes_nothing_and_repeats(prompts: PromptBatch, tiny_model:
     assert policy.model.training
     assert set(one.target) == {"chrf", "language_rate", "ended_rate"}
     assert set(one.general) == {"em", "f1", "average", "answer_length", "nll"}
+    assert set(one.target_rows) == {"chrf", "language_rate", "ended_rate"}
+    assert set(one.general_rows) == {"em", "f1", "answer_length", "nll"}
+    assert all(len(rows) == 3 for rows in (one.target_rows | one.general_rows).values())
+    assert set(one.divergence) == {"target", "general", "text", "own"}
+    assert one.divergence["target"] == one.divergence["text"] != one.divergence["own"]
+    assert all(each.to_base > 0 and len(each.to_base_rows) == 3 for each in one.divergence.values())
     assert "chrf" in scorer.signatures
 
 
@@ -71,4 +114,9 @@ def test_meaning_is_scored_by_the_oracle(prompts: PromptBatch) -> None:
     wrong = Completion(text="老师买了书。", ended=True, example=example)
     scores = Scorer(MetricSettings(names=("meaning",)))([right, wrong])
     assert scores["meaning_f1"] == 0.5
+    rows = Scorer(MetricSettings(names=("chrf", "bleu", "rouge_l", "meaning"))).score([right, wrong]).rows
+    assert rows["meaning_exact"] == (1.0, 0.0)
+    assert rows["chrf"] == pytest.approx((1.0, 0.0), abs=0.02)
+    assert rows["rouge_l"] == (1.0, 0.0)
+    assert "bleu" not in rows
     assert scores["meaning_exact"] == 0.5

@@ -23,9 +23,10 @@ _CHINESE = re.compile("([\u4e00-\u9fa5])")
 
 @dataclass(frozen=True, kw_only=True)
 class CmrcScore:
-    """Means over all questions.
+    """The scores of all questions and their means.
 
     Attributes:
+        rows: em, f1 and answer_length of each question.
         em: Exact match, in [0, 1].
         f1: In [0, 1].
         average: (em + f1) / 2, by which CMRC ranks.
@@ -33,10 +34,26 @@ class CmrcScore:
             form of answers, and a falling exact match with growing answers shows it.
     """
 
-    em: float
-    f1: float
-    average: float
-    answer_length: float
+    rows: dict[str, tuple[float, ...]]
+
+    @property
+    def em(self) -> float:
+        return self._mean("em")
+
+    @property
+    def f1(self) -> float:
+        return self._mean("f1")
+
+    @property
+    def average(self) -> float:
+        return (self.em + self.f1) / 2
+
+    @property
+    def answer_length(self) -> float:
+        return self._mean("answer_length")
+
+    def _mean(self, name: str) -> float:
+        return sum(self.rows[name]) / len(self.rows[name])
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
@@ -63,14 +80,13 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Cm
     for row, answers in enumerate(references):
         if not answers:
             raise UserError(f"references is empty for prediction {row}: give at least one answer")
-    pairs, count = list(zip(predictions, references, strict=True)), len(predictions)
-    em = sum(exact_match(prediction, answers) for prediction, answers in pairs) / count
-    overlap = sum(f1(prediction, answers) for prediction, answers in pairs) / count
+    pairs = list(zip(predictions, references, strict=True))
     return CmrcScore(
-        em=em,
-        f1=overlap,
-        average=(em + overlap) / 2,
-        answer_length=sum(len(prediction.strip()) for prediction in predictions) / count,
+        rows={
+            "em": tuple(exact_match(prediction, answers) for prediction, answers in pairs),
+            "f1": tuple(f1(prediction, answers) for prediction, answers in pairs),
+            "answer_length": tuple(float(len(prediction.strip())) for prediction in predictions),
+        }
     )
 
 

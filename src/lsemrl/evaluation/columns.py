@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lsemrl.evaluation.findings import number
-from lsemrl.evaluation.report import Arm, Report
+from lsemrl.evaluation.findings import MISSING, number
+from lsemrl.evaluation.report import Arm, Contrast, Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Column:
         scale: What to multiply by before showing.
         digits: After the decimal point.
         delta: Whether to show the difference from the base.
+        metric: Under which seeds and intervals know it (see `report.Contrast`).
     """
 
     head: str
@@ -33,6 +34,7 @@ class Column:
     scale: float = 1
     digits: int = 1
     delta: bool = False
+    metric: str = ""
 
     def show(self, value: float | None, sign: str = "") -> str:
         """`value` as text."""
@@ -41,10 +43,20 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A value as text, its difference from the base, and whether it is the best of the trained arms."""
+    """What a table shows of one value.
+
+    Attributes:
+        text: The value.
+        spread: Its standard deviation over seeds.
+        delta: Its difference from the base.
+        interval: Of that difference, 95%.
+        best: Whether it is the best of the trained arms.
+    """
 
     text: str
+    spread: str = ""
     delta: str = ""
+    interval: str = ""
     best: bool = False
 
 
@@ -61,58 +73,119 @@ def _lost(arm: Arm, base: Arm) -> float | None:
     return base.general["em"] - arm.general["em"]
 
 
-def _drift(summary: Callable[[np.ndarray], float]) -> Callable[[Arm, Arm], float | None]:
-    """`summary` of an arm's drifts; NaN where any drift is not finite, since a summary of the rest would flatter."""
+def _drift(arm: Arm, base: Arm) -> float | None:
+    """Mean of an arm's drifts; NaN where any is not finite, since a mean of the rest would flatter."""
+    return float(np.mean(arm.nll_drifts)) if arm.nll_drifts else None
 
+
+def _column(
+    head: str,
+    group: str,
+    metric: str,
+    *,
+    better: int = 1,
+    scale: float = 1,
+    digits: int = 1,
+    delta: bool = False,
+) -> Column:
+    """A column of what an arm holds under `metric`."""
+    field, _, key = metric.partition(".")
+    return Column(
+        head=head,
+        group=group,
+        read=_of(field, key),
+        better=better,
+        scale=scale,
+        digits=digits,
+        delta=delta,
+        metric=metric,
+    )
+
+
+def _percent(head: str, group: str, metric: str) -> Column:
+    return _column(head, group, metric, scale=100, delta=True)
+
+
+def _kl(head: str, field: str, key: str) -> Column:
+    return _column(head, _KL[field], f"{field}.{key}", better=-1, digits=3)
+
+
+def _percentile(field: str, percent: int) -> Callable[[Arm, Arm], float | None]:
     def read(arm: Arm, base: Arm) -> float | None:
-        values = np.array(arm.nll_drifts)
+        values = np.array(getattr(arm, field))
         if not len(values):
             return None
-        return float(summary(values)) if np.isfinite(values).all() else math.nan
+        return float(np.percentile(values, percent)) if np.isfinite(values).all() else math.nan
 
     return read
 
 
-def _percent(head: str, group: str, field: str, key: str) -> Column:
-    return Column(head=head, group=group, read=_of(field, key), better=1, scale=100, delta=True)
-
-
-_LEARNED, _QA, _TAX, _KL, _COST = "New task", "Chinese QA", "Tax", "Divergence", "Training"
-MEANING_F1 = _percent("meaning F1", _LEARNED, "target", "meaning_f1")
-EXACT = _percent("wholly right", _LEARNED, "target", "meaning_exact")
-CHRF = _percent("chrF", _LEARNED, "target", "chrf")
-LANGUAGE = _percent("language", _LEARNED, "target", "language_rate")
-EM = Column(head="exact match", group=_QA, read=_of("general", "em"), better=1, scale=100)
-LOST = Column(head="EM lost", group=_TAX, read=_lost, better=-1, scale=100)
-DRIFT = Column(head="NLL drift", group=_TAX, read=_drift(np.mean), better=-1, digits=3)
-KL_TARGET = Column(head="KL, new task", group=_KL, read=_of("kl", "target"), better=-1, digits=3)
+_LEARNED, _QA, _TAX, _COST = "New task", "Chinese QA", "Tax", "Training"
+_KL = {"kl": "KL(arm ‖ base)", "kl_from_base": "KL(base ‖ arm)"}
+MEANING_F1 = _percent("meaning F1", _LEARNED, "target.meaning_f1")
+EXACT = _percent("wholly right", _LEARNED, "target.meaning_exact")
+CHRF = _percent("chrF", _LEARNED, "target.chrf")
+LANGUAGE = _percent("language", _LEARNED, "target.language_rate")
+EM = _column("exact match", _QA, "general.em", scale=100)
+LOST = Column(head="EM lost", group=_TAX, read=_lost, better=-1, scale=100, metric="tax.em")
+DRIFT = Column(head="NLL drift", group=_TAX, read=_drift, better=-1, digits=3, metric="tax.nll")
+KL_TARGET = _kl("KL, new task", "kl", "target")
+JUDGED = Column(head="judge win", group="RL or SFT", read=lambda arm, base: arm.judge_win, better=0, scale=100)
+SEEDS = Column(head="seeds", group=_COST, read=lambda arm, base: len(arm.seeds) or None, better=0, digits=0)
 MINUTES = Column(head="minutes", group=_COST, read=lambda arm, base: arm.seconds or None, better=0, scale=1 / 60)
-SUMMARY = (MEANING_F1, EXACT, CHRF, LANGUAGE, EM, LOST, DRIFT, KL_TARGET, MINUTES)
+SUMMARY = (MEANING_F1, EXACT, CHRF, LANGUAGE, EM, LOST, DRIFT, KL_TARGET, JUDGED, SEEDS, MINUTES)
 LEARNED = (
     MEANING_F1,
     EXACT,
     CHRF,
-    _percent("BLEU", _LEARNED, "target", "bleu"),
-    _percent("ROUGE-L", _LEARNED, "target", "rouge_l"),
-    Column(head="similarity", group=_LEARNED, read=_of("target", "similarity"), better=1, digits=3, delta=True),
+    _percent("chrF of sentences", _LEARNED, "target.chrf_sentence"),
+    _percent("BLEU", _LEARNED, "target.bleu"),
+    _percent("ROUGE-L", _LEARNED, "target.rouge_l"),
+    _column("similarity", _LEARNED, "target.similarity", digits=3, delta=True),
     LANGUAGE,
-    _percent("ended", _LEARNED, "target", "ended_rate"),
+    _percent("ended", _LEARNED, "target.ended_rate"),
+    _column("similarity reward", "Reward against oracle", "target.similarity_reward", digits=3, delta=True),
+    _column("hacking gap", "Reward against oracle", "target.hacking_gap", better=-1, digits=3, delta=True),
     Column(head="steps", group=_COST, read=lambda arm, base: arm.steps or None, better=0, digits=0),
     MINUTES,
 )
 LOSSES = (
     EM,
-    _percent("F1", _QA, "general", "f1"),
-    _percent("average", _QA, "general", "average"),
-    Column(head="length", group=_QA, read=_of("general", "answer_length"), better=0, delta=True),
-    Column(head="NLL", group=_QA, read=_of("general", "nll"), better=-1, digits=3, delta=True),
+    _percent("F1", _QA, "general.f1"),
+    _percent("average", _QA, "general.average"),
+    _column("length", _QA, "general.answer_length", better=0, delta=True),
+    _column("NLL", _QA, "general.nll", better=-1, digits=3, delta=True),
     LOST,
     DRIFT,
-    Column(head="drift P50", group=_TAX, read=_drift(lambda values: np.percentile(values, 50)), better=-1, digits=3),
-    Column(head="drift P90", group=_TAX, read=_drift(lambda values: np.percentile(values, 90)), better=-1, digits=3),
+    Column(head="drift P50", group=_TAX, read=_percentile("nll_drifts", 50), better=-1, digits=3, metric="tax.nll_p50"),
+    Column(head="drift P90", group=_TAX, read=_percentile("nll_drifts", 90), better=-1, digits=3, metric="tax.nll_p90"),
+)
+MOVED = (
     KL_TARGET,
-    Column(head="KL, QA", group=_KL, read=_of("kl", "general"), better=-1, digits=3),
-    Column(head="KL, Chinese", group=_KL, read=_of("kl", "text"), better=-1, digits=3),
+    _kl("KL, own outputs", "kl", "own"),
+    _kl("KL, QA", "kl", "general"),
+    Column(
+        head="KL, QA P90",
+        group=_KL["kl"],
+        read=_percentile("kl_rows", 90),
+        better=-1,
+        digits=3,
+        metric="kl.general_p90",
+    ),
+    _kl("KL, Chinese", "kl", "text"),
+    _kl("reverse, new task", "kl_from_base", "target"),
+    _kl("reverse, own outputs", "kl_from_base", "own"),
+    _kl("reverse, QA", "kl_from_base", "general"),
+    _kl("reverse, Chinese", "kl_from_base", "text"),
+    Column(
+        head="change, %",
+        group="Weights",
+        read=lambda arm, base: arm.weight_change,
+        better=0,
+        scale=100,
+        digits=2,
+        metric="weight_change",
+    ),
 )
 
 
@@ -132,9 +205,48 @@ def grid(report: Report, columns: Sequence[Column]) -> tuple[list[Column], Rows]
         best = column.show(max(rivals, key=lambda value: column.better * value)) if len(rivals) > 1 else ""
         before = values["base"]
         for arm, cells in rows:
-            now, delta = values[arm.name], ""
+            now, delta, spread = values[arm.name], "", arm.spread(column.metric)
             if column.delta and arm is not report.base and now is not None and before is not None:
                 delta = column.show(now - before, "+") if math.isfinite(now - before) else ""
-            won = column.better != 0 and arm is not report.base and column.show(now) == best
-            cells.append(Cell(text=column.show(now), delta=delta, best=won))
+            between = report.contrast(arm.name, "base", column.metric)
+            cells.append(
+                Cell(
+                    text=column.show(now),
+                    spread="" if spread is None else f"±{column.show(spread)}",
+                    delta=delta,
+                    interval=interval(column, between) if between and _is_difference(column) else "",
+                    best=column.better != 0 and arm is not report.base and column.show(now) == best,
+                )
+            )
     return shown, rows
+
+
+def _is_difference(column: Column) -> bool:
+    """Whether a difference from the base is shown, beside the value or as the value."""
+    return column.delta or column.metric.startswith("tax.")
+
+
+def interval(column: Column, contrast: Contrast) -> str:
+    """The bounds of `contrast` as `column` shows its values."""
+    return f"[{column.show(contrast.low)}, {column.show(contrast.high)}]"
+
+
+def differences(report: Report) -> tuple[list[Column], Rows]:
+    """What each arm has over another one than the base, with intervals."""
+    gain = {"meaning_f1": MEANING_F1}.get(report.score, _percent("chrF of sentences", _LEARNED, "target.chrf_sentence"))
+    similarity = _column("similarity", _LEARNED, "target.similarity", digits=3)
+    shown: list[Column] = []
+    rows: Rows = [(arm, []) for arm in report.trained]
+    for other in report.trained:
+        for column in (gain, similarity, LOST, DRIFT):
+            found = [report.contrast(arm.name, other.name, column.metric) for arm, _ in rows]
+            if not any(found):
+                continue
+            shown.append(replace(column, group=f"minus {other.label}"))
+            for (_, cells), contrast in zip(rows, found, strict=True):
+                cells.append(
+                    Cell(text=column.show(contrast.value, "+"), interval=interval(column, contrast))
+                    if contrast
+                    else Cell(text=MISSING)
+                )
+    return shown, [row for row in rows if any(cell.interval for cell in row[1])]

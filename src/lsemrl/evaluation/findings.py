@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lsemrl.evaluation.report import Arm, Report
+from lsemrl.evaluation.report import Arm, Contrast, Report
 
 MISSING = "\N{EN DASH}"
-SCORE_NAMES = {"meaning_f1": "meaning F1", "chrf": "chrF"}
+SCORE_NAMES = {"meaning_f1": "meaning F1", "chrf": "chrF", "chrf_sentence": "chrF of sentences"}
+_NAMED = 4
+"""Arms that a headline has room for."""
 
 
 def number(value: float | None, digits: int = 1, sign: str = "") -> str:
@@ -85,7 +87,9 @@ def _climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float,
 
 
 def matched(report: Report) -> Iterator[tuple[Arm, Arm, MatchedTax | None]]:
-    """RL beside each arm that it is an alternative to."""
+    """RL beside each arm that it is an alternative to, where arms were followed through training."""
+    if not any(arm.trajectory for arm in report.arms):
+        return
     for rl in report.trained:
         for other in report.trained:
             if rl.name == "rl" and other.name not in ("rl", "cold_start"):
@@ -96,11 +100,14 @@ def finding(report: Report) -> str:
     """What the run shows, in one sentence made of its numbers."""
     cold = [arm for arm in report.trained if arm.name == "cold_start"]
     start = cold[0] if cold and len(report.trained) > 1 else report.base
-    metric, clauses = report.score, list[str]()
+    metric, clauses, more = report.score, list[str](), 0
     for arm in report.trained:
         gain = 100 * (arm.target.get(metric, math.nan) - start.target.get(metric, math.nan))
         loss = 100 * (report.base.general.get("em", math.nan) - arm.general.get("em", math.nan))
         if arm is start or not (math.isfinite(gain) and math.isfinite(loss)):
+            continue
+        if len(clauses) == _NAMED:
+            more += 1
             continue
         gained = f"{'lost' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
         lost = f"{'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}"
@@ -110,12 +117,14 @@ def finding(report: Report) -> str:
             over = f"{'over' if 'gained' in gained else 'from'} the {'base' if start is report.base else 'cold start'}"
             of = f"points of {SCORE_NAMES[metric]} {over}"
             clauses.append(f"{arm.label} {gained} {of} and {lost} points of Chinese QA against the base")
+    if more:
+        clauses.append(f"{more} more arm{'s' * (more > 1)} below")
     return "; ".join(clauses) or f"No arm has both a {SCORE_NAMES[metric]} and a Chinese QA score to compare"
 
 
 def comparisons(report: Report) -> list[str]:
-    """RL against each alternative at the same score, a sentence each."""
-    name, lines = SCORE_NAMES[report.score], list[str]()
+    """RL against the cold start and each alternative, a sentence each; at the same score where that is known."""
+    name, lines = SCORE_NAMES[report.score], _contrasted(report)
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
@@ -129,6 +138,33 @@ def comparisons(report: Report) -> list[str]:
             f"Chinese QA and {other.label} {losses[1]} (at steps {same.step_a:.0f} and {same.step_b:.0f})."
         )
     return lines
+
+
+def _contrasted(report: Report) -> list[str]:
+    """What the intervals say of each arm against the last that it is held against: RL against the cold start."""
+    lines, arms = list[str](), {arm.name: arm for arm in report.arms}
+    pairs = {each.of: each.against for each in report.contrasts if each.against != "base"}
+    for of, against in list(pairs.items())[:_NAMED]:
+        gain = report.contrast(of, against, f"target.{report.score}")
+        loss = report.contrast(of, against, "tax.em")
+        if gain and loss:
+            better = _moved(gain, "higher", "lower")
+            worse = _moved(loss, "more", "less")
+            lines.append(
+                f"{arms[of].label} against {arms[against].label}: {SCORE_NAMES[report.score]} is {better}; of Chinese "
+                f"QA it lost {worse}."
+            )
+    return lines
+
+
+def _moved(contrast: Contrast, up: str, down: str) -> str:
+    """The size of `contrast` in points, its direction and interval; whether it may be chance."""
+    low, high = sorted((abs(contrast.low), abs(contrast.high)))
+    if contrast.low <= 0 <= contrast.high:
+        shown = f"[{number(100 * contrast.low, 1, '+')}, {number(100 * contrast.high, 1, '+')}]"
+        return f"{number(100 * contrast.value, 1, '+')} points {shown}, which may be chance"
+    direction = up if contrast.value > 0 else down
+    return f"{100 * abs(contrast.value):.1f} points {direction} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def hacking(arm: Arm) -> str:
@@ -156,9 +192,18 @@ def notes(report: Report) -> list[str]:
         "nothing else; language: outputs in the right one; ended: outputs that stopped by themselves.",
         f"{MISSING} means not measured; not finite, that the measurement gave NaN or infinity.",
     ]
-    questions = max((len(arm.nll_drifts) for arm in report.arms), default=0)
+    if report.contrasts:
+        lines += [
+            "± is the standard deviation over seeds. Brackets hold the 95% interval of the difference from the base, "
+            "by paired bootstrap over rows and Student's t over seeds: wide with three seeds, and with a single one "
+            "silent about others. Corpus chrF and BLEU have none, as they are no means over rows.",
+            "KL is KL(arm \N{DOUBLE VERTICAL LINE} base), reverse KL(base \N{DOUBLE VERTICAL LINE} arm); own outputs "
+            "are what the arm itself draws on the new task. Similarity reward is the cosine as the reward counts it; "
+            "the hacking gap is that minus the oracle's meaning F1.",
+        ]
+    questions = max((len(arm.nll_drifts) // max(1, len(arm.seeds)) for arm in report.arms), default=0)
     em = report.base.general.get("em", math.nan)
-    if questions and math.isfinite(em):
+    if questions and math.isfinite(em) and not report.contrasts:
         margin = 196 * math.sqrt(em * (1 - em) / questions)
         lines.append(
             f"Chinese QA has {questions} questions: an exact match near the base's is known to ±{margin:.1f} points "

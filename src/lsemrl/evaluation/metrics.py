@@ -7,7 +7,7 @@ Tibetan sentence and give 0, and so does ROUGE as it comes. Texts are cut into t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -28,10 +28,13 @@ class Score:
     Attributes:
         value: In [0, 1], higher is better.
         signature: Metric, tokenizer, number of references and version, in the manner of sacreBLEU.
+        rows: What each output scored by itself, in [0, 1]; `value` is their mean but for chrF, which pools its n-grams
+            over the corpus. Empty for BLEU, which says little of a single sentence.
     """
 
     value: float
     signature: str
+    rows: tuple[float, ...]
 
 
 def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
@@ -47,7 +50,12 @@ def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
     from sacrebleu.metrics.chrf import CHRF
 
     _check(outputs, references)
-    return _sacrebleu(CHRF(), "chrF2", outputs, references)
+    metric = CHRF()
+    rows = tuple(
+        metric.sentence_score(output, list(texts)).score / 100
+        for output, texts in zip(outputs, references, strict=True)
+    )
+    return _sacrebleu(metric, "chrF2", outputs, references, rows)
 
 
 def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Score:
@@ -74,7 +82,7 @@ def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], l
         [" ".join(profile.units(text)) for text in outputs],
         [[" ".join(profile.units(text)) for text in texts] for texts in references],
     )
-    return Score(value=scored.value, signature=scored.signature.replace("tok:none", _tokenizer(profile)))
+    return replace(scored, signature=scored.signature.replace("tok:none", _tokenizer(profile)))
 
 
 def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Score:
@@ -94,20 +102,26 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
     profile = languages.language(language)
     _check(outputs, references)
     _check_units(references, profile)
-    # Its own normalizer deletes everything but a-z and 0-9.
-    scores = rouge_score(
-        list(outputs),
-        [list(texts) for texts in references],
-        accumulate="best",
-        rouge_keys="rougeL",
-        normalizer=str,
-        tokenizer=profile.units,
+    rows = tuple(
+        # Its own normalizer deletes everything but a-z and 0-9.
+        float(
+            rouge_score(
+                [output],
+                [list(texts)],
+                accumulate="best",
+                rouge_keys="rougeL",
+                normalizer=str,
+                tokenizer=profile.units,
+            )["rougeL_fmeasure"]
+        )
+        for output, texts in zip(outputs, references, strict=True)
     )
     counts = {len(texts) for texts in references}
     nrefs = counts.pop() if len(counts) == 1 else "var"
     return Score(
-        value=float(scores["rougeL_fmeasure"]),
+        value=sum(rows) / len(rows),
         signature=f"rougeL|nrefs:{nrefs}|case:mixed|best|f1|{_tokenizer(profile)}|version:torchmetrics-{torchmetrics.__version__}",
+        rows=rows,
     )
 
 
@@ -124,10 +138,12 @@ def language_rate(outputs: Sequence[str], language: str) -> Score:
     profile = languages.language(language)
     if not outputs:
         raise UserError(_EMPTY)
+    rows = tuple(float(profile.accepts(text)) for text in outputs)
     return Score(
-        value=sum(profile.accepts(text) for text in outputs) / len(outputs),
+        value=sum(rows) / len(rows),
         signature=f"language_rate|lang:{profile.code}|script:{'+'.join(profile.scripts)}|tok:letter"
         f"|threshold:{profile.threshold}",
+        rows=rows,
     )
 
 
@@ -135,11 +151,17 @@ def _tokenizer(profile: Language) -> str:
     return f"tok:lsemrl-{profile.code}-{profile.unit}"
 
 
-def _sacrebleu(metric: Metric, name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
+def _sacrebleu(
+    metric: Metric,
+    name: str,
+    outputs: Sequence[str],
+    references: Sequence[Sequence[str]],
+    rows: tuple[float, ...] = (),
+) -> Score:
     # sacreBLEU wants the first references of all outputs, then the second ones; None where an output has fewer.
     streams = [list(stream) for stream in zip_longest(*references)]
     value = metric.corpus_score(list(outputs), streams).score / 100
-    return Score(value=value, signature=f"{name}|{metric.get_signature()}")
+    return Score(value=value, signature=f"{name}|{metric.get_signature()}", rows=rows)
 
 
 def _check(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
 
-from lsemrl.evaluation.columns import LEARNED, LOSSES, SUMMARY, Cell, Column, Rows, grid
+from lsemrl.evaluation.columns import LEARNED, LOSSES, MOVED, SUMMARY, Cell, Column, differences, grid
 from lsemrl.evaluation.findings import MISSING, comparisons, finding, hacking, notes, number
 from lsemrl.evaluation.plots import colours, smoothing
-from lsemrl.evaluation.report import Report, Sample
+from lsemrl.evaluation.published import Line, beside
+from lsemrl.evaluation.report import Arm, Report, Sample
 
 _ABRIDGED = 90
-_TABLES = (("The arms", SUMMARY), ("What each arm learned", LEARNED), ("What each arm lost", LOSSES))
+_TABLES = (
+    ("The arms", SUMMARY),
+    ("What each arm learned", LEARNED),
+    ("What each arm lost", LOSSES),
+    ("How far each arm moved", MOVED),
+)
+_DIFFERENCES = "Arms against each other"
+Table = tuple[str, list[Column], Sequence[tuple[Arm | Line, list[Cell]]]]
 
 
 def _sources(report: Report) -> list[tuple[Sample, list[Sample | None]]]:
@@ -24,6 +33,11 @@ def _sources(report: Report) -> list[tuple[Sample, list[Sample | None]]]:
         (next(by[key] for by in said if key in by), [by.get(key) for by in said])
         for key in dict.fromkeys(key for by in said for key in by)
     ]
+
+
+def _tables(report: Report) -> list[Table]:
+    tables: list[Table] = [(title, *grid(report, columns)) for title, columns in _TABLES]
+    return [*tables, (_DIFFERENCES, *differences(report))] if report.contrasts else tables
 
 
 def language(text: str) -> str:
@@ -56,7 +70,9 @@ def html(report: Report, images: dict[str, str]) -> str:
         report=report,
         finding=finding(report),
         comparisons=comparisons(report),
-        tables=[(title, *grid(report, columns)) for title, columns in _TABLES],
+        tables=_tables(report),
+        published=beside(report),
+        published_words=_beside_words(report),
         curves=[(arm, hacking(arm), smoothing(len(arm.curve))) for arm in report.trained if arm.curve],
         sources=_sources(report),
         notes=notes(report),
@@ -71,10 +87,15 @@ def markdown(report: Report, figures: list[str]) -> str:
     """The same report for a terminal or a repository, the plots as files beside it."""
     lines = [f"# {_plain(finding(report))}.", ""]
     lines += [f"{_plain(sentence)}\n" for sentence in comparisons(report)]
-    lines += [f"{_plain(report.task)}, seed {report.seed}, {report.created}, lsemrl {report.lsemrl}", ""]
-    for title, columns in _TABLES:
-        lines += [f"## {title}", "", *_markdown_table(*grid(report, columns)), ""]
+    lines += [f"{_plain(report.task)}, {report.seeds}, {report.created}, lsemrl {report.lsemrl}", ""]
+    for title, columns, rows in _tables(report):
+        lines += [f"## {title}", "", *_markdown_table(columns, rows), ""]
     lines += [f"- {note}" for note in notes(report)]
+    if tables := beside(report):
+        lines += ["", "## Beside the paper", "", _plain(_beside_words(report)), ""]
+    for title, columns, beside_rows in tables:
+        named = [replace(column, head=f"{column.group}, {column.head}") for column in columns]
+        lines += [f"### {title}", "", *_markdown_table(named, beside_rows), ""]
     lines += ["", *(f"{_plain(arm.label)}: {words}\n" for arm in report.trained if (words := hacking(arm)))]
     lines += [f"![{name.replace('_', ' ')}]({name}.png)\n" for name in figures]
     if sources := _sources(report):
@@ -89,13 +110,24 @@ def markdown(report: Report, figures: list[str]) -> str:
     lines += ["", "## How to get these numbers again", "", "    " + report.command.replace("\n", "\n    "), ""]
     lines += [f"- {_plain(arm.label)}: {_plain(arm.trained_by)}" for arm in report.arms]
     lines += [f"- {_plain(metric)}: `{signature}`" for metric, signature in report.signatures.items()]
-    lines += [f"- {_plain(key)}: {_plain(str(value))}" for key, value in (report.machine | report.versions).items()]
+    rest = report.setup | report.machine | report.versions
+    lines += [f"- {_plain(key)}: {_plain(str(value))}" for key, value in rest.items()]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_table(columns: list[Column], rows: Rows) -> Iterator[str]:
+def _beside_words(report: Report) -> str:
+    """What the figures beside each other are of."""
+    return (
+        f"Published: arXiv 2605.14366, Qwen3-4B on real Tibetan. Ours: {report.setup.get('base model', 'see below')}, "
+        f"{report.task}. Models and data differ, so directions can be compared and figures cannot."
+    )
+
+
+def _markdown_table(columns: list[Column], rows: Sequence[tuple[Arm | Line, list[Cell]]]) -> Iterator[str]:
     def show(cell: Cell) -> str:
-        return (f"**{cell.text}**" if cell.best else cell.text) + (f" ({cell.delta})" if cell.delta else "")
+        text = " ".join(filter(None, (f"**{cell.text}**" if cell.best else cell.text, cell.spread)))
+        aside = " ".join(filter(None, (cell.delta, cell.interval)))
+        return f"{text} ({aside})" if aside else text
 
     yield from _row(["arm", *(column.head for column in columns)])
     yield "| --- |" + " ---: |" * len(columns)

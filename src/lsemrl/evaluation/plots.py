@@ -65,6 +65,7 @@ def draw(report: Report) -> dict[str, Figure]:
     """Every plot that the report has numbers for, by the name of its file."""
     with matplotlib.rc_context(_STYLE):
         figures = {"gain_tax": _gain_tax(report), "nll_drift": _nll_drift(report)}
+        figures |= {"hacking": _hacking(report), "kl_tax": _kl_tax(report)} if report.contrasts else {}
         figures |= {f"reward_{arm.name}": _reward_curve(arm) for arm in report.trained}
     return {name: figure for name, figure in figures.items() if figure}
 
@@ -110,6 +111,7 @@ def _gain_tax(report: Report) -> Figure | None:
             continue
         xs, ys = zip(*lines[arm.name], strict=True)
         ax.plot(xs, ys, color=colour[arm.name], linewidth=1.8, marker="o", markersize=3.5, alpha=0.75)
+        obstacles += _seeds(ax, report, arm, colour[arm.name])
         marker = "s" if arm.name == "base" else "o"
         ax.plot(xs[-1], ys[-1], color=colour[arm.name], marker=marker, markersize=9, markeredgecolor="white", zorder=4)
         ends.append((xs[-1], ys[-1], arm.label, colour[arm.name]))
@@ -126,6 +128,73 @@ def _gain_tax(report: Report) -> Figure | None:
     ax.set_xlabel("Chinese QA exact match lost against the base, percentage points  →  worse")
     ax.set_ylabel(f"{SCORE_NAMES[report.score]}, points of 100  →  better")
     _label(ax, ends, obstacles)
+    return figure
+
+
+def _seeds(ax: Axes, report: Report, arm: Arm, colour: str) -> list[list[tuple[float, float]]]:
+    """Draw where each seed ended, and the intervals of gain and loss around their mean; returns these lines."""
+    gain, loss = f"target.{report.score}", "tax.em"
+    if arm.spread(gain) is not None and arm.spread(loss) is not None:
+        xs, ys = ([100 * value for value in arm.by_seed[metric]] for metric in (loss, gain))
+        ax.plot(xs, ys, color=colour, marker="o", markersize=3.5, alpha=0.6, linestyle="none")
+    gained, lost = (report.contrast(arm.name, "base", metric) for metric in (gain, loss))
+    if gained and lost and all(map(math.isfinite, (gained.low, gained.high, lost.low, lost.high))):
+        x, y, before = 100 * lost.value, 100 * arm.target[report.score], 100 * report.base.target[report.score]
+        across = [(100 * lost.low, y), (100 * lost.high, y)]
+        upright = [(x, before + 100 * gained.low), (x, before + 100 * gained.high)]
+        for line in (across, upright):
+            ax.plot(*zip(*line, strict=True), color=colour, linewidth=1.2, alpha=0.8)
+        return [across, upright]
+    return []
+
+
+def _hacking(report: Report) -> Figure | None:
+    """The oracle's meaning over the similarity reward; right of the others at the same height is reward for nothing."""
+    points = [
+        (arm, arm.target["similarity_reward"], arm.target["meaning_f1"])
+        for arm in report.arms
+        if {"similarity_reward", "meaning_f1"} <= arm.target.keys()
+    ]
+    words = ("similarity reward of greedy outputs", "meaning F1 (oracle)  →  better")
+    return _scatter(report, points, ("target.similarity_reward", "target.meaning_f1"), words)
+
+
+def _kl_tax(report: Report) -> Figure | None:
+    """What was lost over how far the arm moved on the new task."""
+    before = report.base.general.get("em", math.nan)
+    points = [
+        (arm, arm.kl_from_base["target"], 100 * (before - arm.general["em"]))
+        for arm in report.arms
+        if "target" in arm.kl_from_base and "em" in arm.general
+    ]
+    words = ("KL(base ‖ arm) on the new task, nats per token", "Chinese QA exact match lost, points")
+    return _scatter(report, points, ("kl_from_base.target", "tax.em"), words, scale=100)
+
+
+def _scatter(
+    report: Report,
+    points: Sequence[tuple[Arm, float, float]],
+    metrics: tuple[str, str],
+    words: tuple[str, str],
+    scale: float = 1,
+) -> Figure | None:
+    """A dot per arm and a small one per seed; `scale` is that of the second metric."""
+    points = [point for point in points if all(map(math.isfinite, point[1:]))]
+    if len(points) < 2:
+        return None
+    figure = Figure(figsize=(7.4, 4.2), layout="constrained")
+    ax, colour = figure.add_subplot(), colours(report.arms)
+    for arm, x, y in points:
+        xs, ys = (arm.by_seed.get(metric, ()) for metric in metrics)
+        small = [scale * value for value in ys]
+        ax.plot(xs, small, color=colour[arm.name], marker="o", markersize=3.5, alpha=0.6, linestyle="none")
+        marker = "s" if arm.name == "base" else "o"
+        ax.plot(x, y, color=colour[arm.name], marker=marker, markersize=9, markeredgecolor="white", zorder=4)
+    ax.margins(x=0.14, y=0.12)
+    ax.set_xlabel(words[0])
+    ax.set_ylabel(words[1])
+    ends = [(x, y, arm.label, colour[arm.name]) for arm, x, y in points]
+    _label(ax, ends, [[(x, y)] for _, x, y in points])
     return figure
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,21 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of the JSON; raised when a field changes its meaning."""
-TARGET = ("meaning_f1", "meaning_exact", "chrf", "bleu", "rouge_l", "similarity", "language_rate", "ended_rate")
+TARGET = (
+    "meaning_f1",
+    "meaning_exact",
+    "chrf",
+    "chrf_sentence",
+    "bleu",
+    "rouge_l",
+    "similarity",
+    "similarity_reward",
+    "hacking_gap",
+    "language_rate",
+    "ended_rate",
+)
 GENERAL = ("em", "f1", "average", "answer_length", "nll")
-KL = ("target", "general", "text")
+KL = ("target", "general", "text", "own")
 _UNBOUNDED = ("answer_length", "nll")
 
 
@@ -46,8 +59,30 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """What one arm scored more than another on the same rows, with a 95% interval (see `bootstrap`).
+
+    Attributes:
+        of: An arm's name.
+        against: Another's.
+        metric: A field of `Arm` and a key in it, such as "target.meaning_f1"; or "tax.em", exact match lost, and
+            "tax.nll", mean NLL drift, both counted against the base.
+        value: The mean difference.
+        low: Lower bound.
+        high: Upper bound.
+    """
+
+    of: str
+    against: str
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way of training, measured.
+    """One way of training, measured; where it was trained from several seeds, every number is the mean over them.
 
     Attributes:
         name: "base", "cold_start", "rl", "sft", "sft_replay" or another identifier; names files and colours.
@@ -57,9 +92,15 @@ class Arm:
         steps: Optimizer steps, the clock of `trajectory` too.
         target: Scores on the new task, keys among `TARGET`.
         general: Scores on Chinese reading comprehension, keys among `GENERAL`.
-        nll_drifts: Per question, NLL of the gold answer minus the base's; empty for the base.
-        kl: KL(arm || original base) on the new task ("target"), on reading comprehension ("general") and on Chinese
-            text ("text").
+        nll_drifts: Per question and seed, NLL of the gold answer minus the base's; empty for the base.
+        kl: KL(arm || original base) on the new task ("target"), on reading comprehension ("general"), on Chinese
+            text ("text") and along the arm's own outputs on the new task ("own").
+        kl_from_base: KL(original base || arm), likewise.
+        kl_rows: Per question and seed, KL(arm || original base) along the gold answer.
+        weight_change: ||trained - base|| / ||base|| over the weights that were trained.
+        judge_win: Share of rows that a judge gave it, RL against strong SFT; None for other arms.
+        seeds: It was trained from; empty where only one run is known, and for the base.
+        by_seed: In the order of `seeds`, the values behind a number: keys as in `Contrast.metric`.
         samples: Outputs on the same sources for every arm.
         curve: Per rollout step, any of rollout_step, reward, similarity (the rescaled reward part), language,
             meaning_f1 (the oracle's, of the same rollouts), kl and length; empty without RL.
@@ -79,6 +120,12 @@ class Arm:
     general: dict[str, float]
     nll_drifts: tuple[float, ...] = ()
     kl: dict[str, float]
+    kl_from_base: dict[str, float] = field(default_factory=dict)
+    kl_rows: tuple[float, ...] = ()
+    weight_change: float | None = None
+    judge_win: float | None = None
+    seeds: tuple[int, ...] = ()
+    by_seed: dict[str, tuple[float, ...]] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     curve: tuple[dict[str, float], ...] = ()
     trajectory: tuple[dict[str, float], ...] = ()
@@ -86,12 +133,17 @@ class Arm:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ValueError(f"an arm's name must be an identifier, got {self.name!r}")
-        for field, keys in (("target", TARGET), ("general", GENERAL), ("kl", KL)):
-            for key, value in getattr(self, field).items():
+        for name, keys in (("target", TARGET), ("general", GENERAL), ("kl", KL), ("kl_from_base", KL)):
+            for key, value in getattr(self, name).items():
                 if key not in keys:
-                    raise ValueError(f"{field} of arm {self.name!r} has no metric {key!r}, only {', '.join(keys)}")
-                if field != "kl" and key not in _UNBOUNDED and 1 + 1e-6 < value < math.inf:
-                    raise ValueError(f"{field}.{key} of arm {self.name!r} is a fraction, at most 1, got {value}")
+                    raise ValueError(f"{name} of arm {self.name!r} has no metric {key!r}, only {', '.join(keys)}")
+                if name in ("target", "general") and key not in _UNBOUNDED and 1 + 1e-6 < value < math.inf:
+                    raise ValueError(f"{name}.{key} of arm {self.name!r} is a fraction, at most 1, got {value}")
+
+    def spread(self, metric: str) -> float | None:
+        """Standard deviation over the seeds; None for a single one."""
+        values = self.by_seed.get(metric, ())
+        return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +155,16 @@ class Report:
         lsemrl: The package's version.
         created: ISO 8601.
         task: For example "translation zh→bo".
-        seed: Of the whole run.
+        seed: Of the whole run; None where every arm has seeds of its own.
         command: What was typed.
         machine: Processor, cores, memory and the like.
         versions: Library -> version.
         signatures: Metric -> how it was computed.
         seconds: Of the whole run.
         arms: In the order to show; exactly one is named "base".
+        contrasts: Differences between arms with their intervals; empty where single rows are not known.
+        paper: Which of the paper's tables the arms stand beside: "translation", "headline", or "" for none.
+        setup: What was measured: model, rows and the like.
 
     Raises:
         ValueError: Two arms share a name, or none is the base.
@@ -119,13 +174,16 @@ class Report:
     lsemrl: str
     created: str
     task: str
-    seed: int
+    seed: int | None
     command: str
     machine: dict[str, str | int | float]
     versions: dict[str, str]
     signatures: dict[str, str]
     seconds: float
     arms: tuple[Arm, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    paper: str = ""
+    setup: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -144,13 +202,27 @@ class Report:
 
     @property
     def score(self) -> str:
-        """The metric that gain is measured in: the oracle's where every arm has it, else chrF."""
-        return "meaning_f1" if all("meaning_f1" in arm.target for arm in self.arms) else "chrf"
+        """The metric that gain is measured in: the oracle's where every arm has it, else chrF.
+
+        That of sentences where there are intervals, as chrF of a corpus is no mean over rows.
+        """
+        names = ("meaning_f1", "chrf_sentence") if self.contrasts else ("meaning_f1",)
+        return next((name for name in names if all(name in arm.target for arm in self.arms)), "chrf")
+
+    @property
+    def seeds(self) -> str:
+        """The seeds in words."""
+        seeds = sorted({seed for arm in self.arms for seed in arm.seeds}) if self.seed is None else [self.seed]
+        return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'unknown'}"
+
+    def contrast(self, of: str, against: str, metric: str) -> Contrast | None:
+        """The contrast of two arms by their names; None if there is none."""
+        key = (of, against, metric)
+        return next((each for each in self.contrasts if (each.of, each.against, each.metric) == key), None)
 
     def to_json(self, path: Path) -> None:
-        """Write as JSON; NaN and infinities, which JSON has no numbers for, become strings."""
-        text = json.dumps(_finite(asdict(self)), ensure_ascii=False, indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        """Write as JSON."""
+        path.write_text(json_text(asdict(self)), encoding="utf-8")
 
     @classmethod
     def from_json(cls, path: Path) -> Report:
@@ -162,10 +234,22 @@ class Report:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if int(data["version"]) <= VERSION:
-                return cls(**data | {"seconds": float(data["seconds"]), "arms": tuple(map(_arm, data["arms"]))})
+                return cls(
+                    **data
+                    | {
+                        "seconds": float(data["seconds"]),
+                        "arms": tuple(map(_arm, data["arms"])),
+                        "contrasts": tuple(map(_contrast, data.get("contrasts", ()))),
+                    }
+                )
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} cannot be read ({error}): give the report.json of a finished run") from error
         raise UserError(f"{path} is of version {data['version']}, this lsemrl reads up to {VERSION}: update lsemrl")
+
+
+def json_text(value: Any) -> str:
+    """`value` as JSON; NaN and infinities, which JSON has no numbers for, become strings."""
+    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:
@@ -176,6 +260,10 @@ def _finite(value: Any) -> Any:
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _contrast(data: dict[str, Any]) -> Contrast:
+    return Contrast(**data | {name: float(data[name]) for name in ("value", "low", "high")})
+
+
 def _arm(data: dict[str, Any]) -> Arm:
     def floats(values: Mapping[str, Any]) -> dict[str, float]:
         return {key: float(value) for key, value in values.items()}
@@ -183,10 +271,15 @@ def _arm(data: dict[str, Any]) -> Arm:
     return Arm(
         **data
         | {key: floats(data[key]) for key in ("target", "general", "kl")}
+        | {"kl_from_base": floats(data.get("kl_from_base", {}))}
         | {key: tuple(map(floats, data[key])) for key in ("curve", "trajectory")}
         | {
             "seconds": float(data["seconds"]),
             "nll_drifts": tuple(map(float, data["nll_drifts"])),
+            "kl_rows": tuple(map(float, data.get("kl_rows", ()))),
+            "weight_change": None if data.get("weight_change") is None else float(data["weight_change"]),
+            "seeds": tuple(data.get("seeds", ())),
+            "by_seed": {key: tuple(map(float, each)) for key, each in data.get("by_seed", {}).items()},
             "samples": tuple(Sample(**sample | {"rewards": floats(sample["rewards"])}) for sample in data["samples"]),
         }
     )

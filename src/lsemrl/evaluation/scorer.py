@@ -27,8 +27,21 @@ class MetricSettings:
     """The encoder of `similarity`: a SentenceTransformer folder, a hub id, or "micro"."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a set of outputs scored, by the names of the scores.
+
+    Attributes:
+        corpus: Over all outputs, in [0, 1], higher is better (but answer_length, in characters).
+        rows: Output by output, for the scores that have such values; `corpus` holds their mean, but for chrF.
+    """
+
+    corpus: dict[str, float]
+    rows: dict[str, tuple[float, ...]]
+
+
 class Scorer:
-    """Corpus scores in [0, 1] by name, higher is better (but answer_length, in characters).
+    """Scores outputs by the metrics of its settings.
 
     Attributes:
         signatures: How each score that was given is defined, by name.
@@ -42,6 +55,10 @@ class Scorer:
         )
 
     def __call__(self, completions: Sequence[Completion]) -> dict[str, float]:
+        """Score outputs against their references; the corpus scores of `score`."""
+        return self.score(completions).corpus
+
+    def score(self, completions: Sequence[Completion]) -> Scores:
         """Score outputs against their references.
 
         Raises:
@@ -52,7 +69,8 @@ class Scorer:
         outputs = [completion.text for completion in completions]
         references = [list(completion.example.references) for completion in completions]
         language = self.settings.language
-        scores = {"ended_rate": sum(completion.ended for completion in completions) / len(completions)}
+        rows = {"ended_rate": tuple(float(completion.ended) for completion in completions)}
+        corpus: dict[str, float] = {}
         for name in self.settings.names:
             match name:
                 case "chrf":
@@ -65,21 +83,23 @@ class Scorer:
                     scored = metrics.language_rate(outputs, language)
                 case "similarity":
                     assert self.encoder is not None
-                    scores[name] = float(self.encoder.similarity(outputs, references).mean())
+                    rows[name] = tuple(self.encoder.similarity(outputs, references).tolist())
                     self.signatures[name] = f"mean cosine, encoder {self.settings.encoder}"
                     continue
                 case "meaning":
                     meanings = [oracle.meaning(said, meant[0]) for said, meant in zip(outputs, references, strict=True)]
-                    scores["meaning_f1"] = sum(meaning.f1 for meaning in meanings) / len(meanings)
-                    scores["meaning_exact"] = sum(meaning.exact for meaning in meanings) / len(meanings)
+                    rows["meaning_f1"] = tuple(meaning.f1 for meaning in meanings)
+                    rows["meaning_exact"] = tuple(float(meaning.exact) for meaning in meanings)
                     self.signatures["meaning"] = "oracle: F1 over filled slots; all slots right and well formed"
                     continue
                 case "cmrc":
                     answers = cmrc.score(outputs, references)
-                    scores |= {"em": answers.em, "f1": answers.f1, "average": answers.average}
-                    scores["answer_length"] = answers.answer_length
+                    rows |= answers.rows
+                    corpus["average"] = answers.average
                     self.signatures["cmrc"] = "CMRC 2018 v6"
                     continue
-            scores[name] = scored.value
+            if scored.rows:
+                rows[name] = scored.rows
+            corpus[name] = scored.value
             self.signatures[name] = scored.signature
-        return scores
+        return Scores(corpus={name: sum(values) / len(values) for name, values in rows.items()} | corpus, rows=rows)

@@ -1,22 +1,27 @@
 """The alignment tax: what a policy gained on the new task, and what it lost of what the base model could do.
 
 Everything is measured against the ORIGINAL base, on the same rows for every arm: reading comprehension by greedy
-answers and by the NLL of the gold answers, and KL(policy || base), exact over the vocabulary, along fixed texts.
+answers and by the NLL of the gold answers, and the KL divergence both ways, exact over the vocabulary, along fixed
+texts and along what the policy itself says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lsemrl.data.collate import encode
-from lsemrl.evaluation.scorer import MetricSettings, Scorer
+from lsemrl.evaluation.measurement import Divergence
+from lsemrl.evaluation.scorer import MetricSettings, Scorer, Scores
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import Sampling, sample
-from lsemrl.types import Completion, Example, PromptBatch
+from lsemrl.types import Completion, Example, PromptBatch, Sequences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,43 +45,68 @@ class Measurement:
 
     Attributes:
         target: Scores on the new task, in [0, 1].
+        target_rows: The same row by row, where a score has such values.
         general: CMRC exact match, F1, their average, answer length in characters, mean NLL of the gold answers.
-        nll: NLL of each gold answer, nats per token.
-        kl: KL(policy || base) in nats per token along the gold outputs of `target` and `general`, and along `text`.
+        general_rows: em, f1, answer_length and nll (nats per token) of each question.
+        divergence: Along the gold outputs of "target" and "general", along "text", and along "own": outputs on the new
+            task that the policy draws itself, at temperature 1 and from one seed.
+        weight_change: See `weight_change`.
         outputs: Greedy outputs on the new task.
+        answers: Greedy answers to the questions.
     """
 
     target: dict[str, float]
+    target_rows: dict[str, tuple[float, ...]]
     general: dict[str, float]
-    nll: tuple[float, ...]
-    kl: dict[str, float]
+    general_rows: dict[str, tuple[float, ...]]
+    divergence: dict[str, Divergence]
+    weight_change: float
     outputs: tuple[Completion, ...]
+    answers: tuple[Completion, ...]
+
+    @property
+    def kl(self) -> dict[str, float]:
+        """KL(policy || base) by text."""
+        return {name: each.to_base for name, each in self.divergence.items()}
+
+    @property
+    def kl_from_base(self) -> dict[str, float]:
+        """KL(base || policy) by text."""
+        return {name: each.from_base for name, each in self.divergence.items()}
 
 
 def scores(
     policy: Policy, battery: Battery, scorer: Scorer, max_new_tokens: int, batch_size: int = 100
-) -> tuple[dict[str, float], dict[str, float], list[Completion]]:
-    """What greedy outputs alone can tell: scores on `target`, scores on `general`, and the outputs on `target`."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What greedy outputs alone can tell: scores on `target` and scores on `general`."""
     outputs = answer(policy, battery.target, max_new_tokens, batch_size)
-    general = CMRC(answer(policy, battery.general, max_new_tokens, batch_size))
-    return scorer(outputs), {name: general[name] for name in ("em", "f1", "average", "answer_length")}, outputs
+    answers = answer(policy, battery.general, max_new_tokens, batch_size)
+    return scorer(outputs), _comprehension(answers).corpus
 
 
 def measure(
     policy: Policy, battery: Battery, scorer: Scorer, max_new_tokens: int, batch_size: int = 100
 ) -> Measurement:
     """Measure the policy as it stands; the base is the same policy with its training switched off."""
-    target, general, outputs = scores(policy, battery, scorer, max_new_tokens, batch_size)
-    nll = gold_nll(policy, battery.general, batch_size)
+    outputs = answer(policy, battery.target, max_new_tokens, batch_size)
+    answers = answer(policy, battery.general, max_new_tokens, batch_size)
+    target, general = scorer.score(outputs), _comprehension(answers)
+    nll = tuple(gold_nll(policy, battery.general, batch_size).tolist())
+    golds = {"target": battery.target, "general": battery.general, "text": battery.text}
+    along: dict[str, Iterable[Sequences]] = {
+        name: (prompts.sequences for prompts in _batches(policy, examples, batch_size))
+        for name, examples in golds.items()
+    }
+    along["own"] = _drawn(policy, battery.target, max_new_tokens, batch_size)
     return Measurement(
-        target=target,
-        general={**general, "nll": float(nll.mean())},
-        nll=tuple(nll.tolist()),
-        kl={
-            name: kl_to_base(policy, examples, batch_size)
-            for name, examples in (("target", battery.target), ("general", battery.general), ("text", battery.text))
-        },
+        target=target.corpus,
+        target_rows=target.rows,
+        general={**general.corpus, "nll": sum(nll) / len(nll)},
+        general_rows={**general.rows, "nll": nll},
+        divergence={name: divergence(policy, sequences) for name, sequences in along.items()},
+        weight_change=weight_change(policy),
         outputs=tuple(outputs),
+        answers=tuple(answers),
     )
 
 
@@ -85,6 +115,15 @@ _CHUNK = 1024
 
 CMRC = Scorer(MetricSettings(names=("cmrc",)))
 """Scores answers to reading comprehension."""
+
+
+def _comprehension(answers: Sequence[Completion]) -> Scores:
+    scored = CMRC.score(answers)
+    names = ("em", "f1", "average", "answer_length")
+    return Scores(
+        corpus={name: scored.corpus[name] for name in names},
+        rows={name: scored.rows[name] for name in names if name in scored.rows},
+    )
 
 
 def answer(policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int) -> list[Completion]:
@@ -108,23 +147,64 @@ def gold_nll(policy: Policy, examples: Sequence[Example], batch_size: int) -> Te
     return torch.cat(pieces).cpu()
 
 
-def kl_to_base(policy: Policy, examples: Sequence[Example], batch_size: int) -> float:
-    """KL(policy || base) in nats per token along the first references: RL's Razor (arXiv 2509.04259) ties it to tax."""
-    total, tokens = 0.0, 0
-    for prompts in _batches(policy, examples, batch_size):
-        sequences = prompts.sequences
+def divergence(policy: Policy, batches: Iterable[Sequences]) -> Divergence:
+    """KL between policy and base along completions: RL's Razor (arXiv 2509.04259) ties it to the tax."""
+    rows: list[Tensor] = []  # KL(policy || base), KL(base || policy), tokens
+    for sequences in batches:
         with policy.inference():
             now = policy.predictions(sequences)
         with policy.base():
             then = policy.predictions(sequences)
-        length = int(sequences.completion_mask_NT.sum())
+        mask_NT = sequences.completion_mask_NT
+        row_M = torch.arange(len(mask_NT), device=mask_NT.device)[:, None].expand_as(mask_NT)[mask_NT]
+        sums_3N = torch.zeros(3, len(mask_NT), dtype=torch.float64, device=mask_NT.device)
         with torch.no_grad():
-            for at in range(0, length, _CHUNK):
+            for at in range(0, len(row_M), _CHUNK):
                 chunk = slice(at, at + _CHUNK)
                 now_CV, then_CV = now(chunk).log_softmax(dim=-1), then(chunk).log_softmax(dim=-1)
-                total += float((now_CV.exp() * (now_CV - then_CV)).sum())
-        tokens += length
-    return total / tokens
+                apart_CV = now_CV - then_CV
+                kl_3C = torch.stack(
+                    [
+                        (now_CV.exp() * apart_CV).sum(dim=-1),
+                        -(then_CV.exp() * apart_CV).sum(dim=-1),
+                        torch.ones_like(apart_CV[:, 0]),
+                    ]
+                )
+                sums_3N.index_add_(1, row_M[chunk], kl_3C.double())
+        rows.append(sums_3N.cpu())
+    sums_3N = torch.cat(rows, dim=1)
+    to_base_N, from_base_N, tokens_N = sums_3N
+    return Divergence(
+        to_base=float(to_base_N.sum() / tokens_N.sum()),
+        from_base=float(from_base_N.sum() / tokens_N.sum()),
+        to_base_rows=tuple((to_base_N / tokens_N).tolist()),
+        from_base_rows=tuple((from_base_N / tokens_N).tolist()),
+    )
+
+
+def weight_change(policy: Policy) -> float:
+    """||trained - base|| / ||base||, Frobenius norms: over the weights that adapters adapt, else over all weights."""
+    change = size = 0.0
+    with torch.no_grad():
+        if policy.adapted:
+            layers: list[Any] = [layer for layer in policy.model.modules() if isinstance(layer, LoraLayer)]
+            for layer in layers:
+                change += float(layer.get_delta_weight(layer.active_adapters[0]).float().pow(2).sum())
+                size += float(layer.get_base_layer().weight.float().pow(2).sum())
+        else:
+            with policy.base():
+                base = dict(policy.model.named_parameters())
+            for name, weight in policy.model.named_parameters():
+                change += float((weight.float() - base[name].float()).pow(2).sum())
+                size += float(base[name].float().pow(2).sum())
+    return math.sqrt(change / size)
+
+
+def _drawn(policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int) -> Iterator[Sequences]:
+    """What the policy says when it draws from its own distribution, so that a mean over it is an expectation."""
+    own = Sampling(num_generations=1, temperature=1.0, top_p=1.0, max_new_tokens=max_new_tokens)
+    for at, prompts in enumerate(_batches(policy, examples, batch_size)):
+        yield sample(policy, prompts, own, seed=at).sequences
 
 
 def _batches(policy: Policy, examples: Sequence[Example], size: int) -> Iterator[PromptBatch]:

@@ -91,9 +91,10 @@ def _decode(
     eos = torch.tensor(list(eos_ids), device=device)
     cache = DynamicCache(config=model.config)
     prompt_mask_BP = prompts.prompt_mask_BP
+    padded = not bool(prompt_mask_BP.all())  # where nothing is, a model spares itself the mask
     logits_BV = model(
         input_ids=prompts.prompt_ids_BP,
-        attention_mask=prompt_mask_BP.long(),
+        attention_mask=prompt_mask_BP.long() if padded else None,
         position_ids=positions(prompt_mask_BP),
         past_key_values=cache,
         use_cache=True,
@@ -101,30 +102,32 @@ def _decode(
     ).logits[:, -1]
     cache.batch_repeat_interleave(group)
     logits_NV = logits_BV.repeat_interleave(group, dim=0)
-    attention = prompt_mask_BP.repeat_interleave(group, dim=0)
-    position_N = attention.sum(dim=1)
-    ids_NT = torch.zeros(len(attention), sampling.max_new_tokens, dtype=torch.long, device=device)
+    prompt_mask_NP = prompt_mask_BP.long().repeat_interleave(group, dim=0)
+    position_N = prompt_mask_NP.sum(dim=1)
+    count, longest = len(prompt_mask_NP), sampling.max_new_tokens
+    # A completion that has ended goes on reading its own words until it is dropped; nobody reads it.
+    attention = torch.cat([prompt_mask_NP, prompt_mask_NP.new_ones(count, longest)], dim=1)
+    ids_NT = torch.zeros(count, longest, dtype=torch.long, device=device)
     mask_NT = torch.zeros_like(ids_NT, dtype=torch.bool)
-    ended_N = torch.zeros(len(attention), dtype=torch.bool, device=device)
-    rows = torch.arange(len(attention), device=device)  # those still in the batch
+    ended_N = torch.zeros(count, dtype=torch.bool, device=device)
+    rows = torch.arange(count, device=device)  # those still in the batch
     slots = 0
-    for step in range(sampling.max_new_tokens):
+    for step in range(longest):
         slots += len(rows)
         token_N = draw(logits_NV.float(), sampling, generator)
         open_N = ~ended_N[rows]
         ids_NT[rows, step], mask_NT[rows, step] = token_N, open_N
         ended_N[rows] |= torch.isin(token_N, eos)
         open_N = ~ended_N[rows]
-        if step + 1 == sampling.max_new_tokens or not bool(open_N.any()):
+        if step + 1 == longest or not bool(open_N.any()):
             break
-        attention = torch.cat([attention, mask_NT[rows, step].unsqueeze(1)], dim=1)
         if int(open_N.sum()) <= len(rows) // 2:  # dropping rows copies the cache: worth it by halves, not one by one
             kept = open_N.nonzero().squeeze(1)
             cache.batch_select_indices(kept)
             rows, token_N, attention, position_N = rows[kept], token_N[kept], attention[kept], position_N[kept]
         logits_NV = model(
             input_ids=token_N.unsqueeze(1),
-            attention_mask=attention.long(),
+            attention_mask=attention[:, : prompt_mask_NP.shape[1] + step + 1] if padded else None,
             position_ids=position_N.unsqueeze(1),
             past_key_values=cache,
             use_cache=True,

@@ -1,0 +1,75 @@
+"""Plain text in a language that the base model knows, read as beginnings and what follows them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsemrl import micro
+from lsemrl.data.sources import NOT_UTF8, Source, is_broken, read_rows
+from lsemrl.micro import corpus
+from lsemrl.types import Example, UserError
+
+_SENTENCE = re.compile(r".*?[。！？!?།\n]+|.*?\.(?=\s)", re.DOTALL)
+_LINES = ".txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainText:
+    """Where plain text comes from, and how much of each is used."""
+
+    path: str = micro.NAME
+    """A .txt file with one text a line; a .jsonl, .json, .csv, .tsv or .parquet file; or "micro" for the held-out
+    Chinese of the embedded world."""
+    column: str = "text"
+    """The column of the text, where the file has columns."""
+    rows: int = 100
+    """Take this many texts, the first of the file; fewer where it has fewer."""
+    max_characters: int = 1000
+    """Cut longer texts here."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("rows", 1), ("max_characters", 2)):
+            if getattr(self, name) < least:
+                raise UserError(f"text.{name} is {getattr(self, name)}; give {least} or more")
+
+    def examples(self) -> list[Example]:
+        """Each text as its first sentence and what follows; one of a single sentence is cut in the middle.
+
+        Texts of fewer than two characters are left out.
+
+        Raises:
+            UserError: The file cannot be read, holds a broken row, or holds no text.
+        """
+        examples = []
+        for name, text in self._texts():
+            text = text.strip()[: self.max_characters]
+            if len(text) > 1:
+                sentence = _SENTENCE.match(text)
+                cut = sentence.end() if sentence else len(text)
+                cut = cut if cut < len(text) else len(text) // 2
+                examples.append(Example(id=name, prompt=text[:cut], source=text[:cut], references=(text[cut:],)))
+            if len(examples) == self.rows:
+                return examples
+        if not examples:
+            raise UserError(f"text.path {self.path!r} holds no text; name a file with at least one")
+        return examples
+
+    def _texts(self) -> list[tuple[str, str]]:
+        if self.path == micro.NAME:
+            return [(str(row["id"]), str(row["text"])) for row in corpus.chinese_text("test", self.rows, seed=0)]
+        if self.path.endswith(_LINES):
+            # Read as if it were aligned with itself: the same complaints for the same mistakes.
+            rows = read_rows(Source(path=self.path, target_path=self.path), (self.column, self.column))
+        else:
+            rows = read_rows(Source(path=self.path), None)
+        texts = []
+        for row in rows:
+            text = row.columns.get(self.column)
+            fault = row.fault or (NOT_UTF8 if is_broken(row.raw) else "")
+            if fault or not isinstance(text, str):
+                fault = fault or f"has no text in the column {self.column!r} (set text.column)"
+                raise UserError(f"{row.place}: {fault}; mend the row")
+            texts.append((f"{Path(row.file).name}:{row.line}", text))
+        return texts

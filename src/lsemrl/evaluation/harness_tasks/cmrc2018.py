@@ -1,0 +1,56 @@
+"""CMRC 2018 for lm-evaluation-harness: our reader, our prompt and the official scorer behind its names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from lsemrl import micro
+from lsemrl.data.comprehension import TASK
+from lsemrl.data.records import Record, read_records, to_record
+from lsemrl.data.sources import Source
+from lsemrl.data.task import MicroRows
+from lsemrl.errors import UserError
+from lsemrl.evaluation import cmrc as official
+
+
+def records(cmrc: str) -> list[Record]:
+    """The questions in `cmrc`: a JSON file nested as the release is, a flat JSONL file, or "micro".
+
+    Raises:
+        UserError: There is no such file, or it holds no such questions.
+    """
+    if cmrc == micro.NAME:
+        rows = MicroRows()
+        drawn = TASK.micro("test", rows.test, rows.seed)
+        return [to_record(row, place="micro:test", inputs=TASK.inputs, target=TASK.target) for row in drawn]
+    try:
+        found, _ = read_records(Source(path=cmrc), inputs=TASK.inputs, target=TASK.target, flatten=TASK.flatten)
+    except UserError as error:
+        raise UserError(f"cmrc is {cmrc!r}, which cannot be used: {error}") from None
+    return found
+
+
+def read(cmrc: str | None = None, **_: Any) -> dict[str, Dataset]:
+    """What the harness calls for its data set, with the metadata it was given.
+
+    Raises:
+        UserError: No file was named, or it cannot be used.
+    """
+    if cmrc is None:
+        raise UserError("cmrc is null, and cmrc2018 is read from a file of yours; name its JSON, or micro")
+    rows = [{"id": record.id, **record.inputs, "answers": list(record.targets)} for record in records(cmrc)]
+    return {"test": Dataset.from_list(rows)}
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    """The question as our own evaluation asks it."""
+    return TASK.template.format_map(doc)
+
+
+def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Exact match, F1 and their average in [0, 1], and the answer's characters, for the one answer in `results`."""
+    one = official.score(results, [doc["answers"]])
+    return {"em": one.em, "f1": one.f1, "average": one.average, "answer_length": one.answer_length}

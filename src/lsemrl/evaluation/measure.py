@@ -1,0 +1,226 @@
+"""Measures one policy against the original base and writes what came of it; `lsemrl tax` sets the arms side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lsemrl import __version__
+from lsemrl.data.base import TaskData
+from lsemrl.data.comprehension import ComprehensionData
+from lsemrl.data.text import PlainText
+from lsemrl.evaluation.measurement import (
+    BASE,
+    Measured,
+    hash_rows,
+    machine,
+    outputs,
+    similarity_reward,
+    versions,
+)
+from lsemrl.evaluation.scorer import MetricSettings, Scorer
+from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
+from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.sampler import Sampling
+from lsemrl.types import Completion, UserError
+
+_LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureSettings:
+    """Which policy is measured, on what, and under which name."""
+
+    arm: str = BASE
+    """Name of the arm in reports, such as rl: letters, digits and underscores. The original model is `base`."""
+    label: str = ""
+    """The arm's name for people; empty takes the usual one, or `arm`."""
+    trained_by: str = ""
+    """How the arm was trained, in one sentence."""
+    seed: int = 1
+    """The seed that the arm was trained with; arms of one name and several seeds are averaged. Nothing here draws from
+    it."""
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    """The policy; with `adapter`, the arm that wrote it. After full fine-tuning, `train: full` and the folder as
+    `model`."""
+    base: str | None = None
+    """After full fine-tuning: the original model, a folder or hub id. With LoRA it is `policy.model` itself."""
+    target: TaskData
+    """The new task; its test rows are measured."""
+    general: ComprehensionData
+    """Reading comprehension in a language that the base knows; its test rows are measured."""
+    text: PlainText = field(default_factory=PlainText)
+    """Plain text in that language."""
+    metrics: MetricSettings = field(default_factory=MetricSettings)
+    """What is measured on the new task."""
+    threshold: float = 0.0
+    """Tau of the similarity reward, which is shown beside the oracle's meaning where there are both."""
+    target_rows: int = 200
+    """Test rows of the new task, the first; fewer where there are fewer."""
+    general_rows: int = 200
+    """Questions, likewise."""
+    max_new_tokens: int = 64
+    """Length limit of an output."""
+    batch_size: int = 64
+    """Rows in a batch; it changes speed and memory only."""
+    device: str | None = None
+    """Such as cpu or cuda:1; null takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        if not self.arm.isidentifier():
+            raise UserError(f"arm is {self.arm!r}; name it by letters, digits and underscores, such as rl")
+        trained = self.policy.adapter is not None or self.base is not None
+        if trained and self.arm == BASE:
+            raise UserError(
+                f"arm is {BASE!r}, but policy.adapter or base is set, so that a trained policy would be measured; "
+                "give the arm another name, or set both to null"
+            )
+        if not trained and self.arm != BASE:
+            raise UserError(
+                f"arm is {self.arm!r}, but policy.adapter and base are null, so that the original model would be "
+                f"measured; set policy.adapter (after full fine-tuning: base), or name the arm {BASE!r}"
+            )
+        if self.base is not None and self.policy.train != "full":
+            raise UserError(f"base is {self.base!r}, but policy.train is lora; leave base out, or set train to full")
+        if not -1 <= self.threshold < 1:
+            raise UserError(f"threshold (tau) is {self.threshold}; set it in [-1, 1)")
+        for name in ("target_rows", "general_rows", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; give 1 or more")
+        Sampling(max_new_tokens=self.max_new_tokens)
+
+
+def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
+    """Measure a policy; write measurement.json, and predictions.jsonl for `lsemrl judge`, to `folder`.
+
+    Raises:
+        UserError: `folder` cannot be written, or model, adapter or data are not what the settings say.
+    """
+    started = time.monotonic()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output is {str(folder)!r}, which cannot be written ({error.strerror}); name another"
+        ) from error
+    # The KL reference of training plays no part here.
+    policy = Policy(
+        dataclasses.replace(settings.policy, reference="none" if settings.policy.train == "full" else "base")
+    )
+    battery = read_battery(
+        settings.target,
+        settings.general,
+        settings.text,
+        policy.tokenizer,
+        target_rows=settings.target_rows,
+        general_rows=settings.general_rows,
+    )
+    scorer = Scorer(settings.metrics)
+    base = _load(policy, settings.base)
+    policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    found = measure(policy, battery, scorer, settings.max_new_tokens, settings.batch_size)
+    rows = {"target": battery.target, "general": battery.general, "text": battery.text}
+    target, target_rows, signatures = _with_reward(settings, found, scorer.signatures | CMRC.signatures)
+    measured = Measured(
+        lsemrl=__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        arm=settings.arm,
+        label=settings.label or _LABELS.get(settings.arm, settings.arm),
+        trained_by=settings.trained_by,
+        seed=settings.seed,
+        task=settings.target.plan.task.name,
+        policy={name: getattr(settings.policy, name) for name in ("model", "train", "adapter")},
+        base=settings.base or settings.policy.model,
+        base_fingerprint=base,
+        data={name: hash_rows(examples) for name, examples in rows.items()},
+        conditions={"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype},
+        signatures=signatures,
+        machine=machine(),
+        versions=versions(),
+        seconds=time.monotonic() - started,
+        target=target,
+        general=found.general,
+        target_rows=target_rows,
+        general_rows=found.general_rows,
+        divergence=found.divergence,
+        weight_change=found.weight_change,
+        outputs=outputs(found.outputs),
+        answers=outputs(found.answers),
+    )
+    _write_predictions(found.outputs, folder / "predictions.jsonl")
+    measured.write(folder)
+    return measured
+
+
+def read_battery(
+    target: TaskData,
+    general: TaskData,
+    text: PlainText,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    target_rows: int,
+    general_rows: int,
+) -> Battery:
+    """The held-out rows that every arm is measured on.
+
+    Raises:
+        UserError: The data cannot be read, or have no test rows.
+    """
+    held_out = []
+    for name, data, count in (("target", target, target_rows), ("general", general, general_rows)):
+        data.prepare(tokenizer)
+        if not data.test_examples:
+            raise UserError(f"{name} has no test rows; give it a test source, or raise splits.test_fraction")
+        held_out.append(tuple(data.test_examples[:count]))
+    return Battery(target=held_out[0], general=held_out[1], text=tuple(text.examples()))
+
+
+def _load(policy: Policy, base: str | None) -> str:
+    """Read the weights and, after full fine-tuning, those of the base beside them; returns the base's fingerprint."""
+    policy.load()
+    if policy.adapted:
+        return policy.fingerprint
+    if base is None:
+        policy.reference_model = policy.model
+        return policy.fingerprint
+    original = Policy(dataclasses.replace(policy.settings, model=base))
+    original.load()
+    shapes = [{name: weight.shape for name, weight in each.model.named_parameters()} for each in (original, policy)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"base is {base!r}, whose weights have other names or shapes than those of policy.model "
+            f"{policy.settings.model!r}; name the model that it was fine-tuned from"
+        )
+    policy.reference_model = original.model.requires_grad_(False).eval()
+    return original.fingerprint
+
+
+def _with_reward(
+    settings: MeasureSettings, found: Measurement, signatures: dict[str, str]
+) -> tuple[dict[str, float], dict[str, tuple[float, ...]], dict[str, str]]:
+    """The scores on the new task and, where similarity was measured, what the reward makes of it."""
+    if "similarity" not in found.target_rows:
+        return found.target, found.target_rows, signatures
+    reward = tuple(
+        similarity_reward(output.text, similarity, settings.threshold)
+        for output, similarity in zip(found.outputs, found.target_rows["similarity"], strict=True)
+    )
+    return (
+        found.target | {"similarity_reward": sum(reward) / len(reward)},
+        found.target_rows | {"similarity_reward": reward},
+        signatures | {"similarity_reward": f"mean of max(0, (s - tau) / (1 - tau)), tau {settings.threshold}"},
+    )
+
+
+def _write_predictions(completions: Sequence[Completion], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for each in outputs(completions):
+            file.write(json.dumps(dataclasses.asdict(each), ensure_ascii=False) + "\n")

@@ -1,0 +1,221 @@
+"""One arm of one seed, measured: the record that `lsemrl measure` writes and `lsemrl tax` reads.
+
+It holds every row's scores, for intervals, and what must be equal for two arms to be compared: a hash of the rows, the
+conditions, the definition of every metric and the base model. Units are those of `report`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsemrl.errors import UserError
+from lsemrl.evaluation.report import json_text
+
+if TYPE_CHECKING:
+    from lsemrl.types import Completion, Example
+
+FILE = "measurement.json"
+BASE = "base"
+"""The arm that was never trained."""
+VERSION = 1
+"""Of the JSON; raised when a field changes its meaning."""
+_LIBRARIES = ("torch", "transformers", "peft", "lightning", "sentence-transformers", "sacrebleu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What the policy said to one row."""
+
+    id: str
+    source: str
+    references: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Which rows were measured.
+
+    Attributes:
+        count: How many.
+        sha256: Of their prompts and references in order.
+    """
+
+    count: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """How far two policies are apart along N texts, in nats per token.
+
+    Attributes:
+        to_base: KL(policy || base), over the tokens of all texts.
+        from_base: KL(base || policy), likewise.
+        to_base_rows: KL(policy || base) of each text.
+        from_base_rows: KL(base || policy) of each text.
+    """
+
+    to_base: float
+    from_base: float
+    to_base_rows: tuple[float, ...]
+    from_base_rows: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One arm of one seed, measured.
+
+    Attributes:
+        version: Of this schema.
+        lsemrl: The package's version.
+        created: ISO 8601.
+        arm: "base" for the original model, otherwise an identifier such as "rl".
+        label: The arm's name for people.
+        trained_by: How it was trained, in one sentence.
+        seed: Of its training.
+        task: Of the data, for example "zh-bo" or "headline".
+        policy: Model, what was trained, adapter.
+        base: The name of the original model.
+        base_fingerprint: Tells it from others.
+        data: "target", "general" and "text": the rows.
+        conditions: What else the numbers depend on, such as max_new_tokens.
+        signatures: Metric -> how it was computed.
+        machine: Processor, cores and the like.
+        versions: Library -> version.
+        seconds: The measuring took.
+        target: Corpus scores on the new task.
+        general: Corpus scores on reading comprehension.
+        target_rows: Scores of each row of the new task, where a score has such values.
+        general_rows: em, f1, answer_length and nll of each question.
+        divergence: Along "target", "general", "text" and "own" (see `tax.Measurement`).
+        weight_change: ||trained - base|| / ||base|| over the weights that were trained.
+        outputs: Greedy outputs on the new task.
+        answers: Greedy answers to the questions.
+    """
+
+    version: int = VERSION
+    lsemrl: str
+    created: str
+    arm: str
+    label: str
+    trained_by: str
+    seed: int
+    task: str
+    policy: dict[str, str | None]
+    base: str
+    base_fingerprint: str
+    data: dict[str, Rows]
+    conditions: dict[str, float | str]
+    signatures: dict[str, str]
+    machine: dict[str, str | int | float]
+    versions: dict[str, str]
+    seconds: float
+    target: dict[str, float]
+    general: dict[str, float]
+    target_rows: dict[str, tuple[float, ...]]
+    general_rows: dict[str, tuple[float, ...]]
+    divergence: dict[str, Divergence]
+    weight_change: float
+    outputs: tuple[Output, ...]
+    answers: tuple[Output, ...]
+
+    def write(self, folder: Path) -> Path:
+        """Write measurement.json, whole or not at all; returns its path."""
+        path = folder / FILE
+        part = path.with_name(f".{FILE}.{os.getpid()}")
+        part.write_text(json_text(asdict(self)), encoding="utf-8")
+        part.replace(path)
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Measured:
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: There is no such file, it holds something else, or its version is a later one.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if int(data["version"]) <= VERSION:
+                return cls(**data | _typed(data))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): measure again with lsemrl measure") from error
+        raise UserError(f"{path} is of version {data['version']}, this lsemrl reads up to {VERSION}: update lsemrl")
+
+
+def hash_rows(examples: Sequence[Example]) -> Rows:
+    """What tells these rows from others, wherever they were read from."""
+    text = json.dumps([[example.prompt, *example.references] for example in examples], ensure_ascii=False)
+    return Rows(count=len(examples), sha256=hashlib.sha256(text.encode()).hexdigest())
+
+
+def outputs(completions: Iterable[Completion]) -> tuple[Output, ...]:
+    """Completions as they are written."""
+    return tuple(
+        Output(
+            id=completion.example.id,
+            source=completion.example.source,
+            references=completion.example.references,
+            output=completion.text,
+        )
+        for completion in completions
+    )
+
+
+def similarity_reward(output: str, similarity: float, threshold: float) -> float:
+    """What the similarity reward of `threshold` (tau) gives for a cosine; a broken text gets 0 there."""
+    return 0.0 if "\N{REPLACEMENT CHARACTER}" in output else max(0.0, (similarity - threshold) / (1 - threshold))
+
+
+def machine() -> dict[str, str | int | float]:
+    """What this runs on."""
+    import torch
+
+    found: dict[str, str | int | float] = {
+        "system": platform.platform(),
+        "cores": os.cpu_count() or 0,
+        "torch threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        found["device"] = torch.cuda.get_device_name()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """The libraries that numbers depend on."""
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def _typed(data: dict[str, Any]) -> dict[str, Any]:
+    def rows(values: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+        return {name: tuple(map(float, each)) for name, each in values.items()}
+
+    def said(values: Iterable[dict[str, Any]]) -> tuple[Output, ...]:
+        return tuple(Output(**value | {"references": tuple(value["references"])}) for value in values)
+
+    return {
+        **{name: {key: float(value) for key, value in data[name].items()} for name in ("target", "general")},
+        **{name: rows(data[name]) for name in ("target_rows", "general_rows")},
+        **{name: said(data[name]) for name in ("outputs", "answers")},
+        "data": {name: Rows(**each) for name, each in data["data"].items()},
+        "divergence": {
+            name: Divergence(
+                to_base=float(each["to_base"]),
+                from_base=float(each["from_base"]),
+                to_base_rows=tuple(map(float, each["to_base_rows"])),
+                from_base_rows=tuple(map(float, each["from_base_rows"])),
+            )
+            for name, each in data["divergence"].items()
+        },
+        "weight_change": float(data["weight_change"]),
+        "seconds": float(data["seconds"]),
+    }

@@ -1,0 +1,282 @@
+"""From measurements of arms and seeds to a report: means, spreads, and differences with their intervals.
+
+A verb of its own beside `lsemrl report`: that one renders a finished report again, this one makes it, from arms that
+may have been trained anywhere as long as they were measured on the same rows.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsemrl import __version__
+from lsemrl.errors import UserError
+from lsemrl.evaluation.bootstrap import paired_bootstrap
+from lsemrl.evaluation.measurement import BASE, FILE, Measured
+from lsemrl.evaluation.report import GENERAL, TARGET, Arm, Contrast, Report, Sample
+
+Found = tuple[Path, Measured]
+Array = NDArray[np.float64]
+
+_FIRST = (BASE, "cold_start", "rl", "sft", "sft_replay")
+_SAMPLES = 8
+_JUDGE = "judge.json"
+AGAINST = ("cold_start", "rl")
+_CLAIMED = ("target.meaning_f1", "target.chrf_sentence", "target.similarity", "tax.em", "tax.nll")
+"""What they are compared in: seeds that both have are paired."""
+
+
+def find_measurements(folders: Sequence[Path]) -> list[Found]:
+    """Every measurement.json in `folders` and below, each once, by path.
+
+    Raises:
+        UserError: A folder is not there, none holds a measurement, or one cannot be read.
+    """
+    paths: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.exists():
+            raise UserError(f"{str(folder)!r} is no folder: name those that lsemrl measure wrote to")
+        for path in [folder] if folder.is_file() else sorted(folder.rglob(FILE)):
+            paths.setdefault(path.resolve(), path)
+    if not paths:
+        raise UserError(
+            f"there is no {FILE} in {', '.join(map(str, folders))} or below: run lsemrl measure for each arm first"
+        )
+    return [(path, Measured.read(path)) for path in paths.values()]
+
+
+def find_judgement(folders: Sequence[Path]) -> dict[str, float]:
+    """The shares of rows that a judge gave to "rl" and to "sft" against each other; {} where none has judged.
+
+    Several judge.json, such as those of several seeds, are averaged.
+
+    Raises:
+        UserError: One cannot be read, or there are several judges.
+    """
+    shares: dict[str, list[float]] = {"rl": [], "sft": []}
+    judge = None
+    for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_JUDGE)}):
+        try:
+            verdict = json.loads(path.read_text(encoding="utf-8"))
+            arms, by = verdict["arms"], verdict["judge"]
+            if set(arms) != set(shares):
+                continue
+            won = [float(verdict["shares"][outcome]) for outcome in ("win", "loss")]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} cannot be read ({error}): judge again with lsemrl judge") from error
+        if judge not in (None, by):
+            raise UserError(f"{path} is of another judge than the files before it: leave one judge's in the folders")
+        judge = by
+        for arm, share in zip(arms, won, strict=True):
+            shares[arm].append(share)
+    return {arm: fmean(values) for arm, values in shares.items() if values}
+
+
+def tax_report(
+    found: Sequence[Found],
+    command: str,
+    against: Sequence[str] = AGAINST,
+    judged: Mapping[str, float] | None = None,
+) -> Report:
+    """Set measured arms side by side.
+
+    Args:
+        found: Measurements and where they are from; one arm is the base.
+        command: What was typed.
+        against: Arms, beside the base, that the others are held against, where they are there.
+        judged: See `find_judgement`.
+
+    Raises:
+        UserError: There is no base, or the measurements cannot be compared with each other.
+    """
+    _check(found)
+    groups: dict[str, list[Measured]] = {}
+    for _, measured in sorted(found, key=lambda pair: pair[1].seed):
+        groups.setdefault(measured.arm, []).append(measured)
+    order = [*(name for name in _FIRST if name in groups), *(name for name in groups if name not in _FIRST)]
+    base = groups[BASE][0]
+    return Report(
+        lsemrl=__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        task=f"headlines, {base.task}" if _paper(base) == "headline" else f"translation {base.task.replace('-', '→')}",
+        seed=None,
+        command=command,
+        machine=base.machine,
+        versions=base.versions,
+        signatures=base.signatures,
+        seconds=sum(measured.seconds for _, measured in found),
+        arms=tuple(_arm(groups[name], groups[BASE], (judged or {}).get(name)) for name in order),
+        contrasts=tuple(_contrasts({name: groups[name] for name in order}, against)),
+        paper=_paper(base),
+        setup=_setup(base),
+    )
+
+
+def _check(found: Sequence[Found]) -> None:
+    """Refuse measurements that say nothing about each other."""
+    base = next((pair for pair in found if pair[1].arm == BASE), None)
+    if base is None:
+        arms = ", ".join(dict.fromkeys(measured.arm for _, measured in found))
+        raise UserError(f"no measurement is of the base, only of {arms}: measure the original model too (--arm {BASE})")
+    by_arm: dict[tuple[str, int], Path] = {}
+    for path, measured in found:
+        other = by_arm.setdefault((measured.arm, measured.seed), path)
+        if other != path:
+            raise UserError(
+                f"{path} and {other} are both arm {measured.arm!r}, seed {measured.seed}: give each its own seed or arm"
+            )
+        if fault := _fault(measured, base[1]):
+            raise UserError(f"{path} cannot be compared with {base[0]}: {fault}")
+
+
+def _fault(measured: Measured, base: Measured) -> str:
+    """Why `measured` says nothing beside `base`, and what to do; "" if it does."""
+    if measured.task != base.task:
+        return f"its task is {measured.task!r}, not {base.task!r}; report each task apart"
+    for part, rows in base.data.items():
+        if measured.data[part] != rows:
+            return (
+                f"it was measured on other {part} rows ({measured.data[part].count}, not {rows.count})"
+                if measured.data[part].count != rows.count
+                else f"it was measured on other {part} rows ({rows.count} too)"
+            ) + "; measure every arm with one configuration"
+    if measured.base_fingerprint != base.base_fingerprint:
+        return (
+            f"it is held against another base model ({measured.base}, not {base.base}); measure every arm against one"
+        )
+    for field in ("conditions", "signatures"):
+        now, then = getattr(measured, field), getattr(base, field)
+        for key in (*then, *now):
+            if now.get(key) != then.get(key):
+                return (
+                    f"its {key} is {now.get(key, 'absent')!r}, not {then.get(key, 'absent')!r}; measure every arm with "
+                    "one configuration and one version"
+                )
+    return ""
+
+
+def _paper(base: Measured) -> str:
+    return "headline" if base.task == "headline" else "translation"
+
+
+def _setup(base: Measured) -> dict[str, str]:
+    rows = ", ".join(f"{rows.count} {part} ({rows.sha256[:8]})" for part, rows in base.data.items())
+    conditions = ", ".join(f"{key} {value}" for key, value in base.conditions.items())
+    return {"base model": f"{base.base} ({base.base_fingerprint})", "rows": rows, "conditions": conditions}
+
+
+def _rows(measured: Measured) -> dict[str, Array]:
+    """Every score that has a value for each row, by its metric."""
+    rows = {
+        f"target.{'chrf_sentence' if name == 'chrf' else name}": np.array(values)
+        for name, values in measured.target_rows.items()
+    }
+    rows |= {f"general.{name}": np.array(values) for name, values in measured.general_rows.items()}
+    rows["general.average"] = (rows["general.em"] + rows["general.f1"]) / 2
+    if {"target.similarity_reward", "target.meaning_f1"} <= rows.keys():
+        rows["target.hacking_gap"] = rows["target.similarity_reward"] - rows["target.meaning_f1"]
+    rows["tax.em"], rows["tax.nll"] = -rows["general.em"], rows["general.nll"]  # against the base, a difference
+    return rows
+
+
+def _values(measured: Measured, base: dict[str, Array]) -> dict[str, float]:
+    """Every number of one measurement, by its metric; `base` holds the rows of the base."""
+    rows = _rows(measured)
+    drifts = rows["tax.nll"] - base["tax.nll"]
+    values = {metric: float(each.mean()) for metric, each in rows.items()}
+    values |= {f"target.{name}": value for name, value in measured.target.items()}
+    values |= {f"general.{name}": value for name, value in measured.general.items()}
+    values |= {f"kl.{name}": each.to_base for name, each in measured.divergence.items()}
+    values |= {f"kl_from_base.{name}": each.from_base for name, each in measured.divergence.items()}
+    values |= {"tax.em": float((rows["tax.em"] - base["tax.em"]).mean()), "tax.nll": float(drifts.mean())}
+    if np.isfinite(drifts).all():
+        values |= {f"tax.nll_p{percent}": float(np.percentile(drifts, percent)) for percent in (50, 90)}
+    kl = measured.divergence["general"].to_base_rows
+    if np.isfinite(kl).all():
+        values["kl.general_p90"] = float(np.percentile(kl, 90))
+    return values | {"weight_change": measured.weight_change}
+
+
+def _arm(seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float | None) -> Arm:
+    first, trained = seeds[0], seeds[0].arm != BASE
+    base = _mean_rows(bases)
+    each = [_values(measured, base) for measured in seeds]
+    by_seed = {
+        metric: tuple(values[metric] for values in each)
+        for metric in each[0]
+        if all(metric in values for values in each)
+    }
+
+    def means(field: str, keys: Sequence[str]) -> dict[str, float]:
+        return {key: fmean(by_seed[f"{field}.{key}"]) for key in keys if f"{field}.{key}" in by_seed}
+
+    lines = tuple(first.divergence)
+    return Arm(
+        name=first.arm,
+        label=first.label,
+        trained_by=first.trained_by,
+        seconds=0.0,
+        steps=0,
+        target=means("target", TARGET),
+        general=means("general", GENERAL),
+        nll_drifts=tuple(
+            drift for measured in seeds if trained for drift in (_rows(measured)["tax.nll"] - base["tax.nll"]).tolist()
+        ),
+        kl=means("kl", lines),
+        kl_from_base=means("kl_from_base", lines),
+        kl_rows=tuple(kl for measured in seeds if trained for kl in measured.divergence["general"].to_base_rows),
+        weight_change=fmean(by_seed["weight_change"]) if trained else None,
+        judge_win=judge_win,
+        seeds=tuple(measured.seed for measured in seeds) if trained else (),
+        by_seed=by_seed if trained else {},
+        samples=tuple(_samples(first)),
+    )
+
+
+def _mean_rows(seeds: Sequence[Measured]) -> dict[str, Array]:
+    each = [_rows(measured) for measured in seeds]
+    return {metric: np.mean([rows[metric] for rows in each], axis=0) for metric in each[0]}
+
+
+def _samples(measured: Measured) -> Iterator[Sample]:
+    names = [name for name in ("similarity", "meaning_f1", "language_rate") if name in measured.target_rows]
+    for at, output in enumerate(measured.outputs[:_SAMPLES]):
+        yield Sample(
+            source=output.source,
+            reference=output.references[0],
+            output=output.output,
+            rewards={name: measured.target_rows[name][at] for name in names},
+        )
+
+
+def _contrasts(groups: dict[str, list[Measured]], against: Sequence[str]) -> Iterator[Contrast]:
+    """Every arm against the base in every metric, and against some of the others in what is claimed of them."""
+    rows = {name: {each.seed: _rows(each) for each in seeds} for name, seeds in groups.items()}
+    base = _mean_rows(groups[BASE])
+    for name in groups:
+        if name == BASE:
+            continue
+        for metric in base:
+            differences = [each[metric] - base[metric] for each in rows[name].values()]
+            yield _contrast(name, BASE, metric, differences)
+        for other in against:
+            if name == other:
+                break  # the cold start is not held against RL
+            shared = [seed for seed in rows[name] if seed in rows.get(other, {})]
+            if not shared:
+                continue
+            for metric in _CLAIMED:
+                if metric in base:
+                    differences = [rows[name][seed][metric] - rows[other][seed][metric] for seed in shared]
+                    yield _contrast(name, other, metric, differences)
+
+
+def _contrast(name: str, other: str, metric: str, differences: Sequence[Array]) -> Contrast:
+    found = paired_bootstrap(np.stack(differences))
+    return Contrast(of=name, against=other, metric=metric, value=found.value, low=found.low, high=found.high)

@@ -1,0 +1,396 @@
+"""Runs an experiment: each run a child process with its own folder and log, skipped where it is already complete."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lsemrl.errors import UserError
+from lsemrl.experiment.plan import Experiment, Run
+from lsemrl.experiment.state import LOG, Standing, begin, estimate, fail, finish, standing
+
+PREFIX = (sys.executable, "-m", "lsemrl")
+"""What makes a command of a run's words."""
+_POLL = 0.1
+_PATIENCE = 20.0
+"""Seconds that a child has to end by itself before it is killed."""
+_LAST_LINES = 12
+
+Status = Literal["waiting", "running", "done", "skipped", "failed", "not run"]
+
+
+def run_experiment(
+    experiment: Experiment, *, parallel: int = 1, prefix: Sequence[str] = PREFIX, console: Console | None = None
+) -> int:
+    """Run what is not complete; a failure is reported, and what does not build on it goes on.
+
+    SIGINT, SIGTERM and SIGHUP end the children; another call goes on from there.
+
+    Args:
+        experiment: See there.
+        parallel: Runs at a time.
+        prefix: Put before a run's words to make its command.
+        console: Where to report.
+
+    Returns:
+        The exit status: 0, 1 if a run failed, 128 + the signal if one came.
+
+    Raises:
+        UserError: A folder cannot be written to, is in use, or holds something else.
+    """
+    console = console or Console()
+    with _claimed(experiment.output) as lock, _signals() as signals:
+        crew = _Crew(experiment, parallel, tuple(prefix), console, lock)
+        _write_index(experiment)
+        with _display(console, len(crew.runs)) as display:
+            crew.show = display
+            try:
+                while not signals and crew.step():
+                    time.sleep(_POLL)
+            finally:
+                crew.stop(signals)
+        return crew.conclude(signals)
+
+
+def print_plan(experiment: Experiment, *, console: Console | None = None) -> None:
+    """Print every run: whether and why it will be run, a rough duration where there is something to go by, its command.
+
+    Raises:
+        UserError: A folder holds something else.
+    """
+    console = console or Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    runs = experiment.runs()
+    seeds = ", ".join(map(str, experiment.seeds))
+    say(
+        f"{experiment.name}: {len(experiment.stages)} stages with seed {seeds}, {len(runs)} runs in {experiment.output}"
+    )
+    standings = [standing(run, experiment.name) for run in runs]
+    seconds, unknown, waiting = 0.0, 0, 0
+    for at, (run, stands) in enumerate(zip(runs, standings, strict=True), start=1):
+        notes = [stands.reason]
+        if not stands.complete:
+            waiting += 1
+            expected = estimate(run, runs)
+            if expected.seconds is None:
+                unknown += 1
+                notes.append("duration unknown")
+            else:
+                seconds += expected.seconds
+                notes.append(f"about {_spoken(expected.seconds)} ({expected.source})")
+            if expected.peak_bytes is not None:
+                notes.append(f"{expected.peak_bytes / 1e9:.1f} GB of memory ({expected.source})")
+        say(f"\n[{at}/{len(runs)}] {run.name}: {'skip' if stands.complete else 'run'}, {'; '.join(notes)}")
+        say(f"  {shlex.join(('lsemrl', *_words(run, stands)))}")
+    total = f"about {_spoken(seconds)} one at a time" if seconds else "duration unknown"
+    besides = f", and {unknown} of unknown duration" if seconds and unknown else ""
+    say(f"\nto run: {waiting} of {len(runs)}" + (f"; {total}{besides}" if waiting else ""))
+
+
+@dataclass
+class _Child:
+    """A run in progress."""
+
+    run: Run
+    standing: Standing
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def ended(self) -> tuple[int, int] | None:
+        """Its exit status and the most bytes it held; None while it goes on."""
+        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.log.close()
+        unit = 1 if sys.platform == "darwin" else 1024
+        return self.process.returncode, usage.ru_maxrss * unit
+
+    def signal(self, number: int) -> None:
+        """Signal the child and the processes it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+class _Crew:
+    """The runs of an experiment and the children at work on them."""
+
+    def __init__(
+        self, experiment: Experiment, parallel: int, prefix: tuple[str, ...], console: Console, lock: int
+    ) -> None:
+        self.experiment, self.parallel, self.prefix, self.lock = experiment, parallel, prefix, lock
+        self.console = console
+        self.show: _Display = _Display()
+        self.runs = experiment.runs()
+        self.standings = [standing(run, experiment.name) for run in self.runs]
+        self.status: dict[tuple[str, int], Status] = {
+            _key(run): "skipped" if stands.complete else "waiting"
+            for run, stands in zip(self.runs, self.standings, strict=True)
+        }
+        self.children: list[_Child] = []
+        self.expected: dict[tuple[str, int], float | None] = {}
+        self._reckon()
+        settled = list(self.status.values()).count("skipped")
+        self._say(f"{experiment.name}: {len(self.runs)} runs, {settled} of them complete and unchanged")
+
+    def step(self) -> bool:
+        """Note what has ended, start what can be started; whether there is anything left to wait for."""
+        for child in list(self.children):
+            ended = child.ended()
+            if ended:
+                self.children.remove(child)
+                self._note(child, *ended)
+        for run, stands in zip(self.runs, self.standings, strict=True):
+            if self.status[_key(run)] != "waiting":
+                continue
+            parents = [self.status[(name, run.seed)] for name in run.stage.parents]
+            if any(status in ("failed", "not run") for status in parents):
+                self.status[_key(run)] = "not run"
+                self._say(f"{run.name} is not run: what it builds on failed")
+            elif len(self.children) < self.parallel and all(status in ("done", "skipped") for status in parents):
+                self._start(run, stands)
+        self._tick()
+        return bool(self.children)
+
+    def stop(self, signals: Sequence[int]) -> None:
+        """End the children, by force where they take too long or another signal comes."""
+        for child in self.children:
+            child.signal(signal.SIGTERM)
+        patience = time.monotonic() + _PATIENCE
+        while self.children:
+            for child in list(self.children):
+                ended = child.ended()
+                if ended:
+                    self.children.remove(child)
+                    if ended[0] == 0:
+                        self._note(child, *ended)
+                elif time.monotonic() > patience or len(signals) > 1:
+                    child.signal(signal.SIGKILL)
+            time.sleep(_POLL)
+
+    def conclude(self, signals: Sequence[int]) -> int:
+        """Say how it went; the exit status."""
+        told = ", ".join(f"{number} {status}" for status, number in Counter(self.status.values()).items())
+        left = [run.name for run in self.runs if self.status[_key(run)] in ("failed", "not run")]
+        if signals:
+            self._say(f"stopped by {signal.Signals(signals[0]).name}; the same command goes on from here")
+            return 128 + signals[0]
+        self._say(f"{self.experiment.name}: {told}; everything is in {self.experiment.output}")
+        if left:
+            self._say(f"missing: {', '.join(left)}; the same command tries them again")
+        return 1 if left else 0
+
+    def _start(self, run: Run, stands: Standing) -> None:
+        try:
+            begin(run, self.experiment.name)
+            log = (run.folder / LOG).open("ab")
+        except OSError as error:
+            raise UserError(
+                f"output has {str(run.folder)!r}, which cannot be written to ({error.strerror}); name another folder"
+            ) from error
+        words = _words(run, stands)
+        log.write(f"$ {shlex.join(('lsemrl', *words))}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            [*self.prefix, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # A group of its own: a Ctrl-C reaches us alone, and a signal of ours reaches whatever it has started.
+            start_new_session=True,
+            # The lock lives as long as any who holds it, so that nobody works beside a child that we left behind.
+            pass_fds=(self.lock,),
+            env=_environment(self.parallel),
+        )
+        self.children.append(_Child(run=run, standing=stands, process=process, log=log))
+        _write_pids(self.lock, [os.getpid(), *(child.process.pid for child in self.children)])
+        self.status[_key(run)] = "running"
+        if not self.show.live:
+            self._say(f"[{self.runs.index(run) + 1}/{len(self.runs)}] {run.name}: started ({stands.reason})")
+
+    def _note(self, child: _Child, code: int, peak_bytes: int) -> None:
+        run, resumed = child.run, child.standing.checkpoint is not None
+        reason: str | None = f"exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+        if code == 0:
+            reason = finish(run, seconds=child.seconds, peak_bytes=peak_bytes, resumed=resumed)
+        if reason is None:
+            self.status[_key(run)] = "done"
+            self._reckon()
+            left = "" if self.show.live else self._left()
+            self._say(f"{run.name}: done in {_spoken(child.seconds)}{left and f'; {left}'}")
+            return
+        self.status[_key(run)] = "failed"
+        fail(run, child.standing.checkpoint)
+        log = run.folder / LOG
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        self._say(f"{run.name} failed after {_spoken(child.seconds)}: {reason}; the end of {log}:")
+        self._say("\n".join(f"    {line}" for line in lines))
+
+    def _tick(self) -> None:
+        working = [f"[{self.runs.index(child.run) + 1}/{len(self.runs)}] {child.run.name}" for child in self.children]
+        settled = sum(status not in ("waiting", "running") for status in self.status.values())
+        shares = 0.0
+        for child in self.children:
+            expected = self.expected[_key(child.run)]
+            shares += min(child.seconds / expected, 0.95) if expected else 0.0
+        self.show.update(", ".join(working), settled + shares, self._left())
+
+    def _left(self) -> str:
+        """The time left as far as it is known."""
+        working = {_key(child.run): child.seconds for child in self.children}
+        open_ = [key for key, status in self.status.items() if status in ("waiting", "running")]
+        expected = [(key, self.expected[key]) for key in open_]
+        known = [max(seconds - working.get(key, 0.0), 0.0) for key, seconds in expected if seconds is not None]
+        unknown = len(open_) - len(known)
+        if not known:
+            return f"{unknown} of unknown duration left" if unknown else ""
+        besides = f" and {unknown} of unknown duration" if unknown else ""
+        return f"about {_spoken(sum(known) / min(self.parallel, len(open_)))}{besides} left"
+
+    def _reckon(self) -> None:
+        """What each run is likely to take, from what is complete by now."""
+        self.expected = {_key(run): estimate(run, self.runs).seconds for run in self.runs}
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Display:
+    """Shows nothing, where there is no terminal to draw on; the crew then reports starts as lines."""
+
+    live = False
+
+    def update(self, text: str, settled: float, left: str) -> None:
+        """Show what is going on."""
+
+
+class _Bar(_Display):
+    """One bar over all runs."""
+
+    live = True
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.task = progress, progress.add_task("starting", total=total, left="")
+
+    def update(self, text: str, settled: float, left: str) -> None:
+        self.progress.update(self.task, description=text, completed=settled, left=left)
+
+
+@contextmanager
+def _display(console: Console, total: int) -> Iterator[_Display]:
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield _Display()
+        return
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
+    named = TextColumn("{task.description}", markup=False)
+    with Progress(named, *columns, console=console, transient=True) as progress:
+        yield _Bar(progress, total)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that came, in order."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in numbers
+        if signal.getsignal(number) != signal.SIG_IGN  # nohup
+    }
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _claimed(output: Path) -> Iterator[int]:
+    """Hold `output` for us alone; the descriptor of the lock.
+
+    Raises:
+        UserError: It cannot be written to, or another process holds it.
+    """
+    path = output / ".lock"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"output is {str(output)!r}, which cannot be written to ({error.strerror}); name another folder"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"output is {str(output)!r}, where an experiment is at work (process {path.read_text().strip()}); wait "
+                "for it, or end it"
+            ) from None
+        _write_pids(descriptor, [os.getpid()])
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_pids(descriptor: int, pids: Sequence[int]) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, ", ".join(map(str, pids)).encode(), 0)
+
+
+def _write_index(experiment: Experiment) -> None:
+    """Say in experiment.json what the folders beside it are, for whoever reads the results."""
+    stages = [
+        {name: getattr(stage, name) for name in ("name", "verb", "after", "label", "description")}
+        for stage in experiment.stages
+    ]
+    index: dict[str, Any] = {"name": experiment.name, "description": experiment.description}
+    index |= {"seeds": experiment.seeds, "folder": "{stage}/seed_{seed}", "stages": stages}
+    (experiment.output / "experiment.json").write_text(
+        json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def _words(run: Run, stands: Standing) -> tuple[str, ...]:
+    return (*run.command, *([f"--ckpt_path={stands.checkpoint}"] if stands.checkpoint else []))
+
+
+def _environment(parallel: int) -> Mapping[str, str]:
+    """Ours; with several runs at a time, each has its share of the cores, for more threads than cores wait in vain."""
+    share = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // parallel, 1))} if parallel > 1 else {}
+    return {**share, **os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def _key(run: Run) -> tuple[str, int]:
+    return run.stage.name, run.seed
+
+
+def _spoken(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,195 @@
+"""Where a run stands, from what its folder holds, and the records that are kept there.
+
+`stage.json` says from the start whose folder it is and what is being made there; `done.json`, written last, that it was
+made. Both are replaced whole, so that a kill leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lsemrl import __version__
+from lsemrl.errors import UserError
+from lsemrl.experiment.plan import ADAPTER, Run
+
+LOG = "log.txt"
+_STARTED, _DONE = "stage.json", "done.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What is to be done about a run.
+
+    Attributes:
+        complete: Nothing: its folder holds what it would make.
+        reason: Why, for people.
+        checkpoint: Where an earlier attempt can be taken up.
+    """
+
+    complete: bool
+    reason: str
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run is likely to take.
+
+    Attributes:
+        seconds: None where nothing is known.
+        peak_bytes: Most memory of its process; None where it has not been measured.
+        source: Where this is from, for people.
+    """
+
+    seconds: float | None
+    peak_bytes: int | None
+    source: str
+
+
+def standing(run: Run, experiment: str) -> Standing:
+    """Whether `run` is complete and, if not, why and from where it is to be run.
+
+    Raises:
+        UserError: Its folder holds something else.
+    """
+    started, done = _read(run.folder / _STARTED), _read(run.folder / _DONE)
+    if not _is_own(run, experiment, started):
+        owner = f"of experiment {started.get('experiment')!r}" if started else "that no experiment has made"
+        raise UserError(
+            f"output holds {str(run.folder)!r}, a folder {owner}, not of {experiment!r}; name another output, or move "
+            "the folder"
+        )
+    if not started:
+        return Standing(complete=False, reason="new")
+    for part, meaning in (("settings", "its settings"), ("data", "its data"), ("parents", "what it builds on")):
+        if started["hashes"].get(part) != run.hashes[part]:
+            return Standing(complete=False, reason=f"{meaning} changed")
+    if done and done["hash"] == run.hashes["all"]:
+        if run.stage.verb == "fit" and not (run.folder / ADAPTER).exists():
+            return Standing(complete=False, reason="its adapter is gone")
+        return Standing(complete=True, reason="complete and unchanged")
+    checkpoint = _last_checkpoint(run) if run.stage.verb == "fit" else None
+    if checkpoint and str(checkpoint.relative_to(run.folder)) not in started["failed_from"]:
+        return Standing(
+            complete=False,
+            reason=f"not finished; goes on from {checkpoint.relative_to(run.folder)}",
+            checkpoint=checkpoint,
+        )
+    return Standing(complete=False, reason="not finished; starts again")
+
+
+def _is_own(run: Run, experiment: str, started: Mapping[str, Any] | None) -> bool:
+    if started is None:
+        return not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir()))
+    identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
+    return all(started.get(name) == value for name, value in identity.items())
+
+
+def _last_checkpoint(run: Run) -> Path | None:
+    found = run.folder.glob("version_*/checkpoints/last.ckpt")
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def begin(run: Run, experiment: str) -> None:
+    """Prepare the folder for an attempt.
+
+    What another configuration made is never deleted; it moves out of the output, to <output>.superseded, so that
+    nobody who looks through the output for results finds it.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    started = _read(run.folder / _STARTED)
+    if started and started["hashes"] == run.hashes:
+        (run.folder / _DONE).unlink(missing_ok=True)
+        return
+    if started:
+        output = run.folder.parents[1]
+        old = output.with_name(f"{output.name}.superseded") / run.folder.relative_to(output)
+        old.mkdir(parents=True, exist_ok=True)
+        place = old / str(len(list(old.iterdir())) + 1)
+        place.mkdir()
+        for path in list(run.folder.iterdir()):
+            if path.name != _STARTED:
+                path.rename(place / path.name)
+        _write(place / _STARTED, started)
+    identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
+    _write(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes, "failed_from": []})
+
+
+def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str | None:
+    """Record that `run` is complete; what is missing, if a fit has left no adapter."""
+    if run.stage.verb == "fit":
+        found = run.folder.glob("version_*/adapter")
+        newest = max(found, key=lambda path: int(path.parent.name.removeprefix("version_")), default=None)
+        if newest is None:
+            return "it left no adapter"
+        link = run.folder / ADAPTER
+        link.unlink(missing_ok=True)
+        link.symlink_to(newest.relative_to(run.folder), target_is_directory=True)
+    _write(
+        run.folder / _DONE,
+        {
+            "hash": run.hashes["all"],
+            "seconds": round(seconds, 1),
+            "resumed": resumed,
+            "peak_bytes": peak_bytes,
+            "versions": _versions(),
+        },
+    )
+    return None
+
+
+def fail(run: Run, checkpoint: Path | None) -> None:
+    """Record that an attempt failed, so that the next does not go on from the same `checkpoint`."""
+    started = _read(run.folder / _STARTED)
+    assert started is not None, "begin comes first"
+    if checkpoint:
+        started["failed_from"].append(str(checkpoint.relative_to(run.folder)))
+        _write(run.folder / _STARTED, started)
+
+
+def estimate(run: Run, siblings: Sequence[Run]) -> Estimate:
+    """What `run` will take: as the same stage took with another seed, else by the experiment's stated rate."""
+    for sibling in siblings:
+        if sibling.stage.name != run.stage.name:
+            continue
+        started, done = _read(sibling.folder / _STARTED), _read(sibling.folder / _DONE)
+        alike = started and all(started["hashes"].get(part) == run.hashes[part] for part in ("settings", "data"))
+        if alike and done and not done["resumed"]:
+            return Estimate(seconds=done["seconds"], peak_bytes=done["peak_bytes"], source=f"as seed {sibling.seed}")
+    return Estimate(seconds=run.seconds, peak_bytes=None, source="" if run.seconds is None else "by the stated rate")
+
+
+def _versions() -> dict[str, str]:
+    found = {"lsemrl": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "peft", "lightning", "sentence-transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A record; None where there is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error}); restore it, or move its folder away") from error
+    if not isinstance(record, dict) or (path.name == _STARTED and "hashes" not in record):
+        raise UserError(f"{str(path)!r} is no record of an experiment; move its folder away")
+    return record
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    whole = path.with_name(f".{path.name}")
+    whole.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(whole, path)

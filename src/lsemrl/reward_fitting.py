@@ -1,0 +1,279 @@
+"""`lsemrl fit-reward`: a reward encoder for a language, its calibration, and tau where the GRPO configuration finds it.
+
+The encoder's own matters are in `rewards`, which knows no policy; what needs one is here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+import time
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoTokenizer
+
+from lsemrl import __version__, micro
+from lsemrl.data.collate import encode
+from lsemrl.data.limits import Limits
+from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.task import prepare
+from lsemrl.data.translation import TranslationData
+from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.rewards import SemanticSimilarity
+from lsemrl.rewards.calibration import Tau, calibrate, probe, quantile
+from lsemrl.rewards.calibration_page import write
+from lsemrl.rewards.fit import EncoderTraining, load_encoder
+from lsemrl.rewards.fit import train as train_encoder
+from lsemrl.types import Completion, Example, UserError
+
+_UNLIMITED = Limits(max_prompt_tokens=10**9, max_target_tokens=10**9)
+_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TauSettings:
+    """tau, below which the similarity reward pays nothing: a quantile of what a policy earns before RL."""
+
+    policy: str | None = None
+    """The policy that RL is to start from: an adapter folder, a model folder or hub id, or "micro" for the embedded
+    cold start. null leaves tau as the GRPO configuration has it."""
+    quantile: float = 0.05
+    """Share of outputs that lie below tau, in (0, 1). The paper takes the minimal adequacy seen in the cold start and
+    names no number; a low quantile is our choice, for a minimum is one output's luck."""
+    rows: int = 500
+    """Rows to answer, at most, of the cold start's (`data.splits.cold_start_count`; of all training rows if that is
+    0)."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(num_generations=1))
+    """How to draw the outputs: as RL will (the paper: temperature 0.8, top-p 0.9), but for their number."""
+    dtype: str = "float32"
+    """What the policy's frozen weights are read in: float32 or bfloat16."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile < 1:
+            raise UserError(f"tau.quantile is {self.quantile}; it must be in (0, 1)")
+        if self.rows < 1:
+            raise UserError(f"tau.rows is {self.rows}; it must be 1 or more")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"tau.dtype is {self.dtype!r}; choose float32 or bfloat16")
+
+
+def fit_reward(
+    data: TranslationData,
+    encoder: str = micro.NAME,
+    output: str = "runs/reward",
+    train: EncoderTraining = EncoderTraining(),
+    held_out: int = 1000,
+    tau: TauSettings = TauSettings(),
+    grpo: str | None = None,
+) -> None:
+    """Adapt an encoder to parallel pairs, measure it before and after, and derive tau.
+
+    Writes to `output`: encoder/ (a SentenceTransformer), calibration.json, .md and .png, and, where `grpo` is given,
+    reward.yaml.
+
+    Args:
+        data: The pairs.
+        encoder: What to start from: a SentenceTransformer or a plain transformers encoder (XLM-R, CINO, LaBSE), as
+            folder or hub id, or "micro" for the embedded one. A plain one gets mean pooling.
+        output: Folder to write to; one that holds an encoder already is left alone.
+        train: How to train.
+        held_out: Validation and test pairs to measure on, at most.
+        tau: How to set the threshold of the reward.
+        grpo: The GRPO configuration that the encoder is for. Its rewards, with encoder and tau replaced, become the
+            overlay reward.yaml, whole: of two configurations the later one replaces the dictionary of rewards.
+
+    Raises:
+        UserError: A setting that cannot be, nothing to train or measure on, or a folder that cannot be written.
+    """
+    if held_out < 2:
+        raise UserError(f"held_out is {held_out}; it must be 2 or more")
+    rewards = _rewards(grpo) if grpo else None
+    folder = _folder(output)
+    pairs, unseen = _pairs(data)
+    texts = probe(random.Random(train.seed).sample(unseen, min(held_out, len(unseen))))
+    model = load_encoder(encoder, train)
+    print(f"{len(pairs):,} pairs to train on, {len(texts.references):,} held out; {encoder} on {model.device}")
+    # Before the training, so that a policy that cannot be read costs no time.
+    outputs = _outputs(data, tau, train) if tau.policy else []
+
+    calibrations = {("before" if train.epochs else "as it is"): calibrate(model, texts)}
+    begun, history = time.monotonic(), []
+    if train.epochs:
+        history = train_encoder(model, pairs, list(zip(texts.sources, texts.references, strict=True)), train)
+        calibrations["after"] = calibrate(model, texts)
+    seconds = time.monotonic() - begun
+    place, unfinished = folder / "encoder", folder / "encoder.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save(str(unfinished), create_model_card=False)
+    unfinished.replace(place)  # so that an encoder folder is a whole one
+
+    threshold = _tau(str(place), outputs, tau, train) if tau.policy else None
+    start = f"Encoder {encoder}, its weights drawn anew" if train.fresh else f"Encoder {encoder}"
+    trained = f"trained on {len(pairs):,} pairs for {train.epochs:g} epochs in {seconds:.0f} s"
+    facts = {
+        "summary": f"{start}, {trained if train.epochs else 'as it is'}, reads {model.max_seq_length} tokens.",
+        "lsemrl": __version__,
+        "versions": {name: version(name) for name in ("sentence-transformers", "transformers", "torch")},
+        "encoder": encoder,
+        "train": asdict(train),
+        "training_pairs": len(pairs),
+        "seconds": round(seconds, 1),
+        "history": history,
+    }
+    write(folder, calibrations, texts, threshold, facts)
+    _tell(folder, grpo, rewards, threshold)
+
+
+def _folder(output: str) -> Path:
+    """The folder to write to, made and tried.
+
+    Raises:
+        UserError: It cannot be written to, or holds an encoder.
+    """
+    folder = Path(output).expanduser()
+    if (folder / "encoder").exists():
+        raise UserError(f"output is {output!r}, which holds an encoder already; name another folder, or delete it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / ".writable"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output is {output!r}, which cannot be written to ({error.strerror}); name another folder"
+        ) from error
+    return folder
+
+
+def _pairs(data: TranslationData) -> tuple[list[tuple[str, str]], list[Example]]:
+    """The training pairs, one for every accepted translation, and the held-out rows.
+
+    Raises:
+        UserError: There is nothing to measure on.
+    """
+    # Rows and splits are those of the policy's runs; its prompt and its limits are no matter of the encoder's. Lengths
+    # are counted on the way, and any tokenizer will do for that.
+    plan = replace(data.plan, limits=_UNLIMITED, template=PromptTemplate(template="{source}", chat=False))
+    prepared = prepare(plan, AutoTokenizer.from_pretrained(micro.POLICY))
+    bad = sum(counts["bad_rows"] for counts in prepared.report.values())
+    if bad:
+        print(f"{bad:,} bad rows are left out and listed in {plan.source.skipped}")
+    unseen = [*prepared.validation, *prepared.test]
+    if not unseen:
+        raise UserError(
+            f"data.source {plan.source.path!r} leaves no held-out pairs to measure on; raise "
+            "data.splits.validation_fraction, or name data.validation"
+        )
+    return [(row.source, text) for row in prepared.train for text in row.references], unseen
+
+
+def _outputs(data: TranslationData, tau: TauSettings, training: EncoderTraining) -> list[Completion]:
+    """What the policy answers to rows of its cold start, drawn as RL would."""
+    assert tau.policy is not None
+    policy = _policy(tau.policy, tau.dtype)
+    splits = data.plan.splits
+    cold_start = replace(splits, part="cold_start" if splits.cold_start_count else "all")
+    rows = prepare(replace(data.plan, splits=cold_start), policy.tokenizer).train
+    rows = random.Random(training.seed).sample(rows, min(tau.rows, len(rows)))
+    policy.load()
+    device = training.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    policy.to(device)
+    completions: list[Completion] = []
+    for at in range(0, len(rows), _BATCH):
+        batch = encode(policy.tokenizer, rows[at : at + _BATCH]).to(device)
+        completions += sample(policy, batch, tau.sampling, seed=training.seed + at).completions
+    return completions
+
+
+def _policy(name: str, dtype: Any) -> Policy:
+    """The policy of an adapter, on the base model that it names, or a model as it is.
+
+    Raises:
+        UserError: It is neither.
+    """
+    folder = micro.COLD_START if name == micro.NAME else Path(name)
+    card = folder / "adapter_config.json"
+    try:
+        if card.is_file():
+            base = json.loads(card.read_text(encoding="utf-8"))["base_model_name_or_path"]
+            return Policy(PolicySettings(model=base, adapter=name, reference="none", dtype=dtype))
+        return Policy(PolicySettings(model=name, train="full", reference="none", dtype=dtype))
+    except UserError as error:
+        raise UserError(f"tau.policy is {name!r}, which is neither an adapter nor a model: {error}") from error
+
+
+def _tau(encoder: str, outputs: list[Completion], tau: TauSettings, training: EncoderTraining) -> Tau:
+    """The threshold, by the cosines that the reward itself takes."""
+    assert tau.policy is not None
+    spoken = [output for output in outputs if output.text.strip() and "\N{REPLACEMENT CHARACTER}" not in output.text]
+    reward = SemanticSimilarity(encoder=encoder, device=training.device, cache_dir="none")
+    cosines = reward.similarity(
+        [output.text for output in spoken], [output.example.references for output in spoken]
+    ).tolist()
+    return Tau(
+        value=quantile(cosines, tau.quantile),
+        quantile=tau.quantile,
+        policy=tau.policy,
+        silent=len(outputs) - len(spoken),
+        cosines=[round(cosine, 4) for cosine in cosines],
+    )
+
+
+def _rewards(grpo: str) -> tuple[str, dict[str, Any]]:
+    """The similarity part's name, and all rewards of a GRPO configuration.
+
+    Raises:
+        UserError: It cannot be read, or not exactly one of its rewards is a SemanticSimilarity.
+    """
+    try:
+        content = yaml.safe_load(Path(grpo).read_text(encoding="utf-8"))
+        parts = content["model"]["init_args"]["rewards"]
+        names = [name for name, part in parts.items() if part["class_path"].endswith("SemanticSimilarity")]
+    except OSError as error:
+        raise UserError(f"grpo is {grpo!r}, which cannot be read ({error.strerror}); name a YAML file") from error
+    except (UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"grpo is {grpo!r}, which holds no rewards (model.init_args.rewards, each with a class_path); name the "
+            "configuration of a GRPO run"
+        ) from error
+    if len(names) != 1:
+        raise UserError(
+            f"grpo is {grpo!r}, {len(names)} of whose rewards are SemanticSimilarity; leave grpo out, and set the "
+            "encoder and threshold of the one you mean by hand"
+        )
+    return names[0], parts
+
+
+def overlay(rewards: tuple[str, dict[str, Any]], encoder: str, threshold: float | None) -> dict[str, Any]:
+    """The rewards of a GRPO configuration with another encoder, and another tau unless that is None."""
+    name, parts = rewards[0], copy.deepcopy(rewards[1])
+    settings = parts[name].setdefault("init_args", {})
+    settings["encoder"] = encoder
+    if threshold is not None:
+        settings["threshold"] = threshold
+    return {"model": {"init_args": {"rewards": parts}}}
+
+
+def _tell(folder: Path, grpo: str | None, rewards: tuple[str, dict[str, Any]] | None, tau: Tau | None) -> None:
+    """Write the overlay, and say how to go on."""
+    encoder, threshold = str(folder / "encoder"), tau.value if tau else None
+    if tau is not None:
+        below = f"{tau.quantile:.1%} of {len(tau.cosines)} outputs of policy {tau.policy} lie below it"
+        print(f"tau = {tau.value:g}: {below}")
+    print(f"Report: {folder / 'calibration.md'}\nThe encoder for a GRPO run:")
+    if rewards is not None:
+        path = folder / "reward.yaml"
+        head = f"# The rewards of {grpo} with the encoder of `lsemrl fit-reward`: name it after that configuration.\n"
+        text = yaml.safe_dump(overlay(rewards, encoder, threshold), allow_unicode=True, sort_keys=False)
+        path.write_text(head + text, encoding="utf-8")
+        print(f"  lsemrl fit --config {grpo} --config {path}")
+    part = f"--model.rewards.{rewards[0] if rewards else 'similarity'}.init_args"
+    print(f"  or add: {part}.encoder {encoder}" + (f" {part}.threshold {tau.value:g}" if tau else ""))

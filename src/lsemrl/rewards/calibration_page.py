@@ -1,0 +1,145 @@
+"""The calibration report: JSON to read on, Markdown to read, histograms to look at."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsemrl.rewards.calibration import FIGURES, OUTPUTS, PAIRS, Calibration, Probe, Tau, paid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = {  # Okabe and Ito's
+    "matched": "#0072b2", "corrupted": "#d55e00", "shuffled": "#5c5c5c",
+    "paraphrase": "#0072b2", "spoiled": "#d55e00", "unrelated": "#5c5c5c", "copy": "#b87900", "tau": "#00875f",
+}  # fmt: skip
+_EDGES = [-1 + at / 50 for at in range(101)]
+
+
+def write(
+    folder: Path, calibrations: dict[str, Calibration], texts: Probe, tau: Tau | None, facts: dict[str, Any]
+) -> None:
+    """Write calibration.json, calibration.md and calibration.png to `folder`.
+
+    Args:
+        folder: It exists.
+        calibrations: By what to call them, such as before and after; the last is the encoder that is kept.
+        texts: What they were measured on.
+        tau: The threshold, if there is one.
+        facts: What else the JSON is to hold; its `summary`, a sentence, is also shown.
+    """
+    content = {
+        "version": 1,
+        **facts,
+        "pairs": len(texts.references),
+        "corruption": texts.corruption,
+        "tau": asdict(tau) if tau else None,
+        "calibrations": {name: asdict(calibration) for name, calibration in calibrations.items()},
+    }
+    text = json.dumps(_without_nan(content), ensure_ascii=False, indent=1)
+    (folder / "calibration.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "calibration.md").write_text(_page(calibrations, texts, tau, facts), encoding="utf-8")
+    _draw(calibrations, tau).savefig(folder / "calibration.png", dpi=160)
+
+
+def _page(calibrations: dict[str, Calibration], texts: Probe, tau: Tau | None, facts: dict[str, Any]) -> str:
+    kept = list(calibrations.values())[-1]
+    columns = " | ".join(calibrations)
+    lines = [
+        "# Calibration of the reward encoder",
+        "",
+        f"{facts['summary']} Measured on {len(texts.references)} held-out pairs. Corrupted: {texts.corruption}.",
+        "",
+        f"| what (best) | {columns} |",
+        f"|---|{'---:|' * len(calibrations)}",
+    ]
+    for name, label in FIGURES.items():
+        if name in kept.figures:
+            values = " | ".join(_number(calibration.figures[name]) for calibration in calibrations.values())
+            lines.append(f"| {label} | {values} |")
+    lines += ["", f"| mean cosine | {columns} |", f"|---|{'---:|' * len(calibrations)}"]
+    for name, label in PAIRS.items():
+        values = " | ".join(_number(_mean(calibration.cosines[name])) for calibration in calibrations.values())
+        lines.append(f"| {label} | {values} |")
+    lines += ["", "## What the reward pays", ""]
+    if tau is None:
+        lines.append("No policy was named, so there is no tau: the rewards below are for tau 0.")
+    else:
+        lines.append(
+            f"tau = {tau.value:g}: {tau.quantile:.1%} of {len(tau.cosines)} outputs of policy {tau.policy} lie below it"
+            f"{f' ({tau.silent} more were empty or broken)' if tau.silent else ''}. The paper takes the minimal "
+            "adequacy seen in the cold start and names no number; the quantile is our choice."
+        )
+    lines += ["", "| output | mean cosine | mean reward | paid nothing |", "|---|---:|---:|---:|"]
+    rows = {label: kept.cosines[name] for name, label in OUTPUTS.items() if name in kept.cosines}
+    if tau is not None:
+        rows[f"outputs of policy {tau.policy}"] = tau.cosines
+    for label, cosines in rows.items():
+        rewards = paid(cosines, tau.value if tau else 0.0)
+        nothing = sum(reward == 0 for reward in rewards) / len(rewards)
+        lines.append(f"| {label} | {_number(_mean(cosines))} | {_number(_mean(rewards))} | {nothing:.1%} |")
+    lines += [
+        "",
+        "Of the encoder that is kept, before the part's weight. An untranslated source has the cosine of a matched "
+        "pair, which training raises: it is the language reward that must stop copying.",
+        "",
+        "![Histograms of the cosines](calibration.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _draw(calibrations: dict[str, Calibration], tau: Tau | None) -> Figure:
+    """Histograms: a column for each calibration, above across the languages, below as the reward compares."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.2 + 4.4 * len(calibrations), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(calibrations), sharex=True, squeeze=False)
+    for column, (name, calibration) in enumerate(calibrations.items()):
+        kept = column == len(calibrations) - 1
+        for row, labels in enumerate((PAIRS, OUTPUTS)):
+            ax: Axes = axes[row][column]
+            for kind, label in labels.items():
+                if kind in calibration.cosines:
+                    _histogram(ax, calibration.cosines[kind], label, _COLOURS[kind])
+            ax.set_title(f"{name}: {('across the languages', 'as the reward compares')[row]}", loc="left", fontsize=9.5)
+            ax.set_yticks([])
+            ax.spines[["top", "right", "left"]].set_visible(False)
+            if kept and row == 1 and tau is not None:
+                _histogram(ax, tau.cosines, f"outputs of policy {tau.policy}", _COLOURS["tau"])
+                ax.axvline(tau.value, color=_COLOURS["tau"], linestyle="--", label=f"tau = {tau.value:g}")
+            if kept:
+                ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    lowest = min(min(values) for calibration in calibrations.values() for values in calibration.cosines.values())
+    for ax in axes[1]:
+        ax.set_xlim(max(-1.0, lowest - 0.05), 1.02)
+        ax.set_xlabel("cosine")
+    return figure
+
+
+def _histogram(ax: Axes, cosines: list[float], label: str, colour: str) -> None:
+    ax.hist(cosines, bins=_EDGES, density=True, histtype="stepfilled", alpha=0.18, color=colour)
+    ax.hist(cosines, bins=_EDGES, density=True, histtype="step", color=colour, label=label)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _number(value: float) -> str:
+    return "not defined" if math.isnan(value) else f"{value:.3f}"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,60 @@
+"""Plain text: how it is cut, and what is said of files that hold none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lsemrl.data.text import PlainText
+from lsemrl.errors import UserError
+
+
+def test_the_embedded_world_gives_a_sentence_and_what_follows() -> None:
+    examples = PlainText(rows=3).examples()
+    assert len(examples) == 3
+    for example in examples:
+        assert example.prompt.endswith("。") and example.prompt.count("。") == 1
+        assert example.reference.count("。") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "rest"),
+    [
+        ("你好。再见。", "你好。", "再见。"),
+        ("真的？！好。", "真的？！", "好。"),
+        ("Version 1.2 is out. Get it.", "Version 1.2 is out.", " Get it."),
+        ("བཀྲ་ཤིས། བདེ་ལེགས།", "བཀྲ་ཤིས།", " བདེ་ལེགས།"),
+        ("没有句号", "没有", "句号"),
+        ("一句。", "一", "句。"),
+    ],
+)
+def test_a_text_is_cut_after_its_first_sentence_or_in_the_middle(
+    text: str, prompt: str, rest: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(f"x\n\n{text}\n", encoding="utf-8")  # too short to cut, and empty: left out
+    (example,) = PlainText(path=str(path)).examples()
+    assert (example.prompt, example.reference, example.id) == (prompt, rest, "text.txt:3")
+
+
+def test_columns_rows_and_length(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"body": "你好。再见。"}\n{"body": "早。晚上好。"}\n', encoding="utf-8")
+    (example,) = PlainText(path=str(path), column="body", rows=1, max_characters=4).examples()
+    assert (example.prompt, example.reference) == ("你好。", "再")
+    with pytest.raises(UserError, match=r"text\.jsonl:1: has no text in the column 'text'"):
+        PlainText(path=str(path)).examples()
+
+
+def test_files_that_hold_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        PlainText(path=str(tmp_path / "nowhere.txt")).examples()
+    (tmp_path / "short.txt").write_text("x\n")
+    with pytest.raises(UserError, match="holds no text"):
+        PlainText(path=str(tmp_path / "short.txt")).examples()
+    (tmp_path / "broken.txt").write_bytes(b"good text\n\xff\xff\n")
+    with pytest.raises(UserError, match=r"broken\.txt:2: holds bytes that are not UTF-8"):
+        PlainText(path=str(tmp_path / "broken.txt")).examples()
+    with pytest.raises(UserError, match=r"text\.rows is 0"):
+        PlainText(rows=0)

@@ -1,0 +1,176 @@
+"""`lsemrl measure`: from a configuration to measurement.json, for a base, an adapter and full fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lsemrl.cli import CONFIGS, main
+from lsemrl.data.comprehension import ComprehensionData
+from lsemrl.data.task import MicroRows
+from lsemrl.data.text import PlainText
+from lsemrl.data.translation import TranslationData
+from lsemrl.errors import UserError
+from lsemrl.evaluation.measure import MeasureSettings, run_measure
+from lsemrl.evaluation.measurement import FILE, Measured, hash_rows, similarity_reward
+from lsemrl.evaluation.report import Report
+from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.types import Example
+from tiny import make_policy, save_tiny_model, stir
+
+SMALL = [
+    "--target.init_args.micro.test=6",
+    "--general.init_args.micro.test=5",
+    "--text.rows=4",
+    "--max_new_tokens=8",
+    "--batch_size=3",
+    "--device=cpu",
+]
+
+
+def measure(task: str, folder: Path, *words: str) -> Measured:
+    main(["measure", "--config", str(CONFIGS / "measure" / f"{task}.yaml"), *SMALL, "--output", str(folder), *words])
+    return Measured.read(folder / FILE)
+
+
+def tiny_settings(policy: PolicySettings, **fields: object) -> MeasureSettings:
+    return MeasureSettings(
+        policy=policy,
+        target=TranslationData(micro=MicroRows(train=1, validation=0, test=3)),
+        general=ComprehensionData(micro=MicroRows(train=1, validation=0, test=3)),
+        text=PlainText(rows=3),
+        metrics=MetricSettings(names=("chrf", "similarity")),
+        max_new_tokens=4,
+        device="cpu",
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("task", ["translation", "headline"])
+def test_base_and_arm_on_the_embedded_world(task: str, tmp_path: Path) -> None:
+    base = measure(task, tmp_path / "base")
+    arm = ["--arm=cold_start", "--label=Cold start", "--seed=3", "--policy.adapter=micro"]
+    cold = measure(task, tmp_path / "cold", *arm)
+    assert (base.arm, cold.arm, cold.seed, cold.policy["adapter"]) == ("base", "cold_start", 3, "micro")
+    assert {part: rows.count for part, rows in base.data.items()} == {"target": 6, "general": 5, "text": 4}
+    assert base.data == cold.data and base.signatures == cold.signatures and base.conditions == cold.conditions
+    assert base.base_fingerprint == cold.base_fingerprint
+    assert base.weight_change == 0 and cold.weight_change > 0
+    assert base.divergence["own"].to_base == pytest.approx(0, abs=1e-6)
+    assert min(each.from_base for each in cold.divergence.values()) > 0
+    assert {len(rows) for rows in cold.target_rows.values()} == {6}
+    assert {len(rows) for rows in cold.general_rows.values()} == {5}
+    assert {"chrf", "similarity", "similarity_reward", "language_rate", "meaning_f1", "meaning_exact"} <= set(
+        cold.target_rows
+    )
+    lines = (tmp_path / "cold" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["output"] for line in lines] == [output.output for output in cold.outputs]
+    assert len(cold.answers) == 5
+    main(["tax", str(tmp_path), "--output", str(tmp_path / "tax")])
+    report = Report.from_json(tmp_path / "tax" / "report.json")
+    assert report.paper == task and report.contrast("cold_start", "base", "tax.em") is not None
+
+
+def test_print_config_is_commented_and_runs_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["measure", "--config", str(CONFIGS / "measure" / "real.yaml"), "--output", str(tmp_path)]
+    with pytest.raises(SystemExit) as exit_:
+        main([*words, "--print_config"])
+    shown = capsys.readouterr().out
+    assert exit_.value.code == 0 and "# Tau of the similarity reward" in shown
+    assert yaml.safe_load(shown)["policy"]["model"] == "Qwen/Qwen3-4B"
+
+
+def test_own_files_are_read_by_the_template(tmp_path: Path) -> None:
+    def rows(name: str, *lines: dict[str, object]) -> str:
+        (tmp_path / name).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        return str(tmp_path / name)
+
+    pairs = rows("pairs.jsonl", *({"id": at, "zh": f"老师买了{at}本书。", "bo": f"དེབ་{at}་ཉོས།"} for at in range(4)))
+    test = rows("test.jsonl", {"id": "t", "zh": "学生读了信。", "bo": "སློབ་མས་ཡི་གེ་བཀླགས།"})
+    asked = [{"id": at, "context": f"他买了{at}本书。", "question": "几本？", "answers": [str(at)]} for at in range(3)]
+    (tmp_path / "text.txt").write_text("今天天气很好。我们去公园。\n他读书。她写信。\n", encoding="utf-8")
+    main(
+        [
+            *("measure", "--config", str(CONFIGS / "measure" / "real.yaml"), "--output", str(tmp_path / "out")),
+            *("--policy.model=micro", "--policy.dtype=float32", "--metrics.encoder=micro", "--max_new_tokens=4"),
+            *(f"--target.init_args.source.path={pairs}", f"--target.init_args.test.path={test}", "--device=cpu"),
+            f"--general.init_args.source.path={rows('train.jsonl', *asked[:2])}",
+            f"--general.init_args.test.path={rows('dev.jsonl', *asked[2:])}",
+            f"--text.path={tmp_path / 'text.txt'}",
+        ]
+    )
+    measured = Measured.read(tmp_path / "out" / FILE)
+    assert {part: found.count for part, found in measured.data.items()} == {"target": 1, "general": 1, "text": 2}
+
+
+def test_full_fine_tuning_is_held_against_the_model_it_came_from(tiny_model: str, tmp_path: Path) -> None:
+    trained = Policy(PolicySettings(model=tiny_model, train="full", reference="none"))
+    trained.load()
+    stir(trained, scale=0.02)
+    trained.save(tmp_path / "trained")
+    base = run_measure(tiny_settings(PolicySettings(model=tiny_model)), tmp_path / "base")
+    full = PolicySettings(model=str(tmp_path / "trained"), train="full")
+    arm = run_measure(tiny_settings(full, arm="full", base=tiny_model), tmp_path / "arm")
+    assert arm.base_fingerprint == base.base_fingerprint and arm.data == base.data
+    assert arm.weight_change > 0 and arm.divergence["target"].to_base > 0
+    other = save_tiny_model(tmp_path / "wider", hidden=48)
+    with pytest.raises(UserError, match="other names or shapes"):
+        run_measure(tiny_settings(full, arm="full", base=str(other)), tmp_path / "none")
+
+
+def test_an_adapter_is_measured_as_it_was_trained(tiny_model: str, tmp_path: Path) -> None:
+    policy = make_policy(tiny_model)
+    policy.save(tmp_path / "adapter")
+    settings = PolicySettings(model=tiny_model, adapter=str(tmp_path / "adapter"))
+    first, again = (
+        run_measure(tiny_settings(settings, arm="rl"), tmp_path / name).divergence for name in ("one", "two")
+    )
+    assert first == again
+    assert first["own"].to_base > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"arm": "rl"}, "policy.adapter and base are null"),
+        ({"arm": "r-l"}, "arm is 'r-l'"),
+        ({"base": "micro"}, "arm is 'base', but policy.adapter or base is set"),
+        ({"arm": "rl", "base": "micro"}, "policy.train is lora"),
+        ({"threshold": 1.0}, r"threshold \(tau\) is 1.0"),
+        ({"target_rows": 0}, "target_rows is 0"),
+    ],
+)
+def test_a_mistake_is_told_before_weights_are_read(fields: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        tiny_settings(PolicySettings(), **fields)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="which cannot be written"):
+        run_measure(tiny_settings(PolicySettings()), tmp_path / "file" / "out")
+
+
+def test_rows_are_told_apart_by_prompt_and_references_in_order() -> None:
+    one, two = (Example(id=name, prompt=f"p{name}", source="s", references=(f"r{name}",)) for name in ("1", "2"))
+    renamed = Example(id="other", prompt="p1", source="other", references=("r1",))
+    assert hash_rows([one, two]) == hash_rows([renamed, two])
+    assert len({hash_rows(rows).sha256 for rows in ([one, two], [two, one], [one])}) == 3
+
+
+def test_similarity_reward_is_the_rewards_own() -> None:
+    from lsemrl.rewards import SemanticSimilarity
+    from lsemrl.types import Completion
+
+    reward = SemanticSimilarity(threshold=0.3)
+    example = Example(id="1", prompt="p", source="s", references=("དགེ་རྒན་གྱིས་དེབ་ཉོས།",))
+    texts = ("དགེ་རྒན་གྱིས་དེབ་ཉོས།", "སློབ་མ།", "", "དེབ\N{REPLACEMENT CHARACTER}")
+    expected = reward([Completion(text=text, ended=True, example=example) for text in texts]).tolist()
+    cosines = reward.similarity(texts, [example.references] * len(texts)).tolist()
+    assert [similarity_reward(text, cosine, 0.3) for text, cosine in zip(texts, cosines, strict=True)] == pytest.approx(
+        expected
+    )

@@ -1,0 +1,42 @@
+"""Stands in for `lsemrl` in tests of the runner: leaves what a verb would leave, or does what --fake.do says."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+verb, options = sys.argv[1], dict(word[2:].split("=", 1) for word in sys.argv[2:] if "=" in word)
+folder = Path(options.get("trainer.default_root_dir") or options["output"])
+do = options.get("fake.do", "")
+with (Path(os.environ["FAKE_JOURNAL"])).open("a") as journal:
+    journal.write(json.dumps({"verb": verb, "folder": str(folder), "words": sys.argv[1:], "pid": os.getpid()}) + "\n")
+
+version = folder / f"version_{len(list(folder.glob('version_*')))}"
+version.mkdir(parents=True)
+if do == "fail":
+    print("\n".join(f"line {number}" for number in range(100)))
+    sys.exit(3)
+if do in ("hang", "hang_stubbornly", "fail_after_checkpoint") and "ckpt_path" not in options:
+    if do == "hang_stubbornly":
+        import signal
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (version / "checkpoints").mkdir()
+    (version / "checkpoints" / "last.ckpt").write_text("")
+    if do == "fail_after_checkpoint":
+        sys.exit(1)
+    time.sleep(60)
+if do == "fail_after_checkpoint":
+    sys.exit(1)
+if do.startswith("wait_for "):
+    other, end = Path(do.removeprefix("wait_for ")), time.monotonic() + 20
+    while not other.exists():
+        if time.monotonic() > end:
+            sys.exit(4)
+        time.sleep(0.02)
+if verb == "fit" and do != "no_adapter":
+    (version / "adapter").mkdir()
+    (version / "adapter" / "adapter_config.json").write_text("{}")
+if verb == "measure":
+    (folder / "measurement.json").write_text("{}")

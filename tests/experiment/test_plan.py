@@ -1,0 +1,204 @@
+"""Reading an experiment: order, commands, hashes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment.world import STAGES, World
+from lsemrl.errors import UserError
+from lsemrl.experiment import plan
+from lsemrl.experiment.plan import Run
+
+
+def runs(world: World, **fields: Any) -> dict[str, Run]:
+    return {run.name: run for run in world.read(**fields).runs()}
+
+
+def changed(before: dict[str, Run], after: dict[str, Run]) -> list[str]:
+    return [name for name in before if before[name].hashes["all"] != after[name].hashes["all"]]
+
+
+def with_stage(**fields: Any) -> list[dict[str, Any]]:
+    """The stages with `fields` in the first."""
+    stages = copy.deepcopy(STAGES)
+    stages[0] |= fields
+    return stages
+
+
+def test_parents_come_first_and_a_seed_is_finished_before_the_next(world: World) -> None:
+    assert [run.name for run in world.read(seeds=[3, 1]).runs()] == [
+        f"{stage} seed {seed}" for seed in (3, 1) for stage in ("cold", "rl", "rl_test", "other")
+    ]
+
+
+def test_the_command_of_a_run(world: World) -> None:
+    values = {
+        "a.none": None,
+        "a.true": True,
+        "a.number": 5e-4,
+        "a.text": "1e-3",
+        "a.list": ["x", 1],
+        "a.map": {"b": None},
+    }
+    found = runs(world, overrides={"fit": {"a.number": 1, "b.common": 2}}, stages=with_stage(overrides=values))[
+        "rl seed 1"
+    ]
+    assert found.command == (
+        "fit",
+        "--config",
+        str(world.configs / "rl.yaml"),
+        "--seed_everything=1",
+        f"--trainer.default_root_dir={world.output}/rl/seed_1",
+        "--a.number=0.0005",
+        "--b.common=2",
+        "--a.none=null",
+        "--a.true=true",
+        "--a.text=1e-3",
+        '--a.list=["x", 1]',
+        '--a.map={"b": null}',
+        f"--model.policy.adapter={world.output}/cold/seed_1/adapter",
+    )
+
+
+def test_common_overrides_are_of_one_verb(world: World) -> None:
+    found = runs(world, overrides={"fit": {"a.b": 1}})
+    assert "--a.b=1" in found["cold seed 1"].command
+    assert "--a.b=1" not in found["rl_test seed 1"].command
+
+
+def test_a_verb_of_our_own_is_told_its_folder_in_its_own_way(world: World) -> None:
+    stage = {"name": "measured", "verb": "measure", "configs": ["base.yaml"], "after": "rl"}
+    assert runs(world, stages=[*STAGES, stage])["measured seed 1"].command[3:] == (
+        "--seed=1",
+        f"--output={world.output}/measured/seed_1",
+        f"--policy.adapter={world.output}/rl/seed_1/adapter",
+    )
+
+
+def test_a_stage_may_name_the_folder_of_another(world: World) -> None:
+    source = {"data.source": {"path": "{stage:rl_test}/rows.jsonl", "template": "{source}"}}
+    stage = {"name": "again", "verb": "fit", "configs": ["base.yaml"], "overrides": source}
+    before = runs(world, stages=[stage, *STAGES])
+    assert list(before) == ["cold seed 1", "rl seed 1", "rl_test seed 1", "again seed 1", "other seed 1"]
+    word = f'--data.source={{"path": "{world.output}/rl_test/seed_1/rows.jsonl", "template": "{{source}}"}}'
+    assert word in before["again seed 1"].command
+    after = runs(world, stages=[stage, *with_stage(overrides={"a.b": 1})])
+    assert changed(before, after) == ["rl seed 1", "rl_test seed 1", "again seed 1"]
+
+
+def test_a_change_reaches_what_builds_on_it_and_nothing_else(world: World) -> None:
+    before = runs(world, seeds=[1, 2])
+    assert len({run.hashes["all"] for run in before.values()}) == 8
+    assert changed(before, runs(world, seeds=[1, 2])) == []
+    words = runs(
+        world, seeds=[1, 2], output=str(world.folder / "elsewhere"), stages=with_stage(label="L", description="D")
+    )
+    assert changed(before, words) == []
+    after = runs(world, seeds=[1, 2], stages=with_stage(overrides={"model.loss.beta": 0.2}))
+    assert changed(before, after) == [f"{stage} seed {seed}" for seed in (1, 2) for stage in ("rl", "rl_test")]
+    (world.configs / "rl.yaml").write_text("# said\nmodel: {class_path: a.GRPO, init_args: {loss: {beta: 0.1}}}\n")
+    assert changed(before, runs(world, seeds=[1, 2])) == []
+    (world.configs / "rl.yaml").write_text("model: {class_path: a.GRPO, init_args: {loss: {beta: 0.2}}}\n")
+    stages = ("rl", "rl_test", "other")
+    assert changed(before, runs(world, seeds=[1, 2])) == [f"{stage} seed {seed}" for seed in (1, 2) for stage in stages]
+
+
+def test_the_content_of_data_and_of_models_counts(world: World) -> None:
+    (world.folder / "rows.jsonl").write_text("1")
+    for name, marker in (("model", "config.json"), ("cold", "notes.txt")):
+        (world.folder / name).mkdir()
+        (world.folder / name / marker).write_text("1")
+    (world.configs / "base.yaml").write_text("data: {path: rows.jsonl}\npolicy: [model]\npart: cold\n")
+    before = runs(world)
+    (world.folder / "cold" / "notes.txt").write_text("2")  # a word that happens to be a folder's name
+    assert changed(before, runs(world)) == []
+    (world.folder / "rows.jsonl").write_text("2")
+    data = runs(world)
+    assert changed(before, data) == list(before)
+    assert data["cold seed 1"].hashes["settings"] == before["cold seed 1"].hashes["settings"]
+    (world.folder / "model" / "weights").write_text("2")
+    assert changed(data, runs(world)) == list(before)
+
+
+def test_the_version_counts_where_the_embedded_world_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = with_stage(overrides={"data.source.path": "micro:test"})
+    before = runs(world, stages=stages)
+    monkeypatch.setattr(plan, "__version__", "9")
+    assert changed(before, runs(world, stages=stages)) == ["rl seed 1", "rl_test seed 1"]
+
+
+def test_a_stated_rate_times_the_steps(world: World) -> None:
+    found = runs(world, seconds_per_step={"SFT": 0.5}, stages=with_stage(overrides={"trainer.max_steps": 10}))
+    assert found["cold seed 1"].seconds == 50
+    assert found["rl seed 1"].seconds is None  # no rate for GRPO
+    assert found["rl_test seed 1"].seconds is None  # takes no steps
+    found = runs(world, seconds_per_step={"GRPO": 0.5}, stages=with_stage(overrides={"trainer.max_steps": 10}))
+    assert found["rl seed 1"].seconds == 5
+    assert found["other seed 1"].seconds == 50  # the later file's module, the earlier one's steps
+    found = runs(world, seconds_per_step={"GRPO": 0.5}, stages=with_stage(overrides={"trainer.max_steps": -1}))
+    assert found["rl seed 1"].seconds is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"stages": []}, "stages in .* is \\[\\]; list at least one"),
+        ({"stages": None}, "stages in .* is None; list at least one"),
+        ({"stages": ["rl"]}, "stages\\[0\\] in .* is 'rl'; write its fields"),
+        ({"stages": with_stage(after="nowhere")}, "stage 'rl' of .* builds on 'nowhere', which is no stage; .* cold"),
+        ({"stages": with_stage(overrides={"a.b": "{stage:lost}"})}, "builds on 'lost', which is no stage"),
+        ({"stages": with_stage(after="rl")}, "wait for each other: rl after rl; break the circle"),
+        (
+            {"stages": with_stage(overrides={"a.b": "{stage:rl_test}"})},
+            "wait for each other: rl after rl_test after rl; break",
+        ),
+        ({"stages": with_stage(after="rl_test")}, "comes after 'rl_test', a test, which leaves no adapter"),
+        ({"stages": with_stage(after=["cold"])}, "after is \\['cold'\\]; name one stage"),
+        ({"stages": with_stage(name="other")}, "two stages of the name 'other'; rename one"),
+        ({"stages": with_stage(name="../up")}, "name is '../up'; give one that can be a folder's"),
+        ({"stages": with_stage(name=None)}, "stages\\[0\\] in .*: name is None"),
+        ({"stages": with_stage(configs=["lost.yaml"])}, "stage 'rl' .* names 'lost.yaml', and there is no such file"),
+        ({"stages": with_stage(configs="rl.yaml")}, "configs is 'rl.yaml'; list file names"),
+        ({"stages": with_stage(verb="train")}, "verb is 'train'; choose one of fit, validate, test, predict, measure"),
+        ({"stages": with_stage(verb=["fit"])}, "verb is \\['fit'\\]; choose one of"),
+        ({"stages": with_stage(betas=1)}, "stage|stages\\[0\\] .* has the field 'betas'; its fields are name, verb"),
+        ({"stages": with_stage(overrides=["a"])}, "overrides is \\['a'\\]; write `field: value` lines"),
+        ({"stages": with_stage(overrides={"a b": 1})}, "overrides has the field 'a b'; write dotted fields"),
+        ({"stages": with_stage(overrides={"seed_everything": 1})}, "'seed_everything', which the experiment sets"),
+        ({"stages": with_stage(overrides={"model.policy.adapter": "x"})}, "is overridden, but after gives it"),
+        ({"stages": with_stage(label=3)}, "label is 3; write text"),
+        ({"overrides": {"fit": {"ckpt_path": "x"}}}, "'ckpt_path', which the experiment sets"),
+        ({"overrides": {"train": {}}}, "verb is 'train'; choose one of"),
+        ({"seeds": ["one"]}, "seeds of .* is \\['one'\\]; list whole numbers"),
+        ({"seeds": [1.5]}, "seeds of .* is \\[1.5\\]"),
+        ({"seeds": [True]}, "seeds of .* is \\[True\\]"),
+        ({"seeds": [-1]}, "seeds of .* is \\[-1\\]"),
+        ({"seeds": []}, "seeds of .* is \\[\\]"),
+        ({"seeds": "1, 2"}, "seeds of .* is '1, 2'"),
+        ({"seeds": [1, 1]}, "name each seed once"),
+        ({"seconds_per_step": {"SFT": "fast"}}, "seconds_per_step.SFT in .* is 'fast'; give seconds"),
+        ({"seconds_per_step": {"SFT": 0}}, "seconds_per_step.SFT in .* is 0; give seconds"),
+        ({"output": 3}, "output is 3; write text"),
+        ({"jobs": 2}, "trial.yaml has the field 'jobs'; its fields are config_version, description, output, seeds"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(world: World, fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as told:
+        world.read(**fields)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("content", ["a: [1\n", "just words\n", ""])
+def test_a_stages_file_that_is_no_configuration(world: World, content: str) -> None:
+    (world.configs / "rl.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"stage 'rl' of .*: configs is '.*rl.yaml', which (cannot be read|holds no)"):
+        world.read()
+
+
+def test_a_file_of_ones_own_is_found_where_the_command_is_given(world: World) -> None:
+    Path("mine.yaml").write_text("a: 1\n")
+    assert runs(world, stages=with_stage(configs=["mine.yaml"]))["rl seed 1"].stage.configs == (Path("mine.yaml"),)

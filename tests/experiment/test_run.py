@@ -1,0 +1,309 @@
+"""Running an experiment with a stand-in for the command line: what is skipped, resumed, reported and stopped."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from experiment.world import FAKE, STAGES, World
+from lsemrl.errors import UserError
+from lsemrl.experiment.run import run_experiment
+
+ALL = ["cold 1", "rl 1", "rl_test 1", "other 1"]
+RUNNER = """
+import signal, sys
+from pathlib import Path
+from lsemrl.experiment.plan import read_experiment
+from lsemrl.experiment.run import run_experiment
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)  # tests that run in the background ignore some
+raise SystemExit(run_experiment(read_experiment(Path("trial.yaml"), Path("configs")), prefix=sys.argv[1:]))
+"""
+
+
+def doing(**what: str) -> list[dict[str, Any]]:
+    """The stages, with what the stand-in is to do in some of them."""
+    stages = copy.deepcopy(STAGES)
+    for stage in stages:
+        if stage["name"] in what:
+            stage["overrides"] = {**stage.get("overrides", {}), "fake.do": what[stage["name"]]}
+    return stages
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_everything_is_run_once(world: World) -> None:
+    status, printed = world.run(seeds=[1, 2])
+    assert status == 0
+    assert world.started() == [*ALL, "cold 2", "rl 2", "rl_test 2", "other 2"]
+    assert "8 done" in printed
+    assert "[2/8] rl seed 1: started (new)" in printed
+    adapter = world.output / "cold" / "seed_1" / "adapter"
+    assert (adapter / "adapter_config.json").is_file()
+    assert f"--model.policy.adapter={adapter}" in (world.output / "rl" / "seed_1" / "log.txt").read_text()
+    done = json.loads((world.output / "rl" / "seed_1" / "done.json").read_text())
+    assert done["versions"].keys() >= {"lsemrl", "torch", "lightning"}
+    assert done["peak_bytes"] > 1e6 and done["seconds"] >= 0
+    status, printed = world.run(seeds=[1, 2])
+    assert status == 0
+    assert world.started() == []
+    assert "8 runs, 8 of them complete and unchanged" in printed
+
+
+def test_a_change_runs_what_it_reaches_and_sets_aside_what_was_there(world: World) -> None:
+    world.run()
+    world.started()
+    stages = copy.deepcopy(STAGES)
+    stages[0]["overrides"] = {"model.loss.beta": 0.2}
+    shown = world.plan(stages=stages)
+    assert "rl seed 1: run, its settings changed" in shown
+    assert "rl_test seed 1: run, what it builds on changed" in shown
+    assert "cold seed 1: skip, complete and unchanged" in shown
+    assert world.run(stages=stages)[0] == 0
+    assert world.started() == ["rl 1", "rl_test 1"]
+    folder = world.output / "rl" / "seed_1"
+    old = world.folder / "out.superseded" / "rl" / "seed_1"
+    assert (old / "1" / "done.json").is_file()
+    assert (old / "1" / "version_0" / "adapter").is_dir()
+    assert (folder / "adapter").resolve() == (folder / "version_0" / "adapter").resolve()
+    assert world.run()[0] == 0  # and back again
+    assert world.started() == ["rl 1", "rl_test 1"]
+    assert sorted(path.name for path in old.iterdir()) == ["1", "2"]
+
+
+def test_a_changed_word_for_people_runs_nothing(world: World) -> None:
+    world.run()
+    world.started()
+    stages = copy.deepcopy(STAGES)
+    stages[0] |= {"label": "RL", "description": "GRPO."}
+    assert world.run(stages=stages)[0] == 0
+    assert world.started() == []
+    index = json.loads((world.output / "experiment.json").read_text())
+    assert [stage["label"] for stage in index["stages"]] == ["cold", "RL", "rl_test", "other"]
+
+
+def test_a_failure_is_reported_and_the_rest_goes_on(world: World) -> None:
+    status, printed = world.run(stages=doing(cold="fail"))
+    assert status == 1
+    assert world.started() == ["cold 1", "other 1"]
+    assert "cold seed 1 failed after" in printed and "exit status 3" in printed
+    assert "    line 99" in printed and "line 50" not in printed
+    assert "rl seed 1 is not run: what it builds on failed" in printed
+    assert "rl_test seed 1 is not run" in printed
+    assert "missing: cold seed 1, rl seed 1, rl_test seed 1" in printed
+    assert world.run(stages=doing(cold="fail"))[0] == 1
+    assert world.started() == ["cold 1"]  # it is tried again; what is complete is not
+    assert world.run()[0] == 0
+    assert world.started() == ALL[:3]
+
+
+def test_a_child_that_is_killed_is_named_by_its_signal(world: World) -> None:
+    prefix = (sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 9)")
+    text = io.StringIO()
+    assert run_experiment(world.read(), prefix=prefix, console=Console(file=text, width=200)) == 1
+    assert "ended by SIGKILL" in text.getvalue()
+
+
+def test_a_fit_that_leaves_no_adapter_has_failed(world: World) -> None:
+    status, printed = world.run(stages=doing(cold="no_adapter"))
+    assert status == 1
+    assert "it left no adapter" in printed
+    assert not (world.output / "cold" / "seed_1" / "done.json").exists()
+
+
+def test_an_adapter_that_is_gone_is_made_again(world: World) -> None:
+    world.run()
+    world.started()
+    (world.output / "rl" / "seed_1" / "version_0" / "adapter").rename(world.folder / "away")
+    assert "rl seed 1: run, its adapter is gone" in world.plan()
+    assert world.run()[0] == 0
+    assert world.started() == ["rl 1"]
+
+
+def test_stages_run_side_by_side(world: World) -> None:
+    # Each waits for what the other does, so that one at a time they would not end.
+    marks = {name: world.output / name / "seed_1" / "version_0" for name in ("cold", "other")}
+    stages = doing(cold=f"wait_for {marks['other']}", other=f"wait_for {marks['cold']}")
+    assert world.run(parallel=2, stages=stages)[0] == 0
+    assert sorted(world.started()) == sorted(ALL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("do", ["hang", "hang_stubbornly"])
+def test_a_signal_stops_the_children_and_another_call_goes_on(world: World, number: int, do: str) -> None:
+    world.write(stages=doing(rl=do))
+    checkpoint = world.output / "rl" / "seed_1" / "version_0" / "checkpoints" / "last.ckpt"
+    runner = subprocess.Popen([sys.executable, "-c", RUNNER, *FAKE], stdout=subprocess.PIPE, text=True)
+    wait_for(checkpoint.exists)
+    runner.send_signal(number)
+    if do == "hang_stubbornly":
+        time.sleep(0.5)
+        runner.send_signal(number)  # whoever asks twice need not wait
+    printed, _ = runner.communicate(timeout=30)
+    assert runner.returncode == 128 + number
+    assert "the same command goes on from here" in printed
+    assert not any(alive(entry["pid"]) for entry in world.journal())
+    assert world.started() == ALL[:2]
+    assert "rl seed 1: run, not finished; goes on from version_0/checkpoints/last.ckpt" in world.plan(
+        stages=doing(rl=do)
+    )
+    assert world.run(stages=doing(rl=do))[0] == 0
+    assert f"--ckpt_path={checkpoint}" in world.journal()[0]["words"]
+    assert world.started() == ALL[1:]
+    assert json.loads((world.output / "rl" / "seed_1" / "done.json").read_text())["resumed"]
+
+
+def test_nobody_works_beside_a_child_that_was_left_behind(world: World) -> None:
+    world.write(stages=doing(rl="hang"))
+    checkpoint = world.output / "rl" / "seed_1" / "version_0" / "checkpoints" / "last.ckpt"
+    runner = subprocess.Popen([sys.executable, "-c", RUNNER, *FAKE], stdout=subprocess.DEVNULL)
+    wait_for(checkpoint.exists)
+    with pytest.raises(UserError, match=r"where an experiment is at work .*; wait for it, or end it"):
+        world.run(stages=doing(rl="hang"))
+    runner.kill()
+    runner.wait()
+    left = world.journal()[-1]["pid"]
+    assert alive(left)
+    with pytest.raises(UserError, match=f"where an experiment is at work .*{left}"):
+        world.run(stages=doing(rl="hang"))
+    os.kill(left, signal.SIGKILL)
+    wait_for(lambda: not alive(left))
+    assert world.run(stages=doing(rl="hang"))[0] == 0
+    assert f"--ckpt_path={checkpoint}" in world.journal()[2]["words"]
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_up(world: World) -> None:
+    assert world.run(stages=doing(cold="fail_after_checkpoint"))[0] == 1
+    stages = doing(cold="fail_after_checkpoint")
+    stages[1]["overrides"]["a.b"] = 1
+    world.started()
+    world.run(stages=stages)
+    assert not any(word.startswith("--ckpt_path") for word in world.journal()[0]["words"])
+
+
+def test_a_checkpoint_that_leads_to_failure_is_taken_up_once(world: World) -> None:
+    resumed = []
+    for _ in range(4):
+        assert world.run(stages=doing(cold="fail_after_checkpoint"))[0] == 1
+        resumed += [
+            next((word for word in entry["words"] if word.startswith("--ckpt_path")), "")
+            for entry in world.journal()
+            if "/cold/" in entry["folder"]
+        ]
+        world.started()
+    folder = world.output / "cold" / "seed_1"
+    assert resumed == [
+        "",
+        f"--ckpt_path={folder}/version_0/checkpoints/last.ckpt",
+        "",
+        f"--ckpt_path={folder}/version_2/checkpoints/last.ckpt",
+    ]
+
+
+def test_a_verb_of_our_own_needs_nothing_special(world: World) -> None:
+    stage = {"name": "measured", "verb": "measure", "configs": ["base.yaml"], "after": "rl"}
+    assert world.run(stages=[*STAGES, stage])[0] == 0
+    assert (world.output / "measured" / "seed_1" / "measurement.json").is_file()
+    assert world.run(stages=[*STAGES, stage])[0] == 0
+    assert len(world.started()) == 5
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_folder_of_somebody_else_is_left_alone(world: World, marked: bool) -> None:
+    folder = world.output / "rl" / "seed_1"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("")
+    if marked:
+        identity = {"experiment": "another", "stage": "rl", "seed": 1, "hashes": {}}
+        (folder / "stage.json").write_text(json.dumps(identity))
+    owner = "of experiment 'another'" if marked else "that no experiment has made"
+    with pytest.raises(UserError, match=f"a folder {owner}, not of 'trial'; name another output"):
+        world.plan()
+    with pytest.raises(UserError, match=f"a folder {owner}, not of 'trial'; name another output"):
+        world.run()
+    assert world.started() == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_record_that_is_broken(world: World, content: str) -> None:
+    world.run()
+    (world.output / "rl" / "seed_1" / "stage.json").write_text(content)
+    with pytest.raises(UserError, match=r"stage.json' .* move its folder away"):
+        world.run()
+
+
+def test_a_folder_that_cannot_be_written(world: World) -> None:
+    world.output.write_text("")
+    with pytest.raises(UserError, match=r"output is .*, which cannot be written to"):
+        world.run()
+
+
+def test_the_plan_says_what_is_known_and_writes_nothing(world: World) -> None:
+    shown = world.plan(seconds_per_step={"SFT": 6.0})
+    assert not world.output.exists()
+    assert "[1/4] cold seed 1: run, new; about 10 min (by the stated rate)" in shown
+    assert "[2/4] rl seed 1: run, new; duration unknown" in shown
+    assert "memory" not in shown
+    assert "to run: 4 of 4; about 10 min one at a time, and 3 of unknown duration" in shown
+    assert f"  lsemrl fit --config {world.configs}/base.yaml --seed_everything=1" in shown
+    world.run()
+    path = world.output / "rl" / "seed_1" / "done.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 7200.0, "peak_bytes": 3e9}))
+    shown = world.plan(seeds=[1, 2])
+    assert "rl seed 1: skip, complete and unchanged\n" in shown
+    assert "rl seed 2: run, new; about 2 h 00 min (as seed 1); 3.0 GB of memory (as seed 1)" in shown
+    assert "to run: 4 of 8; about 2 h 00 min one at a time" in shown
+
+
+def test_what_another_configuration_took_says_nothing(world: World) -> None:
+    world.run()
+    stages = copy.deepcopy(STAGES)
+    stages[0]["overrides"] = {"trainer.max_steps": 9}
+    assert "rl seed 2: run, new; duration unknown" in world.plan(seeds=[2], stages=stages)
+
+
+def test_on_a_terminal_one_bar_stands_for_all(world: World) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=160, force_terminal=True)
+    assert run_experiment(world.read(seconds_per_step={"SFT": 0.1}), prefix=FAKE, console=console) == 0
+    shown = text.getvalue()
+    assert "rl seed 1: done in" in shown
+    assert "[1/4] cold seed 1" in shown
+    assert "left" in shown
+    assert "started" not in shown
+
+
+def test_cores_are_shared_between_runs_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    show = (sys.executable, "-S", "-c", "import os; print('threads', os.environ.get('OMP_NUM_THREADS'))")
+    log = world.output / "cold" / "seed_1" / "log.txt"
+    run_experiment(world.read(), prefix=show, parallel=2, console=Console(file=io.StringIO()))
+    assert "threads 4" in log.read_text()
+    run_experiment(world.read(), prefix=show, console=Console(file=io.StringIO()))
+    assert "threads None" in log.read_text()

@@ -1,0 +1,103 @@
+"""The verb itself, the shipped experiments, and a small one that is really run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiment.world import World
+from lsemrl.cli import CONFIGS, main
+from lsemrl.experiment.plan import read_experiment
+
+FILES = sorted((CONFIGS / "experiment").glob("*.yaml"))
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one sentence that a mistake gives."""
+    with pytest.raises(SystemExit) as exit_:
+        main(["experiment", *words])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_five_experiments_are_there() -> None:
+    assert [path.stem for path in FILES] == ["few_shot", "main", "normalization", "reward_ablation", "tradeoff"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_is_planned_and_its_longest_commands_are_understood(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["experiment", "--config", str(path), "--output", str(tmp_path / "out"), "--dry-run"])
+    shown = capsys.readouterr().out
+    experiment = read_experiment(path, CONFIGS)
+    count = 3 * len(experiment.stages)
+    assert experiment.seeds == (1, 2, 3)
+    assert f"to run: {count} of {count}; about" in shown
+    assert shown.count("duration unknown") == 3 * sum(stage.verb != "fit" for stage in experiment.stages)
+    # Whatever is trained is measured, or trained further.
+    assert {stage.name for stage in experiment.stages if stage.verb == "fit"} <= {
+        stage.after for stage in experiment.stages
+    }
+    for verb in ("fit", "measure"):
+        longest = max((run for run in experiment.runs() if run.stage.verb == verb), key=lambda run: len(run.command))
+        with pytest.raises(SystemExit) as exit_:
+            main([*longest.command, "--print_config"])
+        assert exit_.value.code == 0
+        config = yaml.safe_load(capsys.readouterr().out)
+        policy = config["policy"] if verb == "measure" else config["model"]["init_args"]["policy"]
+        assert policy["model"] == "micro"
+        if longest.adapter:
+            assert policy["adapter"] == str(longest.adapter)
+
+
+def test_a_small_one_is_really_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, output = tmp_path / "small.yaml", tmp_path / "out"
+    small = {
+        "trainer.max_steps": 1,
+        "trainer.max_epochs": -1,
+        "trainer.accelerator": "cpu",
+        "trainer.limit_val_batches": 0,
+        "trainer.callbacks": None,
+        "trainer.enable_progress_bar": False,
+        "data.micro": {"train": 40, "validation": 4, "test": 4},
+        "data.splits.cold_start_count": 8,
+        "data.batch_size": 2,
+    }
+    stages = [
+        {"name": "cold", "verb": "fit", "configs": ["sft.yaml"], "overrides": {"data.splits.part": "cold_start"}},
+        {"name": "rl", "verb": "fit", "configs": ["grpo.yaml"], "after": "cold"},
+    ]
+    path.write_text(yaml.safe_dump({"overrides": {"fit": small}, "stages": stages, "seeds": [3]}, sort_keys=False))
+    main(["experiment", "--config", str(path), "--output", str(output)])
+    assert "2 done" in capsys.readouterr().out
+    config = yaml.safe_load((output / "rl" / "seed_3" / "version_0" / "config.yaml").read_text())
+    assert config["seed_everything"] == 3
+    assert config["model"]["init_args"]["policy"]["adapter"] == str(output / "cold" / "seed_3" / "adapter")
+    assert (output / "rl" / "seed_3" / "adapter" / "adapter_model.safetensors").is_file()
+    done = json.loads((output / "rl" / "seed_3" / "done.json").read_text())
+    assert done["peak_bytes"] > 1e8  # of the child, which reads torch, not of a launcher
+    main(["experiment", "--config", str(path), "--output", str(output), "--dry-run"])
+    assert "to run: 0 of 2" in capsys.readouterr().out
+
+
+def test_mistakes_on_the_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--config is 'lost.yaml', which cannot be read (No such file" in told(capsys, "--config", "lost.yaml")
+    assert "--jobs is 0; give at least 1" in told(capsys, "--config", str(world.write()), "--jobs", "0")
+    assert "names 'rl.yaml', and there is no such file" in told(capsys, "--config", str(world.file))
+    stages = [{"name": "a", "verb": "fit", "configs": ["sft.yaml"]}]
+    assert "name each seed once" in told(capsys, "--config", str(world.write(stages=stages)), "--seeds", "1", "1")
+    assert "config_version in" in told(capsys, "--config", str(world.write(config_version=99)))
+
+
+def test_a_failure_is_the_exit_status(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [{"name": "a", "verb": "fit", "configs": ["sft.yaml"], "overrides": {"model.loss.bta": 1}}]
+    with pytest.raises(SystemExit) as exit_:
+        main(["experiment", "--config", str(world.write(stages=stages))])
+    assert exit_.value.code == 1
+    assert "a seed 1 failed" in (shown := capsys.readouterr().out)
+    assert "unrecognized arguments: --loss.bta=1" in shown
