@@ -121,7 +121,7 @@ def test_a_field_is_overridden_from_the_line_and_by_a_second_file(tmp_path: Path
         ("--model.rewards.similarity.threshold=1.0", "threshold (tau) is 1.0"),
         ("--model.rewards.similarity.threshold=-1.5", "threshold (tau) is -1.5"),
         ("--model.rewards.similarity.encoder=nowhere/at/all", "encoder is 'nowhere/at/all'"),
-        ("--model.optimizer_batch_size=5", "optimizer_batch_size is 5, which does not divide the 96 completions"),
+        ("--model.optimizer_batch_size=5", "optimizer_batch_size is 5, which does not divide the 128 completions"),
         ("--model.policy.model=nowhere/at-all", "policy.model is 'nowhere/at-all'"),
         ("--model.policy.adapter=nowhere", "policy.adapter is 'nowhere'"),
         ("--data.source.path=nowhere.jsonl", "'nowhere.jsonl', and there is no such file"),

@@ -134,6 +134,7 @@ JUDGED = Column(head="judge win", group="RL or SFT", read=lambda arm, base: arm.
 SEEDS = Column(head="seeds", group=_COST, read=lambda arm, base: len(arm.seeds) or None, better=0, digits=0)
 MINUTES = Column(head="minutes", group=_COST, read=lambda arm, base: arm.seconds or None, better=0, scale=1 / 60)
 SUMMARY = (MEANING_F1, EXACT, CHRF, LANGUAGE, EM, LOST, DRIFT, KL_TARGET, JUDGED, SEEDS, MINUTES)
+TERMINAL = (MEANING_F1, EXACT, CHRF, EM, LOST, SEEDS, MINUTES)
 LEARNED = (
     MEANING_F1,
     EXACT,

@@ -311,15 +311,15 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def table(report: Report) -> Table:
-    """The most telling columns for a terminal of 110 characters."""
+    """The most telling columns, as many as a terminal of 80 characters has room for."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    from lsemrl.evaluation.columns import SUMMARY, grid
+    from lsemrl.evaluation.columns import TERMINAL, grid
     from lsemrl.evaluation.findings import comparisons, finding
 
-    columns, rows = grid(report, SUMMARY)
+    columns, rows = grid(report, TERMINAL)
     shown = Table(
         title=Text(finding(report), style="bold"),
         title_justify="left",
@@ -330,8 +330,7 @@ def table(report: Report) -> Table:
     )
     shown.add_column("arm", no_wrap=True)
     for column in columns:
-        # In a narrow terminal a heading may break; a number never.
-        shown.add_column(column.head, justify="right", overflow="fold", min_width=5)
+        shown.add_column(column.head, justify="right", no_wrap=True)
     for arm, cells in rows:
         shown.add_row(Text(arm.label), *(Text(cell.text, style="bold" if cell.best else "") for cell in cells))
     return shown

@@ -157,7 +157,10 @@ def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> T
             width = min(16 * width, vocabulary)
         kept_NK = _nucleus(probabilities_NK, sampling.top_p)
     else:
-        return torch.multinomial(logits_NV.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+        # One random number a row, where multinomial would draw one for every word of the vocabulary.
+        sums_NV = logits_NV.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+        point_N1 = torch.rand(len(sums_NV), 1, generator=generator, device=sums_NV.device) * sums_NV[:, -1:]
+        return torch.searchsorted(sums_NV, point_N1, right=True).squeeze(-1)
     return ids_NK.gather(-1, torch.multinomial(kept_NK, 1, generator=generator)).squeeze(-1)
 
 
