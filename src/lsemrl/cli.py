@@ -17,6 +17,7 @@ from lsemrl import __version__
 from lsemrl.errors import UserError
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser as TypedParser
     from lightning.pytorch.cli import LightningArgumentParser
 
 CONFIGS = next(
@@ -276,22 +277,28 @@ def _report(words: list[str]) -> None:
     print(write_report(Report.from_json(options.report), options.report.parent))
 
 
-def _measure(words: list[str]) -> None:
+def _typed_parser(verb: str, words: list[str]) -> TypedParser:
+    """A parser of typed fields, from YAML files and from the line, for a verb that reads models."""
     import warnings
 
     from jsonargparse import ArgumentParser as TypedParser
     from jsonargparse import set_parsing_settings
     from transformers.utils.logging import disable_progress_bar
 
-    from lsemrl.evaluation.measure import MeasureSettings, run_measure
-
     _check_configs(words)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
     disable_progress_bar()
-    parser = TypedParser("lsemrl measure", description=_OWN_VERBS["measure"], exit_on_error=False)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # of transformers, to itself
+    parser = TypedParser(f"lsemrl {verb}", description=_OWN_VERBS[verb], exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file of the fields below; a later one overrides")
     parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of that file")
+    return parser
+
+
+def _measure(words: list[str]) -> None:
+    from lsemrl.evaluation.measure import MeasureSettings, run_measure
+
+    parser = _typed_parser("measure", words)
     parser.add_argument("--output", type=Path, required=True, help="folder for measurement.json")
     parser.add_class_arguments(MeasureSettings)
     config = parser.parse_args(["--print_config=comments" if word == "--print_config" else word for word in words])
@@ -366,21 +373,12 @@ def _judge(words: list[str]) -> None:
 
 
 def _general(words: list[str]) -> None:
-    import warnings
-
-    from jsonargparse import ArgumentParser as TypedParser
-    from jsonargparse import set_parsing_settings
     from rich.console import Console
-    from transformers.utils.logging import disable_progress_bar
 
     from lsemrl.evaluation.harness import HarnessSettings, run_harness, table
     from lsemrl.modules.policy import PolicySettings
 
-    _check_configs(words)
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = TypedParser("lsemrl general", description=_OWN_VERBS["general"], exit_on_error=False)
-    parser.add_argument("--config", action="config", help="a YAML file of the fields below")
-    parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of the file")
+    parser = _typed_parser("general", words)
     parser.add_argument("--policy", type=PolicySettings, default=PolicySettings(), help="the model and its adapter")
     parser.add_argument("--tasks", nargs="+", required=True, help="the harness's tasks or groups, or cmrc2018")
     parser.add_class_arguments(HarnessSettings, skip={"tasks"})
@@ -388,8 +386,6 @@ def _general(words: list[str]) -> None:
     options = parser.instantiate_classes(parser.parse_args(words)).as_dict()
     policy, folder = options.pop("policy"), options.pop("output")
     settings = HarnessSettings(**{name: options[name] for name in HarnessSettings.__dataclass_fields__})
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
-    disable_progress_bar()
     general = run_harness(policy, settings, folder)
     Console().print(table(general))
     for reason in general.skipped.values():
@@ -398,24 +394,13 @@ def _general(words: list[str]) -> None:
 
 
 def _fit_reward(words: list[str]) -> None:
-    import warnings
-
-    from jsonargparse import ArgumentParser as TypedParser
-    from jsonargparse import set_parsing_settings
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
-    _check_configs(words)
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    disable_progress_bar()
-    set_verbosity_error()
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # of transformers, to itself
+    from transformers.utils.logging import set_verbosity_error
 
     from lsemrl.data.translation import TranslationData
     from lsemrl.reward_fitting import fit_reward
 
-    parser = TypedParser("lsemrl fit-reward", description=_OWN_VERBS["fit-reward"], exit_on_error=False)
-    parser.add_argument("--config", action="config", help="a YAML file of the fields below; a later one overrides")
-    parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of that file")
+    parser = _typed_parser("fit-reward", words)
+    set_verbosity_error()
     parser.add_function_arguments(fit_reward, skip={"data"})
     unused = {"batch_size", "eval_batch_size", "seed", "num_workers"}
     parser.add_class_arguments(TranslationData, "data", skip=unused)

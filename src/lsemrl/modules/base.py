@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,18 @@ class PolicyModule(LightningModule):
     def backward_window(self, batches: Sequence[MicroBatch], loss_of: Callable[[MicroBatch], torch.Tensor]) -> None:
         """Backward of this rank's share of a window's loss, one micro-batch after the other.
 
-        Ranks deal their rows into micro-batches on their own and may have unlike numbers of them. So
-        DDP, which would have gradients meet in every backward pass, is told not to; they meet in `apply_gradients`.
+        Ranks deal their rows into micro-batches on their own and may have unlike numbers of them. So DDP, which would
+        have gradients meet in every backward pass, is told not to; they meet in `apply_gradients`.
         """
         wrapped = self.trainer.strategy.model
-        with wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext():
+        apart: AbstractContextManager[Any]
+        if isinstance(wrapped, DistributedDataParallel):
+            apart, scale = wrapped.no_sync(), 1
+        else:  # strategies that shard average over ranks where we want the sum
+            apart, scale = nullcontext(), self.trainer.world_size
+        with apart:
             for batch in batches:
-                self.manual_backward(loss_of(batch))
+                self.manual_backward(loss_of(batch) * scale)
 
     def apply_gradients(self) -> torch.Tensor:
         """One clipped optimizer step on the sum of all ranks' gradients; returns its norm before clipping."""
