@@ -138,7 +138,7 @@ class Experiment:
         for stage in self.stages:
             folders = {name: str(self.folder(name, seed)) for name in stage.parents}
             overrides = _resolve(stage.overrides, folders)
-            hashes = _hashes(stage, seed, {name: known[name] for name in stage.parents})
+            hashes = _hashes(stage, seed, known)
             known[stage.name] = hashes["all"]
             adapter = self.folder(stage.after, seed) / ADAPTER if stage.after else None
             verb = VERBS[stage.verb]
@@ -391,16 +391,24 @@ def _stated_seconds(stage: Stage, rates: Mapping[str, float]) -> float | None:
     return rate * steps
 
 
-def _hashes(stage: Stage, seed: int, parents: Mapping[str, str]) -> dict[str, str]:
+def _hashes(stage: Stage, seed: int, known: Mapping[str, str]) -> dict[str, str]:
+    """Of everything that decides the outcome, but no stage's name: another experiment may call the same run otherwise.
+
+    Args:
+        stage: See `Stage`.
+        seed: See `Run`.
+        known: The hash of every stage that it may build on.
+    """
     contents = [_mapping(path, "configs") for path in stage.configs]
+    numbers = {name: str(at) for at, name in enumerate(stage.parents)}
     texts = sorted({*_strings(contents), *_strings(stage.overrides)})
     world = any(text.partition(":")[0] == micro.NAME for text in texts)
     data = {text: digest for text in texts if (digest := _file_hash(text))}
     parts = {
         # As a list, for a later override may be of a part of an earlier one.
-        "settings": _hash([stage.verb, contents, list(stage.overrides.items())]),
+        "settings": _hash([stage.verb, contents, bool(stage.after), list(_resolve(stage.overrides, numbers).items())]),
         "data": _hash([data, [__version__, _folder_hash(micro.ASSETS)] if world else None]),
-        "parents": _hash(parents),
+        "parents": _hash([known[name] for name in stage.parents]),
     }
     return {**parts, "all": _hash([parts, seed])}
 
