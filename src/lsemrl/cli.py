@@ -40,6 +40,7 @@ _OWN_VERBS = {
     "tax": "set measured arms side by side, over seeds: tables with intervals, plots, pages",
     "judge": "compare two arms' predictions row by row, by a language model or by the oracle",
     "general": "general ability before and after training, by lm-evaluation-harness",
+    "best-of": "draw a group for every training row of a GRPO run and keep the best as rows for SFT (self-SFT)",
     "fit-reward": "adapt a reward encoder to parallel pairs, measure it, and derive tau from a cold start",
     "experiment": "run the stages of an experiment for every seed, each in a process of its own, and only where needed",
     "build-micro": "rebuild the embedded policy, encoder and cold start from a seed",
@@ -71,6 +72,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "tax": _tax,
         "judge": _judge,
         "general": _general,
+        "best-of": _best_of,
         "fit-reward": _fit_reward,
         "experiment": _experiment,
         "build-micro": _build_micro,
@@ -102,12 +104,13 @@ def _help() -> str:
     )
 
 
-def run_trainer(words: list[str], callbacks: Sequence[Any] = ()) -> Any:
+def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = True) -> Any:
     """Run one of Lightning's verbs.
 
     Args:
-        words: The verb and its options.
+        words: The verb and its options; without the verb if `run` is False.
         callbacks: Lightning callbacks beside those that the configuration names.
+        run: Whether to run the verb, or only to make what its configuration says.
 
     Returns:
         The LightningCLI, whose trainer and model can be asked further.
@@ -135,10 +138,10 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = ()) -> Any:
         warnings.filterwarnings("ignore", message=f".*{about}")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
     disable_progress_bar()
-    return _trainer_cli(words, list(callbacks))
+    return _trainer_cli(words, list(callbacks), run)
 
 
-def _trainer_cli(words: list[str], callbacks: list[Any]) -> Any:
+def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
     from lightning.pytorch import LightningDataModule
     from lightning.pytorch.cli import LightningCLI
 
@@ -151,6 +154,8 @@ def _trainer_cli(words: list[str], callbacks: list[Any]) -> Any:
             )
 
         def before_instantiate_classes(self) -> None:
+            if not run:
+                return
             trainer = self.config[self.subcommand].trainer
             root = Path(trainer.default_root_dir or "runs")
             if trainer.logger in (None, True):
@@ -172,8 +177,12 @@ def _trainer_cli(words: list[str], callbacks: list[Any]) -> Any:
         trainer_defaults={"callbacks": callbacks},
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"exit_on_error": False, **{verb: {"exit_on_error": False} for verb in _TRAINER_VERBS}},
+        parser_kwargs={
+            "exit_on_error": False,
+            **({verb: {"exit_on_error": False} for verb in _TRAINER_VERBS} if run else {}),
+        },
         args=words,
+        run=run,
     )
 
 
@@ -391,6 +400,20 @@ def _general(words: list[str]) -> None:
     for reason in general.skipped.values():
         print(f"skipped: {reason}")
     print(folder / "general.json")
+
+
+def _best_of(words: list[str]) -> None:
+    from lsemrl.best_of import best_of
+    from lsemrl.data.base import TaskData
+    from lsemrl.modules.grpo import GRPO
+
+    cli = run_trainer(words, run=False)
+    for name, value, wanted in (("model", cli.model, GRPO), ("data", cli.datamodule, TaskData)):
+        if not isinstance(value, wanted):
+            raise UserError(
+                f"{name} is {type(value).__name__}; best-of takes the configuration of a GRPO run on one task"
+            )
+    best_of(cli.model, cli.datamodule, Path(cli.trainer.default_root_dir))
 
 
 def _fit_reward(words: list[str]) -> None:

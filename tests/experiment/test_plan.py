@@ -163,7 +163,10 @@ def test_a_stated_rate_times_the_steps(world: World) -> None:
         ({"stages": with_stage(name=None)}, "stages\\[0\\] in .*: name is None"),
         ({"stages": with_stage(configs=["lost.yaml"])}, "stage 'rl' .* names 'lost.yaml', and there is no such file"),
         ({"stages": with_stage(configs="rl.yaml")}, "configs is 'rl.yaml'; list file names"),
-        ({"stages": with_stage(verb="train")}, "verb is 'train'; choose one of fit, validate, test, predict, measure"),
+        (
+            {"stages": with_stage(verb="train")},
+            "verb is 'train'; choose one of fit, validate, test, predict, best-of, measure",
+        ),
         ({"stages": with_stage(verb=["fit"])}, "verb is \\['fit'\\]; choose one of"),
         ({"stages": with_stage(betas=1)}, "stage|stages\\[0\\] .* has the field 'betas'; its fields are name, verb"),
         ({"stages": with_stage(overrides=["a"])}, "overrides is \\['a'\\]; write `field: value` lines"),

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -307,3 +308,33 @@ def test_cores_are_shared_between_runs_at_a_time(world: World, monkeypatch: pyte
     assert "threads 4" in log.read_text()
     run_experiment(world.read(), prefix=show, console=Console(file=io.StringIO()))
     assert "threads None" in log.read_text()
+
+
+def test_what_another_experiment_has_done_is_copied(world: World) -> None:
+    assert world.run()[0] == 0
+    assert world.started() == ["cold 1", "rl 1", "rl_test 1", "other 1"]
+    first = world.output
+    # Another file, other names of stages, one stage that is new.
+    stages = [
+        {"name": "start", "verb": "fit", "configs": ["base.yaml"], "overrides": {"data.part": "cold"}},
+        {"name": "grpo", "verb": "fit", "configs": ["rl.yaml"], "after": "start"},
+        {"name": "more", "verb": "fit", "configs": ["rl.yaml"], "overrides": {"model.loss.beta": 0.2}, "after": "grpo"},
+    ]
+    fields = {"output": str(world.folder / "second"), "stages": stages}
+    shown = world.plan(**fields)
+    assert "start seed 1: copy, new; a copy of" in shown
+    assert "to run: 1 of 3, to copy: 2" in shown
+    status, told = world.run(**fields)
+    assert status == 0
+    assert f"grpo seed 1: copied from {first / 'rl' / 'seed_1'}" in told
+    assert "1 done" in told and "2 copied" in told
+    assert world.started() == ["more 1"]
+    copy = world.folder / "second" / "grpo" / "seed_1"
+    assert (copy / "adapter").resolve().is_relative_to(copy.resolve())
+    assert json.loads((copy / "done.json").read_text())["copied_from"] == str(first / "rl" / "seed_1")
+    assert "3 skipped" in world.run(**fields)[1]
+    # It is a copy: what becomes of the first is none of its business, and a changed stage is run.
+    shutil.rmtree(first)
+    stages[1]["overrides"] = {"model.loss.beta": 0.3}
+    world.run(**fields)
+    assert world.started() == ["grpo 1", "more 1"]

@@ -45,7 +45,14 @@ class Verb:
 
 _TRAINER = Verb(folder="trainer.default_root_dir", seed="seed_everything", adapter="model.policy.adapter")
 _OWN = Verb(folder="output", seed="seed", adapter="policy.adapter")
-VERBS = {"fit": _TRAINER, "validate": _TRAINER, "test": _TRAINER, "predict": _TRAINER, "measure": _OWN}
+VERBS = {
+    "fit": _TRAINER,
+    "validate": _TRAINER,
+    "test": _TRAINER,
+    "predict": _TRAINER,
+    "best-of": _TRAINER,
+    "measure": _OWN,
+}
 """What a stage may do."""
 
 

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lsemrl.errors import UserError
 from lsemrl.experiment.plan import Experiment, Run
-from lsemrl.experiment.state import LOG, Standing, begin, estimate, fail, finish, standing
+from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, fail, finish, standing
 
 PREFIX = (sys.executable, "-m", "lsemrl")
 """What makes a command of a run's words."""
@@ -31,7 +31,9 @@ _PATIENCE = 20.0
 """Seconds that a child has to end by itself before it is killed."""
 _LAST_LINES = 12
 
-Status = Literal["waiting", "running", "done", "skipped", "failed", "not run"]
+Status = Literal["waiting", "running", "done", "copied", "skipped", "failed", "not run"]
+_READY = ("done", "copied", "skipped")
+"""What a run that builds on it may start after."""
 
 
 def run_experiment(
@@ -84,10 +86,12 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
         f"{experiment.name}: {len(experiment.stages)} stages with seed {seeds}, {len(runs)} runs in {experiment.output}"
     )
     standings = [standing(run, experiment.name) for run in runs]
-    seconds, unknown, waiting = 0.0, 0, 0
+    seconds, unknown, waiting, copies = 0.0, 0, 0, 0
     for at, (run, stands) in enumerate(zip(runs, standings, strict=True), start=1):
         notes = [stands.reason]
-        if not stands.complete:
+        if stands.twin:
+            copies += 1
+        elif not stands.complete:
             waiting += 1
             expected = estimate(run, runs)
             if expected.seconds is None:
@@ -98,11 +102,13 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
                 notes.append(f"about {_spoken(expected.seconds)} ({expected.source})")
             if expected.peak_bytes is not None:
                 notes.append(f"{expected.peak_bytes / 1e9:.1f} GB of memory ({expected.source})")
-        say(f"\n[{at}/{len(runs)}] {run.name}: {'skip' if stands.complete else 'run'}, {'; '.join(notes)}")
+        act = "skip" if stands.complete else "copy" if stands.twin else "run"
+        say(f"\n[{at}/{len(runs)}] {run.name}: {act}, {'; '.join(notes)}")
         say(f"  {shlex.join(('lsemrl', *_words(run, stands)))}")
     total = f"about {_spoken(seconds)} one at a time" if seconds else "duration unknown"
     besides = f", and {unknown} of unknown duration" if seconds and unknown else ""
-    say(f"\nto run: {waiting} of {len(runs)}" + (f"; {total}{besides}" if waiting else ""))
+    copied = f", to copy: {copies}" if copies else ""
+    say(f"\nto run: {waiting} of {len(runs)}{copied}" + (f"; {total}{besides}" if waiting else ""))
 
 
 @dataclass
@@ -170,7 +176,7 @@ class _Crew:
             if any(status in ("failed", "not run") for status in parents):
                 self.status[_key(run)] = "not run"
                 self._say(f"{run.name} is not run: what it builds on failed")
-            elif len(self.children) < self.parallel and all(status in ("done", "skipped") for status in parents):
+            elif len(self.children) < self.parallel and all(status in _READY for status in parents):
                 self._start(run, stands)
         self._tick()
         return bool(self.children)
@@ -205,6 +211,11 @@ class _Crew:
 
     def _start(self, run: Run, stands: Standing) -> None:
         try:
+            if stands.twin:
+                adopt(run, self.experiment.name, stands.twin)
+                self.status[_key(run)] = "copied"
+                self._say(f"[{self.runs.index(run) + 1}/{len(self.runs)}] {run.name}: copied from {stands.twin}")
+                return
             begin(run, self.experiment.name)
             log = (run.folder / LOG).open("ab")
         except OSError as error:
@@ -272,7 +283,10 @@ class _Crew:
 
     def _reckon(self) -> None:
         """What each run is likely to take, from what is complete by now."""
-        self.expected = {_key(run): estimate(run, self.runs).seconds for run in self.runs}
+        self.expected = {
+            _key(run): 0.0 if stands.twin else estimate(run, self.runs).seconds
+            for run, stands in zip(self.runs, self.standings, strict=True)
+        }
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -31,11 +32,13 @@ class Standing:
         complete: Nothing: its folder holds what it would make.
         reason: Why, for people.
         checkpoint: Where an earlier attempt can be taken up.
+        twin: The folder of another experiment's run that did the very same, to be copied.
     """
 
     complete: bool
     reason: str
     checkpoint: Path | None = None
+    twin: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +70,10 @@ def standing(run: Run, experiment: str) -> Standing:
             "the folder"
         )
     if not started:
-        return Standing(complete=False, reason="new")
+        return _new(run, "new")
     for part, meaning in (("settings", "its settings"), ("data", "its data"), ("parents", "what it builds on")):
         if started["hashes"].get(part) != run.hashes[part]:
-            return Standing(complete=False, reason=f"{meaning} changed")
+            return _new(run, f"{meaning} changed")
     if done and done["hash"] == run.hashes["all"]:
         if run.stage.verb == "fit" and not (run.folder / ADAPTER).exists():
             return Standing(complete=False, reason="its adapter is gone")
@@ -83,6 +86,16 @@ def standing(run: Run, experiment: str) -> Standing:
             checkpoint=checkpoint,
         )
     return Standing(complete=False, reason="not finished; starts again")
+
+
+def _new(run: Run, reason: str) -> Standing:
+    """To be run from its beginning, unless an experiment beside this one has done the same already."""
+    output = run.folder.parents[1]
+    for path in sorted(output.parent.glob(f"*/*/{run.folder.name}/{_DONE}")):
+        done, whole = _read(path), run.stage.verb != "fit" or (path.parent / ADAPTER).exists()
+        if done and done["hash"] == run.hashes["all"] and whole and path.parents[2].resolve() != output.resolve():
+            return Standing(complete=False, reason=f"{reason}; a copy of {path.parent}", twin=path.parent)
+    return Standing(complete=False, reason=reason)
 
 
 def _is_own(run: Run, experiment: str, started: Mapping[str, Any] | None) -> bool:
@@ -120,6 +133,18 @@ def begin(run: Run, experiment: str) -> None:
         _write(place / _STARTED, started)
     identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
     _write(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes, "failed_from": []})
+
+
+def adopt(run: Run, experiment: str, twin: Path) -> None:
+    """Make `run` complete with what another experiment made by the very same settings, data, parents and seed."""
+    begin(run, experiment)
+    copied = run.folder.with_name(f".{run.folder.name}.copied")
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(twin, copied, symlinks=True, ignore=shutil.ignore_patterns(_STARTED, _DONE))
+    for path in list(copied.iterdir()):
+        path.rename(run.folder / path.name)
+    copied.rmdir()
+    _write(run.folder / _DONE, {**(_read(twin / _DONE) or {}), "copied_from": str(twin)})
 
 
 def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str | None:
