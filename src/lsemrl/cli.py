@@ -327,6 +327,8 @@ def _tax(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for report.json, .md, .html and plots")
     held = "arms that the others are held against beside the base (default: cold_start rl)"
     parser.add_argument("--against", nargs="+", metavar="ARM", help=held)
+    way = "arms that are one way of training, weakest first; give it twice or more to compare losses at the same score"
+    parser.add_argument("--path", nargs="+", action="append", default=[], metavar="ARM", help=way)
     options = parser.parse_args(words)
     import shlex
 
@@ -340,6 +342,7 @@ def _tax(words: list[str]) -> None:
         command=shlex.join(["lsemrl", "tax", *words]),
         against=options.against or AGAINST,
         judged=find_judgement(options.folders),
+        paths=options.path,
     )
     page = write_report(report, options.output)
     Console().print(table(report))

@@ -199,3 +199,46 @@ def test_two_judges_are_not_mixed(tmp_path: Path) -> None:
         (tmp_path / str(at) / "judge.json").write_text(json.dumps(verdict))
     with pytest.raises(UserError, match="another judge"):
         find_judgement([tmp_path])
+
+
+def test_ways_of_training_are_compared_at_the_same_score() -> None:
+    def at(arm: str, seed: int, f1: float, em: float) -> tuple[Path, Measured]:
+        made = make_measured(arm, seed)
+        rows = {"meaning_f1": (f1,) * 120, "similarity_reward": (f1,) * 120}
+        right = {"em": (em,) * 120}
+        made = dataclasses.replace(
+            made, target=made.target | {"meaning_f1": f1}, target_rows=made.target_rows | rows,
+            general=made.general | {"em": em}, general_rows=made.general_rows | right,
+        )  # fmt: skip
+        return Path(arm, str(seed)), made
+
+    pairs = [at("base", 1, 0.0, 0.9)]
+    for seed, luck in ((1, 0.0), (2, 0.1)):
+        pairs += [at("cold_start", seed, 0.5, 0.8), at("rl", seed, 0.7, 0.7 + luck)]
+        pairs += [at("sft", seed, 0.6, 0.5), at("sft_replay", seed, 0.8, 0.1)]
+    report = tax_report(pairs, command="", paths=[("cold_start", "rl"), ("sft", "sft_replay"), ("sft",)])
+    long, short = report.same_scores
+    # SFT passes .7 halfway between .6 and .8, where it has lost halfway between .4 and .8.
+    assert (long.of, long.against, long.scores) == ("rl", "sft_replay", (0.7, 0.7))
+    assert long.losses == pytest.approx((0.2, 0.1)) and long.losses_against == pytest.approx((0.6, 0.6))
+    assert (long.low + long.high) / 2 == pytest.approx(0.45)
+    assert long.high - long.low == pytest.approx(2 * 12.706 * statistics.stdev((0.4, 0.5)) / 2**0.5, rel=1e-3)
+    # The way of SFT alone ends at .6: RL, which passed .6 halfway from the cold start, is met there.
+    assert short.against == "sft" and short.scores == (0.6, 0.6)
+    assert short.losses == pytest.approx((0.15, 0.1)) and short.losses_against == pytest.approx((0.4, 0.4))
+    shown = page.markdown(report, [])
+    assert "At the same meaning F1 of 70.0, RL has lost 15.0 points of Chinese QA and the way to SFT" in shown
+    assert "What was lost at the same score" in shown
+    assert "What was lost at the same score" in page.html(report, {name: "" for name in plots.draw(report)})
+    with pytest.raises(UserError, match="--path names 'grpo'; choose among the trained arms: cold_start, rl"):
+        tax_report(pairs, command="", paths=[("grpo",)])
+
+
+def test_a_path_survives_json(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "base", "cold_start", "rl", "sft")
+    words = ["tax", str(tmp_path / "runs"), "--output", str(tmp_path / "tax")]
+    main([*words, "--path", "cold_start", "rl", "--path", "sft"])
+    report = Report.from_json(tmp_path / "tax" / "report.json")
+    assert report.paths == (("cold_start", "rl"), ("sft",)) and len(report.same_scores) == 1
+    report.to_json(tmp_path / "again.json")
+    assert Report.from_json(tmp_path / "again.json") == report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -251,3 +252,31 @@ def differences(report: Report) -> tuple[list[Column], Rows]:
                     else Cell(text=MISSING)
                 )
     return shown, [row for row in rows if any(cell.interval for cell in row[1])]
+
+
+def same_scores(report: Report) -> tuple[list[Column], Rows]:
+    """What the first way of training and each of the others had lost when they scored the same."""
+    arms = {arm.name: arm for arm in report.arms}
+    of = arms[report.paths[0][-1]].label
+    score, own, other, more, share = columns = [
+        _column(head, group, "", scale=100)
+        for head, group in (
+            ("compared at", "Score"),
+            (of, "QA exact match lost by"),
+            ("the other", "QA exact match lost by"),
+            ("lost more", "The other"),
+            (f"{of}'s loss in % of it", "The other"),
+        )
+    ]
+    rows: Rows = []
+    for each in report.same_scores:
+        losses, against = fmean(each.losses), fmean(each.losses_against)
+        cells = [
+            Cell(text=column.show(fmean(values)), spread=f"±{column.show(stdev(values))}" if len(values) > 1 else "")
+            for column, values in ((score, each.scores), (own, each.losses), (other, each.losses_against))
+        ]
+        bounds = f"[{more.show(each.low)}, {more.show(each.high)}]" if len(each.scores) > 1 else ""
+        cells.append(Cell(text=more.show(against - losses, "+"), interval=bounds))
+        cells.append(Cell(text=share.show(losses / against if against > 0 else None)))
+        rows.append((arms[each.against], cells))
+    return columns, rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 
 from lsemrl.evaluation.report import Arm, Contrast, Report
 
@@ -68,14 +69,14 @@ def tax_at_matched_score(a: Arm, b: Arm, *, base: Arm, metric: str = "meaning_f1
     if not all(paths) or not math.isfinite(before):
         return None
     score = min(max(at for _, at, _ in each) for each in paths)
-    reached = [_climb(each, score) for each in paths]
+    reached = [climb(each, score) for each in paths]
     if reached[0] is None or reached[1] is None:
         return None
     (step_a, em_a), (step_b, em_b) = reached[0], reached[1]
     return MatchedTax(score=score, loss_a=before - em_a, loss_b=before - em_b, step_a=step_a, step_b=step_b)
 
 
-def _climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, float] | None:
+def climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, float] | None:
     """(step, exact match) where `rows` first reach `score` from below."""
     for (step, low, em), (next_step, high, next_em) in zip(rows, [*rows[1:], rows[-1]], strict=True):
         if low == score:
@@ -124,7 +125,7 @@ def finding(report: Report) -> str:
 
 def comparisons(report: Report) -> list[str]:
     """RL against the cold start and each alternative, a sentence each; at the same score where that is known."""
-    name, lines = SCORE_NAMES[report.score], _contrasted(report)
+    name, lines = SCORE_NAMES[report.score], [*_contrasted(report), *_same(report)]
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
@@ -138,6 +139,21 @@ def comparisons(report: Report) -> list[str]:
             f"Chinese QA and {other.label} {losses[1]} (at steps {same.step_a:.0f} and {same.step_b:.0f})."
         )
     return lines
+
+
+def _same(report: Report) -> Iterator[str]:
+    """What two ways of training had lost at the same score."""
+    labels = {arm.name: arm.label for arm in report.arms}
+    for each in report.same_scores:
+        score, lost, against = map(fmean, (each.scores, each.losses, each.losses_against))
+        bounds = (
+            f" [{number(100 * each.low, 1, '+')}, {number(100 * each.high, 1, '+')}]" if len(each.scores) > 1 else ""
+        )
+        yield (
+            f"At the same {SCORE_NAMES[report.score]} of {100 * score:.1f}, {labels[each.of]} has lost "
+            f"{number(100 * lost)} points of Chinese QA and the way to {labels[each.against]} {number(100 * against)}: "
+            f"{number(100 * (against - lost), 1, '+')}{bounds}."
+        )
 
 
 def _contrasted(report: Report) -> list[str]:
@@ -201,6 +217,12 @@ def notes(report: Report) -> list[str]:
             "are what the arm itself draws on the new task. Similarity reward is the cosine as the reward counts it; "
             "the hacking gap is that minus the oracle's meaning F1.",
         ]
+    if report.paths:
+        lines.append(
+            "A way of training is its arms in order of strength, joined from the base on. Two ways are compared, seed "
+            "by seed, at the lower of their two best scores, where each first climbs to it on a straight line between "
+            "its arms. The interval is Student's t over seeds."
+        )
     questions = max((len(arm.nll_drifts) // max(1, len(arm.seeds)) for arm in report.arms), default=0)
     em = report.base.general.get("em", math.nan)
     if questions and math.isfinite(em) and not report.contrasts:

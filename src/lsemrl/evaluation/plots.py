@@ -115,6 +115,13 @@ def _gain_tax(report: Report) -> Figure | None:
         marker = "s" if arm.name == "base" else "o"
         ax.plot(xs[-1], ys[-1], color=colour[arm.name], marker=marker, markersize=9, markeredgecolor="white", zorder=4)
         ends.append((xs[-1], ys[-1], arm.label, colour[arm.name]))
+    final = {name: rows[-1] for name, rows in lines.items()}
+    for arms in report.paths:
+        way = [final[name] for name in ("base", *arms) if name in final]
+        ax.plot(
+            *zip(*way, strict=True), color=colour[arms[-1]], linewidth=1.2, linestyle=(0, (4, 2)), alpha=0.7, zorder=2
+        )
+        obstacles.append(way)
     for rl, other, same in matched(report):
         if same and other.name == "sft":
             height, losses = 100 * same.score, (100 * same.loss_a, 100 * same.loss_b)

@@ -81,6 +81,29 @@ class Contrast:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SameScore:
+    """What two ways of training had lost when they scored the same, seed by seed.
+
+    Attributes:
+        of: The last arm of one path (see `Report.paths`).
+        against: That of the other.
+        scores: Where each seed's two paths are compared: the lower of their two best.
+        losses: Base's QA exact match minus the first path's there, a fraction.
+        losses_against: The other's.
+        low: Lower bound of what the other lost more, 95% by Student's t over seeds; NaN of a single seed.
+        high: Upper bound.
+    """
+
+    of: str
+    against: str
+    scores: tuple[float, ...]
+    losses: tuple[float, ...]
+    losses_against: tuple[float, ...]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Arm:
     """One way of training, measured; where it was trained from several seeds, every number is the mean over them.
 
@@ -165,6 +188,8 @@ class Report:
         contrasts: Differences between arms with their intervals; empty where single rows are not known.
         paper: Which of the paper's tables the arms stand beside: "translation", "headline", or "" for none.
         setup: What was measured: model, rows and the like.
+        paths: Names of arms that are one way of training at rising strength, from the base on.
+        same_scores: The first path beside each of the others.
 
     Raises:
         ValueError: Two arms share a name, or none is the base.
@@ -184,6 +209,8 @@ class Report:
     contrasts: tuple[Contrast, ...] = ()
     paper: str = ""
     setup: dict[str, str] = field(default_factory=dict)
+    paths: tuple[tuple[str, ...], ...] = ()
+    same_scores: tuple[SameScore, ...] = ()
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -240,6 +267,8 @@ class Report:
                         "seconds": float(data["seconds"]),
                         "arms": tuple(map(_arm, data["arms"])),
                         "contrasts": tuple(map(_contrast, data.get("contrasts", ()))),
+                        "paths": tuple(map(tuple, data.get("paths", ()))),
+                        "same_scores": tuple(map(_same_score, data.get("same_scores", ()))),
                     }
                 )
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -262,6 +291,11 @@ def _finite(value: Any) -> Any:
 
 def _contrast(data: dict[str, Any]) -> Contrast:
     return Contrast(**data | {name: float(data[name]) for name in ("value", "low", "high")})
+
+
+def _same_score(data: dict[str, Any]) -> SameScore:
+    by_seed = {name: tuple(map(float, data[name])) for name in ("scores", "losses", "losses_against")}
+    return SameScore(**data | by_seed | {name: float(data[name]) for name in ("low", "high")})
 
 
 def _arm(data: dict[str, Any]) -> Arm:

@@ -6,6 +6,7 @@ may have been trained anywhere as long as they were measured on the same rows.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +15,14 @@ from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.evaluation.bootstrap import paired_bootstrap
+from lsemrl.evaluation.findings import climb
 from lsemrl.evaluation.measurement import BASE, FILE, Measured
-from lsemrl.evaluation.report import GENERAL, TARGET, Arm, Contrast, Report, Sample
+from lsemrl.evaluation.report import GENERAL, TARGET, Arm, Contrast, Report, SameScore, Sample
 
 Found = tuple[Path, Measured]
 Array = NDArray[np.float64]
@@ -83,6 +86,7 @@ def tax_report(
     command: str,
     against: Sequence[str] = AGAINST,
     judged: Mapping[str, float] | None = None,
+    paths: Sequence[Sequence[str]] = (),
 ) -> Report:
     """Set measured arms side by side.
 
@@ -91,9 +95,12 @@ def tax_report(
         command: What was typed.
         against: Arms, beside the base, that the others are held against, where they are there.
         judged: See `find_judgement`.
+        paths: Each the arms that are one way of training at rising strength; what the first had lost is compared with
+            what each of the others had when they scored the same.
 
     Raises:
-        UserError: There is no base, or the measurements cannot be compared with each other.
+        UserError: There is no base, a path names an arm that was not measured, or the measurements cannot be compared
+            with each other.
     """
     _check(found)
     groups: dict[str, list[Measured]] = {}
@@ -101,7 +108,10 @@ def tax_report(
         groups.setdefault(measured.arm, []).append(measured)
     order = [*(name for name in _FIRST if name in groups), *(name for name in groups if name not in _FIRST)]
     base = groups[BASE][0]
-    return Report(
+    for name in (name for arms in paths for name in arms):
+        if name not in groups or name == BASE:
+            raise UserError(f"--path names {name!r}; choose among the trained arms: {', '.join(order[1:])}")
+    report = Report(
         lsemrl=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         task=f"headlines, {base.task}" if _paper(base) == "headline" else f"translation {base.task.replace('-', '→')}",
@@ -115,7 +125,46 @@ def tax_report(
         contrasts=tuple(_contrasts({name: groups[name] for name in order}, against)),
         paper=_paper(base),
         setup=_setup(base),
+        paths=tuple(map(tuple, paths)),
     )
+    return dataclasses.replace(report, same_scores=tuple(_same_scores(groups, report.paths, f"target.{report.score}")))
+
+
+def _same_scores(
+    groups: Mapping[str, Sequence[Measured]], paths: Sequence[tuple[str, ...]], metric: str
+) -> Iterator[SameScore]:
+    """The first path beside each of the others, wherever both can be compared on some seed."""
+    base = _mean_rows(groups[BASE])
+    before = float(base["general.em"].mean())
+    by_seed = {name: {each.seed: _values(each, base) for each in seeds} for name, seeds in groups.items()}
+
+    def points(path: tuple[str, ...], seed: int) -> list[tuple[float, float, float]]:
+        """(place on the path, score, exact match)"""
+        measured = [(float(base[metric].mean()), before)]
+        measured += [(values[metric], values["general.em"]) for values in (by_seed[arm][seed] for arm in path)]
+        return [(at, *each) for at, each in enumerate(measured)]
+
+    for path in paths[1:]:
+        found: list[tuple[float, float, float]] = []
+        for seed in sorted(set.intersection(*(set(by_seed[arm]) for arm in (*paths[0], *path)))):
+            two = points(paths[0], seed), points(path, seed)
+            score = min(max(at for _, at, _ in each) for each in two)
+            reached = [climb(each, score) for each in two]
+            if reached[0] and reached[1]:
+                found.append((score, before - reached[0][1], before - reached[1][1]))
+        if found:
+            scores, losses, against = zip(*found, strict=True)
+            more = np.subtract(against, losses)
+            half = t.ppf(0.975, len(more) - 1) * more.std(ddof=1) / np.sqrt(len(more)) if len(more) > 1 else np.nan
+            yield SameScore(
+                of=paths[0][-1],
+                against=path[-1],
+                scores=scores,
+                losses=losses,
+                losses_against=against,
+                low=float(more.mean() - half),
+                high=float(more.mean() + half),
+            )
 
 
 def _check(found: Sequence[Found]) -> None:
