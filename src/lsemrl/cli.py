@@ -322,7 +322,7 @@ def _measure(words: list[str]) -> None:
 
 def _tax(words: list[str]) -> None:
     parser = ArgumentParser("lsemrl tax", description=_OWN_VERBS["tax"], exit_on_error=False)
-    found = "searched for measurement.json, and for the judge.json of rl against sft"
+    found = "searched for measurement.json, general.json, and the judge.json of rl against sft"
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help=found)
     parser.add_argument("--output", type=Path, required=True, help="folder for report.json, .md, .html and plots")
     held = "arms that the others are held against beside the base (default: cold_start rl)"
@@ -335,7 +335,7 @@ def _tax(words: list[str]) -> None:
     from rich.console import Console
 
     from lsemrl.evaluation.report import table, write_report
-    from lsemrl.evaluation.tax_report import AGAINST, find_judgement, find_measurements, tax_report
+    from lsemrl.evaluation.tax_report import AGAINST, find_general, find_judgement, find_measurements, tax_report
 
     report = tax_report(
         find_measurements(options.folders),
@@ -343,6 +343,7 @@ def _tax(words: list[str]) -> None:
         against=options.against or AGAINST,
         judged=find_judgement(options.folders),
         paths=options.path,
+        general=find_general(options.folders),
     )
     page = write_report(report, options.output)
     Console().print(table(report))

@@ -18,7 +18,7 @@ from lsemrl.evaluation import columns, page, plots, published
 from lsemrl.evaluation.bootstrap import paired_bootstrap
 from lsemrl.evaluation.measurement import Measured, Rows
 from lsemrl.evaluation.report import Report
-from lsemrl.evaluation.tax_report import find_judgement, find_measurements, tax_report
+from lsemrl.evaluation.tax_report import find_general, find_judgement, find_measurements, tax_report
 from made_up import ARMS, make_measured
 
 Found = list[tuple[Path, Measured]]
@@ -242,3 +242,39 @@ def test_a_path_survives_json(tmp_path: Path) -> None:
     assert report.paths == (("cold_start", "rl"), ("sft",)) and len(report.same_scores) == 1
     report.to_json(tmp_path / "again.json")
     assert Report.from_json(tmp_path / "again.json") == report
+
+
+def general_json(folder: Path, adapter: str, em: tuple[float, float], stderr: float | None = 0.02) -> None:
+    def scores(value: float, error: float | None) -> dict[str, dict[str, float | None]]:
+        return {"em,none": {"value": value, "stderr": error}}
+
+    before, after = em
+    task = {
+        "name": "cmrc2018", "part": False, "before": scores(before, 0.03), "after": scores(after, 0.03),
+        "difference": scores(after - before, stderr),
+    }  # fmt: skip
+    content = {"policy": {"adapter": adapter}, "tasks": [task, {**task, "name": "cmrc2018_part", "part": True}]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "general.json").write_text(json.dumps(content))
+
+
+def test_scores_of_the_harness_stand_in_the_same_report(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "base", "rl", "sft")
+    for seed, after in zip(SEEDS, (0.70, 0.72, 0.74), strict=True):
+        general_json(tmp_path / "runs" / "general" / str(seed), f"runs/rl/{seed}", (0.8, after))
+    general_json(tmp_path / "runs" / "general" / "sft", "runs/sft/1", (0.8, 0.1), stderr=0.05)
+    main(["tax", str(tmp_path / "runs"), "--output", str(tmp_path / "tax")])
+    report = Report.from_json(tmp_path / "tax" / "report.json")
+    rl, sft = (next(arm for arm in report.arms if arm.name == name).harness for name in ("rl", "sft"))
+    assert list(rl) == ["cmrc2018, em"]  # parts of a group stay in the file
+    assert rl["cmrc2018, em"].after == pytest.approx(0.72)
+    assert rl["cmrc2018, em"].low == pytest.approx(-0.08 - 4.303 * 0.02 / 3**0.5, rel=1e-3)
+    assert (sft["cmrc2018, em"].low, sft["cmrc2018, em"].high) == pytest.approx((-0.7 - 0.098, -0.7 + 0.098))
+    shown = (tmp_path / "tax" / "report.md").read_text()
+    assert "General ability by lm-evaluation-harness" in shown and "0.720 (−0.080 [" in shown
+    general_json(tmp_path / "runs" / "general" / "lost", "runs/gone", (0.8, 0.8))
+    with pytest.raises(UserError, match="of the adapter 'runs/gone', of which there is no measurement"):
+        tax_report(find_measurements([tmp_path]), command="", general=find_general([tmp_path]))
+    (tmp_path / "general.json").write_text("[]")
+    with pytest.raises(UserError, match="run lsemrl general again"):
+        find_general([tmp_path])

@@ -165,7 +165,7 @@ def test_a_stated_rate_times_the_steps(world: World) -> None:
         ({"stages": with_stage(configs="rl.yaml")}, "configs is 'rl.yaml'; list file names"),
         (
             {"stages": with_stage(verb="train")},
-            "verb is 'train'; choose one of fit, validate, test, predict, best-of, measure",
+            "verb is 'train'; choose one of fit, validate, test, predict, best-of, measure, general",
         ),
         ({"stages": with_stage(verb=["fit"])}, "verb is \\['fit'\\]; choose one of"),
         ({"stages": with_stage(betas=1)}, "stage|stages\\[0\\] .* has the field 'betas'; its fields are name, verb"),

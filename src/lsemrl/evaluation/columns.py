@@ -280,3 +280,32 @@ def same_scores(report: Report) -> tuple[list[Column], Rows]:
         cells.append(Cell(text=share.show(losses / against if against > 0 else None)))
         rows.append((arms[each.against], cells))
     return columns, rows
+
+
+def harness(report: Report) -> tuple[list[Column], Rows]:
+    """What lm-evaluation-harness found of each arm, beside the base."""
+    keys = list(dict.fromkeys(key for arm in report.trained for key in arm.harness))
+    columns = []
+    for key in keys:
+        task, metric = key.rsplit(", ", 1)
+        columns.append(_column(metric, task, "", digits=3))
+    asked = [arm for arm in report.trained if arm.harness]
+    rows: Rows = [(arm, []) for arm in (report.base, *asked)]
+    for key, column in zip(keys, columns, strict=True):
+        for arm, cells in rows:
+            found = arm.harness.get(key)
+            if arm is report.base:
+                before = [each.harness[key].before for each in asked if key in each.harness]
+                cells.append(Cell(text=column.show(fmean(before))))
+            elif found is None:
+                cells.append(Cell(text=MISSING))
+            else:
+                known = math.isfinite(found.low)
+                cells.append(
+                    Cell(
+                        text=column.show(found.after),
+                        delta=column.show(found.after - found.before, "+"),
+                        interval=f"[{column.show(found.low)}, {column.show(found.high)}]" if known else "",
+                    )
+                )
+    return columns, rows

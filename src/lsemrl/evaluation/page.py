@@ -9,7 +9,18 @@ from pathlib import Path
 
 import jinja2
 
-from lsemrl.evaluation.columns import LEARNED, LOSSES, MOVED, SUMMARY, Cell, Column, differences, grid, same_scores
+from lsemrl.evaluation.columns import (
+    LEARNED,
+    LOSSES,
+    MOVED,
+    SUMMARY,
+    Cell,
+    Column,
+    differences,
+    grid,
+    harness,
+    same_scores,
+)
 from lsemrl.evaluation.findings import MISSING, comparisons, finding, hacking, notes, number
 from lsemrl.evaluation.plots import colours, smoothing
 from lsemrl.evaluation.published import Line, beside
@@ -23,6 +34,7 @@ _TABLES = (
     ("How far each arm moved", MOVED),
 )
 _DIFFERENCES = "Arms against each other"
+_HARNESS = "General ability by lm-evaluation-harness"
 _SAME = "What was lost at the same score"
 Table = tuple[str, list[Column], Sequence[tuple[Arm | Line, list[Cell]]]]
 
@@ -38,6 +50,8 @@ def _sources(report: Report) -> list[tuple[Sample, list[Sample | None]]]:
 
 def _tables(report: Report) -> list[Table]:
     tables: list[Table] = [(title, *grid(report, columns)) for title, columns in _TABLES]
+    if any(arm.harness for arm in report.arms):
+        tables.append((_HARNESS, *harness(report)))
     if report.same_scores:
         tables.append((_SAME, *same_scores(report)))
     return [*tables, (_DIFFERENCES, *differences(report))] if report.contrasts else tables

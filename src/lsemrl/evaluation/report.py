@@ -81,6 +81,24 @@ class Contrast:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HarnessScore:
+    """One score of one task of lm-evaluation-harness, in the harness's own unit; means over seeds.
+
+    Attributes:
+        before: Of the base.
+        after: Of the arm.
+        low: Lower bound of after minus before, 95%: by Student's t over seeds; of a single seed, by the standard error
+            over its questions. NaN where neither is known.
+        high: Upper bound.
+    """
+
+    before: float
+    after: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SameScore:
     """What two ways of training had lost when they scored the same, seed by seed.
 
@@ -121,6 +139,7 @@ class Arm:
         kl_from_base: KL(original base || arm), likewise.
         kl_rows: Per question and seed, KL(arm || original base) along the gold answer.
         weight_change: ||trained - base|| / ||base|| over the weights that were trained.
+        harness: "task, metric" -> what lm-evaluation-harness found (see `harness`).
         judge_win: Share of rows that a judge gave it, RL against strong SFT; None for other arms.
         seeds: It was trained from; empty where only one run is known, and for the base.
         by_seed: In the order of `seeds`, the values behind a number: keys as in `Contrast.metric`.
@@ -146,6 +165,7 @@ class Arm:
     kl_from_base: dict[str, float] = field(default_factory=dict)
     kl_rows: tuple[float, ...] = ()
     weight_change: float | None = None
+    harness: dict[str, HarnessScore] = field(default_factory=dict)
     judge_win: float | None = None
     seeds: tuple[int, ...] = ()
     by_seed: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -310,6 +330,7 @@ def _arm(data: dict[str, Any]) -> Arm:
         | {
             "seconds": float(data["seconds"]),
             "nll_drifts": tuple(map(float, data["nll_drifts"])),
+            "harness": {key: HarnessScore(**floats(each)) for key, each in data.get("harness", {}).items()},
             "kl_rows": tuple(map(float, data.get("kl_rows", ()))),
             "weight_change": None if data.get("weight_change") is None else float(data["weight_change"]),
             "seeds": tuple(data.get("seeds", ())),

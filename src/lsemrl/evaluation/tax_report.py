@@ -10,8 +10,10 @@ import dataclasses
 import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +24,25 @@ from lsemrl.errors import UserError
 from lsemrl.evaluation.bootstrap import paired_bootstrap
 from lsemrl.evaluation.findings import climb
 from lsemrl.evaluation.measurement import BASE, FILE, Measured
-from lsemrl.evaluation.report import GENERAL, TARGET, Arm, Contrast, Report, SameScore, Sample
+from lsemrl.evaluation.report import GENERAL, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
 
 Found = tuple[Path, Measured]
 Array = NDArray[np.float64]
 
+
+@dataclass(frozen=True, kw_only=True)
+class General:
+    """What `lsemrl general` found of one adapter: `tasks` as it writes them."""
+
+    path: Path
+    adapter: str
+    tasks: tuple[dict[str, Any], ...]
+
+
 _FIRST = (BASE, "cold_start", "rl", "sft", "sft_replay")
 _SAMPLES = 8
 _JUDGE = "judge.json"
+_GENERAL = "general.json"
 AGAINST = ("cold_start", "rl")
 _CLAIMED = ("target.meaning_f1", "target.chrf_sentence", "target.similarity", "tax.em", "tax.nll")
 """What they are compared in: seeds that both have are paired."""
@@ -81,12 +94,29 @@ def find_judgement(folders: Sequence[Path]) -> dict[str, float]:
     return {arm: fmean(values) for arm, values in shares.items() if values}
 
 
+def find_general(folders: Sequence[Path]) -> list[General]:
+    """Every general.json in `folders` and below: its path, its policy and its tasks.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    found = []
+    for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_GENERAL)}):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found.append(General(path=path, adapter=content["policy"]["adapter"], tasks=tuple(content["tasks"])))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} cannot be read ({error}): run lsemrl general again") from error
+    return found
+
+
 def tax_report(
     found: Sequence[Found],
     command: str,
     against: Sequence[str] = AGAINST,
     judged: Mapping[str, float] | None = None,
     paths: Sequence[Sequence[str]] = (),
+    general: Sequence[General] = (),
 ) -> Report:
     """Set measured arms side by side.
 
@@ -97,10 +127,11 @@ def tax_report(
         judged: See `find_judgement`.
         paths: Each the arms that are one way of training at rising strength; what the first had lost is compared with
             what each of the others had when they scored the same.
+        general: Scores of lm-evaluation-harness, each of an adapter that was measured too.
 
     Raises:
-        UserError: There is no base, a path names an arm that was not measured, or the measurements cannot be compared
-            with each other.
+        UserError: There is no base, a path names an arm that was not measured, a general.json is of another adapter, or
+            the measurements cannot be compared with each other.
     """
     _check(found)
     groups: dict[str, list[Measured]] = {}
@@ -111,6 +142,7 @@ def tax_report(
     for name in (name for arms in paths for name in arms):
         if name not in groups or name == BASE:
             raise UserError(f"--path names {name!r}; choose among the trained arms: {', '.join(order[1:])}")
+    asked = _by_arm(general, found)
     report = Report(
         lsemrl=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -121,7 +153,7 @@ def tax_report(
         versions=base.versions,
         signatures=base.signatures,
         seconds=sum(measured.seconds for _, measured in found),
-        arms=tuple(_arm(groups[name], groups[BASE], (judged or {}).get(name)) for name in order),
+        arms=tuple(_arm(groups[name], groups[BASE], (judged or {}).get(name), asked.get(name, ())) for name in order),
         contrasts=tuple(_contrasts({name: groups[name] for name in order}, against)),
         paper=_paper(base),
         setup=_setup(base),
@@ -155,7 +187,7 @@ def _same_scores(
         if found:
             scores, losses, against = zip(*found, strict=True)
             more = np.subtract(against, losses)
-            half = t.ppf(0.975, len(more) - 1) * more.std(ddof=1) / np.sqrt(len(more)) if len(more) > 1 else np.nan
+            half = _half_width(more)
             yield SameScore(
                 of=paths[0][-1],
                 against=path[-1],
@@ -252,7 +284,53 @@ def _values(measured: Measured, base: dict[str, Array]) -> dict[str, float]:
     return values | {"weight_change": measured.weight_change}
 
 
-def _arm(seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float | None) -> Arm:
+def _by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
+    """By the arm whose adapter was asked."""
+    arms = {Path(one.policy["adapter"] or "").resolve(): one.arm for _, one in found if one.policy["adapter"]}
+    asked: dict[str, list[General]] = {}
+    for each in general:
+        arm = arms.get(Path(each.adapter).resolve())
+        if arm is None:
+            raise UserError(
+                f"{each.path} is of the adapter {each.adapter!r}, of which there is no measurement: run lsemrl measure "
+                "on that adapter too, or leave the file out of the folders"
+            )
+        asked.setdefault(arm, []).append(each)
+    return asked
+
+
+def _harness(asked: Sequence[General]) -> dict[str, HarnessScore]:
+    """The scores of whole tasks and groups, over the adapters of one arm."""
+    scores: dict[str, list[tuple[float, float, float]]] = {}
+    for task in (task for each in asked for task in each.tasks if not task["part"]):
+        for key, then in task["before"].items():
+            stderr = task["difference"][key]["stderr"]
+            row = (then["value"], task["after"][key]["value"], np.nan if stderr is None else stderr)
+            scores.setdefault(f"{task['name']}, {key.removesuffix(',none')}", []).append(row)
+    found = {}
+    for name, rows in scores.items():
+        before, after, stderr = np.array(rows, dtype=float).T
+        more = after - before
+        half = _half_width(more) if len(rows) > 1 else 1.96 * stderr[0]
+        found[name] = HarnessScore(
+            before=float(before.mean()),
+            after=float(after.mean()),
+            low=float(more.mean() - half),
+            high=float(more.mean() + half),
+        )
+    return found
+
+
+def _half_width(values: Array) -> float:
+    """Of the 95% interval of their mean, by Student's t; NaN of a single one."""
+    return (
+        float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
+    )
+
+
+def _arm(
+    seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float | None, asked: Sequence[General]
+) -> Arm:
     first, trained = seeds[0], seeds[0].arm != BASE
     base = _mean_rows(bases)
     each = [_values(measured, base) for measured in seeds]
@@ -281,6 +359,7 @@ def _arm(seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float 
         kl_from_base=means("kl_from_base", lines),
         kl_rows=tuple(kl for measured in seeds if trained for kl in measured.divergence["general"].to_base_rows),
         weight_change=fmean(by_seed["weight_change"]) if trained else None,
+        harness=_harness(asked),
         judge_win=judge_win,
         seeds=tuple(measured.seed for measured in seeds) if trained else (),
         by_seed=by_seed if trained else {},

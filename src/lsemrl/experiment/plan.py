@@ -45,14 +45,7 @@ class Verb:
 
 _TRAINER = Verb(folder="trainer.default_root_dir", seed="seed_everything", adapter="model.policy.adapter")
 _OWN = Verb(folder="output", seed="seed", adapter="policy.adapter")
-VERBS = {
-    "fit": _TRAINER,
-    "validate": _TRAINER,
-    "test": _TRAINER,
-    "predict": _TRAINER,
-    "best-of": _TRAINER,
-    "measure": _OWN,
-}
+VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "best-of"), _TRAINER) | {"measure": _OWN, "general": _OWN}
 """What a stage may do."""
 
 
