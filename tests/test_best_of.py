@@ -86,7 +86,10 @@ def test_from_the_configuration_of_a_grpo_run_to_sft(tmp_path: Path, capsys: pyt
             ["--config", str(CONFIGS / "grpo.yaml"), "--trainer.default_root_dir", "/dev/null/x"],
             "trainer.default_root_dir is '/dev/null/x', which cannot be written to",
         ),
-        (["--config", str(CONFIGS / "grpo.yaml"), "--model.samples", "1"], "Option 'samples' is not accepted; lsemrl best-of --help"),
+        (
+            ["--config", str(CONFIGS / "grpo.yaml"), "--model.samples", "1"],
+            "Option 'samples' is not accepted; lsemrl best-of --help",
+        ),
     ],
 )
 def test_mistakes(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
