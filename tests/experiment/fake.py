@@ -6,6 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+if sys.argv[1] in ("tax", "judge"):
+    with (Path(os.environ["FAKE_JOURNAL"])).open("a") as journal:
+        journal.write(json.dumps({"verb": sys.argv[1], "words": sys.argv[1:]}) + "\n")
+    print("broken" if "break" in sys.argv else "page.html")
+    sys.exit("break" in sys.argv)
 verb, options = sys.argv[1], dict(word[2:].split("=", 1) for word in sys.argv[2:] if "=" in word)
 folder = Path(options.get("trainer.default_root_dir") or options["output"])
 do = options.get("fake.do", "")

@@ -20,6 +20,7 @@ import yaml
 
 from lsemrl import __version__, micro
 from lsemrl.errors import UserError
+from lsemrl.experiment.reports import ReportPlan, read_reports
 
 ADAPTER = "adapter"
 """In a fit's folder: the adapter it left, wherever in there that lies."""
@@ -116,6 +117,7 @@ class Experiment:
         seeds: One run of every stage for each.
         stages: Parents before children, else in the order of the file.
         seconds_per_step: Rough duration of an optimizer step by the class of the module that is trained.
+        reports: What is made of the measurements.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Experiment:
     seeds: tuple[int, ...]
     stages: tuple[Stage, ...]
     seconds_per_step: Mapping[str, float]
+    reports: tuple[ReportPlan, ...] = ()
 
     def runs(self) -> tuple[Run, ...]:
         """Every run, seed by seed, parents before children."""
@@ -177,7 +180,7 @@ def read_experiment(
     content = _mapping(path, "--config")
     _check_fields(
         content,
-        ("config_version", "description", "output", "seeds", "overrides", "seconds_per_step", "stages"),
+        ("config_version", "description", "output", "seeds", "overrides", "seconds_per_step", "stages", "reports"),
         str(path),
     )
     common = _dict(content, "overrides", str(path))
@@ -200,6 +203,7 @@ def read_experiment(
         seeds=_seeds(content.get("seeds", [1]) if seeds is None else list(seeds), path),
         stages=_ordered(stages, path),
         seconds_per_step=rates,
+        reports=read_reports(_dict(content, "reports", str(path)), stages, str(path)),
     )
 
 

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lsemrl.errors import UserError
 from lsemrl.experiment.plan import Experiment, Run
+from lsemrl.experiment.reports import commands, write_reports
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, fail, finish, standing
 
 PREFIX = (sys.executable, "-m", "lsemrl")
@@ -66,7 +67,8 @@ def run_experiment(
                     time.sleep(_POLL)
             finally:
                 crew.stop(signals)
-        return crew.conclude(signals)
+        status = crew.conclude(signals)
+    return status or write_reports(experiment, prefix, console)
 
 
 def print_plan(experiment: Experiment, *, console: Console | None = None) -> None:
@@ -105,6 +107,8 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
         act = "skip" if stands.complete else "copy" if stands.twin else "run"
         say(f"\n[{at}/{len(runs)}] {run.name}: {act}, {'; '.join(notes)}")
         say(f"  {shlex.join(('lsemrl', *_words(run, stands)))}")
+    for words in commands(experiment):
+        say(f"\nthen: {shlex.join(('lsemrl', *words))}")
     total = f"about {_spoken(seconds)} one at a time" if seconds else "duration unknown"
     besides = f", and {unknown} of unknown duration" if seconds and unknown else ""
     copied = f", to copy: {copies}" if copies else ""
