@@ -15,7 +15,7 @@ OVERLAYS = {"headline.yaml": ["grpo.yaml"], "replay.yaml": ["sft.yaml"]}
 FILES = sorted(
     str(path.relative_to(CONFIGS))
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent.name not in ("experiment", "measure") and path.name != "reward.yaml"
+    if path.parent.name not in ("experiment", "measure", "paper") and path.name != "reward.yaml"
 )
 SMALL = ["--data.micro={train: 40, validation: 4, test: 4}", "--data.batch_size=2"]
 

@@ -440,6 +440,9 @@ def _fit_reward(words: list[str]) -> None:
 def _experiment(words: list[str]) -> None:
     parser = ArgumentParser("lsemrl experiment", description=_OWN_VERBS["experiment"], exit_on_error=False)
     parser.add_argument("--config", type=Path, required=True, help="its YAML file, as in configs/experiment/")
+    parser.add_argument(
+        "--overlay", type=Path, help="YAML file with another world for it, as configs/paper/qwen3_4b.yaml"
+    )
     parser.add_argument("--output", type=Path, help="folder of all runs, in place of the file's")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
@@ -450,8 +453,10 @@ def _experiment(words: list[str]) -> None:
     from lsemrl.experiment.plan import read_experiment
     from lsemrl.experiment.run import print_plan, run_experiment
 
-    _check_configs(["--config", str(options.config)])
-    experiment = read_experiment(options.config, CONFIGS, output=options.output, seeds=options.seeds)
+    _check_configs([word for path in (options.config, options.overlay) if path for word in ("--config", str(path))])
+    experiment = read_experiment(
+        options.config, CONFIGS, overlay=options.overlay, output=options.output, seeds=options.seeds
+    )
     if options.dry_run:
         print_plan(experiment)
     elif status := run_experiment(experiment, parallel=options.jobs):

@@ -20,6 +20,7 @@ import yaml
 
 from lsemrl import __version__, micro
 from lsemrl.errors import UserError
+from lsemrl.experiment.overlay import overlaid
 from lsemrl.experiment.reports import ReportPlan, read_reports
 
 ADAPTER = "adapter"
@@ -164,20 +165,30 @@ class Experiment:
 
 
 def read_experiment(
-    path: Path, configs: Path, *, output: Path | None = None, seeds: Sequence[int] | None = None
+    path: Path,
+    configs: Path,
+    *,
+    overlay: Path | None = None,
+    output: Path | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Experiment:
     """Read and check an experiment.
 
     Args:
         path: Its YAML file.
         configs: The folder of the shipped configurations.
+        overlay: A YAML file that puts another world under the same stages (see `overlay.overlaid`).
         output: In place of the file's.
         seeds: In place of the file's.
 
     Raises:
         UserError: Whatever is wrong with the file, or with those it names.
     """
-    content = _mapping(path, "--config")
+    content, name = _mapping(path, "--config"), path.stem
+    if overlay:
+        name = f"{name}_{overlay.stem}"
+        content["output"] = f"{_text(content, 'output', str(path)) or f'runs/experiment/{path.stem}'}_{overlay.stem}"
+        content = overlaid(content, _mapping(overlay, "--overlay"), str(overlay))
     _check_fields(
         content,
         ("config_version", "description", "output", "seeds", "overrides", "seconds_per_step", "stages", "reports"),
@@ -192,12 +203,12 @@ def read_experiment(
         raise UserError(f"stages in {path} is {written!r}; list at least one stage, each with name, verb and configs")
     stages = [_stage(stage, f"stages[{at}] in {path}", configs, common) for at, stage in enumerate(written)]
     rates = _dict(content, "seconds_per_step", str(path))
-    folder = _text(content, "output", str(path)) or f"runs/experiment/{path.stem}"
-    for name, rate in rates.items():
+    folder = _text(content, "output", str(path)) or f"runs/experiment/{name}"
+    for module, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-            raise UserError(f"seconds_per_step.{name} in {path} is {rate!r}; give seconds, above 0")
+            raise UserError(f"seconds_per_step.{module} in {path} is {rate!r}; give seconds, above 0")
     return Experiment(
-        name=path.stem,
+        name=name,
         description=_text(content, "description", str(path)),
         output=output or Path(folder).expanduser(),
         seeds=_seeds(content.get("seeds", [1]) if seeds is None else list(seeds), path),
