@@ -1,0 +1,64 @@
+"""Another world under the stages of an experiment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from experiment.world import World
+from lsemrl.errors import UserError
+from lsemrl.experiment.plan import Experiment, read_experiment
+
+STAGES: list[dict[str, Any]] = [
+    {"name": "cold", "verb": "fit", "configs": ["base.yaml"], "overrides": {"lr": 1.0, "data.part": "cold"}},
+    {"name": "rl", "verb": "fit", "configs": ["base.yaml", "rl.yaml"], "overrides": {"beta": 0.1}, "after": "cold"},
+    {"name": "rl_measured", "verb": "measure", "configs": [], "overrides": {"arm": "rl"}, "after": "rl"},
+]
+
+
+def under(world: World, overlay: dict[str, Any], **fields: Any) -> Experiment:
+    (world.folder / "big.yaml").write_text(yaml.safe_dump(overlay, sort_keys=False))
+    path = world.write(stages=STAGES, overrides={"fit": {"steps": 9, "lr": 3.0}}, reports={"all": {}}, **fields)
+    return read_experiment(path, world.configs, overlay=world.folder / "big.yaml")
+
+
+def test_an_overlay_changes_what_it_names_and_nothing_else(world: World) -> None:
+    (world.configs / "other.yaml").write_text("model: {class_path: a.SFT}\n")
+    overlay = {
+        "seeds": [7],
+        "configs": {"base.yaml": "other.yaml"},
+        "overrides": {"fit": {"steps": -1}},
+        "stages": {"c*": {"lr": 2.0}, "*": {"depth": 1}, "rl": {"depth": 2}},
+        "reports": {"a*": {"against": ["rl"]}},
+    }
+    experiment = under(world, overlay)
+    assert (experiment.name, experiment.seeds) == ("trial_big", (7,))
+    assert experiment.output == world.output.with_name(f"{world.output.name}_big")
+    cold, rl, measured = experiment.stages
+    assert [path.name for path in rl.configs] == ["other.yaml", "rl.yaml"]
+    assert cold.overrides == {"steps": -1, "lr": 2.0, "data.part": "cold", "depth": 1}
+    assert rl.overrides == {"steps": -1, "lr": 3.0, "beta": 0.1, "depth": 2}
+    assert measured.overrides == {"arm": "rl", "depth": 1}
+    assert experiment.reports[0].against == ("rl",)
+
+
+def test_an_empty_overlay_leaves_the_runs_as_they_are(world: World) -> None:
+    plain = world.read(stages=STAGES, overrides={"fit": {"steps": 9, "lr": 3.0}})
+    assert [run.hashes for run in under(world, {"seeds": [1]}).runs()] == [run.hashes for run in plain.runs()]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "sentence"),
+    [
+        ({"values": {}}, "big.yaml has the field 'values'; an overlay's are config_version, description"),
+        ({"stages": [1]}, r"stages in .*big.yaml is \[1\]; write `name: value` lines"),
+        ({"stages": {"rl": 3}}, r"stages in .*big.yaml is \{'rl': 3\}"),
+        ({"configs": {"base.yaml": "gone.yaml"}}, "configs names 'gone.yaml', and there is no such file"),
+        ({"stages": {"rl": {"ckpt_path": "x"}}}, "'ckpt_path', which the experiment sets"),
+    ],
+)
+def test_mistakes(world: World, overlay: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        under(world, overlay)
