@@ -51,6 +51,9 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         "measure",
         "tax",
         "judge",
+        "general",
+        "best-of",
+        "experiment",
         "fit-reward",
         "build-micro",
     ):

@@ -285,10 +285,7 @@ def same_scores(report: Report) -> tuple[list[Column], Rows]:
 def harness(report: Report) -> tuple[list[Column], Rows]:
     """What lm-evaluation-harness found of each arm, beside the base."""
     keys = list(dict.fromkeys(key for arm in report.trained for key in arm.harness))
-    columns = []
-    for key in keys:
-        task, metric = key.rsplit(", ", 1)
-        columns.append(_column(metric, task, "", digits=3))
+    columns = [_column(key, "lm-evaluation-harness", "", digits=3) for key in keys]
     asked = [arm for arm in report.trained if arm.harness]
     rows: Rows = [(arm, []) for arm in (report.base, *asked)]
     for key, column in zip(keys, columns, strict=True):
