@@ -94,7 +94,7 @@ def html(report: Report, images: dict[str, str]) -> str:
         sources=_sources(report),
         notes=notes(report),
         images=images,
-        colours=colours(report.arms),
+        colours=colours(report),
         missing=MISSING,
         abridged=_ABRIDGED,
     )

@@ -22,7 +22,7 @@ from lsemrl.evaluation.report import Arm, Report
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 COLOURS = {"base": "#5c5c5c", "cold_start": "#b87900", "rl": "#0072b2", "sft": "#d55e00", "sft_replay": "#00875f"}
-_MORE_COLOURS = ("#b5569c", "#2b93c9", "#7a6a00", "#7b4ea3")
+_MORE_COLOURS = ("#b5569c", "#2b93c9", "#7a6a00", "#7b4ea3", "#a8442a", "#3f7f93", "#6b8e23", "#8a5a83")
 _INK, _MUTED, _RULE = "#1c1c1c", "#6b6b6b", "#d8d8d8"
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
@@ -48,12 +48,14 @@ _CURVES = {  # in no arm's colour
 }
 _MONITORS = {"reward": "total reward", "kl": "KL to the reference, nats per token", "length": "length, tokens"}
 _BINS = 48
+_MANY, _MANY_SIZE = 7, (10.5, 7.2)
+"""From how many arms on a plot needs more room, and how much in inches."""
 Series = NDArray[np.float64]
 _Place = tuple[float, str, str, float, float]
 # Where a label may stand: how far, its alignment, and points from what it names; the first that fits is taken.
 _PLACES: tuple[_Place, ...] = tuple(
     (far, ha, va, dx, dy)
-    for far in (1, 2, 3.5)
+    for far in (1, 2, 3.5, 6)
     for ha, va, dx, dy in (
         ("left", "center", 9, 0), ("right", "center", -9, 0), ("center", "bottom", 0, 8), ("center", "top", 0, -8),
         ("left", "bottom", 7, 6), ("left", "top", 7, -6), ("right", "bottom", -7, 6), ("right", "top", -7, -6),
@@ -87,10 +89,15 @@ def _save(figure: Figure, kind: str, metadata: dict[str, None] | None) -> bytes:
     return buffer.getvalue()
 
 
-def colours(arms: Iterable[Arm]) -> dict[str, str]:
-    """One colour per arm name, the same in every report for the names that this project gives."""
-    others = [arm.name for arm in arms if arm.name not in COLOURS]
-    return COLOURS | {name: _MORE_COLOURS[at % len(_MORE_COLOURS)] for at, name in enumerate(others)}
+def colours(report: Report) -> dict[str, str]:
+    """One colour per arm name, the same in every report for the names that this project gives.
+
+    Arms on the way to another have that one's.
+    """
+    on_the_way = {name: arms[-1] for arms in report.paths for name in arms[:-1] if name not in COLOURS}
+    others = [arm.name for arm in report.arms if arm.name not in COLOURS and arm.name not in on_the_way]
+    found = COLOURS | {name: _MORE_COLOURS[at % len(_MORE_COLOURS)] for at, name in enumerate(others)}
+    return found | {name: found[end] for name, end in on_the_way.items()}
 
 
 def _gain_tax(report: Report) -> Figure | None:
@@ -102,10 +109,10 @@ def _gain_tax(report: Report) -> Figure | None:
             lines[arm.name] = [(100 * (before - em), 100 * score) for _, score, em in rows]
     if not math.isfinite(before) or not any(arm.name in lines for arm in report.trained):
         return None
-    figure = Figure(figsize=(7.4, 4.7), layout="constrained")
+    figure = Figure(figsize=_MANY_SIZE if len(lines) > _MANY else (7.4, 4.7), layout="constrained")
     ax = figure.add_subplot()
     ax.axvline(0, color=_RULE, linewidth=1.2, zorder=0)
-    colour, ends, obstacles = colours(report.arms), [], list(lines.values())
+    colour, ends, obstacles = colours(report), [], list(lines.values())
     for arm in report.arms:
         if arm.name not in lines:
             continue
@@ -189,8 +196,8 @@ def _scatter(
     points = [point for point in points if all(map(math.isfinite, point[1:]))]
     if len(points) < 2:
         return None
-    figure = Figure(figsize=(7.4, 4.2), layout="constrained")
-    ax, colour = figure.add_subplot(), colours(report.arms)
+    figure = Figure(figsize=_MANY_SIZE if len(points) > _MANY else (7.4, 4.2), layout="constrained")
+    ax, colour = figure.add_subplot(), colours(report)
     for arm, x, y in points:
         xs, ys = (arm.by_seed.get(metric, ()) for metric in metrics)
         small = [scale * value for value in ys]
@@ -316,7 +323,7 @@ def _nll_drift(report: Report) -> Figure | None:
     edges = np.linspace(min(low, 0.0), max(high, 0.0) + 1e-6, _BINS + 1)
     figure = Figure(figsize=(7.4, 0.75 + 1.05 * len(arms)), layout="constrained")
     axes = figure.subplots(len(arms), sharex=True, sharey=True, squeeze=False)[:, 0]
-    colour = colours(report.arms)
+    colour = colours(report)
     for ax, arm, values in zip(axes, arms, drifts, strict=True):
         # The last bins hold what lies beyond, so that a few extremes do not flatten the rest.
         shares = 100 * np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(arm.nll_drifts)
