@@ -144,7 +144,7 @@ def comparisons(report: Report) -> list[str]:
 def _same(report: Report) -> Iterator[str]:
     """What two ways of training had lost at the same score."""
     labels = {arm.name: arm.label for arm in report.arms}
-    for each in report.same_scores:
+    for each in report.same_scores[:_NAMED]:
         score, lost, against = map(fmean, (each.scores, each.losses, each.losses_against))
         bounds = (
             f" [{number(100 * each.low, 1, '+')}, {number(100 * each.high, 1, '+')}]" if len(each.scores) > 1 else ""
