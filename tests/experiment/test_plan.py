@@ -10,7 +10,7 @@ import pytest
 
 from experiment.world import STAGES, World
 from lsemrl.errors import UserError
-from lsemrl.experiment import plan
+from lsemrl.experiment import hashes
 from lsemrl.experiment.plan import Run
 
 
@@ -127,7 +127,7 @@ def test_the_content_of_data_and_of_models_counts(world: World) -> None:
 def test_the_version_counts_where_the_embedded_world_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = with_stage(overrides={"data.source.path": "micro:test"})
     before = runs(world, stages=stages)
-    monkeypatch.setattr(plan, "__version__", "9")
+    monkeypatch.setattr(hashes, "__version__", "9")
     assert changed(before, runs(world, stages=stages)) == ["rl seed 1", "rl_test seed 1"]
 
 

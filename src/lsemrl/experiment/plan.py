@@ -1,14 +1,10 @@
 """What an experiment is: stages that build on each other, once for every seed, read from YAML and checked.
 
-Nothing is run or written here. A run's hash covers all that decides its outcome: its configuration, the content of the
-files that this names, and the hashes of the runs it builds on. Code is not covered, but for the version of lsemrl where
-the embedded world is used.
+Nothing is run or written here.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from lsemrl import __version__, micro
 from lsemrl.errors import UserError
+from lsemrl.experiment.hashes import run_hashes
 from lsemrl.experiment.overlay import overlaid
 from lsemrl.experiment.reports import ReportPlan, read_reports
 
@@ -27,7 +23,6 @@ ADAPTER = "adapter"
 """In a fit's folder: the adapter it left, wherever in there that lies."""
 _REFERENCE = re.compile(r"\{stage:([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_MODEL_FILES = ("config.json", "adapter_config.json", "modules.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,58 +402,14 @@ def _stated_seconds(stage: Stage, rates: Mapping[str, float]) -> float | None:
 
 
 def _hashes(stage: Stage, seed: int, known: Mapping[str, str]) -> dict[str, str]:
-    """Of everything that decides the outcome, but no stage's name: another experiment may call the same run otherwise.
-
-    Args:
-        stage: See `Stage`.
-        seed: See `Run`.
-        known: The hash of every stage that it may build on.
-    """
+    """Of everything that decides the outcome of a run; `known` are those of the stages before it."""
     contents = [_mapping(path, "configs") for path in stage.configs]
-    numbers = {name: str(at) for at, name in enumerate(stage.parents)}
-    texts = sorted({*_strings(contents), *_strings(stage.overrides)})
-    world = any(text.partition(":")[0] == micro.NAME for text in texts)
-    data = {text: digest for text in texts if (digest := _file_hash(text))}
-    parts = {
+    # By number, since another experiment may give the same stage another name.
+    overrides = _resolve(stage.overrides, {name: str(at) for at, name in enumerate(stage.parents)})
+    return run_hashes(
         # As a list, for a later override may be of a part of an earlier one.
-        "settings": _hash([stage.verb, contents, bool(stage.after), list(_resolve(stage.overrides, numbers).items())]),
-        "data": _hash([data, [__version__, _folder_hash(micro.ASSETS)] if world else None]),
-        "parents": _hash([known[name] for name in stage.parents]),
-    }
-    return {**parts, "all": _hash([parts, seed])}
-
-
-def _hash(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _file_hash(text: str) -> str | None:
-    """Of the content of the file, or the model's folder, that `text` names; None if it names neither."""
-    path = Path(text).expanduser() if text and "\0" not in text else None
-    try:
-        if path is None or not path.exists():
-            return None
-        if path.is_file():
-            return _content_hash(path)
-        # Any other folder is more likely a word that happens to be a folder's name, or one that runs are written to.
-        return _folder_hash(path) if any((path / name).is_file() for name in _MODEL_FILES) else None
-    except (OSError, RuntimeError):  # too long for a name; or no such user's home
-        return None
-
-
-def _folder_hash(folder: Path) -> str:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
-    return _hash({str(path.relative_to(folder)): _content_hash(path) for path in files})
-
-
-def _content_hash(path: Path) -> str:
-    status = path.stat()
-    return _read_hash(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _read_hash(path: Path, size: int, modified: int) -> str:
-    """Read once for all the runs that name it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        [stage.verb, contents, bool(stage.after), list(overrides.items())],
+        {*_strings(contents), *_strings(stage.overrides)},
+        [known[name] for name in stage.parents],
+        seed,
+    )
