@@ -52,6 +52,8 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         "tax",
         "judge",
         "general",
+        "generate",
+        "export",
         "best-of",
         "experiment",
         "fit-reward",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ _TRAINER_VERBS = {
     "predict": "write a policy's outputs for the test rows",
 }
 _OWN_VERBS = {
+    "generate": "answer texts with a finished run: a file, standard input, or at a prompt",
+    "export": "a finished run as folders for plain peft and transformers, with a model card",
     "demo": "the main job on the embedded world: cold start, RL, strong SFT, evaluation, report",
     "report": "render a report.json again as Markdown, HTML and plots",
     "measure": "measure one policy against the original base: gain, tax, divergence, every row",
@@ -66,6 +68,8 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     verbs: dict[str, Callable[[list[str]], None]] = {
         **dict.fromkeys(_TRAINER_VERBS, lambda rest: run_trainer([verb, *rest])),
+        "generate": _generate,
+        "export": _export,
         "demo": _demo,
         "report": _report,
         "measure": _measure,
@@ -266,6 +270,80 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     return f"{where}{complaint.rstrip('.')}; {remedy}"
 
 
+def _generate(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl generate", description=_OWN_VERBS["generate"], exit_on_error=False)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, such as runs/grpo/version_0")
+    parser.add_argument("--input", type=Path, help="file with a text a line; otherwise standard input")
+    parser.add_argument("--output", type=Path, help="file for an output a line; otherwise standard output")
+    parser.add_argument("--sample", action="store_true", help="draw as the run drew, rather than greedily")
+    parser.add_argument("--seed", type=int, default=1, help="of --sample")
+    parser.add_argument("--batch-size", type=int, default=64, help="texts answered at once; one at a prompt")
+    options = parser.parse_args(words)
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size is {options.batch_size}; give at least 1")
+    from contextlib import ExitStack
+
+    from lsemrl.trained import generate, read_run
+
+    _quiet()
+    run = read_run(options.run)
+    at_prompt = options.input is None and sys.stdin.isatty()
+    with ExitStack() as files:
+        try:
+            lines = files.enter_context(options.input.open(encoding="utf-8")) if options.input else sys.stdin
+            out = files.enter_context(options.output.open("w", encoding="utf-8")) if options.output else sys.stdout
+        except OSError as error:
+            raise UserError(f"{error.filename!r} cannot be opened ({error.strerror}); name another file") from error
+        texts = _asked() if at_prompt else (line.rstrip("\n") for line in lines)
+        answers = generate(
+            run, texts, greedy=not options.sample, seed=options.seed, batch_size=1 if at_prompt else options.batch_size
+        )
+        for _, answer in answers:
+            print(" ".join(answer.splitlines()), file=out, flush=True)
+
+
+def _export(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl export", description=_OWN_VERBS["export"], exit_on_error=False)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, such as runs/grpo/version_0")
+    parser.add_argument("--output", type=Path, required=True, help="new folder, for adapter/ and merged/")
+    parser.add_argument("--merged", action="store_true", help="write the merged model too")
+    parser.add_argument("--report", type=Path, help="a report.json of lsemrl tax, whose figures go into the card")
+    parser.add_argument("--arm", default="rl", help="the arm in the report that this run is (default: rl)")
+    options = parser.parse_args(words)
+    from lsemrl.evaluation.report import Report
+    from lsemrl.export import export
+    from lsemrl.trained import read_run
+
+    _quiet()
+    figures = (Report.from_json(options.report), options.arm) if options.report else None
+    for folder in export(read_run(options.run), options.output, merged=options.merged, figures=figures):
+        print(folder)
+
+
+def _quiet() -> None:
+    """Leave out what transformers says to itself."""
+    import warnings
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+
+
+def _asked() -> Iterator[str]:
+    """What is typed at a prompt, until Ctrl-D or an empty line."""
+    print("a text and Enter; Ctrl-D or an empty line ends", file=sys.stderr)
+    while True:
+        try:
+            text = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print(file=sys.stderr)
+            return
+        if not text.strip():
+            return
+        yield text
+
+
 def _demo(words: list[str]) -> None:
     parser = ArgumentParser("lsemrl demo", description=_OWN_VERBS["demo"], exit_on_error=False)
     parser.add_argument("--task", choices=("translation", "headline"), default="translation")
@@ -288,16 +366,12 @@ def _report(words: list[str]) -> None:
 
 def _typed_parser(verb: str, words: list[str]) -> TypedParser:
     """A parser of typed fields, from YAML files and from the line, for a verb that reads models."""
-    import warnings
-
     from jsonargparse import ArgumentParser as TypedParser
     from jsonargparse import set_parsing_settings
-    from transformers.utils.logging import disable_progress_bar
 
     _check_configs(words)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # of transformers, to itself
+    _quiet()
     parser = TypedParser(f"lsemrl {verb}", description=_OWN_VERBS[verb], exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file of the fields below; a later one overrides")
     parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of that file")

@@ -1,0 +1,171 @@
+"""`lsemrl export`: a finished run as folders that need no lsemrl, with a card that says what is in them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from lsemrl import __version__, micro
+from lsemrl.evaluation.columns import LEARNED, LOSSES, MOVED, Cell, grid
+from lsemrl.evaluation.report import Report
+from lsemrl.modules.policy import Policy
+from lsemrl.trained import Trained
+from lsemrl.types import UserError
+
+_PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེགས། Hello, world."
+_USE = """As with any adapter of peft, or model of transformers. It was asked in these words, inside the chat template
+where the tokenizer has one:
+
+    {asked}"""
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
+"""Nats by which log-probs of the merged model may differ from those of the adapter, by the dtype it is stored in."""
+
+
+def export(run: Trained, output: Path, *, merged: bool, figures: tuple[Report, str] | None = None) -> list[Path]:
+    """Write adapter/ and, if asked, merged/, each with a README.md that is its model card.
+
+    The adapter is a plain peft folder. The merged model is the sum of base and adapter in float32, stored in the dtype
+    of the run's policy, read back, and compared with the adapter.
+
+    Args:
+        run: With LoRA; a fully fine-tuned run is a plain model already.
+        output: Must not be there yet, or be empty.
+        merged: Whether to write merged/ too.
+        figures: A report of `lsemrl tax`, and the arm in it that this run is.
+
+    Returns:
+        The folders.
+
+    Raises:
+        UserError: The run has no adapter, `output` holds something or cannot be written, or the report lacks the arm.
+    """
+    if run.policy.train == "full":
+        raise UserError(
+            f"RUN is {str(run.folder)!r}, which was fully fine-tuned: its adapter/ is a plain model already"
+        )
+    card = _card(run, figures)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
+    policy = Policy(dataclasses.replace(run.policy, dtype="float32"))
+    policy.load()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        folders = [_write_adapter(run, policy, output, card)]
+        if merged:
+            folders.append(_write_merged(run, policy, output, card))
+    except OSError as error:
+        raise UserError(
+            f"--output is {str(output)!r}, which cannot be written ({error.strerror}); name another"
+        ) from error
+    return folders
+
+
+def _write_adapter(run: Trained, policy: Policy, output: Path, card: str) -> Path:
+    folder = output / "adapter"
+    policy.save(folder)
+    if run.policy.model == micro.NAME:  # a name that only lsemrl knows: its model goes along
+        base = AutoModelForCausalLM.from_pretrained(policy.path, dtype=getattr(torch, run.policy.dtype))
+        base.save_pretrained(output / "base")
+        policy.tokenizer.save_pretrained(output / "base")
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = str((output / "base").resolve())
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    head = {"base_model": run.policy.model, "library_name": "peft", "pipeline_tag": "text-generation"}
+    (folder / "README.md").write_text(_front(head) + card, encoding="utf-8")
+    return folder
+
+
+def _write_merged(run: Trained, policy: Policy, output: Path, card: str) -> Path:
+    folder, dtype = output / "merged", run.policy.dtype
+    ids = policy.tokenizer(_PROBE, return_tensors="pt")["input_ids"]
+    with policy.inference():
+        before = policy.model(input_ids=ids).logits.log_softmax(dim=-1)
+    model: Any = policy.model.merge_and_unload()  # of the copy that was read here
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        after = stored.eval()(input_ids=ids).logits.log_softmax(dim=-1)
+    off = float((before - after).abs().mean())
+    if off > _TOLERANCE[dtype]:
+        raise UserError(f"{folder}: log-probs of the merged model are off by {off:.2g} nats; use the adapter instead")
+    head = {"base_model": run.policy.model, "library_name": "transformers", "pipeline_tag": "text-generation"}
+    note = (
+        f"\nBase and adapter, added in float32 and stored in {dtype}; log-probs differ by {off:.1g} nats on average.\n"
+    )
+    (folder / "README.md").write_text(_front(head) + card + note, encoding="utf-8")
+    return folder
+
+
+def _front(fields: dict[str, str]) -> str:
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
+
+
+def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
+    """What was trained, on what, how, and what came of it."""
+    module = run.config["model"]["class_path"].rpartition(".")[2]
+    plan, loading = run.data.plan, run.data.loading
+    steps = _steps(run.folder / "metrics.csv")
+    rank = json.loads((run.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    lines = [
+        f"# {run.policy.model}, {plan.task.name}, by {module}",
+        "",
+        f"Trained with lsemrl {__version__}, LoRA rank {rank}, on {plan.source.path} "
+        f"(part {plan.splits.part}), {steps} batches of {loading.batch_size} rows.",
+        "",
+    ]
+    if run.policy.model == micro.NAME:
+        lines += [
+            "The base is the embedded model of lsemrl: it knows a small made-up world, and is for trials only.",
+            "",
+        ]
+    if figures:
+        lines += [*_figures(*figures), ""]
+    # Where this machine kept its runs is nobody's business.
+    settings = {key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config}
+    asked = str(plan.resolved_template().template).replace("{source}", "...")
+    lines += ["## Use", "", _USE.format(asked=asked), ""]
+    lines += [
+        "## Configuration",
+        "",
+        "```yaml",
+        yaml.safe_dump(settings, allow_unicode=True, sort_keys=False),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _steps(path: Path) -> int:
+    """Training batches that the run logged; 0 where it kept no log."""
+    if not path.is_file():
+        return 0
+    with path.open(encoding="utf-8") as file:
+        return sum(bool(row.get("rollout_step")) for row in csv.DictReader(file))
+
+
+def _figures(report: Report, name: str) -> list[str]:
+    """The target and tax figures of an arm, beside the base's."""
+    if name not in [arm.name for arm in report.trained]:
+        arms = ", ".join(arm.name for arm in report.trained)
+        raise UserError(f"--arm is {name!r}, which the report does not have; choose one of {arms}")
+    lines = ["## What it gained, what it lost", "", f"{report.task}, {report.seeds}.", ""]
+    lines += ["Brackets are 95% intervals of the difference from the base.", ""]
+    lines += ["| | base | this arm |", "| --- | ---: | ---: |"]
+    for columns in (LEARNED, LOSSES, MOVED):
+        shown, rows = grid(report, columns)
+        base, arm = (dict(zip(shown, cells, strict=True)) for each, cells in rows if each.name in ("base", name))
+        lines += [f"| {column.head} | {base[column].text} | {_told(arm[column])} |" for column in shown]
+    return lines
+
+
+def _told(cell: Cell) -> str:
+    return " ".join(filter(None, (cell.text, cell.spread, cell.interval)))

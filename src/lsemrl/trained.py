@@ -1,0 +1,118 @@
+"""A finished run, taken up to be used: its policy, how it was asked, and how it drew.
+
+Everything is read from the run's own folder: config.yaml, and adapter/ (after full fine-tuning, the model in there).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from lsemrl.data.base import TaskData
+from lsemrl.data.collate import encode
+from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.types import Example, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A run.
+
+    Attributes:
+        folder: Its own, with config.yaml and adapter/.
+        config: All of config.yaml.
+        policy: The trained policy's settings.
+        data: What it was trained on; not read yet.
+        sampling: How its completions were drawn; greedy, where it drew none.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    policy: PolicySettings
+    data: TaskData
+    sampling: Sampling
+
+
+def read_run(folder: Path) -> Trained:
+    """Read a run's configuration.
+
+    Raises:
+        UserError: It is no run's folder, or one whose configuration this version does not understand.
+    """
+    path, adapter = folder / "config.yaml", folder / "adapter"
+    if not path.is_file() or not adapter.is_dir():
+        raise UserError(
+            f"RUN is {str(folder)!r}, which holds no finished run (config.yaml and adapter/); name a folder such as "
+            "runs/grpo/version_0"
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--policy", type=PolicySettings)
+    parser.add_argument("--sampling", type=Sampling)
+    parser.add_subclass_arguments(TaskData, "data")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        model, data = config["model"]["init_args"], config["data"]
+        data = data["init_args"].get("main", data)  # with replay, what was to be learned
+        greedy = {"num_generations": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": model.get("max_new_tokens")}
+        read = {"policy": model["policy"], "sampling": model.get("sampling", greedy), "data": data}
+        found = parser.instantiate_classes(parser.parse_object(read))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"RUN is {str(folder)!r}, whose config.yaml cannot be read ({reason}); restore it") from error
+    where = {"model": str(adapter), "adapter": None} if found.policy.train == "full" else {"adapter": str(adapter)}
+    return Trained(
+        folder=folder,
+        config=config,
+        policy=dataclasses.replace(found.policy, reference="none", **where),
+        data=found.data,
+        sampling=found.sampling,
+    )
+
+
+def generate(
+    run: Trained, texts: Iterable[str], *, greedy: bool = True, seed: int = 1, batch_size: int = 64
+) -> Iterator[tuple[str, str]]:
+    """Answer texts as the run was asked: each with its output, in order, a batch at a time.
+
+    Args:
+        run: See `read_run`.
+        texts: Each the input of one row of the run's task.
+        greedy: Take the likeliest token, rather than draw as the run drew.
+        seed: Of the drawing; the same texts in the same batches give the same outputs.
+        batch_size: Texts answered at once.
+
+    Raises:
+        UserError: The run's task has several inputs, or its model cannot be read.
+    """
+    task, template = run.data.plan.task, run.data.plan.resolved_template()
+    if len(task.inputs) > 1:
+        raise UserError(
+            f"RUN was trained on {task.name}, whose rows have {' and '.join(task.inputs)}; generate answers texts of "
+            "one input, such as sentences to translate"
+        )
+    sampling = dataclasses.replace(run.sampling, num_generations=1)
+    if greedy:
+        sampling = dataclasses.replace(sampling, temperature=0.0, top_p=1.0, top_k=0)
+    policy = Policy(run.policy)
+    policy.load()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy.to(device)
+    waiting = iter(texts)
+    while batch := list(islice(waiting, batch_size)):
+        prompts = [template.render(policy.tokenizer, {"source": text, task.inputs[0]: text}) for text in batch]
+        examples = [
+            Example(id=str(row), prompt=prompt, source=text, references=("",))
+            for row, (prompt, text) in enumerate(zip(prompts, batch, strict=True))
+        ]
+        answered = sample(policy, encode(policy.tokenizer, examples).to(device), sampling, seed)
+        seed += 1
+        yield from zip(batch, (one.text for one in answered.completions), strict=True)

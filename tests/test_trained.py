@@ -1,0 +1,163 @@
+"""A finished run put to use: answers on the command line, and folders that need no lsemrl."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lsemrl.cli import CONFIGS, main
+from lsemrl.data.collate import encode
+from lsemrl.evaluation.tax_report import tax_report
+from lsemrl.modules.policy import Policy
+from lsemrl.trained import read_run
+from lsemrl.types import Example
+from made_up import make_measured
+from tiny import save_tiny_model
+
+SMALL = [
+    "--data.micro={train: 20, validation: 4, test: 4}",
+    "--trainer.max_steps=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.callbacks=null",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.limit_val_batches=0",
+]
+TEXTS = ["小狗在家吃苹果。", "老师昨天写了信。", "妈妈买书。"]
+# What a user without lsemrl would write; it prints the log-probs of the tokens behind the prompt.
+PLAIN = """
+import json, sys, torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, kind, prompt, target = sys.argv[1:]
+model = (AutoPeftModelForCausalLM if kind == "adapter" else AutoModelForCausalLM).from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+asked, said = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, target))
+said.append(tokenizer.eos_token_id)
+with torch.no_grad():
+    logits = model.eval()(input_ids=torch.tensor([asked + said])).logits[0].float().log_softmax(-1)
+print(json.dumps([logits[len(asked) + at - 1, token].item() for at, token in enumerate(said)]))
+assert "lsemrl" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One step of GRPO from the embedded cold start."""
+    root = tmp_path_factory.mktemp("runs")
+    small = [*SMALL, "--data.splits.cold_start_count=8", "--data.batch_size=4", "--model.optimizer.lr=0.01"]
+    main(["fit", "--config", str(CONFIGS / "grpo.yaml"), *small, f"--trainer.default_root_dir={root}"])
+    return root / "version_0"
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(list(words))
+    assert exit_.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_file_is_answered_line_by_line_whatever_the_batch(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    main(["generate", str(run), "--input", str(source), "--output", str(output)])
+    answers = output.read_text(encoding="utf-8").splitlines()
+    assert len(answers) == len(TEXTS) and all("\u0f40" <= letter <= "\u0fff" for letter in answers[0][:3])
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS)))
+    main(["generate", str(run), "--batch-size", "1"])
+    assert capsys.readouterr().out.splitlines() == answers
+    # Drawn as the run drew: the seed decides.
+    drawn = []
+    for seed in ("1", "1", "2", "3"):
+        main(["generate", str(run), "--input", str(source), "--sample", "--seed", seed])
+        drawn.append(capsys.readouterr().out)
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+
+
+def test_at_a_prompt_until_an_empty_line(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = iter([TEXTS[0], ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    main(["generate", str(run)])
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1 and "Ctrl-D" in shown.err
+
+
+def test_a_run_of_sft_with_replay_is_asked_as_its_main_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = ["--config", str(CONFIGS / "sft.yaml"), "--config", str(CONFIGS / "replay.yaml")]
+    small = [word for word in SMALL if not word.startswith("--data")]
+    main(["fit", *configs, *small, "--data.main.batch_size=2", f"--trainer.default_root_dir={tmp_path}"])
+    found = read_run(tmp_path / "version_0")
+    assert found.data.plan.task.name == "zh-bo" and found.sampling.temperature == 0
+    assert found.sampling.max_new_tokens == 32
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "new"
+    pairs = [(Path(arm), make_measured(arm)) for arm in ("base", "rl")]
+    tax_report(pairs, command="").to_json(folder.parent / "report.json")
+    main(["export", str(run), "--output", str(folder), "--merged", "--report", str(folder.parent / "report.json")])
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_plain_libraries_give_the_same_log_probs(run: Path, exported: Path, kind: str) -> None:
+    found = read_run(run)
+    policy = Policy(found.policy)
+    policy.load()
+    template, target = found.data.plan.resolved_template(), "བོད་ཡིག"
+    prompt = template.render(policy.tokenizer, {"source": TEXTS[0], "zh": TEXTS[0]})
+    batch = encode(policy.tokenizer, [Example(id="0", prompt=prompt, source="", references=(target,))])
+    with policy.inference():
+        ours, _ = policy.logprobs(batch.sequences)
+    words = [sys.executable, "-c", PLAIN, str(exported / kind), kind, prompt, target]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert torch.allclose(torch.tensor(json.loads(done.stdout.splitlines()[-1])), ours[0], atol=1e-4)
+
+
+def test_the_card_says_what_it_is(exported: Path) -> None:
+    for kind in ("adapter", "merged"):
+        card = (exported / kind / "README.md").read_text(encoding="utf-8")
+        front = yaml.safe_load(card.split("---")[1])
+        assert front["base_model"] == "micro"
+        assert "LoRA rank 32, on micro (part rl), 1 batches of 4 rows" in card
+        assert "翻译成藏文：..." in card
+        assert "| meaning F1 | " in card
+        assert "temperature: 0.8" in card
+    assert str(exported / "base") in (exported / "adapter" / "adapter_config.json").read_text()
+
+
+def test_a_run_on_a_model_of_ones_own_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(Path("models/tiny"))
+    words = ["--model.policy.model=models/tiny", "--model.policy.dtype=bfloat16", "--data.batch_size=2"]
+    main(["fit", "--config", str(CONFIGS / "sft.yaml"), *SMALL, *words, "--trainer.default_root_dir=runs"])
+    main(["export", "runs/version_0", "--output", "out", "--merged"])
+    config = json.loads(Path("out/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "models/tiny" and not Path("out/base").exists()
+    assert json.loads(Path("out/merged/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_mistakes(run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "which holds no finished run" in told(capsys, "generate", str(tmp_path))
+    assert "'nowhere.txt' cannot be opened" in told(capsys, "generate", str(run), "--input", "nowhere.txt")
+    assert "--batch-size is 0" in told(capsys, "generate", str(run), "--batch-size", "0")
+    assert "which holds something already" in told(capsys, "export", str(run), "--output", str(exported))
+    report = ["--report", str(exported.parent / "report.json"), "--arm", "grpo"]
+    assert "choose one of rl" in told(capsys, "export", str(run), "--output", str(tmp_path / "new"), *report)
+    broken = tmp_path / "broken"
+    (broken / "adapter").mkdir(parents=True)
+    (broken / "config.yaml").write_text("model: 3\n")
+    assert "whose config.yaml cannot be read" in told(capsys, "generate", str(broken))
