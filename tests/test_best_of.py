@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lsemrl.best_of import FILE, _best
-from lsemrl.cli import CONFIGS, main
+from lsemrl.cli import main
+from lsemrl.training import CONFIGS
 from lsemrl.types import Completion, Example, Rewards, Rollouts, Sequences
 
 SMALL = [

@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from lsemrl import __version__
-from lsemrl.cli import CONFIGS, main
+from lsemrl.cli import main
+from lsemrl.training import CONFIGS
+from lsemrl.verbs import OWN_VERBS, RUN
 from tiny import make_policy, save_tiny_model
 
 QUICK = [
@@ -41,24 +43,8 @@ def told(capsys: pytest.CaptureFixture[str], *words: str, config: str = "grpo.ya
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     shown = capsys.readouterr().out
-    for verb in (
-        "fit",
-        "validate",
-        "test",
-        "predict",
-        "demo",
-        "report",
-        "measure",
-        "tax",
-        "judge",
-        "general",
-        "generate",
-        "export",
-        "best-of",
-        "experiment",
-        "fit-reward",
-        "build-micro",
-    ):
+    assert OWN_VERBS.keys() == RUN.keys()
+    for verb in ("fit", "validate", "test", "predict", *RUN):
         assert f"  {verb} " in shown
     main(["--version"])
     assert capsys.readouterr().out == f"lsemrl {__version__}\n"
@@ -211,7 +197,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     def broken(words: list[str]) -> None:
         raise ValueError("ours")
 
-    monkeypatch.setattr("lsemrl.cli._report", broken)
+    monkeypatch.setitem(RUN, "report", broken)
     with pytest.raises(ValueError, match="ours"):
         main(["report", "x"])
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lsemrl.cli import CONFIGS, main
+from lsemrl.cli import main
 from lsemrl.micro import corpus
+from lsemrl.training import CONFIGS
 
 HEADLINES = Path(__file__).parents[2] / "shared" / "data" / "tibetan_headlines.jsonl"
 OVERLAYS = {"headline.yaml": ["grpo.yaml"], "replay.yaml": ["sft.yaml"]}

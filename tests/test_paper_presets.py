@@ -26,10 +26,11 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from lsemrl.cli import CONFIGS, main
+from lsemrl.cli import main
 from lsemrl.experiment.plan import read_experiment
 from lsemrl.micro import corpus
 from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings, _lora_config
+from lsemrl.training import CONFIGS
 
 PAPER = CONFIGS / "paper"
 OVERLAY = PAPER / "qwen3_4b.yaml"

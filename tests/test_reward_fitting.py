@@ -10,10 +10,11 @@ import torch
 import yaml
 
 from lsemrl import micro
-from lsemrl.cli import CONFIGS, main
+from lsemrl.cli import main
 from lsemrl.micro import corpus
 from lsemrl.reward_fitting import overlay
 from lsemrl.rewards import SemanticSimilarity
+from lsemrl.training import CONFIGS
 from tiny import make_policy
 
 GRPO = CONFIGS / "grpo.yaml"

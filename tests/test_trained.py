@@ -12,11 +12,12 @@ import pytest
 import torch
 import yaml
 
-from lsemrl.cli import CONFIGS, main
+from lsemrl.cli import main
 from lsemrl.data.collate import encode
 from lsemrl.evaluation.tax_report import tax_report
 from lsemrl.modules.policy import Policy
 from lsemrl.trained import read_run
+from lsemrl.training import CONFIGS
 from lsemrl.types import Example
 from made_up import make_measured
 from tiny import save_tiny_model

@@ -22,7 +22,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from transformers import AutoTokenizer
 
 from lsemrl import __version__, micro
-from lsemrl.cli import CONFIGS, new_version, run_trainer
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.task import MicroRows
@@ -35,6 +34,7 @@ from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure, scores
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy, PolicySettings
 from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
+from lsemrl.training import CONFIGS, new_version, run_trainer
 from lsemrl.types import Completion
 
 Task = Literal["translation", "headline"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lsemrl.cli import CONFIGS, main
+from lsemrl.cli import main
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
@@ -19,6 +19,7 @@ from lsemrl.evaluation.measurement import FILE, Measured, hash_rows, similarity_
 from lsemrl.evaluation.report import Report
 from lsemrl.evaluation.scorer import MetricSettings
 from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.training import CONFIGS
 from lsemrl.types import Example
 from tiny import make_policy, save_tiny_model, stir
 

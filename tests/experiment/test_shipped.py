@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from experiment.world import World
-from lsemrl.cli import CONFIGS, main
+from lsemrl.cli import main
 from lsemrl.experiment.plan import read_experiment
+from lsemrl.training import CONFIGS
 
 FILES = sorted((CONFIGS / "experiment").glob("*.yaml"))
 

@@ -1,0 +1,161 @@
+"""Lightning's command line, with our two parts in it: policies that are trained, and data for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsemrl import __version__
+from lsemrl.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
+
+CONFIGS = next(
+    folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[2] / "configs") if folder.is_dir()
+)
+"""The shipped configurations: inside an installed package, or beside src/ in a checkout."""
+CONFIG_VERSION = 1
+"""Raised when a configuration of an older version would be misread."""
+TRAINER_VERBS = {
+    "fit": "train a policy: SFT or GRPO, as the configuration says",
+    "validate": "score a policy on the validation rows",
+    "test": "score a policy on the test rows",
+    "predict": "write a policy's outputs for the test rows",
+}
+
+
+def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = True) -> Any:
+    """Run one of Lightning's verbs.
+
+    Args:
+        words: The verb and its options; without the verb if `run` is False.
+        callbacks: Lightning callbacks beside those that the configuration names.
+        run: Whether to run the verb, or only to make what its configuration says.
+
+    Returns:
+        The LightningCLI, whose trainer and model can be asked further.
+    """
+    import logging
+    import warnings
+
+    from jsonargparse import set_parsing_settings
+    from transformers.utils.logging import disable_progress_bar
+
+    check_configs(words)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    words = ["--print_config=comments" if word == "--print_config" else word for word in words]
+    # Lightning's advice on loader workers and log intervals is not about this program.
+    for about in (
+        "does not have many workers",
+        "smaller than the logging interval",
+        "LightningCLI's args parameter",
+        "Experiment logs directory",
+        "in eval mode at the start of training",
+        "is_gradient_checkpointing",
+        "isinstance.treespec, LeafSpec",
+        "Using ModelCheckpoint with manual optimization",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{about}")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
+    disable_progress_bar()
+    return _trainer_cli(words, list(callbacks), run)
+
+
+def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
+    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.cli import LightningCLI
+
+    from lsemrl.modules.base import PolicyModule
+
+    class Cli(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument(
+                "--config_version", type=int, default=CONFIG_VERSION, help="Format of this file; leave it as it is."
+            )
+
+        def before_instantiate_classes(self) -> None:
+            if not run:
+                return
+            trainer = self.config[self.subcommand].trainer
+            root = Path(trainer.default_root_dir or "runs")
+            if trainer.logger in (None, True):
+                version = int(new_version(root).removeprefix("version_"))
+                trainer.logger = [
+                    {
+                        "class_path": f"lightning.pytorch.loggers.{kind}",
+                        "init_args": {"save_dir": str(root), "name": "", "version": version},
+                    }
+                    for kind in ("TensorBoardLogger", "CSVLogger")
+                ]
+
+    return Cli(
+        PolicyModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=1,
+        trainer_defaults={"callbacks": callbacks},
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={
+            "exit_on_error": False,
+            **({verb: {"exit_on_error": False} for verb in TRAINER_VERBS} if run else {}),
+        },
+        args=words,
+        run=run,
+    )
+
+
+def _no_chatter(record: Any) -> bool:
+    """Keep what a run says of its data, drop Lightning's greetings; named, so that adding it again adds nothing."""
+    return not str(record.getMessage()).startswith(("GPU available", "TPU available", "💡 Tip"))
+
+
+def new_version(root: Path, field: str = "trainer.default_root_dir") -> str:
+    """Make the next free folder of a run under `root`, and return its name; `field` is where the user set `root`.
+
+    Raises:
+        UserError: `root` cannot be written to.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        taken = [int(path.name.removeprefix("version_")) for path in root.glob("version_*") if path.name[8:].isdigit()]
+        name = f"version_{max(taken, default=-1) + 1}"
+        (root / name).mkdir()
+    except OSError as error:
+        raise UserError(
+            f"{field} is {str(root)!r}, which cannot be written to ({error.strerror}); name another folder"
+        ) from error
+    return name
+
+
+def check_configs(words: list[str]) -> None:
+    """Refuse what the parser would only report at length: files that cannot be read, and those of a later version."""
+    import yaml
+
+    for at, word in enumerate(words):
+        if word in ("--config", "-c") and at + 1 < len(words):
+            path = words[at + 1]
+        elif word.startswith("--config="):
+            path = word.removeprefix("--config=")
+        else:
+            continue
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(
+                f"--config is {path!r}, which cannot be read ({error.strerror}); name a YAML file"
+            ) from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"--config is {path!r}, which is not YAML in UTF-8 ({reason}); mend the file") from error
+        if not isinstance(content, dict):
+            raise UserError(f"--config is {path!r}, which holds no fields; write `field: value` lines")
+        version = content.get("config_version", CONFIG_VERSION)
+        if not isinstance(version, int) or not 1 <= version <= CONFIG_VERSION:
+            raise UserError(
+                f"config_version in {path} is {version!r}, but this lsemrl ({__version__}) reads up to "
+                f"{CONFIG_VERSION}; upgrade lsemrl, or rewrite the file"
+            )

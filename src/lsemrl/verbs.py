@@ -1,0 +1,342 @@
+"""The project's own verbs: each reads its words and hands them to the room that does the work.
+
+Heavy imports are inside, so that `lsemrl --help` waits for none of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsemrl.errors import UserError
+from lsemrl.training import CONFIG_VERSION, CONFIGS, check_configs, run_trainer
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser as TypedParser
+
+OWN_VERBS = {
+    "generate": "answer texts with a finished run: a file, standard input, or at a prompt",
+    "export": "a finished run as folders for plain peft and transformers, with a model card",
+    "demo": "the main job on the embedded world: cold start, RL, strong SFT, evaluation, report",
+    "report": "render a report.json again as Markdown, HTML and plots",
+    "measure": "measure one policy against the original base: gain, tax, divergence, every row",
+    "tax": "set measured arms side by side, over seeds: tables with intervals, plots, pages",
+    "judge": "compare two arms' predictions row by row, by a language model or by the oracle",
+    "general": "general ability before and after training, by lm-evaluation-harness",
+    "best-of": "draw a group for every training row of a GRPO run and keep the best as rows for SFT (self-SFT)",
+    "fit-reward": "adapt a reward encoder to parallel pairs, measure it, and derive tau from a cold start",
+    "experiment": "run the stages of an experiment for every seed, each in a process of its own, and only where needed",
+    "build-micro": "rebuild the embedded policy, encoder and cold start from a seed",
+}
+"""What each is for, in a line."""
+
+
+def _generate(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl generate", description=OWN_VERBS["generate"], exit_on_error=False)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, such as runs/grpo/version_0")
+    parser.add_argument("--input", type=Path, help="file with a text a line; otherwise standard input")
+    parser.add_argument("--output", type=Path, help="file for an output a line; otherwise standard output")
+    parser.add_argument("--sample", action="store_true", help="draw as the run drew, rather than greedily")
+    parser.add_argument("--seed", type=int, default=1, help="of --sample")
+    parser.add_argument("--batch-size", type=int, default=64, help="texts answered at once; one at a prompt")
+    options = parser.parse_args(words)
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size is {options.batch_size}; give at least 1")
+    from contextlib import ExitStack
+
+    from lsemrl.trained import generate, read_run
+
+    _quiet()
+    run = read_run(options.run)
+    at_prompt = options.input is None and sys.stdin.isatty()
+    with ExitStack() as files:
+        try:
+            lines = files.enter_context(options.input.open(encoding="utf-8")) if options.input else sys.stdin
+            out = files.enter_context(options.output.open("w", encoding="utf-8")) if options.output else sys.stdout
+        except OSError as error:
+            raise UserError(f"{error.filename!r} cannot be opened ({error.strerror}); name another file") from error
+        texts = _asked() if at_prompt else (line.rstrip("\n") for line in lines)
+        answers = generate(
+            run, texts, greedy=not options.sample, seed=options.seed, batch_size=1 if at_prompt else options.batch_size
+        )
+        for _, answer in answers:
+            print(" ".join(answer.splitlines()), file=out, flush=True)
+
+
+def _export(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl export", description=OWN_VERBS["export"], exit_on_error=False)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, such as runs/grpo/version_0")
+    parser.add_argument("--output", type=Path, required=True, help="new folder, for adapter/ and merged/")
+    parser.add_argument("--merged", action="store_true", help="write the merged model too")
+    parser.add_argument("--report", type=Path, help="a report.json of lsemrl tax, whose figures go into the card")
+    parser.add_argument("--arm", default="rl", help="the arm in the report that this run is (default: rl)")
+    options = parser.parse_args(words)
+    from lsemrl.evaluation.report import Report
+    from lsemrl.export import export
+    from lsemrl.trained import read_run
+
+    _quiet()
+    figures = (Report.from_json(options.report), options.arm) if options.report else None
+    for folder in export(read_run(options.run), options.output, merged=options.merged, figures=figures):
+        print(folder)
+
+
+def _demo(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl demo", description=OWN_VERBS["demo"], exit_on_error=False)
+    parser.add_argument("--task", choices=("translation", "headline"), default="translation")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for adapters, logs and report")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(words)
+    from lsemrl.demo import run_demo
+
+    run_demo(options.task, options.output, options.seed)
+
+
+def _report(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl report", description=OWN_VERBS["report"], exit_on_error=False)
+    parser.add_argument("report", type=Path, help="a report.json")
+    options = parser.parse_args(words)
+    from lsemrl.evaluation.report import Report, write_report
+
+    print(write_report(Report.from_json(options.report), options.report.parent))
+
+
+def _measure(words: list[str]) -> None:
+    from lsemrl.evaluation.measure import MeasureSettings, run_measure
+
+    parser = _typed_parser("measure", words)
+    parser.add_argument("--output", type=Path, required=True, help="folder for measurement.json")
+    parser.add_class_arguments(MeasureSettings)
+    config = parser.parse_args(["--print_config=comments" if word == "--print_config" else word for word in words])
+    options = parser.instantiate_classes(config)
+    folder = options.output.expanduser()
+    settings = MeasureSettings(**{name: options[name] for name in MeasureSettings.__dataclass_fields__})
+    measured = run_measure(settings, folder)
+    for title, scores in (("new task", measured.target), ("general", measured.general)):
+        print(f"{measured.label}, {title}: {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}")
+    print(folder / "measurement.json")
+
+
+def _tax(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl tax", description=OWN_VERBS["tax"], exit_on_error=False)
+    found = "searched for measurement.json, general.json, and the judge.json of rl against sft"
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help=found)
+    parser.add_argument("--output", type=Path, required=True, help="folder for report.json, .md, .html and plots")
+    held = "arms that the others are held against beside the base (default: cold_start rl)"
+    parser.add_argument("--against", nargs="+", metavar="ARM", help=held)
+    way = "arms that are one way of training, weakest first; give it twice or more to compare losses at the same score"
+    parser.add_argument("--path", nargs="+", action="append", default=[], metavar="ARM", help=way)
+    options = parser.parse_args(words)
+    import shlex
+
+    from rich.console import Console
+
+    from lsemrl.evaluation.report import table, write_report
+    from lsemrl.evaluation.tax_report import AGAINST, find_general, find_judgement, find_measurements, tax_report
+
+    report = tax_report(
+        find_measurements(options.folders),
+        command=shlex.join(["lsemrl", "tax", *words]),
+        against=options.against or AGAINST,
+        judged=find_judgement(options.folders),
+        paths=options.path,
+        general=find_general(options.folders),
+    )
+    page = write_report(report, options.output)
+    Console().print(table(report))
+    print(page)
+
+
+def _judge(words: list[str]) -> None:
+    from jsonargparse import ArgumentParser as TypedParser
+    from jsonargparse import set_parsing_settings
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from lsemrl.evaluation.comparison import table
+    from lsemrl.evaluation.judge import Task, run_judge
+    from lsemrl.evaluation.judge_client import Endpoint
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = TypedParser("lsemrl judge", description=OWN_VERBS["judge"], exit_on_error=False)
+    parser.add_argument("arms", nargs="*", metavar="NAME=FILE", help="an arm's name and its predictions.jsonl")
+    parser.add_argument("--oracle", action="store_true", help="judge by the oracle of the embedded world")
+    parser.add_argument("--endpoint", type=Endpoint | None, default=None, help="judge by a chat-completions endpoint")
+    parser.add_argument("--task", type=Task, default="translation", help="what the outputs are meant to be")
+    parser.add_argument("--language", default="bo", help="the language they are meant to be in")
+    parser.add_argument("--prompt", type=Path, help="file with a prompt of your own, holding {source} {first} {second}")
+    parser.add_argument("--invalid_retries", type=int, default=2, help="further tries where no verdict can be read")
+    parser.add_argument("--output", type=Path, help="folder for the result; by default runs/judge/FIRST_SECOND")
+    parser.add_argument("--cache", type=Path, help="folder for replies; by default cache/ in the output folder")
+    options = parser.instantiate_classes(parser.parse_args(words))
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("judging", total=None)
+        try:
+            comparison, path = run_judge(
+                **options.as_dict(), progress=lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        except KeyboardInterrupt:
+            print("lsemrl: stopped; replies so far are kept, and the same command goes on from there", file=sys.stderr)
+            raise SystemExit(130) from None
+    Console().print(table(comparison))
+    print(path)
+
+
+def _general(words: list[str]) -> None:
+    from rich.console import Console
+
+    from lsemrl.evaluation.harness import HarnessSettings, run_harness, table
+    from lsemrl.modules.policy import PolicySettings
+
+    parser = _typed_parser("general", words)
+    parser.add_argument("--policy", type=PolicySettings, default=PolicySettings(), help="the model and its adapter")
+    parser.add_argument("--tasks", nargs="+", required=True, help="the harness's tasks or groups, or cmrc2018")
+    parser.add_class_arguments(HarnessSettings, skip={"tasks"})
+    parser.add_argument("--output", type=Path, default=Path("runs/general"), help="folder for general.json")
+    options = parser.instantiate_classes(parser.parse_args(words)).as_dict()
+    policy, folder = options.pop("policy"), options.pop("output")
+    settings = HarnessSettings(**{name: options[name] for name in HarnessSettings.__dataclass_fields__})
+    general = run_harness(policy, settings, folder)
+    Console().print(table(general))
+    for reason in general.skipped.values():
+        print(f"skipped: {reason}")
+    print(folder / "general.json")
+
+
+def _best_of(words: list[str]) -> None:
+    from lsemrl.best_of import best_of
+    from lsemrl.data.base import TaskData
+    from lsemrl.modules.grpo import GRPO
+
+    cli = run_trainer(words, run=False)
+    for name, value, wanted in (("model", cli.model, GRPO), ("data", cli.datamodule, TaskData)):
+        if not isinstance(value, wanted):
+            raise UserError(
+                f"{name} is {type(value).__name__}; best-of takes the configuration of a GRPO run on one task"
+            )
+    best_of(cli.model, cli.datamodule, Path(cli.trainer.default_root_dir))
+
+
+def _fit_reward(words: list[str]) -> None:
+    from transformers.utils.logging import set_verbosity_error
+
+    from lsemrl.data.translation import TranslationData
+    from lsemrl.reward_fitting import fit_reward
+
+    parser = _typed_parser("fit-reward", words)
+    set_verbosity_error()
+    parser.add_function_arguments(fit_reward, skip={"data"})
+    unused = {"batch_size", "eval_batch_size", "seed", "num_workers"}
+    parser.add_class_arguments(TranslationData, "data", skip=unused)
+    config = parser.parse_args(["--print_config=comments" if word == "--print_config" else word for word in words])
+    settings = vars(parser.instantiate_classes(config))
+    fit_reward(**{name: value for name, value in settings.items() if name not in ("config", "config_version")})
+    parser.save(config, Path(config.output).expanduser() / "config.yaml", skip_none=False, overwrite=True)
+
+
+def _experiment(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl experiment", description=OWN_VERBS["experiment"], exit_on_error=False)
+    parser.add_argument("--config", type=Path, required=True, help="its YAML file, as in configs/experiment/")
+    parser.add_argument(
+        "--overlay", type=Path, help="YAML file with another world for it, as configs/paper/qwen3_4b.yaml"
+    )
+    parser.add_argument("--output", type=Path, help="folder of all runs, in place of the file's")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the file's")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be run, and why, and run nothing")
+    options = parser.parse_args(words)
+    if options.jobs < 1:
+        raise UserError(f"--jobs is {options.jobs}; give at least 1")
+    from lsemrl.experiment.plan import read_experiment
+    from lsemrl.experiment.run import print_plan, run_experiment
+
+    check_configs([word for path in (options.config, options.overlay) if path for word in ("--config", str(path))])
+    experiment = read_experiment(
+        options.config, CONFIGS, overlay=options.overlay, output=options.output, seeds=options.seeds
+    )
+    if options.dry_run:
+        print_plan(experiment)
+    elif status := run_experiment(experiment, parallel=options.jobs):
+        raise SystemExit(status)
+
+
+def _build_micro(words: list[str]) -> None:
+    parser = ArgumentParser("lsemrl build-micro", description=OWN_VERBS["build-micro"], exit_on_error=False)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write policy/ and encoder/ to")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(words)
+    import dataclasses
+    import logging
+    from tempfile import TemporaryDirectory
+
+    from lsemrl.micro import NAME
+    from lsemrl.micro.build import build
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    build(options.output, seed=options.seed)
+    with TemporaryDirectory() as folder:
+        cold_start = ["fit", "--config", str(CONFIGS / "sft.yaml"), "--data.splits.part=cold_start"]
+        policy = [f"--model.policy.model={options.output / 'policy'}", "--model.metrics.names=[chrf]"]
+        length = ["--trainer.max_steps=200", "--trainer.max_epochs=-1", "--trainer.callbacks=null"]
+        module = run_trainer([*cold_start, *policy, *length, f"--trainer.default_root_dir={folder}"]).model
+        module.policy.settings = dataclasses.replace(module.policy.settings, model=NAME)  # its name once installed
+        module.policy.save(options.output / "cold_start")
+        (options.output / "cold_start" / "README.md").unlink(missing_ok=True)  # peft's empty model card
+
+
+def _typed_parser(verb: str, words: list[str]) -> TypedParser:
+    """A parser of typed fields, from YAML files and from the line, for a verb that reads models."""
+    from jsonargparse import ArgumentParser as TypedParser
+    from jsonargparse import set_parsing_settings
+
+    check_configs(words)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    _quiet()
+    parser = TypedParser(f"lsemrl {verb}", description=OWN_VERBS[verb], exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file of the fields below; a later one overrides")
+    parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of that file")
+    return parser
+
+
+def _quiet() -> None:
+    """Leave out what transformers says to itself."""
+    import warnings
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+
+
+def _asked() -> Iterator[str]:
+    """What is typed at a prompt, until Ctrl-D or an empty line."""
+    print("a text and Enter; Ctrl-D or an empty line ends", file=sys.stderr)
+    while True:
+        try:
+            text = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print(file=sys.stderr)
+            return
+        if not text.strip():
+            return
+        yield text
+
+
+RUN: dict[str, Callable[[list[str]], None]] = {
+    "generate": _generate,
+    "export": _export,
+    "demo": _demo,
+    "report": _report,
+    "measure": _measure,
+    "tax": _tax,
+    "judge": _judge,
+    "general": _general,
+    "best-of": _best_of,
+    "fit-reward": _fit_reward,
+    "experiment": _experiment,
+    "build-micro": _build_micro,
+}
+"""What each of them does with its words."""
