@@ -134,8 +134,9 @@ def _tax(words: list[str]) -> None:
 
     from rich.console import Console
 
+    from lsemrl.evaluation.folders import find_general, find_judgement, find_measurements
     from lsemrl.evaluation.report import table, write_report
-    from lsemrl.evaluation.tax_report import AGAINST, find_general, find_judgement, find_measurements, tax_report
+    from lsemrl.evaluation.tax_report import AGAINST, tax_report
 
     report = tax_report(
         find_measurements(options.folders),

@@ -16,9 +16,10 @@ from lsemrl.cli import main
 from lsemrl.errors import UserError
 from lsemrl.evaluation import columns, page, plots, published
 from lsemrl.evaluation.bootstrap import paired_bootstrap
+from lsemrl.evaluation.folders import find_general, find_judgement, find_measurements
 from lsemrl.evaluation.measurement import Measured, Rows
 from lsemrl.evaluation.report import Report
-from lsemrl.evaluation.tax_report import find_general, find_judgement, find_measurements, tax_report
+from lsemrl.evaluation.tax_report import tax_report
 from made_up import ARMS, make_measured
 
 Found = list[tuple[Path, Measured]]

@@ -1,0 +1,87 @@
+"""What lies in the folders that a tax report is made from: measurements, verdicts, and scores of the harness."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lsemrl.errors import UserError
+from lsemrl.evaluation.measurement import FILE, Measured
+
+Found = tuple[Path, Measured]
+_JUDGE, _GENERAL = "judge.json", "general.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class General:
+    """What `lsemrl general` found of one adapter: `tasks` as it writes them."""
+
+    path: Path
+    adapter: str
+    tasks: tuple[dict[str, Any], ...]
+
+
+def find_measurements(folders: Sequence[Path]) -> list[Found]:
+    """Every measurement.json in `folders` and below, each once, by path.
+
+    Raises:
+        UserError: A folder is not there, none holds a measurement, or one cannot be read.
+    """
+    paths: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.exists():
+            raise UserError(f"{str(folder)!r} is no folder: name those that lsemrl measure wrote to")
+        for path in [folder] if folder.is_file() else sorted(folder.rglob(FILE)):
+            paths.setdefault(path.resolve(), path)
+    if not paths:
+        raise UserError(
+            f"there is no {FILE} in {', '.join(map(str, folders))} or below: run lsemrl measure for each arm first"
+        )
+    return [(path, Measured.read(path)) for path in paths.values()]
+
+
+def find_judgement(folders: Sequence[Path]) -> dict[str, float]:
+    """The shares of rows that a judge gave to "rl" and to "sft" against each other; {} where none has judged.
+
+    Several judge.json, such as those of several seeds, are averaged.
+
+    Raises:
+        UserError: One cannot be read, or there are several judges.
+    """
+    shares: dict[str, list[float]] = {"rl": [], "sft": []}
+    judge = None
+    for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_JUDGE)}):
+        try:
+            verdict = json.loads(path.read_text(encoding="utf-8"))
+            arms, by = verdict["arms"], verdict["judge"]
+            if set(arms) != set(shares):
+                continue
+            won = [float(verdict["shares"][outcome]) for outcome in ("win", "loss")]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} cannot be read ({error}): judge again with lsemrl judge") from error
+        if judge not in (None, by):
+            raise UserError(f"{path} is of another judge than the files before it: leave one judge's in the folders")
+        judge = by
+        for arm, share in zip(arms, won, strict=True):
+            shares[arm].append(share)
+    return {arm: fmean(values) for arm, values in shares.items() if values}
+
+
+def find_general(folders: Sequence[Path]) -> list[General]:
+    """Every general.json in `folders` and below: its path, its policy and its tasks.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    found = []
+    for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_GENERAL)}):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found.append(General(path=path, adapter=content["policy"]["adapter"], tasks=tuple(content["tasks"])))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} cannot be read ({error}): run lsemrl general again") from error
+    return found
