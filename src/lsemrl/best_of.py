@@ -51,7 +51,7 @@ def best_of(module: GRPO, data: TaskData, folder: Path) -> Path:
     part = path.with_name(f".{FILE}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = part.open("w", encoding="utf-8")
+        part.touch()  # a folder that cannot be written to is told before hours of sampling
     except OSError as error:
         raise UserError(
             f"trainer.default_root_dir is {str(folder)!r}, which cannot be written to ({error.strerror}); name another "
@@ -71,13 +71,13 @@ def best_of(module: GRPO, data: TaskData, folder: Path) -> Path:
             rollouts, module.reward_mix(rollouts.completions, rollouts.num_generations), task.inputs[0], task.target
         )
         module.rollout_step += 1
-    with file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not rows:
+        part.unlink()
         raise UserError(
             f"none of {len(examples)} rows has a completion that ended by itself and has a reward; raise "
             "sampling.max_new_tokens, or start from a policy that answers"
         )
+    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     part.replace(path)
     means = [sum(row[name] for row in rows) / len(rows) for name in ("reward", "mean_reward")]
     print(
