@@ -15,6 +15,8 @@ LIGHTNING = {
     "lsemrl.training",
     "lsemrl.demo",
     "lsemrl.modules.base",
+    "lsemrl.modules.checkpoints",
+    "lsemrl.modules.metrics_log",
     "lsemrl.data.base",
     "lsemrl.data.mixed",
 }

@@ -40,6 +40,10 @@ def main(args: Sequence[str] | None = None) -> None:
             raise UserError(f"there is no verb {verb!r}; choose one of {', '.join(verbs)}")
         verbs[verb](words[1:])
     except Exception as error:
+        number = getattr(error, "signal", None)  # of `modules.checkpoints.Interrupted`, which this must not import
+        if number:
+            print(f"lsemrl: {error}", file=sys.stderr)
+            raise SystemExit(128 + number) from None
         sentence = users_mistake(error, verb)
         if sentence is None:
             raise

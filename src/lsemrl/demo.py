@@ -34,7 +34,8 @@ from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure, scores
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy, PolicySettings
 from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
-from lsemrl.training import CONFIGS, new_version, run_trainer
+from lsemrl.runs import new_version
+from lsemrl.training import CONFIGS, run_trainer
 from lsemrl.types import Completion
 
 Task = Literal["translation", "headline"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
+from lsemrl.runs import is_rank_zero, new_version, open_run
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
@@ -55,7 +57,6 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
         "in eval mode at the start of training",
         "is_gradient_checkpointing",
         "isinstance.treespec, LeafSpec",
-        "Using ModelCheckpoint with manual optimization",
     ):
         warnings.filterwarnings("ignore", message=f".*{about}")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
@@ -68,27 +69,49 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
     from lightning.pytorch.cli import LightningCLI
 
     from lsemrl.modules.base import PolicyModule
+    from lsemrl.modules.checkpoints import Checkpoints
+    from lsemrl.modules.snapshot import read_snapshot
 
     class Cli(LightningCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            # Lightning would read a pickle; ours is checkpoints.resume.
+            return {
+                verb: skipped | {"ckpt_path", "weights_only"} for verb, skipped in LightningCLI.subcommands().items()
+            }
+
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_argument(
                 "--config_version", type=int, default=CONFIG_VERSION, help="Format of this file; leave it as it is."
             )
+            parser.add_lightning_class_args(Checkpoints, "checkpoints")
 
         def before_instantiate_classes(self) -> None:
             if not run:
                 return
-            trainer = self.config[self.subcommand].trainer
-            root = Path(trainer.default_root_dir or "runs")
-            if trainer.logger in (None, True):
-                version = int(new_version(root).removeprefix("version_"))
-                trainer.logger = [
-                    {
-                        "class_path": f"lightning.pytorch.loggers.{kind}",
-                        "init_args": {"save_dir": str(root), "name": "", "version": version},
-                    }
-                    for kind in ("TensorBoardLogger", "CSVLogger")
-                ]
+            config = self.config[self.subcommand]
+            if config.trainer.enable_checkpointing is False:
+                config.trainer.enable_checkpointing, config.checkpoints.keep = None, 0
+            if config.trainer.logger not in (None, True):
+                return
+            root, folder, resumed = Path(config.trainer.default_root_dir or "runs"), Path(), None
+            if is_rank_zero():  # the others are told where they are
+                if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+                    whole = self._parser(self.subcommand).dump(config, format="json", skip_none=False)
+                    folder, resumed = open_run(root, json.loads(whole), resume=config.checkpoints.resume == "auto")
+                else:
+                    folder = root / new_version(root)
+            if resumed:
+                config.checkpoints.resume = str(resumed)
+            at = read_snapshot(resumed)["rollout_step"] if resumed else None
+            config.trainer.logger = [
+                {
+                    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                    "init_args": {"save_dir": str(folder), "name": "", "version": ""},
+                    "dict_kwargs": {"purge_step": at},  # hides what was logged after the checkpoint
+                },
+                {"class_path": "lsemrl.modules.metrics_log.MetricsLog", "init_args": {"folder": str(folder)}},
+            ]
 
     return Cli(
         PolicyModule,
@@ -111,24 +134,6 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
 def _no_chatter(record: Any) -> bool:
     """Keep what a run says of its data, drop Lightning's greetings; named, so that adding it again adds nothing."""
     return not str(record.getMessage()).startswith(("GPU available", "TPU available", "💡 Tip"))
-
-
-def new_version(root: Path, field: str = "trainer.default_root_dir") -> str:
-    """Make the next free folder of a run under `root`, and return its name; `field` is where the user set `root`.
-
-    Raises:
-        UserError: `root` cannot be written to.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        taken = [int(path.name.removeprefix("version_")) for path in root.glob("version_*") if path.name[8:].isdigit()]
-        name = f"version_{max(taken, default=-1) + 1}"
-        (root / name).mkdir()
-    except OSError as error:
-        raise UserError(
-            f"{field} is {str(root)!r}, which cannot be written to ({error.strerror}); name another folder"
-        ) from error
-    return name
 
 
 def check_configs(words: list[str]) -> None:

@@ -17,23 +17,19 @@ do = options.get("fake.do", "")
 with (Path(os.environ["FAKE_JOURNAL"])).open("a") as journal:
     journal.write(json.dumps({"verb": verb, "folder": str(folder), "words": sys.argv[1:], "pid": os.getpid()}) + "\n")
 
-version = folder / f"version_{len(list(folder.glob('version_*')))}"
-version.mkdir(parents=True)
+left = sorted(folder.glob("version_*/checkpoints/step_5"))
+version = left[-1].parents[1] if left else folder / f"version_{len(list(folder.glob('version_*')))}"
+version.mkdir(parents=True, exist_ok=True)
 if do == "fail":
     print("\n".join(f"line {number}" for number in range(100)))
     sys.exit(3)
-if do in ("hang", "hang_stubbornly", "fail_after_checkpoint") and "ckpt_path" not in options:
+if do in ("hang", "hang_stubbornly") and not left:
     if do == "hang_stubbornly":
         import signal
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    (version / "checkpoints").mkdir()
-    (version / "checkpoints" / "last.ckpt").write_text("")
-    if do == "fail_after_checkpoint":
-        sys.exit(1)
+    (version / "checkpoints" / "step_5").mkdir(parents=True)
     time.sleep(60)
-if do == "fail_after_checkpoint":
-    sys.exit(1)
 if do.startswith("wait_for "):
     other, end = Path(do.removeprefix("wait_for ")), time.monotonic() + 20
     while not other.exists():

@@ -56,7 +56,7 @@ def test_an_empty_overlay_leaves_the_runs_as_they_are(world: World) -> None:
         ({"stages": [1]}, r"stages in .*big.yaml is \[1\]; write `name: value` lines"),
         ({"stages": {"rl": 3}}, r"stages in .*big.yaml is \{'rl': 3\}"),
         ({"configs": {"base.yaml": "gone.yaml"}}, "configs names 'gone.yaml', and there is no such file"),
-        ({"stages": {"rl": {"ckpt_path": "x"}}}, "'ckpt_path', which the experiment sets"),
+        ({"stages": {"rl": {"checkpoints.resume": "x"}}}, "'checkpoints.resume', which the experiment sets"),
     ],
 )
 def test_mistakes(world: World, overlay: dict[str, Any], sentence: str) -> None:

@@ -174,7 +174,7 @@ def test_a_stated_rate_times_the_steps(world: World) -> None:
         ({"stages": with_stage(overrides={"seed_everything": 1})}, "'seed_everything', which the experiment sets"),
         ({"stages": with_stage(overrides={"model.policy.adapter": "x"})}, "is overridden, but after gives it"),
         ({"stages": with_stage(label=3)}, "label is 3; write text"),
-        ({"overrides": {"fit": {"ckpt_path": "x"}}}, "'ckpt_path', which the experiment sets"),
+        ({"overrides": {"fit": {"checkpoints.resume": "x"}}}, "'checkpoints.resume', which the experiment sets"),
         ({"overrides": {"train": {}}}, "verb is 'train'; choose one of"),
         ({"seeds": ["one"]}, "seeds of .* is \\['one'\\]; list whole numbers"),
         ({"seeds": [1.5]}, "seeds of .* is \\[1.5\\]"),

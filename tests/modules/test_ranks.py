@@ -18,6 +18,7 @@ from lightning.pytorch import Trainer
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.policy import LoraSettings, PolicySettings
@@ -39,7 +40,7 @@ if truncated == "left out" and os.environ.get("LOCAL_RANK") == "1":
     module.policy.eos_ids = lambda: [10**6]  # this rank has nothing to learn from, and no micro-batch
 trainer = Trainer(
     strategy="ddp", devices=2, accelerator="cpu", max_steps=3, max_epochs=-1, enable_progress_bar=False,
-    enable_checkpointing=False, enable_model_summary=False, limit_val_batches=0,
+    callbacks=[Checkpoints(keep=0)], enable_model_summary=False, limit_val_batches=0,
     default_root_dir=folder,
 )
 trainer.fit(module, datamodule=TranslationData(micro=MicroRows(train=40, validation=4, test=4), batch_size=4))

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from lsemrl.data.task import MicroRows
@@ -20,8 +18,10 @@ from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.evaluation.scorer import MetricSettings
 from lsemrl.modules.advantages import AdvantageSettings
+from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
+from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling
@@ -79,17 +79,16 @@ def run(module: LightningModule, folder: Path, steps: int = 2, batch_size: int =
             "max_steps": steps,
             "max_epochs": -1,
             "accelerator": "cpu",
-            "logger": CSVLogger(folder, name="", version=""),
+            "logger": MetricsLog(str(folder)),
             "log_every_n_steps": 1,
             "enable_progress_bar": False,
             "enable_model_summary": False,
-            "enable_checkpointing": False,
+            "callbacks": [Checkpoints(every_n_steps=0)],
             "limit_val_batches": 0,
             **settings,
         }
     )
-    ckpt_path = settings.pop("ckpt_path", None)
-    trainer.fit(module, datamodule=data(batch_size), ckpt_path=ckpt_path)
+    trainer.fit(module, datamodule=data(batch_size))
     return trainer
 
 
@@ -231,54 +230,6 @@ def test_mistakes_are_told_before_weights_load(settings: dict[str, Any], message
 def test_beta_needs_a_reference(tiny_model: str) -> None:
     with pytest.raises(UserError, match=r"beta is 0\.04 but policy\.reference is none"):
         grpo(tiny_model, policy=policy_settings(tiny_model, reference="none"))
-
-
-@pytest.mark.parametrize("make", [grpo, sft])
-def test_a_resumed_run_ends_where_the_uninterrupted_one_does(make: Any, tiny_model: str, tmp_path: Path) -> None:
-    keep = ModelCheckpoint(tmp_path / "kept", filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    policy = PolicySettings(model=tiny_model, lora=LoraSettings(rank=4, alpha=8.0, dropout=0.2))
-    whole = make(tiny_model, policy=policy)
-    run(whole, tmp_path / "whole", steps=4, enable_checkpointing=True, callbacks=[keep])
-    checkpoint = tmp_path / "kept" / "step=2.ckpt"
-    resumed = make(tiny_model, policy=policy)
-    torch.manual_seed(11)  # the run's seed, of which rollouts draw theirs
-    trainer = Trainer(
-        max_steps=4,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=CSVLogger(tmp_path / "resumed", name="", version=""),
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        limit_val_batches=0,
-    )
-    trainer.fit(resumed, datamodule=data(), ckpt_path=checkpoint)
-    one, other = trained(whole), trained(resumed)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert resumed.rollout_step == whole.rollout_step == 4
-    last = [rows(tmp_path / name)[-1]["loss"] for name in ("whole", "resumed")]
-    assert last[0] == last[1]
-
-
-def test_a_checkpoint_holds_what_is_trained_and_no_more(tiny_model: str, tmp_path: Path) -> None:
-    keep = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=1)
-    module = sft(tiny_model)
-    run(module, tmp_path / "run", steps=1, enable_checkpointing=True, callbacks=[keep])
-    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
-    assert set(state) == set(trained(module))
-    assert all("lora_" in name for name in state)
-
-
-def test_a_checkpoint_of_something_else_is_refused(tiny_model: str, tmp_path: Path) -> None:
-    keep = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=1)
-    run(sft(tiny_model), tmp_path / "run", steps=1, enable_checkpointing=True, callbacks=[keep])
-    other = sft(tiny_model, policy=PolicySettings(model=tiny_model, train="full"))
-    trainer = Trainer(
-        max_steps=2, logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu"
-    )
-    with pytest.raises(UserError, match="does not hold this policy's trained weights"):
-        trainer.fit(other, datamodule=data(), ckpt_path=tmp_path / "last.ckpt")
 
 
 def test_validation_measures_and_samples_are_kept(tiny_model: str, tmp_path: Path) -> None:

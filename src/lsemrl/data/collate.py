@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +21,8 @@ from lsemrl.types import Example, PromptBatch, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 # Seeds this far apart: epoch e of one seed is never epoch 0 of the next, as with seed + epoch.
 _SEED_STRIDE = 1_000_003
@@ -166,9 +169,19 @@ class ResumableLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.given, self.skipped = self.skipped, 0
-        for batch in itertools.islice(super().__iter__(), self.given, None):
-            self.given += 1
-            yield batch
+        died_at = -1
+        while True:
+            try:
+                for batch in itertools.islice(super().__iter__(), self.given, None):
+                    self.given += 1
+                    yield batch
+                return
+            except RuntimeError as error:
+                # The order is the sampler's, so that a second set of workers goes on where the first one died.
+                if "DataLoader worker" not in str(error) or self.given == died_at:
+                    raise
+                died_at = self.given
+                log.warning("a data worker died (%s); starting the workers again", " ".join(str(error).split())[:150])
 
     def state_dict(self) -> dict[str, int]:
         """How many batches of the epoch have been given; none after the last."""

@@ -312,7 +312,7 @@ def _check_overrides(overrides: Mapping[str, Any], verb: str, where: str) -> Non
     for field in overrides:
         if not isinstance(field, str) or not re.fullmatch(r"[A-Za-z_][\w.-]*", field):
             raise UserError(f"{where}: overrides has the field {field!r}; write dotted fields, such as model.loss.beta")
-        if field in (VERBS[verb].folder, VERBS[verb].seed, "config", "ckpt_path"):
+        if field in (VERBS[verb].folder, VERBS[verb].seed, "config", "checkpoints.resume"):
             raise UserError(f"{where}: overrides has the field {field!r}, which the experiment sets; leave it out")
 
 

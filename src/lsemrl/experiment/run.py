@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from lsemrl.errors import UserError
 from lsemrl.experiment.plan import Experiment, Run
 from lsemrl.experiment.reports import commands, write_reports
-from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, fail, finish, standing
+from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, standing
 
 PREFIX = (sys.executable, "-m", "lsemrl")
 """What makes a command of a run's words."""
@@ -106,7 +106,7 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
                 notes.append(f"{expected.peak_bytes / 1e9:.1f} GB of memory ({expected.source})")
         act = "skip" if stands.complete else "copy" if stands.twin else "run"
         say(f"\n[{at}/{len(runs)}] {run.name}: {act}, {'; '.join(notes)}")
-        say(f"  {shlex.join(('lsemrl', *_words(run, stands)))}")
+        say(f"  {shlex.join(('lsemrl', *run.command))}")
     for words in commands(experiment):
         say(f"\nthen: {shlex.join(('lsemrl', *words))}")
     total = f"about {_spoken(seconds)} one at a time" if seconds else "duration unknown"
@@ -226,7 +226,7 @@ class _Crew:
             raise UserError(
                 f"output has {str(run.folder)!r}, which cannot be written to ({error.strerror}); name another folder"
             ) from error
-        words = _words(run, stands)
+        words = run.command
         log.write(f"$ {shlex.join(('lsemrl', *words))}\n".encode())
         log.flush()
         process = subprocess.Popen(
@@ -258,7 +258,6 @@ class _Crew:
             self._say(f"{run.name}: done in {_spoken(child.seconds)}{left and f'; {left}'}")
             return
         self.status[_key(run)] = "failed"
-        fail(run, child.standing.checkpoint)
         log = run.folder / LOG
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
         self._say(f"{run.name} failed after {_spoken(child.seconds)}: {reason}; the end of {log}:")
@@ -390,10 +389,6 @@ def _write_index(experiment: Experiment) -> None:
     (experiment.output / "experiment.json").write_text(
         json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-
-
-def _words(run: Run, stands: Standing) -> tuple[str, ...]:
-    return (*run.command, *([f"--ckpt_path={stands.checkpoint}"] if stands.checkpoint else []))
 
 
 def _environment(parallel: int) -> Mapping[str, str]:

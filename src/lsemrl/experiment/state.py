@@ -19,6 +19,7 @@ from typing import Any
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.experiment.plan import ADAPTER, Run
+from lsemrl.runs import checkpoints
 
 LOG = "log.txt"
 _STARTED, _DONE = "stage.json", "done.json"
@@ -31,7 +32,7 @@ class Standing:
     Attributes:
         complete: Nothing: its folder holds what it would make.
         reason: Why, for people.
-        checkpoint: Where an earlier attempt can be taken up.
+        checkpoint: Where an earlier attempt will be taken up.
         twin: The folder of another experiment's run that did the very same, to be copied.
     """
 
@@ -79,7 +80,7 @@ def standing(run: Run, experiment: str) -> Standing:
             return Standing(complete=False, reason="its adapter is gone")
         return Standing(complete=True, reason="complete and unchanged")
     checkpoint = _last_checkpoint(run) if run.stage.verb == "fit" else None
-    if checkpoint and str(checkpoint.relative_to(run.folder)) not in started["failed_from"]:
+    if checkpoint:
         return Standing(
             complete=False,
             reason=f"not finished; goes on from {checkpoint.relative_to(run.folder)}",
@@ -106,7 +107,8 @@ def _is_own(run: Run, experiment: str, started: Mapping[str, Any] | None) -> boo
 
 
 def _last_checkpoint(run: Run) -> Path | None:
-    found = run.folder.glob("version_*/checkpoints/last.ckpt")
+    """Where `lsemrl fit` will find that it can go on."""
+    found = [checkpoint for folder in run.folder.glob("version_*") for checkpoint in checkpoints(folder)[-1:]]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
@@ -132,7 +134,7 @@ def begin(run: Run, experiment: str) -> None:
                 path.rename(place / path.name)
         _write(place / _STARTED, started)
     identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
-    _write(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes, "failed_from": []})
+    _write(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes})
 
 
 def adopt(run: Run, experiment: str, twin: Path) -> None:
@@ -168,15 +170,6 @@ def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str |
         },
     )
     return None
-
-
-def fail(run: Run, checkpoint: Path | None) -> None:
-    """Record that an attempt failed, so that the next does not go on from the same `checkpoint`."""
-    started = _read(run.folder / _STARTED)
-    assert started is not None, "begin comes first"
-    if checkpoint:
-        started["failed_from"].append(str(checkpoint.relative_to(run.folder)))
-        _write(run.folder / _STARTED, started)
 
 
 def estimate(run: Run, siblings: Sequence[Run]) -> Estimate:

@@ -5,17 +5,25 @@ What a step of training does is in `grpo` and `sft`; nothing here decides anythi
 
 from __future__ import annotations
 
+import base64
 import json
+import logging
 import math
+import os
+import random
+import shutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.distributed import all_reduce
+from safetensors import SafetensorError
+from torch.distributed import all_gather_object, all_reduce
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -23,10 +31,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.modules.losses import WindowCounts
 from lsemrl.modules.optimization import OptimizerSettings, clipped_step, make_optimizer
-from lsemrl.modules.packing import MicroBatch, micro_batches
+from lsemrl.modules.packing import MicroBatch, micro_batches, padding
 from lsemrl.modules.policy import Policy, PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sharding import gathered
 from lsemrl.types import Completion, PromptBatch, Sequences, UserError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+LossOf = Callable[[MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+SAMPLES, SKIPPED = "samples.csv", "skipped.jsonl"
+APPENDED = (SAMPLES, SKIPPED)
+"""Files in a run's folder that steps append to."""
 
 
 class PolicyModule(LightningModule):
@@ -48,7 +66,6 @@ class PolicyModule(LightningModule):
             raise UserError(f"model.micro_batch_tokens is {micro_batch_tokens}; it must be at least 1")
         self.micro_batch_tokens = micro_batch_tokens
         self.automatic_optimization = False
-        self.strict_loading = False  # a checkpoint holds what is trained; the rest comes from the model's own files
         self.policy = Policy(policy)
         self.optimizer = optimizer
         self.scorer = Scorer(metrics)
@@ -56,7 +73,8 @@ class PolicyModule(LightningModule):
         self.rollout_step = 0
         self.folder = Path()  # where this run writes, from `setup` on
         self._scored: list[Completion] = []
-        self._rng_state: torch.Tensor | None = None
+        self.skipped = self.skipped_in_a_row = 0  # optimizer steps without a finite gradient
+        self._resumed: dict[str, Any] | None = None  # this rank's part of a checkpoint
 
     def configure_model(self) -> None:
         """Read the weights once everything else has been checked."""
@@ -94,11 +112,55 @@ class PolicyModule(LightningModule):
         rows, tokens = self.trainer.strategy.reduce(own, reduce_op="sum").tolist()
         return WindowCounts(rows=rows, tokens=tokens)
 
-    def backward_window(self, batches: Sequence[MicroBatch], loss_of: Callable[[MicroBatch], torch.Tensor]) -> None:
-        """Backward of this rank's share of a window's loss, one micro-batch after the other.
+    def learn(self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf) -> dict[str, torch.Tensor]:
+        """One optimizer step on `rows` of `whole`, in micro-batches.
+
+        A step whose loss or gradient is not finite on any rank is skipped by all, and its rows are written out. Where
+        memory runs out, micro-batches are halved once.
+
+        Args:
+            whole: This rank's completions.
+            rows: int64, those of the step.
+            loss_of: This rank's share of the loss of a micro-batch, and sums of metrics.
+
+        Returns:
+            The sums over all micro-batches, the share of padding, the norm of the gradient before clipping, and how
+            many steps have been skipped so far.
+
+        Raises:
+            UserError: Too many steps were skipped in a row, or memory runs out for half the micro-batches too.
+        """
+        try:
+            batches, found = self._backward(whole, rows, loss_of)
+        except torch.OutOfMemoryError as error:
+            self._halve_micro_batches(error)
+            try:
+                batches, found = self._backward(whole, rows, loss_of)
+            except torch.OutOfMemoryError as again:
+                raise UserError(
+                    f"memory ran out with model.micro_batch_tokens at {self.micro_batch_tokens} too; lower "
+                    "data.batch_size, sampling.max_new_tokens or policy.lora.rank, or set policy.gradient_checkpointing"
+                ) from again
+        norm = self._apply_gradients()
+        if bool(norm.isfinite()):
+            self.skipped_in_a_row = 0
+        else:
+            self._skip(whole, batches, found["loss"])
+        totals = {name: torch.stack(values).sum() for name, values in found.items()}
+        return {
+            **totals,
+            "grad_norm": norm,
+            "padding/update": torch.tensor(padding(batches)),
+            "skipped_steps": torch.tensor(float(self.skipped)),
+        }
+
+    def _backward(
+        self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf
+    ) -> tuple[list[MicroBatch], dict[str, list[torch.Tensor]]]:
+        """Gradients of this rank's share of a step, one micro-batch after the other.
 
         Ranks deal their rows into micro-batches on their own and may have unlike numbers of them. So DDP, which would
-        have gradients meet in every backward pass, is told not to; they meet in `apply_gradients`.
+        have gradients meet in every backward pass, is told not to; they meet in `_apply_gradients`.
         """
         wrapped = self.trainer.strategy.model
         apart: AbstractContextManager[Any]
@@ -106,11 +168,29 @@ class PolicyModule(LightningModule):
             apart, scale = wrapped.no_sync(), 1
         else:  # strategies that shard average over ranks where we want the sum
             apart, scale = nullcontext(), self.trainer.world_size
+        batches = self.micro_batches(whole, rows)
+        found: dict[str, list[torch.Tensor]] = defaultdict(list)
         with apart:
             for batch in batches:
-                self.manual_backward(loss_of(batch) * scale)
+                loss, metrics = loss_of(batch)
+                self.manual_backward(loss * scale)
+                for name, value in {**metrics, "loss": loss}.items():
+                    found[name].append(value.detach())
+        return batches, found
 
-    def apply_gradients(self) -> torch.Tensor:
+    def _halve_micro_batches(self, error: torch.OutOfMemoryError) -> None:
+        for parameter in self.policy.parameters():
+            parameter.grad = None
+        torch.cuda.empty_cache()
+        self.micro_batch_tokens = max(1, self.micro_batch_tokens // 2)
+        log.warning(
+            "memory ran out (%s); trying again, and going on, with model.micro_batch_tokens at %d, which changes no "
+            "gradient",
+            " ".join(str(error).split())[:120],
+            self.micro_batch_tokens,
+        )
+
+    def _apply_gradients(self) -> torch.Tensor:
         """One clipped optimizer step on the sum of all ranks' gradients; returns its norm before clipping."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer) and isinstance(schedule, LRScheduler)
@@ -119,6 +199,48 @@ class PolicyModule(LightningModule):
             for work in [all_reduce(gradient, async_op=True) for gradient in gradients]:
                 work.wait()
         return clipped_step(optimizer, schedule, self.optimizer.max_grad_norm)
+
+    def _skip(self, whole: Sequences, batches: Sequence[MicroBatch], losses: Sequence[torch.Tensor]) -> None:
+        """Count a step that was skipped, and write out the rows it was of."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        bad = [batch for batch, loss in zip(batches, losses, strict=True) if not loss.isfinite()]
+        decode = self.policy.tokenizer.decode
+
+        def prompt(row: int) -> Any:
+            at = whole.prompt_of_N[row]
+            return decode(whole.prompt_ids_BP[at][whole.prompt_mask_BP[at]])
+
+        own = [
+            {
+                "rollout_step": self.rollout_step,
+                "rank": self.global_rank,
+                "loss_is_finite": not bad,
+                "prompt": prompt(row),
+                "completion": decode(whole.completion_ids_NT[row][whole.completion_mask_NT[row]]),
+            }
+            for batch in bad or batches
+            for row in batch.rows.tolist()
+        ]
+        rows = [row for rank in self.every_rank(own) for row in rank]
+        path = self.folder / SKIPPED
+        if self.trainer.is_global_zero:
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self.say(f"the gradient of rollout step {self.rollout_step} is not finite: skipped; its rows are in {path}")
+        if self.skipped_in_a_row >= self.optimizer.max_skipped_steps:
+            raise UserError(
+                f"the gradient was not finite in {self.skipped_in_a_row} optimizer steps running "
+                f"(optimizer.max_skipped_steps); look at the rows in {str(path)!r}, or lower optimizer.lr"
+            )
+
+    def every_rank(self, own: T) -> list[T]:
+        """What each rank gives, in their order; all must give something."""
+        if self.trainer.world_size == 1:
+            return [own]
+        found: list[Any] = [None] * self.trainer.world_size
+        all_gather_object(found, own)
+        return found
 
     def rollout_seed(self) -> int:
         """A seed of its own for every rank and rollout step, so that a resumed run draws what it would have drawn."""
@@ -131,8 +253,29 @@ class PolicyModule(LightningModule):
     def log_step(self, metrics: dict[str, Any], *shown: str) -> None:
         """Log a training batch under both clocks; the metrics named in `shown` appear in the progress bar too."""
         clocks = {"rollout_step": float(self.rollout_step), "optimizer_step": float(self.global_step)}
-        for name, value in {**metrics, **clocks}.items():
-            self.log(name, value, prog_bar=name in shown, sync_dist=True, batch_size=1)
+        due = (self.rollout_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        self._log_row({**metrics, **clocks}, self.rollout_step, shown, due=due)
+
+    def _log_row(self, metrics: dict[str, Any], step: int, shown: Sequence[str] = (), *, due: bool = True) -> None:
+        """Average metrics over ranks, show them, and write a row.
+
+        Not by Lightning's own way: it would write the row only after a checkpoint was, and reduce every number alone.
+        """
+        values = self.averages({name: float(value) for name, value in metrics.items()})
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in shown, logger=False, batch_size=1)
+        if due and not self.trainer.sanity_checking:
+            for logger in self.trainer.loggers:
+                logger.log_metrics(values, step)
+
+    def averages(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Of each metric over the ranks where it is a number."""
+        if self.trainer.world_size == 1:
+            return metrics
+        own = torch.tensor(list(metrics.values()), dtype=torch.float64)
+        pair = torch.stack([own.nan_to_num(0.0), (~own.isnan()).double()]).to(self.device)
+        all_reduce(pair)
+        return dict(zip(metrics, (pair[0] / pair[1]).tolist(), strict=True))
 
     def validation_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """Answer greedily; scored at the end of the epoch."""
@@ -152,8 +295,12 @@ class PolicyModule(LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         completions, self._scored = self._scored, []
-        for name, value in self.scorer(completions).items():
-            self.log(f"{stage}/{name}", value, sync_dist=True)
+        scores = {f"{stage}/{name}": value for name, value in self.scorer(completions).items()}
+        if self.trainer.state.fn == "fit":
+            self._log_row(scores, max(self.rollout_step - 1, 0))
+        else:
+            for name, value in scores.items():
+                self.log(name, value, sync_dist=True)
 
     def predict_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """Answer greedily; written at the end of the epoch."""
@@ -176,31 +323,84 @@ class PolicyModule(LightningModule):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.print(f"{len(completions)} outputs in {path}")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained and what it is held against; the base model stays where it came from."""
-        kept = {f"policy.{name}" for name in self.policy.checkpoint_names()}
-        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in kept}
-        checkpoint["rollout_step"] = self.rollout_step
-        checkpoint["rng_state"] = torch.get_rng_state()  # dropout draws from it
+    def own_state(self) -> dict[str, Any]:
+        """What this rank alone knows and a resumed run must have again, as JSON can hold it."""
+        numbers: Any = numpy.random.get_state(legacy=True)
+        return {
+            "skipped": [self.skipped, self.skipped_in_a_row],
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "torch": _text(torch.get_rng_state()),  # dropout draws from it
+            "cuda": _text(torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else None,
+            # Rewards of the user's own may draw from these.
+            "python": random.getstate(),
+            "numpy": [numbers[0], numbers[1].tolist(), *numbers[2:]],
+        }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of something else, and set the rollout clock."""
-        expected = {f"policy.{name}" for name in self.policy.checkpoint_names()}
-        if "rollout_step" not in checkpoint or set(checkpoint["state_dict"]) != expected:
-            raise UserError(
-                "the checkpoint given as --ckpt_path does not hold this policy's trained weights; "
-                "resume with the configuration that wrote it"
-            )
-        self.rollout_step = checkpoint["rollout_step"]
-        self._rng_state = checkpoint["rng_state"]
+    def resume_state(self, state: dict[str, Any]) -> None:
+        """Take up what `own_state` gave; the random numbers in `on_train_start`, after everything else has drawn."""
+        self.skipped, self.skipped_in_a_row = state["skipped"]
+        self.micro_batch_tokens = min(self.micro_batch_tokens, state["micro_batch_tokens"])
+        self._resumed = state
 
     def on_train_start(self) -> None:
         """Go on with the random numbers of the checkpoint, if there is one."""
-        if self._rng_state is not None:
-            torch.set_rng_state(self._rng_state)
-            self._rng_state = None
+        state, self._resumed = self._resumed, None
+        if state is None:
+            return
+        torch.set_rng_state(_bytes(state["torch"]))
+        if state["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(_bytes(state["cuda"]), self.device)
+        version, numbers, gauss = state["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        numpy.random.set_state(tuple(state["numpy"]))
 
-    def on_train_end(self) -> None:
-        """Leave the trained adapter (or model) in the run's folder."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.policy.save(self.folder / "adapter")
+    def file_sizes(self) -> dict[str, int]:
+        """How long the files are that steps append to, once they are on the disk."""
+        found = {}
+        for name in APPENDED:
+            path = self.folder / name
+            if path.is_file():
+                with path.open("ab") as file:
+                    os.fsync(file.fileno())
+                    found[name] = file.tell()
+        return found
+
+    def truncate_files(self, sizes: dict[str, int]) -> None:
+        """Drop what was appended after a checkpoint."""
+        for name in APPENDED:
+            if sizes.get(name):
+                os.truncate(self.folder / name, sizes[name])
+            else:
+                (self.folder / name).unlink(missing_ok=True)
+
+    def save_policy(self, folder: Path) -> None:
+        """Write what is trained to `folder`, whole or not at all; all ranks must call.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        weights = gathered(self.policy.trained())
+        if not self.trainer.is_global_zero:
+            return
+        part, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}.old")
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            self.policy.save(part, weights)
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+            part.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{str(folder)!r} cannot be written to ({error}); make room, and run the same command again: it goes "
+                "on from the last checkpoint"
+            ) from error
+
+
+def _text(state: torch.Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def _bytes(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

@@ -7,7 +7,6 @@ a second inference engine (what samples is what is trained).
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -17,15 +16,16 @@ from torch import Tensor
 from lsemrl.evaluation.scorer import MetricSettings
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.advantages import AdvantageSettings, group_advantages, validate_group
-from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.base import SAMPLES, PolicyModule
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import estimate_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
-from lsemrl.modules.packing import MicroBatch, padding
+from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.rewards.base import Reward, RewardMix
+from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences, UserError
 
@@ -48,6 +48,7 @@ class GRPO(PolicyModule):
         optimizer_batch_size: int | None = None,
         micro_batch_tokens: int = 4096,
         samples_every: int = 10,
+        patience: Patience = Patience(),
     ) -> None:
         """
         Args:
@@ -65,6 +66,7 @@ class GRPO(PolicyModule):
             optimizer_batch_size: Completions per optimizer step; null takes all completions of a batch in one step.
             micro_batch_tokens: Tokens in one forward pass, padding included; the gradient does not depend on it.
             samples_every: Write sample completions every so many rollout steps; 0 never does.
+            patience: What is done about a part of the reward that raises, hangs or gives something else.
         """
         super().__init__(policy, optimizer, metrics, sampling.max_new_tokens, micro_batch_tokens)
         validate_group(sampling.num_generations, advantages)
@@ -79,7 +81,7 @@ class GRPO(PolicyModule):
             raise UserError("sampling.temperature is 0, so that siblings are all alike; GRPO needs it above 0")
         if loss.beta > 0 and policy.reference == "none":
             raise UserError(f"loss.beta is {loss.beta} but policy.reference is none; set beta to 0 or name a reference")
-        self.reward_mix = RewardMix(rewards, combine, gate)
+        self.reward_mix = RewardMix(rewards, combine, gate, patience)
         self.sampling, self.advantages, self.loss = sampling, advantages, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
         self.samples_every = samples_every
@@ -121,10 +123,18 @@ class GRPO(PolicyModule):
         self.say(str(self.estimate))
 
     def on_train_end(self) -> None:
-        """Leave the policy in the run's folder, and say how much memory the run took."""
-        super().on_train_end()
+        """Say how much memory the run took."""
         peak = peak_memory(self.device) - self.held_by_others
         self.say(f"memory: the peak was {peak / 1e6:,.0f} MB, {self.estimate.total / 1e6:,.0f} MB were estimated")
+
+    def own_state(self) -> dict[str, Any]:
+        """The counters of the rewards too."""
+        return {**super().own_state(), "rewards": self.reward_mix.state()}
+
+    def resume_state(self, state: dict[str, Any]) -> None:
+        """The counters of the rewards too."""
+        super().resume_state(state)
+        self.reward_mix.resume(state["rewards"])
 
     def updates_per_batch(self) -> int:
         """Optimizer steps that one batch of rollouts takes."""
@@ -193,9 +203,8 @@ class GRPO(PolicyModule):
         counts = self.window_counts(mask_NT[window])
         weights_NT = torch.zeros(mask_NT.shape, device=self.device)
         weights_NT[window] = token_weights(mask_NT[window], self.loss.loss_type, self.sampling.max_new_tokens, counts)
-        metrics: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
 
-        def loss_of(batch: MicroBatch) -> Tensor:
+        def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
             loss_fn = packed_policy_loss(
                 None if old_NT is None else batch.pack(old_NT),
                 None if ref_NT is None else batch.pack(ref_NT),
@@ -206,23 +215,19 @@ class GRPO(PolicyModule):
                 self.loss,
                 counts,
             )
-            loss, found = self.policy.loss(
+            return self.policy.loss(
                 batch.sequences,
                 loss_fn,
                 self.sampling.temperature,
                 whole_rows=self.loss.importance_sampling_level == "sequence",
             )
-            for name, value in {**found, "loss": loss.detach()}.items():
-                metrics[name] += value * self.trainer.world_size  # they add up over ranks; logging averages
-            return loss
 
         active = window[mask_NT[window].any(dim=1)]
         # A rank with nothing to learn from still logs what the others log, of a row that weighs nothing.
-        batches = self.micro_batches(whole, active if len(active) else window[:1])
-        self.backward_window(batches, loss_of)
-        metrics["grad_norm"] = self.apply_gradients()
-        metrics["padding/update"] = torch.tensor(padding(batches))
-        return metrics
+        found = self.learn(whole, active if len(active) else window[:1], loss_of)
+        same = ("grad_norm", "padding/update", "skipped_steps")
+        # The others add up over ranks, and logging averages.
+        return {name: value if name in same else value * self.trainer.world_size for name, value in found.items()}
 
     @torch.no_grad()
     def score(self, whole: Sequences) -> Tensor:
@@ -271,7 +276,7 @@ class GRPO(PolicyModule):
         self.rollout_step += 1
 
     def _write_samples(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor) -> None:
-        path = self.folder / "samples.csv"
+        path = self.folder / SAMPLES
         columns = ["rollout_step", "id", "source", "reference", "completion", "ended", "reward", "advantage"]
         new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)

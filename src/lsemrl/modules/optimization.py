@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
@@ -32,12 +33,15 @@ class OptimizerSettings:
     """How the rate falls to zero after warm-up, or stays."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    max_skipped_steps: int = 5
+    """A step whose loss or gradient is not finite is skipped; after so many in a row the run stops."""
 
     def __post_init__(self) -> None:
         for name, ok, rule in (
             ("lr", self.lr > 0, "above 0"),
             ("warmup_ratio", 0 <= self.warmup_ratio < 1, "in [0, 1)"),
             ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
+            ("max_skipped_steps", self.max_skipped_steps >= 1, "at least 1"),
         ):
             if not ok:
                 raise UserError(f"optimizer.{name} is {getattr(self, name)}; it must be {rule}")
@@ -63,14 +67,17 @@ def make_optimizer(
 
 
 def clipped_step(optimizer: Optimizer, schedule: LRScheduler, max_grad_norm: float) -> Tensor:
-    """Clip, step, advance the schedule, clear the gradients.
+    """Clip, step, advance the schedule, clear the gradients; where the gradient is not finite, only clear it.
 
     Returns:
         The gradient norm before clipping, float32 scalar.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = clip_grad_norm_(parameters, max_grad_norm)
-    optimizer.step()
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    if bool(norm.isfinite()):
+        optimizer.step()
+        schedule.step()
     optimizer.zero_grad()
-    schedule.step()
     return norm

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -335,22 +336,59 @@ class Policy(nn.Module):
                     for weight, data in zip(weights, own, strict=True):
                         weight.data = data
 
-    def save(self, folder: Path) -> None:
-        """Write the adapter (after full fine-tuning, the model) and the tokenizer in their libraries' own formats."""
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def held_against(self) -> dict[str, nn.Parameter]:
+        """What the KL penalty pulls towards, by name, where it can be found in no file of the user's."""
+        return {name: parameter for name, parameter in self.named_parameters() if f".{_REFERENCE}." in name}
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the adapter (after full fine-tuning, the model) and the tokenizer in their libraries' own formats.
+
+        Args:
+            folder: Made where it is missing.
+            weights: The whole tensors of `trained`, where the policy itself holds shards.
+        """
+        state = None if weights is None else {name.removeprefix("model."): value for name, value in weights.items()}
         if self.adapted:
             # The name as it was configured, rather than where the weights happened to lie on this machine.
             self.model.peft_config[_TRAINED].base_model_name_or_path = self.settings.model
-            self.model.save_pretrained(folder, selected_adapters=[_TRAINED], save_embedding_layers=False)
+            self.model.save_pretrained(
+                folder, selected_adapters=[_TRAINED], save_embedding_layers=False, state_dict=state
+            )
             passport = {"base": self.settings.model, "base_fingerprint": self.fingerprint}
+            # A set, which peft writes in another order every time.
+            config = folder / "adapter_config.json"
+            settings = json.loads(config.read_text())
+            if isinstance(settings["target_modules"], list):
+                settings["target_modules"].sort()
+            config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
             (folder / _PASSPORT).write_text(json.dumps(passport, indent=2) + "\n")
         else:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
 
-    def checkpoint_names(self) -> set[str]:
-        """Names in `state_dict()` that a checkpoint must hold: what is trained and what it is held against."""
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return trained | {name for name in self.state_dict() if f".{_REFERENCE}." in name or "reference_model." in name}
+    def read(self, folder: Path) -> dict[str, Tensor]:
+        """The weights that `save` wrote, by the names of `trained`.
+
+        Raises:
+            UserError: They are not those of this policy.
+        """
+        found: dict[str, Tensor] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            found |= load_file(path)
+        plain = {name.removeprefix("model."): name for name in self.trained()}
+        if self.adapted:  # peft leaves the name of the adapter out
+            plain = {key.replace(f".{_TRAINED}.", "."): name for key, name in plain.items()}
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.trained().items()}
+        if found.keys() != plain.keys() or any(tuple(found[key].shape) != shapes[name] for key, name in plain.items()):
+            raise UserError(
+                f"{str(folder)!r} does not hold this policy's trained weights; resume with the configuration that "
+                "wrote it"
+            )
+        return {name: found[key] for key, name in plain.items()}
 
 
 def _name_of(module: nn.Module, model: nn.Module) -> str:

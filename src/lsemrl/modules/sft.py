@@ -8,7 +8,7 @@ from lsemrl.evaluation.scorer import MetricSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.losses import likelihood_loss, token_weights
 from lsemrl.modules.optimization import OptimizerSettings
-from lsemrl.modules.packing import MicroBatch, padding
+from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import PolicySettings
 from lsemrl.types import PromptBatch
 
@@ -39,23 +39,19 @@ class SFT(PolicyModule):
         sequences = prompts.sequences
         mask_NT = sequences.completion_mask_NT
         weights_NT = token_weights(mask_NT, "dapo", mask_NT.shape[1], self.window_counts(mask_NT))
-        losses: list[torch.Tensor] = []
 
-        def loss_of(batch: MicroBatch) -> torch.Tensor:
-            loss, _ = self.policy.loss(batch.sequences, likelihood_loss(batch.pack(weights_NT)))
-            losses.append(loss.detach())
-            return loss
+        def loss_of(batch: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            return self.policy.loss(batch.sequences, likelihood_loss(batch.pack(weights_NT)))
 
-        batches = self.micro_batches(sequences, torch.arange(len(sequences), device=self.device))
-        self.backward_window(batches, loss_of)
-        grad_norm = self.apply_gradients()
-        self.rollout_step += 1
+        found = self.learn(sequences, torch.arange(len(sequences), device=self.device), loss_of)
         self.log_step(
             {
-                "loss": torch.stack(losses).sum() * self.trainer.world_size,  # they add up; logging averages over ranks
-                "grad_norm": grad_norm,
+                "loss": found["loss"] * self.trainer.world_size,  # it adds up over ranks; logging averages
+                "grad_norm": found["grad_norm"],
                 "num_tokens": mask_NT.sum().float(),
-                "padding/update": padding(batches),
+                "padding/update": found["padding/update"],
+                "skipped_steps": found["skipped_steps"],
             },
             "loss",
         )
+        self.rollout_step += 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lsemrl.modules.advantages import AdvantageSettings, group_advantages
+from lsemrl.rewards.patience import Attendant, Patience
 from lsemrl.types import Completion, Rewards, UserError
 
 Combine = Literal["sum", "gate", "normalize_then_sum"]
@@ -40,6 +41,13 @@ class Reward(ABC):
         """Running counts since the start, to be logged."""
         return {}
 
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must have again, running counts above all, as JSON can hold it."""
+        return {}
+
+    def resume(self, state: dict[str, Any]) -> None:  # noqa: B027 - most rewards have nothing to take up
+        """Take up what `state` gave."""
+
 
 class RewardMix:
     """Named parts and how they are combined.
@@ -59,13 +67,18 @@ class RewardMix:
         parts: The parts by the name they are logged under.
         combine: See above.
         gate: The name or names of the gates, "language" if None; read by combine gate only.
+        patience: What is done about a part that fails.
 
     Raises:
         UserError: There are no parts, or a gate names none of them or leaves nothing to be gated.
     """
 
     def __init__(
-        self, parts: dict[str, Reward], combine: Combine = "sum", gate: str | Sequence[str] | None = None
+        self,
+        parts: dict[str, Reward],
+        combine: Combine = "sum",
+        gate: str | Sequence[str] | None = None,
+        patience: Patience = Patience(),
     ) -> None:
         if not parts:
             raise UserError("rewards is empty: name at least one part")
@@ -83,6 +96,7 @@ class RewardMix:
         self.parts = dict(parts)
         self.combine = combine
         self.gates = gates if combine == "gate" else ()
+        self._attendants: dict[str, Attendant[Tensor]] = {name: Attendant(name, patience) for name in parts}
 
     def __call__(self, completions: Sequence[Completion], num_generations: int) -> Rewards:
         """Score N completions, siblings next to each other.
@@ -95,10 +109,11 @@ class RewardMix:
             The total and every part, on the CPU.
 
         Raises:
-            UserError: A part gave something else than N finite floats or NaNs.
+            UserError: A part failed, or gave something else than N finite floats or NaNs, as often as `patience` lets
+                it.
         """
         assert len(completions) % num_generations == 0, "completions come in whole groups"
-        parts_N = {name: _checked(name, part(completions), len(completions)) for name, part in self.parts.items()}
+        parts_N = {name: self._ask(name, completions) for name in self.parts}
         weighted = {
             name: part.weight * self._scaled(parts_N[name], num_generations)
             for name, part in self.parts.items()
@@ -116,10 +131,29 @@ class RewardMix:
 
     @property
     def counters(self) -> dict[str, float]:
-        """The running counts of all parts, as rewards/<part>/<count>."""
+        """The running counts of all parts, as rewards/<part>/<count>; `failures` are batches that a part gave up."""
         return {
-            f"rewards/{name}/{key}": value for name, part in self.parts.items() for key, value in part.counters.items()
+            f"rewards/{name}/{key}": value
+            for name, part in self.parts.items()
+            for key, value in {**part.counters, "failures": float(self._attendants[name].failures)}.items()
         }
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must have again, part by part."""
+        return {
+            name: {"failures": self._attendants[name].failures, "own": part.state()}
+            for name, part in self.parts.items()
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave; parts that are new begin at nothing."""
+        for name in self.parts.keys() & state.keys():
+            self._attendants[name].failures = state[name]["failures"]
+            self.parts[name].resume(state[name]["own"])
+
+    def _ask(self, name: str, completions: Sequence[Completion]) -> Tensor:
+        scores_N = self._attendants[name](lambda: _checked(name, self.parts[name](completions), len(completions)))
+        return torch.full((len(completions),), math.nan) if scores_N is None else scores_N
 
     def _scaled(self, part_N: Tensor, num_generations: int) -> Tensor:
         if self.combine != "normalize_then_sum":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,14 @@ class Bleu(Reward):
     def counters(self) -> dict[str, float]:
         """`unsplit`: completions whose references could not be cut into units."""
         return {"unsplit": float(self._unsplit)}
+
+    def state(self) -> dict[str, Any]:
+        """The counter."""
+        return {"unsplit": self._unsplit}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Count on."""
+        self._unsplit = state["unsplit"]
 
     def _score(self, completion: Completion) -> float:
         references = [text for text in completion.example.references if self.language.splits(text)]

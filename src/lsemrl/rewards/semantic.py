@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import re
 import warnings
@@ -95,6 +96,7 @@ class SemanticSimilarity(Reward):
         self._counts = Counter(
             {"overlong/outputs": 0, "overlong/references": 0, "empty/outputs": 0, "broken/outputs": 0}
         )
+        self._overlong_references: set[str] = set()  # by their hashes
         self._warned = False
         self._reference = functools.lru_cache(_CACHE_SIZE)(self._embed_reference)
         self._cache_dir = cache_dir
@@ -149,8 +151,19 @@ class SemanticSimilarity(Reward):
         """Outputs and (distinct) references longer than the encoder reads, outputs that were empty or broken."""
         return {name: float(count) for name, count in self._counts.items()}
 
+    def state(self) -> dict[str, Any]:
+        """The counters, and which references they have counted already."""
+        return {"counts": dict(self._counts), "overlong_references": sorted(self._overlong_references)}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Count on."""
+        self._counts = Counter(state["counts"])
+        self._overlong_references = set(state["overlong_references"])
+
     def _embed_reference(self, text: str) -> Tensor:
-        self._counts["overlong/references"] += self._overlong([text])[0]
+        if self._overlong([text])[0]:
+            self._overlong_references.add(hashlib.sha256(text.encode()).hexdigest()[:16])
+            self._counts["overlong/references"] = len(self._overlong_references)
         vector_H = self._cache.get(text) if self._cache else None
         if vector_H is None:
             # By itself, never in a batch: a vector then depends on its text alone and not on what it was padded with,

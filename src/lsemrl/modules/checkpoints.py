@@ -1,0 +1,312 @@
+"""When a run is saved, and how it goes on.
+
+A checkpoint is what stands before a rollout step. A step that was interrupted is taken again from its beginning: its
+prompts, completions and dropout are drawn from the same random numbers, so that it comes to the same bits, whether it
+was killed while sampling, between two optimizer steps, or while this was being written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import ModelCheckpoint as LightningsOwn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lsemrl import __version__
+from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.metrics_log import MetricsLog
+from lsemrl.modules.sharding import gathered, scatter_into
+from lsemrl.modules.snapshot import read_snapshot, remove_snapshot, write_snapshot
+from lsemrl.runs import CHECKPOINTS, checkpoints, finish_run
+from lsemrl.types import UserError
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(Exception):
+    """A signal came, and the run was saved.
+
+    Attributes:
+        signal: Its number.
+    """
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self.signal = number
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}, saved in {folder}; the same command goes on from there"
+        )
+
+
+class Checkpoints(Checkpoint):
+    """Saves a run every so many rollout steps and where SIGTERM or Ctrl-C stops it, and takes it up again."""
+
+    def __init__(
+        self,
+        every_n_steps: int = 50,
+        keep: int = 2,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "max",
+        resume: str = "auto",
+    ) -> None:
+        """
+        Args:
+            every_n_steps: Save before every so many rollout steps; 0 only where a signal stops the run, and at its end.
+            keep: How many checkpoints are kept; older ones are deleted. With 0 none is written.
+            monitor: A validation metric; the adapter that did best by it is kept in best/. Never choose a reward: it
+                would keep the best-hacked policy.
+            mode: Whether more or less of it is better.
+            resume: auto goes on with the last run of the same configuration, if it was interrupted; never begins
+                anew; or a folder under checkpoints/, from which a new run goes on.
+        """
+        if every_n_steps < 0:
+            raise UserError(f"checkpoints.every_n_steps is {every_n_steps}; give 0 or more")
+        if keep < 0:
+            raise UserError(f"checkpoints.keep is {keep}; give 0 or more")
+        if monitor is not None and "reward" in monitor:
+            raise UserError(
+                f"checkpoints.monitor is {monitor!r}, which would keep the best-hacked policy; name a metric of "
+                "validation, such as val/chrf"
+            )
+        self.every_n_steps, self.keep, self.monitor, self.mode = every_n_steps, keep, monitor, mode
+        self.resume: Path | None = None if resume in ("auto", "never") else Path(resume)
+        self._best: float | None = None
+        self._came: int | None = None  # the signal that asks us to stop
+        self._saved = -1  # rollout step of the newest checkpoint
+        self._handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Agree among ranks on what is resumed; the first was told."""
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if stage != "fit":
+            return
+        if any(isinstance(callback, LightningsOwn) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise UserError(
+                "trainer.callbacks names Lightning's ModelCheckpoint, whose pickles cannot be resumed exactly; set "
+                "checkpoints.every_n_steps, checkpoints.keep and checkpoints.monitor instead"
+            )
+        resume = trainer.strategy.broadcast(str(self.resume) if self.resume else None)
+        self.resume = Path(resume) if resume else None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on from a checkpoint, if there is one to go on from."""
+        assert isinstance(pl_module, PolicyModule)
+        if self.resume is not None:
+            self._load(trainer, pl_module, self.resume)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take signals: Lightning's own handlers broadcast in the middle of whatever goes on."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self._came is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._came = number
+
+        try:
+            self._handlers = {number: signal.signal(number, note) for number in _SIGNALS}
+        except ValueError:  # not the main thread
+            self._handlers = {}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Save before a step that is due, or because a signal came."""
+        assert isinstance(pl_module, PolicyModule)
+        step = pl_module.rollout_step
+        came = _any_rank(trainer, self._came or 0)
+        due = self.every_n_steps and step and step % self.every_n_steps == 0
+        if (due or came) and step != self._saved:
+            self._save(trainer, pl_module, trainer.current_epoch, batch_idx)
+        if came:
+            trainer.strategy.barrier()
+            raise Interrupted(came, self.folder / CHECKPOINTS)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the best adapter."""
+        if (
+            self.monitor is None
+            or trainer.sanity_checking
+            or (not trainer.fit_loop.restarting and trainer.state.fn != "fit")
+        ):
+            return
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
+            raise UserError(
+                f"checkpoints.monitor is {self.monitor!r}, which validation does not measure; it has {known}"
+            )
+        score = float(trainer.callback_metrics[self.monitor])
+        assert isinstance(pl_module, PolicyModule)
+        if self._best is None or (score > self._best if self.mode == "max" else score < self._best):
+            self._best = score
+            pl_module.save_policy(self.folder / "best")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the adapter, say that the run has ended, and save it, for whoever trains on."""
+        assert isinstance(pl_module, PolicyModule)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        pl_module.save_policy(self.folder / "adapter")
+        if trainer.is_global_zero:
+            finish_run(self.folder)
+        # Lightning has counted the epoch already where the last step ended it.
+        whole = trainer.fit_loop.epoch_progress.current
+        done = 0 if whole.completed == whole.ready else trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        if pl_module.rollout_step != self._saved:
+            self._save(trainer, pl_module, whole.completed, done)
+
+    def _save(self, trainer: Trainer, module: PolicyModule, epoch: int, batches: int) -> None:
+        """Write a checkpoint of what stands before batch `batches` of `epoch`."""
+        if not self.keep:
+            return
+        policy, step = module.policy, module.rollout_step
+        trained = policy.trained()
+        weights = gathered(trained)
+        reference = gathered(policy.held_against())
+        (optimizer,) = trainer.optimizers
+        moments = gathered(
+            {
+                f"{name}/{key}": value
+                for name, parameter in trained.items()
+                for key, value in optimizer.state.get(parameter, {}).items()
+            }
+        )
+        ranks = module.every_rank(module.own_state())
+        self._saved = step
+        if not trainer.is_global_zero:
+            return
+        state = {
+            "lsemrl": __version__,
+            "torch": torch.__version__,
+            "rollout_step": step,
+            "optimizer_step": trainer.global_step,
+            "epoch": epoch,
+            "rows": batches * trainer.datamodule.batch_size * trainer.world_size,  # type: ignore[attr-defined]
+            "rows_checksum": _checksum_of(trainer),
+            "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+            "best": self._best,
+            "appended": module.file_sizes(),
+            "ranks": ranks,
+        }
+        state["schedule"] = {name: value for name, value in state["schedule"].items() if name != "lr_lambdas"}
+
+        def fill(folder: Path) -> None:
+            policy.save(folder / "adapter", weights)
+            save_file(moments, folder / "optimizer.safetensors")
+            if reference:
+                save_file(reference, folder / "reference.safetensors")
+
+        target = self.folder / CHECKPOINTS / f"step_{step}"
+        try:
+            write_snapshot(target, state, fill)
+            for old in checkpoints(self.folder)[: -self.keep]:
+                remove_snapshot(old)
+        except Exception as error:  # safetensors has an error of its own for a full disk
+            log.warning("%s could not be written (%s); training goes on without it", target, error)
+
+    def _load(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
+        state = read_snapshot(folder)
+        if state["rows_checksum"] != _checksum_of(trainer):
+            raise UserError(
+                f"{str(folder)!r} was written while training on other rows than data now gives; restore the data, or "
+                "set checkpoints.resume to never to begin anew"
+            )
+        policy = module.policy
+        trained = policy.trained()
+        scatter_into(trained, policy.read(folder / "adapter"))
+        reference = policy.held_against()
+        if (folder / "reference.safetensors").is_file() != bool(reference):
+            raise UserError(
+                f"policy.reference is {policy.settings.reference!r}, but {str(folder)!r} was written with another; "
+                "resume with the configuration that wrote it"
+            )
+        if reference:
+            scatter_into(reference, load_file(folder / "reference.safetensors"))
+        self._load_optimizer(trainer, trained, load_file(folder / "optimizer.safetensors"))
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        scheduler.load_state_dict({"lr_lambdas": [None], **state["schedule"]})
+        for group, rate in zip(trainer.optimizers[0].param_groups, state["schedule"]["_last_lr"], strict=True):
+            group["lr"] = rate
+        self._set_clocks(trainer, state)
+        self._best, self._saved = state["best"], state["rollout_step"]
+        module.rollout_step = state["rollout_step"]
+        same = len(state["ranks"]) == trainer.world_size
+        if same:
+            module.resume_state(state["ranks"][trainer.global_rank])
+        if trainer.is_global_zero:
+            if folder.parent.parent == self.folder:
+                module.truncate_files(state["appended"])
+                for logger in trainer.loggers:
+                    if isinstance(logger, MetricsLog):
+                        logger.rewind(state["rollout_step"])
+            module.say(f"going on from {folder}, before rollout step {state['rollout_step']}")
+            if not same:
+                module.say(
+                    f"it was written by {len(state['ranks'])} ranks and is read by {trainer.world_size}: weights, "
+                    "optimizer and the rows still to come are the same, the samples drawn will be others"
+                )
+        if trainer.fit_loop.done:
+            raise UserError(
+                f"{str(folder)!r} is of a run that has come to its end; raise trainer.max_epochs or trainer.max_steps "
+                "to train on"
+            )
+
+    def _load_optimizer(self, trainer: Trainer, trained: dict[str, Any], moments: dict[str, Tensor]) -> None:
+        (optimizer,) = trainer.optimizers
+        for name, parameter in trained.items():
+            kept = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
+            optimizer.state[parameter] = {
+                key: value if key == "step" else scatter_into({key: torch.zeros_like(parameter)}, {key: value})[key]
+                for key, value in kept.items()
+            }
+
+    def _set_clocks(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Put Lightning's counters where a run that was never interrupted has them before this step."""
+        loop, epoch = trainer.fit_loop, state["epoch"]
+        batches = state["rows"] // (trainer.datamodule.batch_size * trainer.world_size)  # type: ignore[attr-defined]
+
+        def progress(done: int, begun: int) -> dict[str, int]:
+            return {"ready": begun, "started": begun, "processed": done, "completed": done}
+
+        counted: Any = loop.state_dict()
+        epochs = progress(epoch, epoch + 1 if batches else epoch)
+        counted["epoch_progress"] = {"total": epochs, "current": epochs}
+        steps = state["rollout_step"]
+        counted["epoch_loop.batch_progress"] = {
+            "total": progress(steps, steps),
+            "current": progress(batches, batches),
+            "is_last_batch": False,
+        }
+        taken = {"ready": state["optimizer_step"], "completed": state["optimizer_step"]}
+        counted["epoch_loop.manual_optimization.optim_step_progress"] = {"total": taken, "current": taken}
+        counted["state_dict"]["combined_loader"] = [{"batches": batches}]
+        loop.load_state_dict(counted)
+
+
+def _any_rank(trainer: Trainer, number: int) -> int:
+    """The highest of all ranks' numbers."""
+    if trainer.world_size == 1:
+        return number
+    found = torch.tensor(number, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return int(found)
+
+
+def _checksum_of(trainer: Trainer) -> str:
+    digest = hashlib.sha256()
+    for example in trainer.datamodule.train_examples:  # type: ignore[attr-defined]
+        digest.update(repr((example.id, example.prompt, example.references)).encode())
+    return digest.hexdigest()[:16]
