@@ -124,7 +124,11 @@ def test_normalized_totals_ignore_scale_and_offset_of_a_part(scores: list[float]
 
 
 def test_counters_are_named_by_part() -> None:
-    assert RewardMix({"a": Given([1.0]), "b": Counting([1.0])}).counters == {"rewards/b/seen": 3.0}
+    assert RewardMix({"a": Given([1.0]), "b": Counting([1.0])}).counters == {
+        "rewards/a/failures": 0.0,
+        "rewards/b/seen": 3.0,
+        "rewards/b/failures": 0.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -155,18 +155,18 @@ class Checkpoints(Checkpoint):
             pl_module.save_policy(self.folder / "best")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the adapter, say that the run has ended, and save it, for whoever trains on."""
+        """Leave the adapter, save the run for whoever trains on, and say that it has ended."""
         assert isinstance(pl_module, PolicyModule)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         pl_module.save_policy(self.folder / "adapter")
-        if trainer.is_global_zero:
-            finish_run(self.folder)
         # Lightning has counted the epoch already where the last step ended it.
         whole = trainer.fit_loop.epoch_progress.current
         done = 0 if whole.completed == whole.ready else trainer.fit_loop.epoch_loop.batch_progress.current.completed
         if pl_module.rollout_step != self._saved:
             self._save(trainer, pl_module, whole.completed, done)
+        if trainer.is_global_zero:
+            finish_run(self.folder)
 
     def _save(self, trainer: Trainer, module: PolicyModule, epoch: int, batches: int) -> None:
         """Write a checkpoint of what stands before batch `batches` of `epoch`."""
@@ -246,8 +246,9 @@ class Checkpoints(Checkpoint):
         same = len(state["ranks"]) == trainer.world_size
         if same:
             module.resume_state(state["ranks"][trainer.global_rank])
+        own = folder.parent.parent == self.folder
         if trainer.is_global_zero:
-            if folder.parent.parent == self.folder:
+            if own:
                 module.truncate_files(state["appended"])
                 for logger in trainer.loggers:
                     if isinstance(logger, MetricsLog):
@@ -258,7 +259,9 @@ class Checkpoints(Checkpoint):
                     f"it was written by {len(state['ranks'])} ranks and is read by {trainer.world_size}: weights, "
                     "optimizer and the rows still to come are the same, the samples drawn will be others"
                 )
-        if trainer.fit_loop.done:
+        if trainer.fit_loop.done and own:
+            finish_run(self.folder)  # which a kill prevented; there is nothing left to do
+        elif trainer.fit_loop.done:
             raise UserError(
                 f"{str(folder)!r} is of a run that has come to its end; raise trainer.max_epochs or trainer.max_steps "
                 "to train on"

@@ -65,7 +65,9 @@ def read_snapshot(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{str(folder)!r} is no checkpoint (it has no {_STATE}); {_others(folder)}") from error
+        raise UserError(
+            f"{str(folder)!r} is no checkpoint (it has no {_STATE}); name a folder under the checkpoints/ of a run"
+        ) from error
     except ValueError as error:
         raise UserError(f"{str(folder)!r} is damaged ({_STATE} is not JSON); {_others(folder)}") from error
     if not isinstance(record, dict) or record.pop("checksum", None) != _digest(record):

@@ -1,0 +1,157 @@
+"""Inputs that are wrong, and what the command line has to say about each."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsemrl.training import CONFIGS
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that cannot work.
+
+    Attributes:
+        words: After the program's name; {names} stand for the files of `make_files`.
+        says: What the sentence must contain.
+    """
+
+    words: tuple[str, ...]
+    says: str
+
+
+_QUICK = ("--trainer.accelerator=cpu", "--trainer.callbacks=null", "--trainer.default_root_dir={runs}")
+
+
+def _fit(*words: str, says: str, config: str = "grpo.yaml") -> Case:
+    return Case(("fit", "--config", str(CONFIGS / config), *_QUICK, *words), says)
+
+
+def _rows(name: str, says: str) -> Case:
+    return _fit(f"--data.source.path={{{name}}}", says=says, config="sft.yaml")
+
+
+CASES = (
+    # The command line
+    Case(("train",), "there is no verb 'train'"),
+    Case(("fit", "--config", "{nowhere}"), "which cannot be read"),
+    Case(("fit", "--config", "{empty}"), "which holds no fields"),
+    Case(("fit", "--config", "{binary}"), "which is not YAML in UTF-8"),
+    Case(("fit", "--config", "{broken_yaml}"), "which is not YAML"),
+    Case(("fit", "--config", "{later}"), "config_version in"),
+    Case(("fit", "--config", "{list_yaml}"), "which holds no fields"),
+    _fit("--model.loss.bta=1", says="bta"),
+    _fit("--trainer.max_stps=1", says="max_stps"),
+    _fit("--model.loss.beta=much", says="model.loss.beta"),
+    # Settings that cannot be
+    _fit("--model.loss.beta=-1", says="beta is -1"),
+    _fit("--model.loss.epsilon=0", says="epsilon is 0"),
+    _fit("--model.loss.loss_type=ppo", says="ppo"),
+    _fit("--model.sampling.num_generations=1", says="num_generations is 1"),
+    _fit("--model.sampling.temperature=0", says="temperature is 0"),
+    _fit("--model.sampling.top_p=0", says="top_p is 0"),
+    _fit("--model.sampling.max_new_tokens=0", says="max_new_tokens is 0"),
+    _fit("--model.optimizer.lr=0", says="lr is 0"),
+    _fit("--model.optimizer.max_skipped_steps=0", says="max_skipped_steps is 0"),
+    _fit("--model.optimizer_batch_size=5", says="optimizer_batch_size is 5"),
+    _fit("--model.micro_batch_tokens=0", says="micro_batch_tokens is 0"),
+    _fit("--model.num_iterations=0", says="num_iterations is 0"),
+    _fit("--model.policy.reference=none", says="policy.reference is none"),
+    _fit("--model.policy.adapter=null", "--model.policy.lora.rank=0", says="rank is 0"),
+    _fit("--model.policy.train=full", says="policy.train is full"),
+    _fit("--model.combine=gate", "--model.gate=nothing", says="gate is 'nothing'"),
+    _fit("--model.patience.timeout=0", says="timeout is 0"),
+    _fit("--model.patience.retries=-1", says="retries is -1"),
+    _fit("--checkpoints.every_n_steps=-1", says="every_n_steps is -1"),
+    _fit("--checkpoints.keep=-1", says="keep is -1"),
+    _fit("--checkpoints.monitor=reward", says="best-hacked"),
+    _fit("--trainer.max_epochs=-1", says="the run has no end"),
+    # Models, adapters, encoders
+    _fit("--model.policy.model={nowhere}", says="policy.model is"),
+    _fit("--model.policy.model={folder}", says="policy.model is"),
+    _fit("--model.policy.adapter={nowhere}", says="policy.adapter is"),
+    _fit("--model.policy.adapter={torn_adapter}", says="policy.adapter"),
+    _fit("--model.policy.adapter={foreign_adapter}", says="policy.adapter"),
+    _fit("--model.rewards.similarity.encoder={nowhere}", says="encoder is"),
+    _fit("--model.rewards.similarity.encoder={folder}", says="is no SentenceTransformer folder"),
+    _fit("--model.rewards.similarity.threshold=1.0", says="threshold (tau) is 1.0"),
+    _fit("--model.rewards.language.language=xx", says="xx"),
+    # Checkpoints
+    _fit("--checkpoints.resume={nowhere}", says="is no checkpoint"),
+    _fit("--checkpoints.resume={torn_checkpoint}", says="is damaged (state.json is not JSON)"),
+    _fit("--checkpoints.resume={forged_checkpoint}", says="is damaged (state.json is not as it was written)"),
+    _fit("--checkpoints.resume={pickle}", says="is no checkpoint"),
+    # Rows
+    _fit("--data.source.path={nowhere}.jsonl", says="there is no such file", config="sft.yaml"),
+    _rows("empty_rows", "is empty"),
+    _rows("binary_rows", "binary.jsonl:1"),
+    _rows("no_target", "bo"),
+    _rows("not_json", "not_json.jsonl:2"),
+    _rows("list_rows", "list.jsonl:1"),
+    _rows("blank", "blank.jsonl:1"),
+    _rows("number", "number.jsonl:1"),
+    _rows("header_only", "header.csv"),
+    _rows("unknown_kind", "rows.xyz"),
+    _rows("one_row", "batch_size"),
+    _fit("--data.batch_size=0", says="batch_size is 0"),
+    _fit("--data.batch_size=100000", says="batch_size is 100000"),
+    _fit("--data.micro.train=0", says="micro.train is 0"),
+    _fit("--data.source_field=nothing", says="nothing"),
+    _fit("--data.splits.part=middle", says="middle"),
+    # Where it writes
+    _fit("--trainer.default_root_dir={file}/runs", says="cannot be written to"),
+    # Other verbs
+    Case(("measure", "--config", str(CONFIGS / "measure" / "translation.yaml"), "--arm", "x"), "output"),
+    Case(("tax", "{nowhere}", "--output", "{runs}"), "nowhere"),
+    Case(("tax", "{folder}", "--output", "{runs}"), "folder"),
+    Case(("judge", "a={nowhere}", "b={nowhere}", "--oracle"), "nowhere"),
+    Case(("judge", "a={not_json}", "b={not_json}", "--oracle"), "not_json.jsonl"),
+    Case(("generate", "{nowhere}"), "which holds no finished run"),
+    Case(("export", "{folder}", "--output", "{runs}"), "which holds no finished run"),
+    Case(("experiment", "--config", "{nowhere}"), "nowhere"),
+    Case(("experiment", "--config", "{broken_yaml}"), "broken.yaml"),
+    Case(("experiment", "--config", "{later}"), "later.yaml"),
+    Case(("fit-reward", "--config", "{nowhere}", "--output", "{runs}"), "nowhere"),
+    Case(("best-of", "--config", str(CONFIGS / "sft.yaml")), "best-of"),
+    Case(("report", "{nowhere}"), "nowhere"),
+)
+
+
+def make_files(folder: Path) -> dict[str, str]:
+    """Write the files that `CASES` name into `folder`."""
+    row = json.dumps({"id": "1", "zh": "老师买了书。", "bo": "དགེ་རྒན་གྱིས་དེབ་ཉོས།"}, ensure_ascii=False)
+    files: dict[str, tuple[str, bytes]] = {
+        "empty": ("empty.yaml", b""),
+        "binary": ("binary.yaml", b"seed_everything: \xff\xfe\n"),
+        "broken_yaml": ("broken.yaml", b"seed_everything: [1\n"),
+        "list_yaml": ("list.yaml", b"- one\n- two\n"),
+        "later": ("later.yaml", b"config_version: 99\n"),
+        "empty_rows": ("empty.jsonl", b""),
+        "binary_rows": ("binary.jsonl", b'{"id": "1", "zh": "\xff", "bo": "b"}\n'),
+        "no_target": ("no_target.jsonl", b'{"id": "1", "zh": "a"}\n'),
+        "not_json": ("not_json.jsonl", (row + "\nnot json\n").encode()),
+        "list_rows": ("list.jsonl", b"[1, 2]\n"),
+        "blank": ("blank.jsonl", b'{"id": "1", "zh": " ", "bo": "b"}\n'),
+        "number": ("number.jsonl", b'{"id": "1", "zh": 5, "bo": "b"}\n'),
+        "header_only": ("header.csv", b"id,zh,bo\n"),
+        "unknown_kind": ("rows.xyz", b"a\n"),
+        "one_row": ("one.jsonl", (row + "\n").encode()),
+        "file": ("file", b""),
+        "pickle": ("last.ckpt", b"\x80\x04K\x01."),
+    }
+    paths = {name: folder / path for name, (path, _) in files.items()}
+    for name, (_, body) in files.items():
+        paths[name].write_bytes(body)
+    for name in ("folder", "torn_adapter", "foreign_adapter", "torn_checkpoint", "forged_checkpoint"):
+        paths[name] = folder / name
+        paths[name].mkdir()
+    (paths["torn_adapter"] / "adapter_config.json").write_text("{")
+    (paths["foreign_adapter"] / "adapter_config.json").write_text("{}")
+    (paths["torn_checkpoint"] / "state.json").write_text('{"format": 1, "rollout_')
+    (paths["forged_checkpoint"] / "state.json").write_text('{"format": 1, "files": {}, "checksum": "0"}')
+    paths["nowhere"], paths["runs"] = folder / "nowhere", folder / "runs"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return {name: str(path) for name, path in paths.items()}
