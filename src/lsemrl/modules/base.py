@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,11 @@ from typing import Any, TypeVar
 import numpy
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
-from torch.distributed import all_gather_object, all_reduce
+from torch.distributed import ReduceOp, all_gather_object, all_reduce
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -77,12 +79,22 @@ class PolicyModule(LightningModule):
         self._resumed: dict[str, Any] | None = None  # this rank's part of a checkpoint
 
     def configure_model(self) -> None:
-        """Read the weights once everything else has been checked."""
+        """Read the weights once everything else has been checked, and spread them over ranks where that is asked."""
+        if self.policy.model is not None:
+            return
         self.policy.load()
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            world = self.trainer.world_size
+            self.policy.shard(init_device_mesh(self.trainer.strategy.root_device.type, (world,)))
 
     def setup(self, stage: str) -> None:
         """Settle where this run writes: all ranks must ask at once, as the Trainer has the first tell the others."""
         self.folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy | ModelParallelStrategy):
+            raise UserError(
+                f"trainer.strategy is {type(self.trainer.strategy).__name__}, under which ranks do not stay in step; "
+                "use the overlay configs/ddp.yaml or configs/fsdp.yaml"
+            )
 
     def updates_per_batch(self) -> int:
         """Optimizer steps that one training batch takes."""
@@ -133,6 +145,11 @@ class PolicyModule(LightningModule):
         try:
             batches, found = self._backward(whole, rows, loss_of)
         except torch.OutOfMemoryError as error:
+            if self.policy.sharded:  # the other ranks wait in the middle of a pass, and cannot begin it again
+                raise UserError(
+                    f"memory ran out with model.micro_batch_tokens at {self.micro_batch_tokens}; lower it, and run the "
+                    "same command again"
+                ) from error
             self._halve_micro_batches(error)
             try:
                 batches, found = self._backward(whole, rows, loss_of)
@@ -171,12 +188,23 @@ class PolicyModule(LightningModule):
         batches = self.micro_batches(whole, rows)
         found: dict[str, list[torch.Tensor]] = defaultdict(list)
         with apart:
-            for batch in batches:
+            for batch, counts in self.in_step(batches):
                 loss, metrics = loss_of(batch)
-                self.manual_backward(loss * scale)
-                for name, value in {**metrics, "loss": loss}.items():
+                self.manual_backward(loss * scale if counts else loss * 0)
+                for name, value in {**metrics, "loss": loss}.items() if counts else ():
                     found[name].append(value.detach())
         return batches, found
+
+    def in_step(self, batches: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
+        """Micro-batches, each with whether it counts.
+
+        Where weights are sharded, all ranks must pass through them equally often; who has done repeats the last one.
+        """
+        most = torch.tensor(len(batches), device=self.device)
+        if self.policy.sharded:
+            all_reduce(most, ReduceOp.MAX)
+        yield from ((batch, True) for batch in batches)
+        yield from ((batches[-1], False) for _ in range(int(most) - len(batches)))
 
     def _halve_micro_batches(self, error: torch.OutOfMemoryError) -> None:
         for parameter in self.policy.parameters():
@@ -294,7 +322,7 @@ class PolicyModule(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        completions, self._scored = self._scored, []
+        completions = self._everyones()
         scores = {f"{stage}/{name}": value for name, value in self.scorer(completions).items()}
         if self.trainer.state.fn == "fit":
             self._log_row(scores, max(self.rollout_step - 1, 0))
@@ -302,13 +330,26 @@ class PolicyModule(LightningModule):
             for name, value in scores.items():
                 self.log(name, value, sync_dist=True)
 
+    def _everyones(self) -> list[Completion]:
+        """The outputs of all ranks since the last call, in the order of the rows."""
+        own, self._scored = self._scored, []
+        if self.trainer.world_size == 1:
+            return own
+        # Rows were dealt out in turn, and the first dealt again to ranks that would have had fewer.
+        turns = zip(*self.every_rank(own), strict=True)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = data.validation_examples if self.trainer.state.fn in ("fit", "validate") else data.test_examples
+        return [completion for turn in turns for completion in turn][: len(rows)]
+
     def predict_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """Answer greedily; written at the end of the epoch."""
         self.validation_step(prompts, batch_idx)
 
     def on_predict_epoch_end(self) -> None:
         """Write id, source, output and references of each row to predictions.jsonl in the run's folder."""
-        completions, self._scored = self._scored, []
+        completions = self._everyones()
+        if not self.trainer.is_global_zero:
+            return
         path = self.folder / "predictions.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:

@@ -234,9 +234,10 @@ class GRPO(PolicyModule):
         """Log-probs of the sampled tokens as they stand, without gradients: float32 [N, T]."""
         logprobs_NT = torch.zeros(whole.completion_ids_NT.shape, device=self.device)
         with self.policy.inference():
-            for batch in self.micro_batches(whole, torch.arange(len(whole), device=self.device)):
+            for batch, counts in self.in_step(self.micro_batches(whole, torch.arange(len(whole), device=self.device))):
                 piece_NT, _ = self.policy.logprobs(batch.sequences, self.sampling.temperature)
-                logprobs_NT[batch.rows, : piece_NT.shape[1]] = piece_NT
+                if counts:
+                    logprobs_NT[batch.rows, : piece_NT.shape[1]] = piece_NT
         return logprobs_NT
 
     def report(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor, metrics: dict[str, Tensor]) -> None:

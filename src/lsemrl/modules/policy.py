@@ -25,6 +25,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -77,6 +80,9 @@ class PolicySettings:
     """Of the frozen weights. Adapters are always float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, much less memory."""
+    gather_for_sampling: bool = True
+    """Where weights are sharded over ranks, hold them whole while sampling; otherwise every token gathers them anew,
+    a layer at a time, and ranks wait for the longest completion of all."""
 
     def __post_init__(self) -> None:
         if self.adapter is not None and self.train == "full":
@@ -155,6 +161,48 @@ class Policy(nn.Module):
             # A frozen embedding gives checkpointed layers no input that asks for gradients, and LoRA none in return.
             self.model.enable_input_require_grads()
         self.model.train()  # transformers reads models in eval mode, where checkpointing and dropout are off
+
+    def forward(self, **inputs: Any) -> Any:
+        """The model's own forward pass, by the way on which sharded weights are gathered."""
+        return self.model(**inputs)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread every decoder layer over the ranks of `mesh` (FSDP2), and the rest as one more piece.
+
+        Weights keep their dtypes: a frozen base in bfloat16 travels as such, adapters in float32.
+        """
+        for model in (self.model, self.reference_model):
+            for layer in [] if model is None else model.get_decoder().layers:
+                fully_shard(layer, mesh=mesh)
+        # Its own pieces, embedding and head, are needed from the first layer to the last.
+        fully_shard(self, mesh=mesh, reshard_after_forward=False)
+        for method in ("logprobs", "loss", "predictions"):
+            register_fsdp_forward_method(self, method)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are spread over ranks, which then must take every step together."""
+        return isinstance(self, FSDPModule)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Inside, the weights are whole on every rank, if they are to be gathered for sampling; all must enter."""
+        if not (self.sharded and self.settings.gather_for_sampling):
+            yield
+            return
+        layers = [module for name, module in self.named_modules() if name and isinstance(module, FSDPModule)]
+        pieces: list[Any] = [self, *layers]
+        for piece in pieces:
+            piece.unshard()
+        for layer in layers:
+            layer.set_reshard_after_forward(False, recurse=False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.set_reshard_after_forward(True, recurse=False)
+            for piece in pieces:
+                piece.reshard()
 
     @property
     def adapted(self) -> bool:
@@ -314,6 +362,7 @@ class Policy(nn.Module):
         plain = all(
             isinstance(layer.get_base_layer(), nn.Linear)
             and layer.get_base_layer().weight.dtype == torch.float32
+            and not isinstance(layer.get_base_layer().weight, DTensor)
             and not layer.lora_variant
             for layer in layers
         )

@@ -6,9 +6,7 @@ second engine. A prompt is encoded once and its keys and values are repeated for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,8 +56,8 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
         sampling: How to draw.
         seed: The same seed, weights and prompts give the same completions on one machine.
     """
-    with policy.merged():
-        ids_NT, mask_NT, ended_N, slots = _decode(policy.model, prompts, sampling, policy.eos_ids(), seed)
+    with policy.gathered(), policy.merged():
+        ids_NT, mask_NT, ended_N, slots = _decode(policy, prompts, sampling, seed)
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
     texts = policy.tokenizer.batch_decode(ids_NT, skip_special_tokens=True)
     group = sampling.num_generations
@@ -82,17 +80,17 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
     )
 
 
-def _decode(
-    model: Any, prompts: PromptBatch, sampling: Sampling, eos_ids: Sequence[int], seed: int
-) -> tuple[Tensor, Tensor, Tensor, int]:
+def _decode(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) -> tuple[Tensor, Tensor, Tensor, int]:
     """Token ids_NT, mask_NT and ended_N of all N completions, and how many tokens were drawn for them."""
     group, device = sampling.num_generations, prompts.prompt_ids_BP.device
     generator = torch.Generator(device).manual_seed(seed)
-    eos = torch.tensor(list(eos_ids), device=device)
-    cache = DynamicCache(config=model.config)
+    eos = torch.tensor(policy.eos_ids(), device=device)
+    cache = DynamicCache(config=policy.model.config)
+    # Sharded weights are gathered by all ranks together, so that none may stop before the others.
+    together = policy.sharded and not policy.settings.gather_for_sampling
     prompt_mask_BP = prompts.prompt_mask_BP
     padded = not bool(prompt_mask_BP.all())  # where nothing is, a model spares itself the mask
-    logits_BV = model(
+    logits_BV = policy(
         input_ids=prompts.prompt_ids_BP,
         attention_mask=prompt_mask_BP.long() if padded else None,
         position_ids=positions(prompt_mask_BP),
@@ -119,13 +117,13 @@ def _decode(
         ids_NT[rows, step], mask_NT[rows, step] = token_N, open_N
         ended_N[rows] |= torch.isin(token_N, eos)
         open_N = ~ended_N[rows]
-        if step + 1 == longest or not bool(open_N.any()):
+        if step + 1 == longest or not _any_open(open_N, together):
             break
-        if int(open_N.sum()) <= len(rows) // 2:  # dropping rows copies the cache: worth it by halves, not one by one
+        if 0 < int(open_N.sum()) <= len(rows) // 2:  # it copies the cache: worth it by halves, not one by one
             kept = open_N.nonzero().squeeze(1)
             cache.batch_select_indices(kept)
             rows, token_N, attention, position_N = rows[kept], token_N[kept], attention[kept], position_N[kept]
-        logits_NV = model(
+        logits_NV = policy(
             input_ids=token_N.unsqueeze(1),
             attention_mask=attention[:, : prompt_mask_NP.shape[1] + step + 1] if padded else None,
             position_ids=position_N.unsqueeze(1),
@@ -135,6 +133,14 @@ def _decode(
         position_N = position_N + 1
     width = int(mask_NT.any(dim=0).sum())
     return ids_NT[:, :width], mask_NT[:, :width], ended_N, slots
+
+
+def _any_open(open_N: Tensor, together: bool) -> bool:
+    """Whether a completion goes on, of any rank if they go `together`."""
+    found = open_N.any().long()
+    if together:
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return bool(found)
 
 
 def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,139 @@
+"""Trains for a few steps in one process or on two gloo ranks, on the same global batches and completions.
+
+    python ranks.py MODEL FOLDER one|ddp|fsdp|fsdp_streamed lora|full
+
+Completions follow from the example alone: ranks would draw others than one process. Those of every second row of the
+order, which are what the second of two ranks is given, are all rewarded alike.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lsemrl.data.collate import epoch_sampler
+from lsemrl.data.task import MicroRows
+from lsemrl.data.translation import TranslationData
+from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.modules import grpo
+from lsemrl.modules.checkpoints import Checkpoints
+from lsemrl.modules.losses import LossSettings
+from lsemrl.modules.metrics_log import MetricsLog
+from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings
+from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sharding import gathered
+from lsemrl.rewards import Reward
+from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences
+
+ROWS, BATCH, GROUP, LONGEST = 16, 4, 4, 9
+
+
+class Invented(Reward):
+    """A number for every completion; the same for all siblings of the rows in `tied`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tied: set[str] = set()
+
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        return torch.tensor(
+            [
+                0.5 if one.example.id in self.tied else zlib.crc32(f"{one.example.id} {one.text}".encode()) / 2**32
+                for one in completions
+            ]
+        )
+
+
+def invent(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) -> Rollouts:
+    """Completions of unlike lengths that follow from their examples."""
+    rows, lengths = [], []
+    for example in prompts.examples:
+        generator = torch.Generator().manual_seed(zlib.crc32(example.id.encode()))
+        for _ in range(sampling.num_generations):
+            lengths.append(int(torch.randint(1, LONGEST + 1, (1,), generator=generator)))
+            rows.append(torch.randint(10, 1000, (LONGEST,), generator=generator))
+    mask_NT = torch.arange(LONGEST) < torch.tensor(lengths)[:, None]
+    ids_NT = torch.stack(rows).masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
+    examples = [example for example in prompts.examples for _ in range(sampling.num_generations)]
+    return Rollouts(
+        completions=tuple(
+            Completion(text=str(ids.tolist()), ended=True, example=example)
+            for ids, example in zip(ids_NT, examples, strict=True)
+        ),
+        sequences=Sequences(
+            prompt_ids_BP=prompts.prompt_ids_BP,
+            prompt_mask_BP=prompts.prompt_mask_BP,
+            prompt_of_N=torch.arange(len(examples)) // sampling.num_generations,
+            completion_ids_NT=ids_NT,
+            completion_mask_NT=mask_NT,
+        ),
+        ended_N=torch.ones(len(examples), dtype=torch.bool),
+        num_generations=sampling.num_generations,
+        slots=int(mask_NT.sum()),
+    )
+
+
+def main(model: str, folder: str, layout: str, train: str) -> None:
+    """Train, and write what was trained."""
+    torch.manual_seed(5)
+    reward = Invented()
+    module = grpo.GRPO(
+        rewards={"invented": reward},
+        policy=PolicySettings(
+            model=model,
+            train=train,  # type: ignore[arg-type]
+            lora=LoraSettings(rank=4, alpha=8.0, dropout=0.0),
+            reference="base",
+            gather_for_sampling=layout != "fsdp_streamed",
+        ),
+        sampling=Sampling(num_generations=GROUP, temperature=1.0, max_new_tokens=LONGEST),
+        loss=LossSettings(beta=0.1),
+        optimizer=OptimizerSettings(lr=1e-3, warmup_ratio=0.0, schedule="constant"),
+        metrics=MetricSettings(names=("chrf",)),
+        num_iterations=2,
+        micro_batch_tokens=60,
+        samples_every=1,
+    )
+    world = 1 if layout == "one" else 2
+    data = TranslationData(micro=MicroRows(train=ROWS, validation=5, test=4), batch_size=BATCH // world)
+    data.prepare(module.policy.tokenizer)
+    order = list(epoch_sampler(ROWS, data.loading.seed))
+    reward.tied = {data.train_examples[at].id for at in order[1::2]}
+    sharded = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
+    strategies = {"one": "auto", "ddp": DDPStrategy(process_group_backend="gloo")}
+    trainer = Trainer(
+        strategy=strategies.get(layout, sharded),
+        devices=world,
+        accelerator="cpu",
+        max_epochs=1,
+        logger=MetricsLog(folder),
+        log_every_n_steps=1,
+        callbacks=[Checkpoints(every_n_steps=2)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+
+    def sample_too(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) -> Rollouts:
+        sample(policy, prompts, sampling, seed)  # for its collectives: ranks draw unlike completions
+        return invent(policy, prompts, sampling, seed)
+
+    grpo.sample = sample_too
+    trainer.fit(module, datamodule=data)
+    weights = gathered(module.policy.trained())
+    if trainer.is_global_zero:
+        save_file(weights, Path(folder, "weights.safetensors"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
