@@ -37,6 +37,7 @@ from lsemrl.modules.packing import MicroBatch, micro_batches, padding
 from lsemrl.modules.policy import Policy, PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import gathered
+from lsemrl.modules.timing import Stopwatch
 from lsemrl.types import Completion, PromptBatch, Sequences, UserError
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class PolicyModule(LightningModule):
         self.scorer = Scorer(metrics)
         self.greedy = Sampling(num_generations=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
         self.rollout_step = 0
+        self.stopwatch = Stopwatch(torch.device("cpu"))  # of the step that is taken
         self.folder = Path()  # where this run writes, from `setup` on
         self._scored: list[Completion] = []
         self.skipped = self.skipped_in_a_row = 0  # optimizer steps without a finite gradient
@@ -158,9 +160,14 @@ class PolicyModule(LightningModule):
                     f"memory ran out with model.micro_batch_tokens at {self.micro_batch_tokens} too; lower "
                     "data.batch_size, sampling.max_new_tokens or policy.lora.rank, or set policy.gradient_checkpointing"
                 ) from again
+        self.stopwatch.lap("update")
+        self.meet()
         norm = self._apply_gradients()
         if bool(norm.isfinite()):
             self.skipped_in_a_row = 0
+            every = self.policy.settings.ref_model_sync_steps
+            if every and self.global_step % every == 0:
+                self.policy.sync_reference()
         else:
             self._skip(whole, batches, found["loss"])
         totals = {name: torch.stack(values).sum() for name, values in found.items()}
@@ -226,6 +233,7 @@ class PolicyModule(LightningModule):
             gradients = [parameter.grad for parameter in self.policy.parameters() if parameter.grad is not None]
             for work in [all_reduce(gradient, async_op=True) for gradient in gradients]:
                 work.wait()
+            self.stopwatch.lap("communication")
         return clipped_step(optimizer, schedule, self.optimizer.max_grad_norm)
 
     def _skip(self, whole: Sequences, batches: Sequence[MicroBatch], losses: Sequence[torch.Tensor]) -> None:
@@ -262,6 +270,12 @@ class PolicyModule(LightningModule):
                 f"(optimizer.max_skipped_steps); look at the rows in {str(path)!r}, or lower optimizer.lr"
             )
 
+    def meet(self) -> None:
+        """Wait for all ranks, and count how long as waiting."""
+        if self.trainer.world_size > 1:
+            self.trainer.strategy.barrier()
+            self.stopwatch.lap("waiting")
+
     def every_rank(self, own: T) -> list[T]:
         """What each rank gives, in their order; all must give something."""
         if self.trainer.world_size == 1:
@@ -279,7 +293,11 @@ class PolicyModule(LightningModule):
         rank_zero_info(line)
 
     def log_step(self, metrics: dict[str, Any], *shown: str) -> None:
-        """Log a training batch under both clocks; the metrics named in `shown` appear in the progress bar too."""
+        """Log a training batch under both clocks, with where its time went; `shown` appear in the progress bar too."""
+        seconds = dict(self.stopwatch.seconds)
+        if self.policy.traffic is not None:
+            seconds["communication"] = self.policy.traffic.take()
+        metrics = {**metrics, **{f"timing/{stage}": value for stage, value in seconds.items()}}
         clocks = {"rollout_step": float(self.rollout_step), "optimizer_step": float(self.global_step)}
         due = (self.rollout_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         self._log_row({**metrics, **clocks}, self.rollout_step, shown, due=due)

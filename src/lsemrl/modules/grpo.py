@@ -147,6 +147,7 @@ class GRPO(PolicyModule):
         self.stopwatch.lap("rollout")
         rewards = self.reward_mix(rollouts.completions, rollouts.num_generations)
         self.stopwatch.lap("reward")
+        self.meet()
         advantages_N, spread = self.compare(rewards)
         update = self.update(rollouts, advantages_N)
         self.report(rollouts, rewards, advantages_N, {**spread, **update})
@@ -154,8 +155,7 @@ class GRPO(PolicyModule):
     def compare(self, rewards: Rewards) -> tuple[Tensor, dict[str, Tensor]]:
         """Advantages of completions over their siblings."""
         # Of all ranks, since scale_rewards batch divides by the deviation of the whole batch.
-        everyone = self.all_gather(rewards.total_N.to(self.device))
-        assert isinstance(everyone, Tensor)
+        everyone = torch.cat(self.every_rank(rewards.total_N)).to(self.device)
         advantages, metrics = group_advantages(everyone.view(-1, self.sampling.num_generations), self.advantages)
         return advantages.view(self.trainer.world_size, -1)[self.global_rank], metrics
 
@@ -262,11 +262,10 @@ class GRPO(PolicyModule):
                 "completions/clipped_ratio": 1 - rollouts.ended_N.float().mean(),
                 "completions/duplicates": 1
                 - len({one.text for one in rollouts.completions}) / len(rollouts.completions),
-                "num_tokens": lengths_N.sum(),
+                "num_tokens": lengths_N.sum() * self.trainer.world_size,
                 "padding/rollout": 1 - lengths_N.sum() / rollouts.slots,
-                **{f"timing/{stage}": seconds for stage, seconds in self.stopwatch.seconds.items()},
                 "timing/reward_share": self.stopwatch.seconds["reward"] / sum(self.stopwatch.seconds.values()),
-                "tokens_per_second": lengths_N.sum() / sum(self.stopwatch.seconds.values()),
+                "tokens_per_second": lengths_N.sum() * self.trainer.world_size / sum(self.stopwatch.seconds.values()),
             },
             "reward",
             "kl",

@@ -35,6 +35,7 @@ from lsemrl import kernels, micro
 from lsemrl.modules.forward import Route, choose_route, head, predictors, score_logits
 from lsemrl.modules.losses import LossFunction
 from lsemrl.modules.packing import Packed
+from lsemrl.modules.sharding import Traffic
 from lsemrl.types import Sequences, UserError
 
 _TRAINED, _REFERENCE = "default", "reference"
@@ -76,6 +77,11 @@ class PolicySettings:
     Its rank and targets then replace `lora`'s."""
     reference: Literal["initial", "base", "none"] = "initial"
     """What the KL penalty pulls towards: the policy training started from, the model without adapter, or nothing."""
+    ref_model_sync_steps: int | None = None
+    """Move the reference towards the policy every so many optimizer steps; null leaves it where it is."""
+    ref_model_mixup_alpha: float = 1.0
+    """How far, in (0, 1]: reference = alpha * policy + (1 - alpha) * reference, factor by factor of an adapter; 1 takes
+    the policy as it is."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen weights. Adapters are always float32."""
     gradient_checkpointing: bool = False
@@ -85,6 +91,14 @@ class PolicySettings:
     a layer at a time, and ranks wait for the longest completion of all."""
 
     def __post_init__(self) -> None:
+        steps = self.ref_model_sync_steps
+        if steps is not None and (steps < 1 or self.reference != "initial"):
+            raise UserError(
+                f"policy.ref_model_sync_steps is {steps} and policy.reference is {self.reference}; give 1 or more, and "
+                "the reference initial, which alone can move"
+            )
+        if not 0 < self.ref_model_mixup_alpha <= 1:
+            raise UserError(f"policy.ref_model_mixup_alpha is {self.ref_model_mixup_alpha}; it must be in (0, 1]")
         if self.adapter is not None and self.train == "full":
             raise UserError(
                 f"policy.adapter is {self.adapter!r} but policy.train is full, which an adapter cannot start; "
@@ -125,6 +139,7 @@ class Policy(nn.Module):
             )
         self.model = None
         self.reference_model: Any = None  # only full fine-tuning needs a second copy
+        self.traffic: Traffic | None = None  # what sharding costs, where weights are sharded
         self._route: Route | None = None  # through the model; chosen on the first rows
 
     def load(self) -> None:
@@ -146,6 +161,11 @@ class Policy(nn.Module):
                 self.model.set_adapter(_TRAINED)
         elif settings.train == "lora":
             self.model = get_peft_model(model, _lora_config(settings.lora))
+            if settings.ref_model_sync_steps:  # it begins as the base, and will not stay so
+                self.model.add_adapter(_REFERENCE, _lora_config(settings.lora))
+                self.model.set_adapter(_TRAINED)
+                for name, parameter in self.held_against().items():
+                    parameter.requires_grad_(False).data.copy_(self.trained()[_trained_name(name)].data)
         else:
             self.model = model
             if settings.reference != "none":
@@ -178,6 +198,7 @@ class Policy(nn.Module):
         fully_shard(self, mesh=mesh, reshard_after_forward=False)
         for method in ("logprobs", "loss", "predictions"):
             register_fsdp_forward_method(self, method)
+        self.traffic = Traffic([module for module in self.modules() if isinstance(module, FSDPModule)])
 
     @property
     def sharded(self) -> bool:
@@ -306,22 +327,19 @@ class Policy(nn.Module):
         """Inside, the model is the one that was published, before any training.
 
         Raises:
-            UserError: Full fine-tuning was set up to keep no copy.
+            UserError: Full fine-tuning was set up to keep no copy, or one that moves.
         """
-        with self.inference():
-            if self.adapted:
-                with self.model.disable_adapter():
-                    yield
-            elif self.reference_model is None:
-                raise UserError(
-                    "policy.reference is none, so full fine-tuning kept no copy of the base; set it to base"
-                )
-            else:
-                trained, self.model = self.model, self.reference_model
-                try:
-                    yield
-                finally:
-                    self.model = trained
+        if self.adapted:
+            with self.inference(), self.model.disable_adapter():
+                yield
+            return
+        if self.reference_model is None or self.settings.ref_model_sync_steps:
+            raise UserError(
+                "full fine-tuning kept no copy of the base; set policy.reference to base, and policy."
+                "ref_model_sync_steps to null"
+            )
+        with self._second_model():
+            yield
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -334,10 +352,22 @@ class Policy(nn.Module):
                     yield
                 finally:
                     self.model.set_adapter(_TRAINED)
-        else:  # a new adapter starts at zero, so the policy started as the base
+        elif self.adapted:  # a new adapter starts at zero, so the policy started as the base
             assert not self.adapter or self.settings.reference == "base"
             with self.base():
                 yield
+        else:
+            with self._second_model():
+                yield
+
+    @contextmanager
+    def _second_model(self) -> Iterator[None]:
+        with self.inference():
+            trained, self.model = self.model, self.reference_model
+            try:
+                yield
+            finally:
+                self.model = trained
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -391,7 +421,26 @@ class Policy(nn.Module):
 
     def held_against(self) -> dict[str, nn.Parameter]:
         """What the KL penalty pulls towards, by name, where it can be found in no file of the user's."""
-        return {name: parameter for name, parameter in self.named_parameters() if f".{_REFERENCE}." in name}
+        moves = self.settings.ref_model_sync_steps is not None
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if f".{_REFERENCE}." in name or (moves and name.startswith("reference_model."))
+        }
+
+    @torch.no_grad()
+    def sync_reference(self) -> None:
+        """Move the reference towards the policy; with sharded weights each rank moves its shards."""
+        trained = self.trained()
+        for name, parameter in self.held_against().items():
+            target: Tensor = parameter
+            source: Tensor = trained[_trained_name(name)]
+            if isinstance(target, DTensor) and isinstance(source, DTensor):
+                target, source = target.to_local(), source.to_local()
+            if self.settings.ref_model_mixup_alpha == 1:
+                target.copy_(source)
+            else:
+                target.lerp_(source, self.settings.ref_model_mixup_alpha)
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the adapter (after full fine-tuning, the model) and the tokenizer in their libraries' own formats.
@@ -438,6 +487,11 @@ class Policy(nn.Module):
                 "wrote it"
             )
         return {name: found[key] for key, name in plain.items()}
+
+
+def _trained_name(name: str) -> str:
+    """The name, among what is trained, of what `held_against` names."""
+    return name.replace(f".{_REFERENCE}.", f".{_TRAINED}.").replace("reference_model.", "model.", 1)
 
 
 def _name_of(module: nn.Module, model: nn.Module) -> str:

@@ -10,6 +10,7 @@ from lsemrl.modules.losses import likelihood_loss, token_weights
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import PolicySettings
+from lsemrl.modules.timing import Stopwatch
 from lsemrl.types import PromptBatch
 
 
@@ -36,6 +37,7 @@ class SFT(PolicyModule):
 
     def training_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the batch, in micro-batches."""
+        self.stopwatch = Stopwatch(self.device)
         sequences = prompts.sequences
         mask_NT = sequences.completion_mask_NT
         weights_NT = token_weights(mask_NT, "dapo", mask_NT.shape[1], self.window_counts(mask_NT))
@@ -48,7 +50,7 @@ class SFT(PolicyModule):
             {
                 "loss": found["loss"] * self.trainer.world_size,  # it adds up over ranks; logging averages
                 "grad_norm": found["grad_norm"],
-                "num_tokens": mask_NT.sum().float(),
+                "num_tokens": mask_NT.sum().float() * self.trainer.world_size,
                 "padding/update": found["padding/update"],
                 "skipped_steps": found["skipped_steps"],
             },

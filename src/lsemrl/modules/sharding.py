@@ -1,11 +1,15 @@
-"""Whole tensors out of shards and back; what is not sharded passes through."""
+"""Whole tensors out of shards and back, where what is not sharded passes through; and what the traffic costs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import all_gather_into_tensor, reduce_scatter_tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -26,3 +30,55 @@ def scatter_into(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> 
             distribute_tensor(value, target.device_mesh, target.placements) if isinstance(target, DTensor) else value
         )
     return targets
+
+
+class Traffic:
+    """Seconds that FSDP's collectives take, those included during which the device computes something else."""
+
+    def __init__(self, pieces: Sequence[FSDPModule]) -> None:
+        """
+        Args:
+            pieces: The modules whose weights travel together.
+        """
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        for piece in pieces:
+            piece.set_custom_all_gather(_Timed(self, all_gather_into_tensor))  # type: ignore[arg-type]
+            piece.set_custom_reduce_scatter(_Timed(self, reduce_scatter_tensor))  # type: ignore[arg-type]
+
+    def take(self) -> float:
+        """The seconds since the last call; the device must have come to the end of its queue."""
+        seconds: float = self._seconds + sum(start.elapsed_time(end) for start, end in self._events) / 1000
+        self._seconds, self._events = 0.0, []
+        return seconds
+
+    def time(self, device: torch.device, collective: Callable[[], Any]) -> Any:
+        """Call `collective` and count its time."""
+        if device.type == "cuda":
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            work = collective()
+            end.record()
+            self._events.append((start, end))
+            return work
+        began = time.perf_counter()
+        work = collective()
+        if work is not None:
+            work.wait()
+        self._seconds += time.perf_counter() - began
+        return work
+
+
+class _Timed:
+    """A collective as FSDP calls it."""
+
+    def __init__(self, traffic: Traffic, collective: Callable[..., Any]) -> None:
+        self._traffic, self._collective = traffic, collective
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, *args: Any, **settings: Any) -> Any:
+        return self._traffic.time(
+            input_tensor.device, lambda: self._collective(output_tensor, input_tensor, *args, group=group, **settings)
+        )
