@@ -1,6 +1,6 @@
 """Trains for a few steps in one process or on two gloo ranks, on the same global batches and completions.
 
-    python ranks.py MODEL FOLDER one|ddp|fsdp|fsdp_streamed lora|full
+    python ranks.py MODEL FOLDER one|ddp|fsdp|fsdp_streamed lora|full [CHECKPOINT]
 
 Completions follow from the example alone: ranks would draw others than one process. Those of every second row of the
 order, which are what the second of two ranks is given, are all rewarded alike.
@@ -82,7 +82,7 @@ def invent(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
     )
 
 
-def main(model: str, folder: str, layout: str, train: str) -> None:
+def main(model: str, folder: str, layout: str, train: str, resume: str = "never") -> None:
     """Train, and write what was trained."""
     torch.manual_seed(5)
     reward = Invented()
@@ -117,7 +117,7 @@ def main(model: str, folder: str, layout: str, train: str) -> None:
         max_epochs=1,
         logger=MetricsLog(folder),
         log_every_n_steps=1,
-        callbacks=[Checkpoints(every_n_steps=2)],
+        callbacks=[Checkpoints(every_n_steps=2, keep=9, resume=resume)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

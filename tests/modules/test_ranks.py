@@ -1,65 +1,93 @@
-"""Two ranks that draw unlike completions, and deal them into unlike numbers of micro-batches, stay in step."""
+"""Two gloo ranks end where one process does on the same global batches, and go on from each other's checkpoints."""
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-SCRIPT = """
-import os
-import sys
-from pathlib import Path
 import torch
-from lightning.pytorch import Trainer
-from lsemrl.data.task import MicroRows
-from lsemrl.data.translation import TranslationData
-from lsemrl.evaluation.scorer import MetricSettings
-from lsemrl.modules.checkpoints import Checkpoints
-from lsemrl.modules.grpo import GRPO
-from lsemrl.modules.losses import LossSettings
-from lsemrl.modules.policy import LoraSettings, PolicySettings
-from lsemrl.modules.sampler import Sampling
-from lsemrl.rewards import Chrf
+from safetensors.torch import load_file
+from torch import Tensor
 
-model, folder, truncated = sys.argv[1:]
-torch.manual_seed(5)
-module = GRPO(
-    rewards={"chrf": Chrf()},
-    policy=PolicySettings(model=model, lora=LoraSettings(rank=4, dropout=0.0)),
-    sampling=Sampling(num_generations=4, temperature=1.0, max_new_tokens=8),
-    loss=LossSettings(mask_truncated_completions=truncated == "left out"),
-    metrics=MetricSettings(names=("chrf",)),
-    micro_batch_tokens=40,
-    samples_every=1,
-)
-if truncated == "left out" and os.environ.get("LOCAL_RANK") == "1":
-    module.policy.eos_ids = lambda: [10**6]  # this rank has nothing to learn from, and no micro-batch
-trainer = Trainer(
-    strategy="ddp", devices=2, accelerator="cpu", max_steps=3, max_epochs=-1, enable_progress_bar=False,
-    callbacks=[Checkpoints(keep=0)], enable_model_summary=False, limit_val_batches=0,
-    default_root_dir=folder,
-)
-trainer.fit(module, datamodule=TranslationData(micro=MicroRows(train=40, validation=4, test=4), batch_size=4))
-total = sum(float(p.detach().double().abs().sum()) for p in module.parameters() if p.requires_grad)
-Path(folder, f"rank_{trainer.global_rank}").write_text(repr(total))
-"""
+from lsemrl.modules.snapshot import read_snapshot
+
+SCRIPT = Path(__file__).with_name("ranks.py")
+OWN = ("timing/", "tokens_per_second", "padding/", "completions/m", "rewards/invented/std")
+"""Seconds, and what is averaged over ranks though it is no mean."""
 
 
-@pytest.mark.parametrize("truncated", ["kept", "left out"])
-def test_two_ranks_end_with_the_same_weights(truncated: str, tiny_model: str, tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
+def train(folder: Path, *words: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(script), tiny_model, str(tmp_path), truncated],
+        [sys.executable, str(SCRIPT), *words],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    one, other = (float((tmp_path / f"rank_{rank}").read_text()) for rank in (0, 1))
-    assert one == other
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "weights.safetensors")
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [
+            {name: float(value) for name, value in row.items() if value and not name.startswith(OWN)}
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.fixture(scope="module", params=["lora", "full"])
+def one(request: Any, tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What is trained, and the folder of a run in one process."""
+    folder = tmp_path_factory.mktemp("one")
+    train(folder, tiny_model, str(folder), "one", request.param)
+    return request.param, folder
+
+
+@pytest.mark.parametrize("layout", ["ddp", "fsdp", "fsdp_streamed"])
+def test_two_ranks_end_as_one_process(layout: str, one: tuple[str, Path], tiny_model: str, tmp_path: Path) -> None:
+    trained, alone = one
+    train(tmp_path, tiny_model, str(tmp_path), layout, trained)
+    mine, expected = weights(tmp_path), weights(alone)
+    assert mine.keys() == expected.keys()
+    for name, value in mine.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+    rows = metrics(tmp_path)
+    assert len(rows) == len(metrics(alone))
+    for row, other in zip(rows, metrics(alone), strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert {"timing/waiting", "timing/communication"} <= set(next(csv.reader(file)))
+    # What one rank wrote or two, the other number can read: whole tensors by name.
+    for step in (2, 4):
+        kept = [read_snapshot(folder / "checkpoints" / f"step_{step}") for folder in (tmp_path, alone)]
+        assert [len(state["ranks"]) for state in kept] == [2, 1]
+        assert kept[0]["rows"] == kept[1]["rows"] == (0 if step == 4 else 8)
+        moments = [
+            load_file(folder / "checkpoints" / f"step_{step}" / "optimizer.safetensors") for folder in (tmp_path, alone)
+        ]
+        for name, value in moments[0].items():
+            torch.testing.assert_close(value, moments[1][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("first", "then"), [("fsdp", "one"), ("one", "fsdp"), ("ddp", "fsdp"), ("fsdp", "fsdp")])
+def test_a_run_goes_on_with_another_layout(
+    first: str, then: str, one: tuple[str, Path], tiny_model: str, tmp_path: Path
+) -> None:
+    trained, alone = one
+    begun = alone
+    if first != "one":
+        begun = tmp_path / "begun"
+        train(begun, tiny_model, str(begun), first, trained)
+    folder = tmp_path / "then"
+    train(folder, tiny_model, str(folder), then, trained, str(begun / "checkpoints" / "step_2"))
+    for name, value in weights(folder).items():
+        torch.testing.assert_close(value, weights(alone)[name], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,206 @@
+"""A run that was stopped goes on to the same bits, and a checkpoint that is not whole is not read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lsemrl.errors import UserError
+from lsemrl.modules import checkpoints
+from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.checkpoints import Interrupted
+from lsemrl.modules.metrics_log import MetricsLog
+from lsemrl.modules.snapshot import read_snapshot, write_snapshot
+from short_runs import At, Stop, grpo, metrics, run, sft, stop, trained
+
+Make = Callable[..., PolicyModule]
+
+
+@pytest.mark.parametrize(("at", "every"), [(4, 3), (5, 2), (7, 3), (8, 7)])
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (grpo, {}),
+        (sft, {}),
+        (grpo, {"train": "full"}),
+        (grpo, {"ref_model_sync_steps": 3}),
+        (grpo, {"ref_model_sync_steps": 4, "ref_model_mixup_alpha": 0.6}),
+        (grpo, {"train": "full", "ref_model_sync_steps": 3, "ref_model_mixup_alpha": 0.6}),
+    ],
+    ids=["grpo", "sft", "full", "synced", "averaged", "full averaged"],
+)
+def test_it_ends_as_if_nothing_had_happened(
+    make: Make, settings: dict[str, Any], at: int, every: int, tiny_model: str, tmp_path: Path
+) -> None:
+    """(5, 2) goes on at the beginning of the second epoch, the others in the middle of one."""
+    whole = run(make(tiny_model, **settings), tmp_path / "whole")
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stop):
+        run(make(tiny_model, **settings), folder, At(at, stop), every_n_steps=every)
+    newest = max((folder / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
+    resumed = run(make(tiny_model, **settings), folder, resume=str(newest))
+    assert resumed.rollout_step == whole.rollout_step == 8
+    one, other = trained(whole), trained(resumed)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert metrics(folder) == metrics(tmp_path / "whole")
+    for name in ("samples.csv", "best/adapter_model.safetensors", "adapter/model.safetensors"):
+        files = [place / name for place in (folder, tmp_path / "whole")]
+        assert files[0].exists() == files[1].exists()
+        assert not files[0].exists() or files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(number: int, tiny_model: str, tmp_path: Path) -> None:
+    whole = run(grpo(tiny_model), tmp_path / "whole")
+    folder, before = tmp_path / "stopped", signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"stopped by {signal.Signals(number).name}, saved in") as told:
+        run(grpo(tiny_model), folder, At(5, lambda: os.kill(os.getpid(), number)), every_n_steps=0)
+    assert told.value.signal == number
+    assert signal.getsignal(number) == before
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_5"]
+    resumed = run(grpo(tiny_model), folder, resume=str(folder / "checkpoints" / "step_5"), every_n_steps=0)
+    assert all(torch.equal(value, trained(whole)[name]) for name, value in trained(resumed).items())
+
+
+def test_it_holds_what_is_trained_and_nothing_that_runs(tiny_model: str, tmp_path: Path) -> None:
+    module = run(grpo(tiny_model, ref_model_sync_steps=3), tmp_path)
+    folder = tmp_path / "checkpoints" / "step_8"
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_6", "step_8"]
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".md", ".jinja"}
+    weights = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert len(weights) == len(module.policy.trained())
+    assert all("lora_" in name for name in weights)
+    assert set(load_file(folder / "reference.safetensors")) == set(module.policy.held_against())
+    assert read_snapshot(folder)["rollout_step"] == 8
+
+
+def test_whoever_trains_on_goes_on_from_the_end(tiny_model: str, tmp_path: Path) -> None:
+    whole = run(sft(tiny_model), tmp_path / "whole", epochs=2)
+    run(sft(tiny_model), tmp_path / "short", epochs=1)
+    end = tmp_path / "short" / "checkpoints" / "step_4"
+    longer = run(sft(tiny_model), tmp_path / "longer", epochs=2, resume=str(end))
+    assert longer.rollout_step == whole.rollout_step
+    assert next(row["step"] for row in metrics(tmp_path / "longer")) == "4"
+    with pytest.raises(UserError, match=r"has come to its end; raise trainer\.max_epochs"):
+        run(sft(tiny_model), tmp_path / "again", epochs=1, resume=str(end))
+
+
+@pytest.fixture
+def saved(tiny_model: str, tmp_path: Path) -> Path:
+    """A folder with two checkpoints, step_3 and step_6, of a run that was stopped."""
+    with pytest.raises(Stop):
+        run(grpo(tiny_model), tmp_path / "saved", At(7, stop))
+    return tmp_path / "saved" / "checkpoints"
+
+
+def forge(path: Path) -> None:
+    path.write_text(path.read_text().replace('"rollout_step": 6', '"rollout_step": 5'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: os.truncate(folder / "optimizer.safetensors", 100), "optimizer.safetensors is not as it was"),
+        (lambda folder: (folder / "adapter" / "adapter_model.safetensors").unlink(), "safetensors is missing"),
+        (lambda folder: os.truncate(folder / "state.json", 100), "state.json is not JSON"),
+        (lambda folder: forge(folder / "state.json"), "state.json is not as it was written"),
+    ],
+)
+def test_damage_is_told_and_the_one_before_offered(
+    damage: Callable[[Path], None], reason: str, saved: Path, tiny_model: str
+) -> None:
+    damage(saved / "step_6")
+    with pytest.raises(UserError) as told:
+        run(grpo(tiny_model), saved.parent, resume=str(saved / "step_6"))
+    assert "is damaged" in str(told.value)
+    assert reason in str(told.value)
+    assert f"to go on from the one before, {str(saved / 'step_3')!r}" in str(told.value)
+    shutil.rmtree(saved / "step_6")
+    assert run(grpo(tiny_model), saved.parent, resume=str(saved / "step_3")).rollout_step == 8
+
+
+def test_another_configuration_is_refused(saved: Path, tiny_model: str, tmp_path: Path) -> None:
+    for module, rows, reason in (
+        (grpo(tiny_model, train="full"), 16, "does not hold this policy's trained weights"),
+        (grpo(tiny_model, ref_model_sync_steps=3), 16, "policy.reference is 'initial', but"),
+        (grpo(tiny_model), 20, "on other rows than data now gives"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            run(module, tmp_path / "other", resume=str(saved / "step_6"), rows=rows)
+
+
+def test_a_later_format_is_refused(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "step_1", {"format": 99}, lambda folder: None)
+    with pytest.raises(UserError, match="has format 99, and this lsemrl reads up to 1; upgrade lsemrl"):
+        read_snapshot(tmp_path / "step_1")
+
+
+def test_lightnings_own_checkpoints_are_refused(tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"set checkpoints\.every_n_steps"):
+        run(sft(tiny_model), tmp_path, ModelCheckpoint(tmp_path))
+
+
+def test_a_full_disk_loses_nothing_that_was_complete(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save, calls = checkpoints.save_file, []
+
+    def full(tensors: dict[str, Tensor], path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+        save(tensors, path)
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with caplog.at_level("WARNING"), pytest.raises(Stop):
+        run(sft(tiny_model), tmp_path, At(7, stop))
+    assert "step_6 could not be written ([Errno 28] No space left on device); training goes on" in caplog.text
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_3"]
+    read_snapshot(tmp_path / "checkpoints" / "step_3")
+
+
+def test_an_unwritable_metrics_file_is_told(tmp_path: Path) -> None:
+    log = MetricsLog(str(tmp_path))
+    log.log_metrics({"a": 1.0}, 0)
+    log.path.unlink()
+    log.path.mkdir()
+    with pytest.raises(UserError, match=r"cannot be written to .*; make room, and run the same command again"):
+        log.log_metrics({"a": 1.0}, 1)
+
+
+def test_rows_are_taken_back_and_a_torn_one_dropped(tmp_path: Path) -> None:
+    log = MetricsLog(str(tmp_path))
+    for step in range(4):
+        log.log_metrics({"a": step / 4}, step)
+    log.log_metrics({"b": 2.0}, 3)
+    with log.path.open("a") as file:
+        file.write("0.1,")
+    again = MetricsLog(str(tmp_path))
+    again.rewind(3)
+    again.log_metrics({"a": 0.9}, 3)
+    with log.path.open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            *({"a": str(step / 4), "b": "", "step": str(step)} for step in range(3)),
+            {"a": "0.9", "b": "", "step": "3"},
+        ]
+
+
+def test_the_best_is_kept_by_a_metric_that_is_measured(tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"monitor is 'val/bleu', which validation does not measure; .* val/chrf"):
+        run(sft(tiny_model), tmp_path, monitor="val/bleu")
+    run(sft(tiny_model), tmp_path / "kept")
+    best = json.loads((tmp_path / "kept" / "checkpoints" / "step_8" / "state.json").read_text())["best"]
+    assert best == pytest.approx(max(float(row["val/chrf"]) for row in metrics(tmp_path / "kept") if row["val/chrf"]))

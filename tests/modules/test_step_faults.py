@@ -1,0 +1,91 @@
+"""Steps that go wrong: no finite gradient, or no memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lsemrl.errors import UserError
+from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.policy import Policy
+from short_runs import grpo, metrics, run, sft, trained
+
+
+def poison(module: PolicyModule, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Make the first loss of some rollout steps not a number."""
+    whole, left = Policy.loss, set(steps)
+
+    def loss(self: Policy, *args: Any, **settings: Any) -> Any:
+        value, found = whole(self, *args, **settings)
+        if module.rollout_step in left:
+            left.remove(module.rollout_step)
+            return value * torch.nan, found
+        return value, found
+
+    monkeypatch.setattr(Policy, "loss", loss)
+
+
+@pytest.mark.parametrize("make", [grpo, sft])
+def test_a_step_without_a_finite_gradient_is_skipped(
+    make: Any, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make(tiny_model)
+    poison(module, monkeypatch, {2})
+    run(module, tmp_path)
+    assert all(value.isfinite().all() for value in trained(module).values())
+    assert [row["skipped_steps"] for row in metrics(tmp_path) if row["loss"]][-1] == "1.0"
+    rows = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["rollout_step"] for row in rows} == {2}
+    assert all(row["prompt"] and not row["loss_is_finite"] for row in rows)
+
+
+def test_too_many_in_a_row_stop_the_run(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sft(tiny_model)
+    module.optimizer = OptimizerSettings(max_skipped_steps=3)
+    poison(module, monkeypatch, {1, 3, 4, 5})
+    with pytest.raises(UserError, match=r"not finite in 3 optimizer steps running .*; look at the rows in '.*skipped"):
+        run(module, tmp_path)
+    assert module.rollout_step == 5
+    assert module.skipped == 4
+
+
+def out_of_memory(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> None:
+    whole, count = Policy.loss, 0
+
+    def loss(self: Policy, *args: Any, **settings: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count in calls:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, *args, **settings)
+
+    monkeypatch.setattr(Policy, "loss", loss)
+
+
+def test_memory_that_runs_out_halves_micro_batches(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = sft(tiny_model)
+    whole.policy.settings.lora.__dict__["dropout"] = 0.0  # micro-batches of another size drop other numbers
+    run(whole, tmp_path / "whole")
+    module = sft(tiny_model)
+    module.policy.settings.lora.__dict__["dropout"] = 0.0
+    module.micro_batch_tokens = whole.micro_batch_tokens = 120
+    out_of_memory(monkeypatch, {1})
+    with caplog.at_level("WARNING"):
+        run(module, tmp_path / "halved")
+    assert "going on, with model.micro_batch_tokens at 60, which changes no gradient" in caplog.text
+    assert module.micro_batch_tokens == 60
+    for name, value in trained(module).items():
+        torch.testing.assert_close(value, trained(whole)[name], rtol=1e-3, atol=1e-5)
+
+
+def test_memory_that_runs_out_again_is_told(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out_of_memory(monkeypatch, {1, 2})
+    with pytest.raises(UserError, match=r"memory ran out with model\.micro_batch_tokens at 2048 too; lower data\."):
+        run(sft(tiny_model), tmp_path)
