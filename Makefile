@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RESULTS := benchmarks/results
 
-.PHONY: demo test format assets bench bench-gpu clean
+.PHONY: demo test format assets bench bench-gpu faults soak clean
 
 demo: $(VENV)/ready  ## the main job on the embedded world; about ten minutes on two CPU cores
 	$(BIN)/lsemrl demo
@@ -33,6 +33,12 @@ bench-gpu: $(VENV)/ready  ## the same on a CUDA device, with a model of 0.6 bill
 		--prompt 1024 --completion 64 --steps 10 --results $(RESULTS)
 	$(BIN)/python benchmarks/bench_step.py --device cuda --steps 10 --results $(RESULTS)
 	$(BIN)/python benchmarks/bench_scaling.py --device cuda --steps 2 --warmup 2 --results $(RESULTS)
+
+faults: $(VENV)/ready  ## 200 kills at random moments and 75 bad inputs; about half an hour on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --results $(RESULTS)
+
+soak: $(VENV)/ready  ## 2,000 rollout steps, watched for what grows; about twenty minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --results $(RESULTS)
 
 clean:
 	rm -rf $(VENV)

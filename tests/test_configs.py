@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +20,11 @@ from lsemrl.training import CONFIGS
 
 HEADLINES = Path(__file__).parents[2] / "shared" / "data" / "tibetan_headlines.jsonl"
 OVERLAYS = {"headline.yaml": ["grpo.yaml"], "replay.yaml": ["sft.yaml"]}
+RANKS = ("ddp.yaml", "fsdp.yaml")
 FILES = sorted(
     str(path.relative_to(CONFIGS))
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent.name not in ("experiment", "measure", "paper") and path.name != "reward.yaml"
+    if path.parent.name not in ("experiment", "measure", "paper") and path.name not in ("reward.yaml", *RANKS)
 )
 SMALL = ["--data.micro={train: 40, validation: 4, test: 4}", "--data.batch_size=2"]
 
@@ -54,6 +62,38 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert "val/chrf" in (folder / "metrics.csv").read_text().splitlines()[0]
     assert list(folder.glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_several_ranks_share_one_folder_and_go_on_after_a_kill(name: str, tmp_path: Path) -> None:
+    words = ["--config", str(CONFIGS / "grpo.yaml"), "--config", str(CONFIGS / name), *SMALL]
+    words += [f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu", "--trainer.callbacks=null"]
+    words += ["--trainer.max_steps=6", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+    words += ["--checkpoints.every_n_steps=2", "--checkpoints.monitor=null", "--data.splits.cold_start_count=8"]
+    command = [sys.executable, "-m", "lsemrl", "fit", *words]
+    settings: Any = {
+        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "start_new_session": True,
+    }
+    killed = subprocess.Popen(command, **settings)
+    kept = tmp_path / "version_0" / "checkpoints" / "step_2"
+    end = time.monotonic() + 200
+    while not kept.exists() and killed.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert kept.exists()
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = subprocess.Popen(command, **settings)
+    _, errors = done.communicate(timeout=300)
+    assert done.returncode == 0, errors[-3000:]
+    assert "going on from" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["version_0"]
+    assert (tmp_path / "version_0" / "adapter" / "adapter_model.safetensors").is_file()
+    with (tmp_path / "version_0" / "metrics.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == [str(step) for step in range(6)]
 
 
 def test_headlines_by_sft_and_from_there_by_grpo(tmp_path: Path) -> None:

@@ -71,14 +71,13 @@ def test_two_ranks_end_as_one_process(layout: str, one: tuple[str, Path], tiny_m
         kept = [read_snapshot(folder / "checkpoints" / f"step_{step}") for folder in (tmp_path, alone)]
         assert [len(state["ranks"]) for state in kept] == [2, 1]
         assert kept[0]["rows"] == kept[1]["rows"] == (0 if step == 4 else 8)
-        moments = [
-            load_file(folder / "checkpoints" / f"step_{step}" / "optimizer.safetensors") for folder in (tmp_path, alone)
-        ]
+        files = [folder / "checkpoints" / f"step_{step}" / "optimizer.safetensors" for folder in (tmp_path, alone)]
+        moments = [load_file(file) for file in files]
         for name, value in moments[0].items():
             torch.testing.assert_close(value, moments[1][name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(("first", "then"), [("fsdp", "one"), ("one", "fsdp"), ("ddp", "fsdp"), ("fsdp", "fsdp")])
+@pytest.mark.parametrize(("first", "then"), [("fsdp", "one"), ("one", "fsdp")])
 def test_a_run_goes_on_with_another_layout(
     first: str, then: str, one: tuple[str, Path], tiny_model: str, tmp_path: Path
 ) -> None:

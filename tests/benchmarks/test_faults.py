@@ -1,0 +1,42 @@
+"""The campaign of faults, in small: `make faults` is the whole of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bad_inputs import CASES, Case
+from faults import told_in_one_sentence
+
+SCRIPT = """
+import lsemrl.modules.checkpoints
+from lsemrl import cli
+from faults import kill_campaign
+
+outcomes = kill_campaign(kills=5, seed=1)
+assert sum(len(outcome.kills) for outcome in outcomes) >= 5
+assert not [outcome for outcome in outcomes if outcome.differences], outcomes
+"""
+
+
+def test_runs_that_are_killed_end_as_if_nothing_had_happened() -> None:
+    # In a process of its own: it forks, and this one has threads.
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{SCRIPT}"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({case.words for case in CASES}) >= 60
+
+
+@pytest.mark.parametrize("case", CASES[::5], ids=lambda case: " ".join(case.words[-1:]))
+def test_a_bad_input_is_told_in_one_sentence(case: Case, tmp_path: Path) -> None:
+    """Every fifth of them."""
+    assert told_in_one_sentence(case, tmp_path) is None
