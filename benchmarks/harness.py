@@ -371,9 +371,9 @@ def grpo(work: Work, *, lr: float, adapter: Path | None = None, **settings: Any)
     return GRPO(policy=policy, sampling=sampling, **{**defaults, **settings})
 
 
-def fit(module: GRPO, work: Work, *callbacks: Callback) -> None:
-    """Train `module` for the steps of `work`, a batch of prompts each."""
-    data = TranslationData(
+def data(work: Work) -> TranslationData:
+    """The prompts of `work`."""
+    return TranslationData(
         source=Source(path=str(work.folder / "prompts.jsonl")),
         source_field="prompt",
         target_field="answer",
@@ -382,6 +382,10 @@ def fit(module: GRPO, work: Work, *callbacks: Callback) -> None:
         limits=Limits(max_prompt_tokens=work.shape.prompt, on_long="error"),
         batch_size=work.shape.prompts,
     )
+
+
+def fit(module: GRPO, work: Work, *callbacks: Callback) -> None:
+    """Train `module` for the steps of `work`, a batch of prompts each."""
     trainer = Trainer(
         accelerator="gpu" if work.device == "cuda" else "cpu",
         devices=1,
@@ -396,7 +400,7 @@ def fit(module: GRPO, work: Work, *callbacks: Callback) -> None:
         enable_model_summary=False,
         callbacks=list(callbacks),
     )
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data(work))
 
 
 def measure(systems: Sequence[Callable[[Work, Turns], None]], work: Work, warmup: int) -> dict[str, Measured]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from transformers import AutoModelForCausalLM
 
 from lsemrl import __version__, micro
@@ -65,6 +68,50 @@ def export(run: Trained, output: Path, *, merged: bool, figures: tuple[Report, s
             f"--output is {str(output)!r}, which cannot be written ({error.strerror}); name another"
         ) from error
     return folders
+
+
+def push(run: Trained, folders: Sequence[Path], name: str, *, private: bool, dry_run: bool) -> list[str]:
+    """Upload what `export` wrote: adapter/ as `name`, merged/ as `name`-merged.
+
+    Args:
+        run: The run.
+        folders: The folders.
+        name: OWNER/NAME on the hub that huggingface_hub is set to (HF_ENDPOINT), logged in or with HF_TOKEN.
+        private: Whether new repositories are private.
+        dry_run: Only say what would be sent.
+
+    Returns:
+        A line for each repository.
+
+    Raises:
+        UserError: An adapter whose base no hub has, or the hub refuses.
+    """
+    if run.policy.model == micro.NAME or Path(run.policy.model).exists():
+        folders = [folder for folder in folders if folder.name == "merged"]
+        if not folders:
+            raise UserError(
+                f"--push is {name!r}, but the adapter's base is {run.policy.model!r}, which is on no hub; push the "
+                "merged model, with --merged"
+            )
+    api, lines = HfApi(), []
+    for folder in folders:
+        repository = f"{name}-merged" if folder.name == "merged" else name
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in files) / 1e6
+        if dry_run:
+            lines.append(f"would push to {repository}: {', '.join(path.name for path in files)} ({size:,.1f} MB)")
+            continue
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            sent = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"lsemrl {__version__}")
+        except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"--push is {name!r}, which the hub did not take ({reason}); give OWNER/NAME, and log in with "
+                "`hf auth login`"
+            ) from error
+        lines.append(f"pushed to {repository}: {sent.commit_url}")
+    return lines
 
 
 def _write_adapter(run: Trained, policy: Policy, output: Path, card: str) -> Path:

@@ -73,15 +73,23 @@ def _export(words: list[str]) -> None:
     parser.add_argument("--merged", action="store_true", help="write the merged model too")
     parser.add_argument("--report", type=Path, help="a report.json of lsemrl tax, whose figures go into the card")
     parser.add_argument("--arm", default="rl", help="the arm in the report that this run is (default: rl)")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload to a hub; the merged model as OWNER/NAME-merged")
+    parser.add_argument("--private", action="store_true", help="of --push: new repositories are private")
+    parser.add_argument("--dry-run", action="store_true", help="of --push: only say what would be sent")
     options = parser.parse_args(words)
     from lsemrl.evaluation.report import Report
-    from lsemrl.export import export
+    from lsemrl.export import export, push
     from lsemrl.trained import read_run
 
     _quiet()
     figures = (Report.from_json(options.report), options.arm) if options.report else None
-    for folder in export(read_run(options.run), options.output, merged=options.merged, figures=figures):
+    run = read_run(options.run)
+    folders = export(run, options.output, merged=options.merged, figures=figures)
+    for folder in folders:
         print(folder)
+    if options.push:
+        for line in push(run, folders, options.push, private=options.private, dry_run=options.dry_run):
+            print(line)
 
 
 def _demo(words: list[str]) -> None:

@@ -221,6 +221,8 @@ def test_the_peak_is_in_the_worse_phase() -> None:
         encoder=100_000_000,
         kv_cache=500_000_000,
         merged=100_000_000,
+        gathered=0,
+        gathered_layers=0,
         sampled_logits=100_000_000,
         activations=400_000_000,
         logits_chunk=100_000_000,

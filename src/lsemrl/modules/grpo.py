@@ -116,6 +116,8 @@ class GRPO(PolicyModule):
             chunk_tokens=default_chunk_tokens(self.policy.model.config.vocab_size, self.device),
             autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.trainer.precision or ""),
             reference=self.policy.reference_model,
+            shards=self.trainer.world_size if self.policy.sharded else 1,
+            gather_for_sampling=self.policy.settings.gather_for_sampling,
             encoders=[part.encoder for part in self.reward_mix.parts.values() if isinstance(part, SemanticSimilarity)],
         )
         here_already = self.estimate.weights + self.estimate.reference + self.estimate.encoder

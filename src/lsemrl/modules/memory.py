@@ -1,8 +1,8 @@
 """How much memory a GRPO run will need at its worst moment, from shapes alone, and how much it did need.
 
-Counted is what one process holds that has the whole model. Left out: what libraries need for themselves (on a CPU, all
-that is resident before the model is read), what an allocator wastes, temporaries of the optimizer and of the encoder,
-and anything that is sharded or offloaded.
+Counted is what one process holds: the whole model, or its shards and what it gathers. Left out: what libraries need for
+themselves (on a CPU, all that is resident before the model is read), what an allocator wastes, temporaries of the
+optimizer and of the encoder, and anything that is offloaded.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class MemoryEstimate:
         kv_cache: While sampling: keys and values, and a copy of one layer's keys, which grow.
         merged: While sampling in float32: the weights with their adapters added, beside the weights.
         sampled_logits: While sampling: what one token of each completion is drawn from.
+        gathered: While sampling with sharded weights: those that are whole for the time.
+        gathered_layers: While updating with sharded weights: the same, and their gradients.
         activations: While updating: what a micro-batch keeps for its backward pass.
         logits_chunk: While updating, between the two passes: the part of the logits that exists at a time.
         backward: While updating, in the backward pass: what one layer needs on its way.
@@ -46,6 +48,8 @@ class MemoryEstimate:
     kv_cache: int
     merged: int
     sampled_logits: int
+    gathered: int
+    gathered_layers: int
     activations: int
     logits_chunk: int
     backward: int
@@ -54,8 +58,8 @@ class MemoryEstimate:
     def total(self) -> int:
         """Everything that stays, and the larger of what sampling and updating add."""
         stays = self.weights + self.trained + self.reference + self.encoder
-        updating = self.activations + max(self.logits_chunk, self.backward)
-        return stays + max(self.kv_cache + self.merged + self.sampled_logits, updating)
+        updating = self.gathered_layers + self.activations + max(self.logits_chunk, self.backward)
+        return stays + max(self.gathered + self.kv_cache + self.merged + self.sampled_logits, updating)
 
     def __str__(self) -> str:
         """One line for a person; parts that round to nothing are left out."""
@@ -67,8 +71,9 @@ class MemoryEstimate:
 
         return (
             f"memory: about {self.total / size:.1f} {unit} ({parts('weights', 'trained', 'reference', 'encoder')}; "
-            f"sampling adds {parts('kv_cache', 'merged', 'sampled_logits')}; "
-            f"updating adds {parts('activations')}, then {parts('logits_chunk', 'backward', joint=' or ')})"
+            f"sampling adds {parts('gathered', 'kv_cache', 'merged', 'sampled_logits')}; "
+            f"updating adds {parts('gathered_layers', 'activations')}, "
+            f"then {parts('logits_chunk', 'backward', joint=' or ')})"
         )
 
 
@@ -99,6 +104,8 @@ def estimate_memory(
     autocast: torch.dtype | None = None,
     reference: nn.Module | None = None,
     encoders: Iterable[nn.Module] = (),
+    shards: int = 1,
+    gather_for_sampling: bool = True,
 ) -> MemoryEstimate:
     """Estimate the peak of a run whose prompts and completions are all as long as they may be.
 
@@ -112,6 +119,9 @@ def estimate_memory(
     - `kv_cache`: 2 K e * layers for each token of each completion and its prompt, and K e more.
     - `merged`: 4 for every number of a float32 weight that is adapted.
     - `sampled_logits`: (e + 16) V for each completion.
+    - With weights spread over `shards` ranks, `weights`, `trained` and `reference` are a rank's share. `gathered` is
+      the whole model, or, where it is not gathered for sampling, two layers (the next travels while one computes) and
+      what belongs to no layer; `gathered_layers` the latter, with what of it is trained twice, for its gradient.
     - `activations`: `kept_bytes` for each token, or H e * layers with checkpointing. A mask, e L^2 for a row of L
       tokens. In mixed precision, the linears' weights as they were cast. Behind the layers, 4 H for each token (the
       last norm), and for each predicted one 2 H e: its hidden state and the gradient of that.
@@ -133,6 +143,8 @@ def estimate_memory(
         autocast: The dtype of mixed precision; None without.
         reference: A second model that the KL penalty needs; frozen adapters of `model` are found by themselves.
         encoders: Of rewards and metrics; one given twice counts once.
+        shards: Ranks that the weights are spread over.
+        gather_for_sampling: Whether they are whole on every rank while it samples.
     """
     shape = _shape(model)
     hidden, layers = shape.hidden, shape.layers
@@ -159,10 +171,16 @@ def estimate_memory(
     logits = min(chunk_tokens, predicted) * shape.vocabulary
     logit = autocast.itemsize if autocast else head.itemsize
     copies = 0 if head.is_cuda else 1 if logit == 4 else 2
+    whole = _bytes([*model.parameters(), *model.buffers()])
+    layer = _layer_bytes(model)
+    pieces = whole - layer * layers + 2 * layer
+    learning = _bytes(trained) / whole  # the share of any piece that has gradients
     return MemoryEstimate(
-        weights=_bytes([*model.parameters(), *model.buffers()]) - _bytes(frozen_adapters),
-        trained=3 * _bytes(trained),
-        reference=_bytes(frozen_adapters) + (_bytes(reference.parameters()) if reference else 0),
+        weights=(whole - _bytes(frozen_adapters)) // shards,
+        trained=3 * _bytes(trained) // shards,
+        reference=(_bytes(frozen_adapters) + (_bytes(reference.parameters()) if reference else 0)) // shards,
+        gathered=0 if shards == 1 else whole if gather_for_sampling else pieces,
+        gathered_layers=0 if shards == 1 else int(pieces * (1 + learning)),
         encoder=_bytes(
             weight for encoder in {id(one): one for one in encoders}.values() for weight in encoder.parameters()
         ),
@@ -170,13 +188,19 @@ def estimate_memory(
         merged=_bytes(
             layer.get_base_layer().weight  # type: ignore[misc]
             for layer in model.modules()
-            if isinstance(layer, LoraLayer) and stream == 4
+            if isinstance(layer, LoraLayer) and stream == 4 and (shards == 1 or gather_for_sampling)
         ),
         sampled_logits=drawn,
         activations=behind + (tokens * hidden * stream * layers if checkpointing else kept),
         logits_chunk=logits * (logit + 4 * copies) + (4 * head.numel() if head.requires_grad else 0),
         backward=tokens * (3 * shape.intermediate + 2 * hidden) * compute + (kept // layers if checkpointing else 0),
     )
+
+
+def _layer_bytes(model: Any) -> int:
+    """Of a decoder layer; 0 where the model has no list of them."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    return _bytes([*layers[0].parameters()]) if layers else 0
 
 
 def largest_micro_batch(
