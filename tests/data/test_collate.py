@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lsemrl.data.collate import Loading, encode, epoch_sampler, eval_loader, train_loader
+from lsemrl.data.collate import Loading, ResumableLoader, encode, epoch_sampler, eval_loader, train_loader
 from lsemrl.types import Example, UserError
 
 Make = Callable[..., PreTrainedTokenizerFast]
@@ -104,3 +107,40 @@ def test_fewer_rows_than_a_batch(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_impossible_loading_is_named(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is -1"):
         loading(**{name: -1})
+
+
+class _Mortal:
+    """Rows of which reading one kills the worker that reads it, once."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, row: int) -> int:
+        if row == 5 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loader = ResumableLoader(_Mortal(tmp_path / "died"), batch_size=2, num_workers=1)  # type: ignore[arg-type]
+    with caplog.at_level("WARNING"):
+        rows = [row for batch in loader for row in batch.tolist()]
+    assert rows == list(range(8))
+    assert "a data worker died" in caplog.text
+
+
+class _Deadly(_Mortal):
+    def __getitem__(self, row: int) -> int:
+        if row == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+
+def test_one_that_dies_again_in_the_same_place_is_not(tmp_path: Path) -> None:
+    loader = ResumableLoader(_Deadly(tmp_path), batch_size=2, num_workers=1)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(loader)
