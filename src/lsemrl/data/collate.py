@@ -6,9 +6,11 @@ plain text: a reference that quotes the EOS must not end there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -172,13 +174,20 @@ class ResumableLoader(DataLoader[Any]):
         died_at = -1
         while True:
             try:
-                for batch in itertools.islice(super().__iter__(), self.given, None):
+                batches = super().__iter__()
+                if self.num_workers:
+                    # torch would tell of a worker's death in the middle of whatever goes on then, a training step for
+                    # one; without its handler it finds out when it asks for the next batch.
+                    with contextlib.suppress(ValueError):  # not the main thread
+                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for batch in itertools.islice(batches, self.given, None):
                     self.given += 1
                     yield batch
                 return
-            except RuntimeError as error:
+            except (RuntimeError, ConnectionError, EOFError) as error:
                 # The order is the sampler's, so that a second set of workers goes on where the first one died.
-                if "DataLoader worker" not in str(error) or self.given == died_at:
+                told = not isinstance(error, RuntimeError) or "DataLoader worker" in str(error)
+                if not told or self.given == died_at:
                     raise
                 died_at = self.given
                 log.warning("a data worker died (%s); starting the workers again", " ".join(str(error).split())[:150])
