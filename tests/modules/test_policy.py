@@ -132,7 +132,7 @@ def test_full_fine_tuning_keeps_a_copy_of_the_base(tiny_model: str, prompts: Pro
 def test_full_fine_tuning_without_reference_has_no_base(tiny_model: str) -> None:
     policy = Policy(PolicySettings(model=tiny_model, train="full", reference="none"))
     policy.load()
-    with pytest.raises(UserError, match=r"policy\.reference is none"), policy.base():
+    with pytest.raises(UserError, match=r"kept no copy of the base; set policy\.reference to base"), policy.base():
         pass
 
 

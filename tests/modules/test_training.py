@@ -132,7 +132,7 @@ def test_ratios_do_not_depend_on_micro_batches_either(level: Any, tiny_model: st
 def test_nothing_is_learned_where_every_completion_is_left_out(tiny_model: str, tmp_path: Path) -> None:
     module = grpo(tiny_model, loss=LossSettings(mask_truncated_completions=True))
     module.policy.eos_ids = lambda: [10**6]  # type: ignore[method-assign]  # nobody ever ends
-    module.configure_model()
+    module.policy.load()
     before = trained(module)
     run(module, tmp_path, steps=1)
     (row,) = rows(tmp_path)
