@@ -44,7 +44,7 @@ from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.memory import peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
-from lsemrl.modules.policy import LoraSettings, PolicySettings
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling
 from lsemrl.rewards import Reward
 from lsemrl.types import Completion
@@ -470,7 +470,11 @@ def about(packages: Sequence[str]) -> str:
     """The first line of a result: command, versions, machine."""
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    command = f"python {' '.join([Path(sys.argv[0]).parent.name + '/' + Path(sys.argv[0]).name, *sys.argv[1:]])}"
+    options = list(sys.argv[1:])
+    if "--results" in options:  # a place on this machine, which is nobody's business
+        at = options.index("--results")
+        del options[at : at + 2]
+    command = f"python {' '.join(['benchmarks/' + Path(sys.argv[0]).name, *options])}"
     return f"# {command}; {versions}, {platform.platform()}, {os.cpu_count()} cores{gpu}\n"
 
 

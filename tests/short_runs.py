@@ -19,7 +19,7 @@ from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.optimization import OptimizerSettings
-from lsemrl.modules.policy import LoraSettings, PolicySettings
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling
 from lsemrl.modules.sft import SFT
 from lsemrl.rewards import Chrf

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from lsemrl import micro
-from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 
 
 def save_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:

@@ -32,7 +32,8 @@ from lsemrl.evaluation.measurement import machine, versions
 from lsemrl.evaluation.report import Arm, Report, Sample, table, write_report
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure, scores
 from lsemrl.modules.base import PolicyModule
-from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
 from lsemrl.runs import new_version
 from lsemrl.training import CONFIGS, run_trainer

@@ -25,7 +25,8 @@ from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import prepare
 from lsemrl.data.translation import TranslationData
-from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.calibration import Tau, calibrate, probe, quantile

@@ -18,7 +18,9 @@ from typing import Any
 
 from lsemrl.errors import UserError
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, SAMPLES, SKIPPED = "checkpoints", "samples.csv", "skipped.jsonl"
+APPENDED = (SAMPLES, SKIPPED)
+"""Files in a run's folder that steps append to."""
 _RECORD, _LOCK = "run.json", ".lock"
 _PLACES = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "logger")
 """Fields of the trainer that say where a run is at work, not what it does."""
@@ -67,7 +69,7 @@ def open_run(root: Path, config: Mapping[str, Any], *, resume: bool) -> tuple[Pa
             return folder, found[-1] if found else None
         folder = root / new_version(root)
         _lock(folder)
-        _write(folder, {"identity": identity, "finished": False})
+        write_record(folder / _RECORD, {"identity": identity, "finished": False})
     return folder, None
 
 
@@ -75,13 +77,46 @@ def finish_run(folder: Path) -> None:
     """Record that the run in `folder` has come to its end, so that the same command begins another."""
     record = _read(folder)
     if record is not None:
-        _write(folder, {**record, "finished": True})
+        write_record(folder / _RECORD, {**record, "finished": True})
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [path for path in (folder / CHECKPOINTS).glob("step_*") if path.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The rollout step that a checkpoint stands before, by its name."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """How long the files are that steps append to, once they are on the disk."""
+    found = {}
+    for name in APPENDED:
+        path = folder / name
+        if path.is_file():
+            with path.open("ab") as file:
+                os.fsync(file.fileno())
+                found[name] = file.tell()
+    return found
+
+
+def truncate_files(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Drop what was appended after a checkpoint."""
+    for name in APPENDED:
+        if sizes.get(name):
+            os.truncate(folder / name, sizes[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON under another name first, so that a kill leaves the old file or the new one."""
+    whole = path.with_name(f".{path.name}")
+    whole.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(whole, path)
 
 
 def is_rank_zero() -> bool:
@@ -135,12 +170,6 @@ def _read(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return record if {"identity", "finished"} <= record.keys() else None
-
-
-def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    whole = folder / f".{_RECORD}"
-    whole.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(whole, folder / _RECORD)
 
 
 @contextmanager

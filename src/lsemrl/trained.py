@@ -18,7 +18,8 @@ from jsonargparse import ArgumentParser
 
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
-from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.types import Example, UserError
 

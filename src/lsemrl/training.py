@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
-from lsemrl.runs import is_rank_zero, new_version, open_run
+from lsemrl.runs import is_rank_zero, new_version, open_run, step_of
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
@@ -71,7 +71,6 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
 
     from lsemrl.modules.base import PolicyModule
     from lsemrl.modules.checkpoints import Checkpoints
-    from lsemrl.modules.snapshot import read_snapshot
 
     class Cli(LightningCLI):
         @staticmethod
@@ -104,7 +103,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
                     folder = root / new_version(root)
             if resumed:
                 config.checkpoints.resume = str(resumed)
-            at = read_snapshot(resumed)["rollout_step"] if resumed else None
+            at = step_of(resumed) if resumed else None
             config.trainer.logger = [
                 {
                     "class_path": "lightning.pytorch.loggers.TensorBoardLogger",

@@ -198,7 +198,7 @@ def _general(words: list[str]) -> None:
     from rich.console import Console
 
     from lsemrl.evaluation.harness import HarnessSettings, run_harness, table
-    from lsemrl.modules.policy import PolicySettings
+    from lsemrl.modules.policy_settings import PolicySettings
 
     parser = _typed_parser("general", words)
     parser.add_argument("--policy", type=PolicySettings, default=PolicySettings(), help="the model and its adapter")

@@ -23,7 +23,8 @@ from lsemrl.evaluation.harness import HarnessSettings, run_harness, table
 from lsemrl.evaluation.harness_tasks import cmrc2018
 from lsemrl.evaluation.tax import CMRC, answer
 from lsemrl.micro import corpus
-from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.types import Example, UserError
 
 needs_lm_eval = pytest.mark.skipif(

@@ -18,7 +18,8 @@ from lsemrl.evaluation.measure import MeasureSettings, run_measure
 from lsemrl.evaluation.measurement import FILE, Measured, hash_rows, similarity_reward
 from lsemrl.evaluation.report import Report
 from lsemrl.evaluation.scorer import MetricSettings
-from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.training import CONFIGS
 from lsemrl.types import Example
 from tiny import make_policy, save_tiny_model, stir

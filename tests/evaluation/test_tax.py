@@ -13,7 +13,8 @@ from lsemrl.errors import UserError
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.evaluation.tax import Battery, answer, divergence, gold_nll, measure, weight_change
 from lsemrl.modules.forward import logits
-from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.types import Completion, PromptBatch
 from tiny import make_policy
 

@@ -16,7 +16,8 @@ from lsemrl.evaluation import metrics
 from lsemrl.evaluation.tax import answer
 from lsemrl.micro import build, build_encoder, oracle
 from lsemrl.micro.corpus import translation
-from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import Example
 
 TOKENIZER = AutoTokenizer.from_pretrained(micro.POLICY)

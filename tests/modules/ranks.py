@@ -28,9 +28,10 @@ from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.optimization import OptimizerSettings
-from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
-from lsemrl.modules.sharding import gathered
+from lsemrl.modules.sharding import whole_tensors
 from lsemrl.rewards import Reward
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences
 
@@ -92,7 +93,9 @@ def main(model: str, folder: str, layout: str, train: str, resume: str = "never"
             model=model,
             train=train,  # type: ignore[arg-type]
             lora=LoraSettings(rank=4, alpha=8.0, dropout=0.0),
-            reference="base",
+            reference="initial",
+            ref_model_sync_steps=3,
+            ref_model_mixup_alpha=0.6,
             gather_for_sampling=layout != "fsdp_streamed",
         ),
         sampling=Sampling(num_generations=GROUP, temperature=1.0, max_new_tokens=LONGEST),
@@ -130,7 +133,7 @@ def main(model: str, folder: str, layout: str, train: str, resume: str = "never"
 
     grpo.sample = sample_too
     trainer.fit(module, datamodule=data)
-    weights = gathered(module.policy.trained())
+    weights = whole_tensors(module.policy.trained())
     if trainer.is_global_zero:
         save_file(weights, Path(folder, "weights.safetensors"))
 

@@ -204,3 +204,10 @@ def test_the_best_is_kept_by_a_metric_that_is_measured(tiny_model: str, tmp_path
     run(sft(tiny_model), tmp_path / "kept")
     best = json.loads((tmp_path / "kept" / "checkpoints" / "step_8" / "state.json").read_text())["best"]
     assert best == pytest.approx(max(float(row["val/chrf"]) for row in metrics(tmp_path / "kept") if row["val/chrf"]))
+
+
+def test_what_a_kill_left_half_done_is_swept(saved: Path, tiny_model: str) -> None:
+    for name in (".step_9", ".step_1"):  # half written, half deleted
+        (saved / name / "adapter").mkdir(parents=True)
+    run(grpo(tiny_model), saved.parent, resume=str(saved / "step_6"))
+    assert sorted(path.name for path in saved.iterdir()) == ["step_6", "step_8"]

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig, Mistra
 from lsemrl.errors import UserError
 from lsemrl.modules.forward import choose_route, head, logits, predictors
 from lsemrl.modules.losses import likelihood_loss
-from lsemrl.modules.policy import LoraSettings, Policy
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.types import Sequences
 from tiny import make_policy
 

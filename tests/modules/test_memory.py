@@ -14,7 +14,8 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Confi
 
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory, kept_bytes, largest_micro_batch
 from lsemrl.modules.packing import micro_batches
-from lsemrl.modules.policy import LoraSettings, Policy
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.types import Sequences
 from tiny import make_policy
 

@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from lsemrl.errors import UserError
 from lsemrl.modules.forward import logits
-from lsemrl.modules.policy import LoraSettings, Policy, PolicySettings, fingerprint
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
+from lsemrl.modules.pretrained import fingerprint
 from lsemrl.types import PromptBatch
 from tiny import make_policy, save_tiny_model, stir
 

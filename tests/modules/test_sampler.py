@@ -8,7 +8,8 @@ from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
 from lsemrl.modules.forward import logits
-from lsemrl.modules.policy import LoraSettings, Policy
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.modules.sampler import Sampling, draw, sample
 from lsemrl.types import PromptBatch, Rollouts
 from tiny import make_policy

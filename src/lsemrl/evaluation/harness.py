@@ -30,7 +30,8 @@ from rich.table import Table
 from transformers import GenerationConfig
 
 from lsemrl import __version__
-from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import UserError
 
 OURS = Path(__file__).parent / "harness_tasks"

@@ -28,7 +28,8 @@ from lsemrl.evaluation.measurement import (
 )
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
-from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling
 from lsemrl.types import Completion, UserError
 

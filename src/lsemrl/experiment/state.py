@@ -7,7 +7,6 @@ made. Both are replaced whole, so that a kill leaves the old one or the new one.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.experiment.plan import ADAPTER, Run
-from lsemrl.runs import checkpoints
+from lsemrl.runs import checkpoints, write_record
 
 LOG = "log.txt"
 _STARTED, _DONE = "stage.json", "done.json"
@@ -132,9 +131,9 @@ def begin(run: Run, experiment: str) -> None:
         for path in list(run.folder.iterdir()):
             if path.name != _STARTED:
                 path.rename(place / path.name)
-        _write(place / _STARTED, started)
+        write_record(place / _STARTED, started)
     identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
-    _write(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes})
+    write_record(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes})
 
 
 def adopt(run: Run, experiment: str, twin: Path) -> None:
@@ -146,7 +145,7 @@ def adopt(run: Run, experiment: str, twin: Path) -> None:
     for path in list(copied.iterdir()):
         path.rename(run.folder / path.name)
     copied.rmdir()
-    _write(run.folder / _DONE, {**(_read(twin / _DONE) or {}), "copied_from": str(twin)})
+    write_record(run.folder / _DONE, {**(_read(twin / _DONE) or {}), "copied_from": str(twin)})
 
 
 def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str | None:
@@ -159,7 +158,7 @@ def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str |
         link = run.folder / ADAPTER
         link.unlink(missing_ok=True)
         link.symlink_to(newest.relative_to(run.folder), target_is_directory=True)
-    _write(
+    write_record(
         run.folder / _DONE,
         {
             "hash": run.hashes["all"],
@@ -205,9 +204,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict) or (path.name == _STARTED and "hashes" not in record):
         raise UserError(f"{str(path)!r} is no record of an experiment; move its folder away")
     return record
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    whole = path.with_name(f".{path.name}")
-    whole.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(whole, path)

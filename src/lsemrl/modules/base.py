@@ -5,12 +5,9 @@ What a step of training does is in `grpo` and `sft`; nothing here decides anythi
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import math
-import os
-import random
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +15,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -34,20 +30,19 @@ from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.modules.losses import WindowCounts
 from lsemrl.modules.optimization import OptimizerSettings, clipped_step, make_optimizer
 from lsemrl.modules.packing import MicroBatch, micro_batches, padding
-from lsemrl.modules.policy import Policy, PolicySettings
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.random_state import random_state, set_random_state
 from lsemrl.modules.sampler import Sampling, sample
-from lsemrl.modules.sharding import gathered
+from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.timing import Stopwatch
+from lsemrl.runs import SKIPPED
 from lsemrl.types import Completion, PromptBatch, Sequences, UserError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LossOf = Callable[[MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
-
-SAMPLES, SKIPPED = "samples.csv", "skipped.jsonl"
-APPENDED = (SAMPLES, SKIPPED)
-"""Files in a run's folder that steps append to."""
 
 
 class PolicyModule(LightningModule):
@@ -384,15 +379,10 @@ class PolicyModule(LightningModule):
 
     def own_state(self) -> dict[str, Any]:
         """What this rank alone knows and a resumed run must have again, as JSON can hold it."""
-        numbers: Any = numpy.random.get_state(legacy=True)
         return {
             "skipped": [self.skipped, self.skipped_in_a_row],
             "micro_batch_tokens": self.micro_batch_tokens,
-            "torch": _text(torch.get_rng_state()),  # dropout draws from it
-            "cuda": _text(torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else None,
-            # Rewards of the user's own may draw from these.
-            "python": random.getstate(),
-            "numpy": [numbers[0], numbers[1].tolist(), *numbers[2:]],
+            "random": random_state(self.device),
         }
 
     def resume_state(self, state: dict[str, Any]) -> None:
@@ -404,33 +394,8 @@ class PolicyModule(LightningModule):
     def on_train_start(self) -> None:
         """Go on with the random numbers of the checkpoint, if there is one."""
         state, self._resumed = self._resumed, None
-        if state is None:
-            return
-        torch.set_rng_state(_bytes(state["torch"]))
-        if state["cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(_bytes(state["cuda"]), self.device)
-        version, numbers, gauss = state["python"]
-        random.setstate((version, tuple(numbers), gauss))
-        numpy.random.set_state(tuple(state["numpy"]))
-
-    def file_sizes(self) -> dict[str, int]:
-        """How long the files are that steps append to, once they are on the disk."""
-        found = {}
-        for name in APPENDED:
-            path = self.folder / name
-            if path.is_file():
-                with path.open("ab") as file:
-                    os.fsync(file.fileno())
-                    found[name] = file.tell()
-        return found
-
-    def truncate_files(self, sizes: dict[str, int]) -> None:
-        """Drop what was appended after a checkpoint."""
-        for name in APPENDED:
-            if sizes.get(name):
-                os.truncate(self.folder / name, sizes[name])
-            else:
-                (self.folder / name).unlink(missing_ok=True)
+        if state is not None:
+            set_random_state(state["random"], self.device)
 
     def save_policy(self, folder: Path) -> None:
         """Write what is trained to `folder`, whole or not at all; all ranks must call.
@@ -438,7 +403,7 @@ class PolicyModule(LightningModule):
         Raises:
             UserError: It cannot be written.
         """
-        weights = gathered(self.policy.trained())
+        weights = whole_tensors(self.policy.trained())
         if not self.trainer.is_global_zero:
             return
         part, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}.old")
@@ -455,11 +420,3 @@ class PolicyModule(LightningModule):
                 f"{str(folder)!r} cannot be written to ({error}); make room, and run the same command again: it goes "
                 "on from the last checkpoint"
             ) from error
-
-
-def _text(state: torch.Tensor) -> str:
-    return base64.b64encode(state.numpy().tobytes()).decode()
-
-
-def _bytes(text: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

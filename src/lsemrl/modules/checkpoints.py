@@ -18,15 +18,16 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningsOwn
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lsemrl import __version__
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.metrics_log import MetricsLog
-from lsemrl.modules.sharding import gathered, scatter_into
-from lsemrl.modules.snapshot import read_snapshot, remove_snapshot, write_snapshot
-from lsemrl.runs import CHECKPOINTS, checkpoints, finish_run
+from lsemrl.modules.sharding import scatter_into, whole_tensors
+from lsemrl.modules.snapshot import read_snapshot, remove_snapshot, sweep, write_snapshot
+from lsemrl.runs import CHECKPOINTS, checkpoints, file_sizes, finish_run, truncate_files
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,8 @@ class Checkpoints(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from a checkpoint, if there is one to go on from."""
         assert isinstance(pl_module, PolicyModule)
+        if trainer.is_global_zero:
+            sweep(self.folder / CHECKPOINTS)
         if self.resume is not None:
             self._load(trainer, pl_module, self.resume)
 
@@ -137,11 +140,7 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the best adapter."""
-        if (
-            self.monitor is None
-            or trainer.sanity_checking
-            or (not trainer.fit_loop.restarting and trainer.state.fn != "fit")
-        ):
+        if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
@@ -174,10 +173,10 @@ class Checkpoints(Checkpoint):
             return
         policy, step = module.policy, module.rollout_step
         trained = policy.trained()
-        weights = gathered(trained)
-        reference = gathered(policy.held_against())
+        weights = whole_tensors(trained)
+        reference = whole_tensors(policy.held_against())
         (optimizer,) = trainer.optimizers
-        moments = gathered(
+        moments = whole_tensors(
             {
                 f"{name}/{key}": value
                 for name, parameter in trained.items()
@@ -198,7 +197,7 @@ class Checkpoints(Checkpoint):
             "rows_checksum": _checksum_of(trainer),
             "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
             "best": self._best,
-            "appended": module.file_sizes(),
+            "appended": file_sizes(self.folder),
             "ranks": ranks,
         }
         state["schedule"] = {name: value for name, value in state["schedule"].items() if name != "lr_lambdas"}
@@ -214,7 +213,7 @@ class Checkpoints(Checkpoint):
             write_snapshot(target, state, fill)
             for old in checkpoints(self.folder)[: -self.keep]:
                 remove_snapshot(old)
-        except Exception as error:  # safetensors has an error of its own for a full disk
+        except (OSError, SafetensorError) as error:
             log.warning("%s could not be written (%s); training goes on without it", target, error)
 
     def _load(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
@@ -249,7 +248,7 @@ class Checkpoints(Checkpoint):
         own = folder.parent.parent == self.folder
         if trainer.is_global_zero:
             if own:
-                module.truncate_files(state["appended"])
+                truncate_files(self.folder, state["appended"])
                 for logger in trainer.loggers:
                     if isinstance(logger, MetricsLog):
                         logger.rewind(state["rollout_step"])
@@ -269,12 +268,13 @@ class Checkpoints(Checkpoint):
 
     def _load_optimizer(self, trainer: Trainer, trained: dict[str, Any], moments: dict[str, Tensor]) -> None:
         (optimizer,) = trainer.optimizers
-        for name, parameter in trained.items():
-            kept = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
-            optimizer.state[parameter] = {
-                key: value if key == "step" else scatter_into({key: torch.zeros_like(parameter)}, {key: value})[key]
-                for key, value in kept.items()
-            }
+        for key, value in moments.items():
+            name, _, kind = key.rpartition("/")
+            if kind == "step":
+                optimizer.state[trained[name]][kind] = value
+            else:
+                moment = optimizer.state[trained[name]][kind] = torch.zeros_like(trained[name])
+                scatter_into({key: moment}, moments)
 
     def _set_clocks(self, trainer: Trainer, state: dict[str, Any]) -> None:
         """Put Lightning's counters where a run that was never interrupted has them before this step."""

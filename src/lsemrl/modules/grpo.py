@@ -16,17 +16,18 @@ from torch import Tensor
 from lsemrl.evaluation.scorer import MetricSettings
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.advantages import AdvantageSettings, group_advantages, validate_group
-from lsemrl.modules.base import SAMPLES, PolicyModule
+from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import estimate_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
-from lsemrl.modules.policy import PolicySettings
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.rewards.base import Reward, RewardMix
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
+from lsemrl.runs import SAMPLES
 from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences, UserError
 
 

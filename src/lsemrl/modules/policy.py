@@ -11,99 +11,33 @@ than LoRA.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM
 
 from lsemrl import kernels, micro
 from lsemrl.modules.forward import Route, choose_route, head, predictors, score_logits
 from lsemrl.modules.losses import LossFunction
 from lsemrl.modules.packing import Packed
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
+from lsemrl.modules.pretrained import PASSPORT, check_adapter, fingerprint, load_tokenizer
 from lsemrl.modules.sharding import Traffic
 from lsemrl.types import Sequences, UserError
 
 _TRAINED, _REFERENCE = "default", "reference"
-_PASSPORT = "lsemrl.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Low-rank adapters (the paper: rank 64, alpha 128, dropout 0.05, on attention and MLP linears)."""
-
-    rank: int = 64
-    """Rank of the two factors."""
-    alpha: float = 128.0
-    """Scale of the update: it is multiplied by alpha / rank."""
-    dropout: float = 0.05
-    """Dropout before the first factor, in [0, 1)."""
-    target_modules: list[str] | None = None
-    """Names of the linears to adapt; null adapts every linear but the output head."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"policy.lora.rank is {self.rank}; it must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"policy.lora.dropout is {self.dropout}; it must be in [0, 1)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicySettings:
-    """Which model, what of it is trained, and what it is held against."""
-
-    model: str = micro.NAME
-    """A folder, a hub id, or "micro" for the embedded policy."""
-    train: Literal["lora", "full"] = "lora"
-    """Train low-rank adapters on a frozen model, or every weight."""
-    lora: LoraSettings = LoraSettings()
-    """The adapters, where `train` is lora."""
-    adapter: str | None = None
-    """A LoRA folder to start from, such as a cold start wrote; "micro" is the embedded cold start of translation.
-    Its rank and targets then replace `lora`'s."""
-    reference: Literal["initial", "base", "none"] = "initial"
-    """What the KL penalty pulls towards: the policy training started from, the model without adapter, or nothing."""
-    ref_model_sync_steps: int | None = None
-    """Move the reference towards the policy every so many optimizer steps; null leaves it where it is."""
-    ref_model_mixup_alpha: float = 1.0
-    """How far, in (0, 1]: reference = alpha * policy + (1 - alpha) * reference, factor by factor of an adapter; 1 takes
-    the policy as it is."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the frozen weights. Adapters are always float32."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, much less memory."""
-    gather_for_sampling: bool = True
-    """Where weights are sharded over ranks, hold them whole while sampling; otherwise every token gathers them anew,
-    a layer at a time, and ranks wait for the longest completion of all."""
-
-    def __post_init__(self) -> None:
-        steps = self.ref_model_sync_steps
-        if steps is not None and (steps < 1 or self.reference != "initial"):
-            raise UserError(
-                f"policy.ref_model_sync_steps is {steps} and policy.reference is {self.reference}; give 1 or more, and "
-                "the reference initial, which alone can move"
-            )
-        if not 0 < self.ref_model_mixup_alpha <= 1:
-            raise UserError(f"policy.ref_model_mixup_alpha is {self.ref_model_mixup_alpha}; it must be in (0, 1]")
-        if self.adapter is not None and self.train == "full":
-            raise UserError(
-                f"policy.adapter is {self.adapter!r} but policy.train is full, which an adapter cannot start; "
-                "set policy.train to lora, or leave policy.adapter out"
-            )
 
 
 class Policy(nn.Module):
@@ -128,7 +62,7 @@ class Policy(nn.Module):
         super().__init__()
         self.settings = settings
         self.path = str(micro.POLICY) if settings.model == micro.NAME else settings.model
-        self.tokenizer = _load_tokenizer(self.path)
+        self.tokenizer = load_tokenizer(self.path)
         self.adapter: Path | None = None
         if settings.adapter is not None:
             self.adapter = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
@@ -154,7 +88,7 @@ class Policy(nn.Module):
         model = AutoModelForCausalLM.from_pretrained(self.path, dtype=getattr(torch, settings.dtype))
         self.fingerprint = fingerprint(model)
         if self.adapter:
-            _check_adapter(self.adapter, model, self.fingerprint)
+            check_adapter(self.adapter, model, self.fingerprint)
             self.model = PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
             if settings.reference == "initial":
                 self.model.load_adapter(self.adapter, _REFERENCE, is_trainable=False)
@@ -463,7 +397,7 @@ class Policy(nn.Module):
             if isinstance(settings["target_modules"], list):
                 settings["target_modules"].sort()
             config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-            (folder / _PASSPORT).write_text(json.dumps(passport, indent=2) + "\n")
+            (folder / PASSPORT).write_text(json.dumps(passport, indent=2) + "\n")
         else:
             self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
@@ -499,15 +433,6 @@ def _name_of(module: nn.Module, model: nn.Module) -> str:
     return names[0].rpartition(".")[2]
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A short hash that tells one base model from another, the same in float32 and bfloat16."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().flatten()[:64].to(torch.bfloat16).float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _lora_config(settings: LoraSettings) -> LoraConfig:
     return LoraConfig(
         r=settings.rank,
@@ -516,50 +441,3 @@ def _lora_config(settings: LoraSettings) -> LoraConfig:
         target_modules=settings.target_modules or "all-linear",
         task_type="CAUSAL_LM",
     )
-
-
-def _load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    try:
-        AutoConfig.from_pretrained(path)
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"policy.model is {path!r}, which cannot be read as a causal language model with its tokenizer ({reason}); "
-            "name a folder or hub id that holds both"
-        ) from error
-    for name, token in (("EOS", tokenizer.eos_token_id), ("padding", tokenizer.pad_token_id)):
-        if token is None:
-            raise UserError(
-                f"the tokenizer of policy.model {path!r} has no {name} token; add one to its tokenizer_config.json"
-            )
-    tokenizer.padding_side = "left"
-    return tokenizer
-
-
-def _check_adapter(folder: Path, model: nn.Module, base_fingerprint: str) -> None:
-    """Refuse an adapter whose factors do not fit `model`, or that says it was trained on another."""
-    passport = folder / _PASSPORT
-    if passport.is_file():
-        expected = json.loads(passport.read_text())
-        if expected["base_fingerprint"] != base_fingerprint:
-            raise UserError(
-                f"policy.adapter {str(folder)!r} was trained on another base model ({expected['base']}); "
-                "set policy.model to that one, or start from another adapter"
-            )
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise UserError(f"policy.adapter {str(folder)!r} holds no adapter_model.safetensors; train or export it again")
-    linears = dict(model.named_modules())
-    with safe_open(weights, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            name, _, factor = key.removeprefix("base_model.model.").rpartition(".lora_")
-            linear, shape = linears.get(name), file.get_slice(key).get_shape()
-            fits = isinstance(linear, nn.Linear) and (
-                shape[1] == linear.in_features if factor.startswith("A") else shape[0] == linear.out_features
-            )
-            if not fits:
-                raise UserError(
-                    f"policy.adapter {str(folder)!r} belongs to another base model: its {key} of shape {shape} fits no "
-                    "layer of policy.model; set policy.model to the model it was trained on"
-                )

@@ -9,7 +9,7 @@ from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.losses import likelihood_loss, token_weights
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
-from lsemrl.modules.policy import PolicySettings
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.types import PromptBatch
 

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole copies on the CPU; all ranks must ask for the same."""
     return {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().to("cpu", copy=True).contiguous()
@@ -22,14 +22,13 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def scatter_into(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def scatter_into(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
     """Copy whole tensors into `targets` of the same names, each rank its shards."""
     for name, target in targets.items():
         value = whole[name].to(target.device)
         target.copy_(
             distribute_tensor(value, target.device_mesh, target.placements) if isinstance(target, DTensor) else value
         )
-    return targets
 
 
 class Traffic:

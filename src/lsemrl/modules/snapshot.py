@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lsemrl.runs import checkpoints
 from lsemrl.types import UserError
 
 FORMAT = 1
@@ -51,7 +52,7 @@ def write_snapshot(folder: Path, state: Mapping[str, Any], fill: Callable[[Path]
         else:
             part.rename(folder)
             _sync(folder.parent)
-    except OSError:
+    except Exception:
         shutil.rmtree(part, ignore_errors=True)
         raise
 
@@ -93,17 +94,18 @@ def remove_snapshot(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
+def sweep(root: Path) -> None:
+    """Delete what a kill left half written, or half deleted, among the checkpoints in `root`."""
+    for left in root.glob(".step_*"):
+        shutil.rmtree(left)
+
+
 def _others(folder: Path) -> str:
     """What a user can do without this checkpoint."""
-    steps = {
-        path: int(path.name[5:])
-        for path in folder.parent.glob("step_*")
-        if path.name[5:].isdigit() and path != folder and (path / _STATE).is_file()
-    }
-    if not steps:
+    others = [str(path) for path in checkpoints(folder.parent.parent) if path != folder]
+    if not others:
         return "there is no other beside it: delete it, and run the same command again to begin anew"
-    before = str(max(steps, key=steps.__getitem__))
-    return f"delete it, and run the same command again to go on from the one before, {before!r}"
+    return f"delete it, and run the same command again to go on from the one before, {others[-1]!r}"
 
 
 def _digest(record: Mapping[str, Any]) -> str:

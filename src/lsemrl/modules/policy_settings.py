@@ -1,0 +1,73 @@
+"""Which model is trained, what of it, and what it is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lsemrl import micro
+from lsemrl.types import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters (the paper: rank 64, alpha 128, dropout 0.05, on attention and MLP linears)."""
+
+    rank: int = 64
+    """Rank of the two factors."""
+    alpha: float = 128.0
+    """Scale of the update: it is multiplied by alpha / rank."""
+    dropout: float = 0.05
+    """Dropout before the first factor, in [0, 1)."""
+    target_modules: list[str] | None = None
+    """Names of the linears to adapt; null adapts every linear but the output head."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UserError(f"policy.lora.rank is {self.rank}; it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"policy.lora.dropout is {self.dropout}; it must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """Which model, what of it is trained, and what it is held against."""
+
+    model: str = micro.NAME
+    """A folder, a hub id, or "micro" for the embedded policy."""
+    train: Literal["lora", "full"] = "lora"
+    """Train low-rank adapters on a frozen model, or every weight."""
+    lora: LoraSettings = LoraSettings()
+    """The adapters, where `train` is lora."""
+    adapter: str | None = None
+    """A LoRA folder to start from, such as a cold start wrote; "micro" is the embedded cold start of translation.
+    Its rank and targets then replace `lora`'s."""
+    reference: Literal["initial", "base", "none"] = "initial"
+    """What the KL penalty pulls towards: the policy training started from, the model without adapter, or nothing."""
+    ref_model_sync_steps: int | None = None
+    """Move the reference towards the policy every so many optimizer steps; null leaves it where it is."""
+    ref_model_mixup_alpha: float = 1.0
+    """How far, in (0, 1]: reference = alpha * policy + (1 - alpha) * reference, factor by factor of an adapter; 1 takes
+    the policy as it is."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen weights. Adapters are always float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: slower, much less memory."""
+    gather_for_sampling: bool = True
+    """Where weights are sharded over ranks, hold them whole while sampling; otherwise every token gathers them anew,
+    a layer at a time, and ranks wait for the longest completion of all."""
+
+    def __post_init__(self) -> None:
+        steps = self.ref_model_sync_steps
+        if steps is not None and (steps < 1 or self.reference != "initial"):
+            raise UserError(
+                f"policy.ref_model_sync_steps is {steps} and policy.reference is {self.reference}; give 1 or more, and "
+                "the reference initial, which alone can move"
+            )
+        if not 0 < self.ref_model_mixup_alpha <= 1:
+            raise UserError(f"policy.ref_model_mixup_alpha is {self.ref_model_mixup_alpha}; it must be in (0, 1]")
+        if self.adapter is not None and self.train == "full":
+            raise UserError(
+                f"policy.adapter is {self.adapter!r} but policy.train is full, which an adapter cannot start; "
+                "set policy.train to lora, or leave policy.adapter out"
+            )

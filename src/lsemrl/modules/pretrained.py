@@ -1,0 +1,73 @@
+"""What is read of a model before and beside its weights: its tokenizer, and whether an adapter is of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from lsemrl.types import UserError
+
+PASSPORT = "lsemrl.json"
+"""In an adapter's folder: which base model it was trained on."""
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short hash that tells one base model from another, the same in float32 and bfloat16."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().flatten()[:64].to(torch.bfloat16).float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    try:
+        AutoConfig.from_pretrained(path)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"policy.model is {path!r}, which cannot be read as a causal language model with its tokenizer ({reason}); "
+            "name a folder or hub id that holds both"
+        ) from error
+    for name, token in (("EOS", tokenizer.eos_token_id), ("padding", tokenizer.pad_token_id)):
+        if token is None:
+            raise UserError(
+                f"the tokenizer of policy.model {path!r} has no {name} token; add one to its tokenizer_config.json"
+            )
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def check_adapter(folder: Path, model: nn.Module, base_fingerprint: str) -> None:
+    """Refuse an adapter whose factors do not fit `model`, or that says it was trained on another."""
+    passport = folder / PASSPORT
+    if passport.is_file():
+        expected = json.loads(passport.read_text())
+        if expected["base_fingerprint"] != base_fingerprint:
+            raise UserError(
+                f"policy.adapter {str(folder)!r} was trained on another base model ({expected['base']}); "
+                "set policy.model to that one, or start from another adapter"
+            )
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"policy.adapter {str(folder)!r} holds no adapter_model.safetensors; train or export it again")
+    linears = dict(model.named_modules())
+    with safe_open(weights, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            name, _, factor = key.removeprefix("base_model.model.").rpartition(".lora_")
+            linear, shape = linears.get(name), file.get_slice(key).get_shape()
+            fits = isinstance(linear, nn.Linear) and (
+                shape[1] == linear.in_features if factor.startswith("A") else shape[0] == linear.out_features
+            )
+            if not fits:
+                raise UserError(
+                    f"policy.adapter {str(folder)!r} belongs to another base model: its {key} of shape {shape} fits no "
+                    "layer of policy.model; set policy.model to the model it was trained on"
+                )
