@@ -8,6 +8,7 @@ order, which are what the second of two ranks is given, are all rewarded alike.
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
 from collections.abc import Sequence
@@ -106,6 +107,8 @@ def main(model: str, folder: str, layout: str, train: str, resume: str = "never"
         micro_batch_tokens=60,
         samples_every=1,
     )
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        torch.manual_seed(6)  # a rank that nobody has told the seed
     world = 1 if layout == "one" else 2
     data = TranslationData(micro=MicroRows(train=ROWS, validation=5, test=4), batch_size=BATCH // world)
     data.prepare(module.policy.tokenizer)

@@ -21,13 +21,18 @@ OWN = ("timing/", "tokens_per_second", "padding/", "completions/m", "rewards/inv
 """Seconds, and what is averaged over ranks though it is no mean."""
 
 
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
+
+
 def train(folder: Path, *words: str) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Lightning would seed ranks, and not one process, by what an earlier test left in the environment.
+        env={**_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

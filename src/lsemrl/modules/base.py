@@ -79,7 +79,12 @@ class PolicyModule(LightningModule):
         """Read the weights once everything else has been checked, and spread them over ranks where that is asked."""
         if self.policy.model is not None:
             return
-        self.policy.load()
+        # A new adapter is drawn: of one seed on all ranks, whose shards must be of the same whole.
+        seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        with nullcontext() if self.trainer.world_size == 1 else torch.random.fork_rng(devices=[]):
+            if self.trainer.world_size > 1:
+                torch.default_generator.manual_seed(seed)
+            self.policy.load()
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             world = self.trainer.world_size
             self.policy.shard(init_device_mesh(self.trainer.strategy.root_device.type, (world,)))
