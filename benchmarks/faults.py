@@ -1,10 +1,12 @@
 """Kills short runs at random moments and takes them up again; gives the command line bad inputs and reads its answers.
 
     python benchmarks/faults.py --kills 200 --results benchmarks/results
+    python benchmarks/faults.py --kills 60 --layout fsdp --results benchmarks/results
 
 A run is killed with SIGKILL, up to three times, while it samples, rewards, takes the second optimizer step on one
 batch of rollouts, validates, or writes a checkpoint, and the same command goes on each time. At the end its folder is
 compared with that of a run that nobody interrupted: adapters, moments, metrics (but seconds), samples, byte by byte.
+Of two ranks (ddp, fsdp) the first, the second or both are killed; whoever is left must end by itself.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import os
 import random
 import select
 import signal
+import socket
 import tempfile
 import time
 import warnings
@@ -27,6 +30,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import harness
@@ -48,7 +52,6 @@ _RUN = (
     "--checkpoints.monitor=val/chrf",
     "--data.micro={train: 24, validation: 4, test: 4}",
     "--data.splits.cold_start_count=8",
-    "--data.batch_size=4",
     "--model.sampling.num_generations=4",
     "--model.sampling.max_new_tokens=8",
     "--model.num_iterations=2",
@@ -56,6 +59,44 @@ _RUN = (
     "--model.policy.lora.dropout=0.2",
 )
 """Two epochs of four batches, each learned from twice, checkpoints and validation out of step with each other."""
+_LAYOUTS = {
+    "one": (1, ("--data.batch_size=4",)),
+    "ddp": (2, (f"--config={CONFIGS / 'ddp.yaml'}", "--data.batch_size=2")),
+    "fsdp": (2, (f"--config={CONFIGS / 'fsdp.yaml'}", "--data.batch_size=2")),
+}
+"""Ranks, and what is added to the command."""
+_PATIENCE = 60.0  # seconds that a rank may outlive another
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When and whom.
+
+    Attributes:
+        phase: Of the first rank.
+        turn: At which of the phase's beginnings.
+        after: Seconds after that.
+        ranks: Who is killed.
+    """
+
+    phase: str
+    turn: int
+    after: float
+    ranks: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Met:
+    """What a kill met.
+
+    Attributes:
+        phase: Of the first rank.
+        outlived: Seconds until the other ranks had ended too, infinite where they had to be killed; None if there were
+            none.
+    """
+
+    phase: str
+    outlived: float | None
 
 
 @dataclass(frozen=True)
@@ -63,11 +104,11 @@ class Outcome:
     """What became of one run.
 
     Attributes:
-        kills: The phase that each kill met.
+        kills: What each kill met.
         differences: Files that are not as in the uninterrupted run.
     """
 
-    kills: tuple[str, ...]
+    kills: tuple[Met, ...]
     differences: tuple[str, ...]
 
 
@@ -93,42 +134,58 @@ def content(folder: Path) -> dict[str, str]:
     return found
 
 
-def run(words: tuple[str, ...], kill: tuple[str, int, float] | None = None) -> str | None:
-    """Run the command line in a fork of this process, which has everything imported already.
+def run(words: tuple[str, ...], kill: Kill | None = None, ranks: int = 1) -> Met | None:
+    """Run the command line in forks of this process, which has everything imported already.
 
     Args:
         words: After the program's name.
-        kill: A phase, at which of its beginnings, and how many seconds after; None lets the run end.
+        kill: None lets the run end.
+        ranks: Forks, which find each other as those that torchrun starts.
 
     Returns:
-        The phase it was in when it was killed; None if it ended before.
+        What the kill met; None if the run ended before.
     """
     told, telling = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.close(told)
-            silence = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silence, 1)
-            os.dup2(silence, 2)
-            _tell_phases(telling)
-            from lsemrl.cli import main
-
-            main(list(words))
-            status = 0
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 1
-        finally:
-            os._exit(status)
+    port = _free_port()
+    pids = [_fork(words, telling, rank, ranks, port) for rank in range(ranks)]
     os.close(telling)
     try:
-        return _follow(pid, told, kill)
+        return _follow(pids, told, kill)
     finally:
         os.close(told)
 
 
-def _follow(pid: int, told: int, kill: tuple[str, int, float] | None) -> str | None:
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _fork(words: tuple[str, ...], telling: int, rank: int, ranks: int, port: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        if ranks > 1:
+            own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+            os.environ.update({name: str(value) for name, value in own.items()})
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        _tell_phases(telling, silent=rank > 0)
+        from lsemrl.cli import main
+
+        main(list(words))
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    finally:
+        os._exit(status)
+
+
+def _follow(pids: list[int], told: int, kill: Kill | None) -> Met | None:
     seen: Counter[str] = Counter()
     phase = "start"
     at: float | None = None
@@ -136,24 +193,43 @@ def _follow(pid: int, told: int, kill: tuple[str, int, float] | None) -> str | N
         wait = None if at is None else max(at - time.monotonic(), 0.0)
         ready, _, _ = select.select([told], [], [], wait)
         if not ready:  # it is time
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return phase
+            assert kill is not None
+            return Met(phase, _kill(pids, kill.ranks))
         byte = os.read(told, 1)
         if not byte:
-            _, status = os.waitpid(pid, 0)
-            if os.waitstatus_to_exitcode(status):
-                raise RuntimeError(f"the run ended with exit status {os.waitstatus_to_exitcode(status)}")
+            codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+            if any(codes):
+                raise RuntimeError(f"the run ended with exit codes {codes}")
             return None
         phase = PHASES[byte[0]]
         seen[phase] += 1
-        if kill and at is None and phase == kill[0] and seen[phase] == kill[1]:
-            at = time.monotonic() + kill[2]
+        if kill and at is None and phase == kill.phase and seen[phase] == kill.turn:
+            at = time.monotonic() + kill.after
 
 
-def _tell_phases(pipe: int) -> None:
-    """Write a byte to `pipe` whenever a phase begins."""
+def _kill(pids: list[int], ranks: tuple[int, ...]) -> float | None:
+    """Kill some ranks; seconds until the others have ended, infinite if they do not."""
+    began = time.monotonic()
+    for rank in ranks:
+        os.kill(pids[rank], signal.SIGKILL)
+        os.waitpid(pids[rank], 0)
+    left = [pid for rank, pid in enumerate(pids) if rank not in ranks]
+    for pid in left:
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() - began > _PATIENCE:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return float("inf")
+            time.sleep(0.01)
+    return time.monotonic() - began if left else None
+
+
+def _tell_phases(pipe: int, *, silent: bool) -> None:
+    """Write a byte to `pipe` whenever a phase begins, or only hold it open."""
     from lsemrl.modules import base, checkpoints, grpo, policy, snapshot
+
+    if silent:
+        return
 
     def telling(owner: Any, name: str, phase: str) -> None:
         whole: Callable[..., Any] = getattr(owner, name)
@@ -164,24 +240,26 @@ def _tell_phases(pipe: int) -> None:
 
         setattr(owner, name, told)
 
-    telling(grpo, "sample", "sample")
-    telling(grpo.GRPO, "compare", "reward")
+    telling(grpo.GRPO, "training_step", "sample")
+    telling(grpo.GRPO, "reward", "reward")
     telling(grpo.GRPO, "update", "update")
     telling(grpo.GRPO, "step", "step")
-    telling(base, "sample", "validate")
+    telling(base.PolicyModule, "validation_step", "validate")
     telling(checkpoints, "write_snapshot", "write")
     telling(snapshot, "_checksum", "fill")
     telling(policy.Policy, "save", "save")
 
 
-def kill_chain(seed: int, root: Path, expected: dict[str, str]) -> Outcome:
+def kill_chain(seed: int, root: Path, expected: dict[str, str], layout: str = "one") -> Outcome:
     """One run, killed up to three times."""
     draw = random.Random(seed)
-    words = (*_RUN, f"--trainer.default_root_dir={root}", f"--data.num_workers={int(seed % 8 == 0)}")
-    kills: list[str] = []
+    ranks, added = _LAYOUTS[layout]
+    words = (*_RUN, *added, f"--trainer.default_root_dir={root}", f"--data.num_workers={int(seed % 8 == 0)}")
+    victims = [(0,), (1,), (0, 1)] if ranks > 1 else [(0,)]
+    kills: list[Met] = []
     while not _finished(root / "version_0"):
-        kill = (draw.choice(PHASES), draw.randint(1, 5), draw.random() ** 2 * 0.2) if len(kills) < 3 else None
-        met = run(words, kill)
+        kill = Kill(draw.choice(PHASES), draw.randint(1, 5), draw.random() ** 2 * 0.2, draw.choice(victims))
+        met = run(words, kill if len(kills) < 3 else None, ranks)
         if met:
             kills.append(met)
     found = content(root / "version_0")
@@ -199,22 +277,24 @@ def _finished(folder: Path) -> bool:
         return False
 
 
-def kill_campaign(kills: int, seed: int, jobs: int = 1) -> list[Outcome]:
+def kill_campaign(kills: int, seed: int, jobs: int = 1, layout: str = "one") -> list[Outcome]:
     """Runs until they have been killed so many times together."""
+    ranks, added = _LAYOUTS[layout]
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # forks of a process with threads: none of ours is at work
         os.environ["XDG_CACHE_HOME"] = folder
         whole = Path(folder) / "whole"
-        run((*_RUN, f"--trainer.default_root_dir={whole}"))
+        run((*_RUN, *added, f"--trainer.default_root_dir={whole}"), None, ranks)
         expected = content(whole / "version_0")
         seeds = iter(range(seed, seed + 10 * kills + 1))
         with ThreadPoolExecutor(jobs) as pool:
             while sum(len(outcome.kills) for outcome in outcomes) < kills:
                 some = [next(seeds) for _ in range(jobs)]
-                outcomes += pool.map(lambda one: kill_chain(one, Path(folder) / str(one), expected), some)
+                outcomes += pool.map(lambda one: kill_chain(one, Path(folder) / str(one), expected, layout), some)
                 for outcome in outcomes[-jobs:]:
-                    print(" ".join(outcome.kills) or "not killed", "->", ", ".join(outcome.differences) or "the same")
+                    met = " ".join(one.phase for one in outcome.kills) or "not killed"
+                    print(met, "->", ", ".join(outcome.differences) or "the same")
     return outcomes
 
 
@@ -255,30 +335,46 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--layout", choices=_LAYOUTS, default="one", help="other than one: no bad inputs")
+    parser.add_argument("--jobs", type=int, default=None, help="runs at a time; by default 2 of one process, or 1")
     parser.add_argument("--results", type=Path, default=None)
     options = parser.parse_args()
     import lsemrl.modules.checkpoints  # noqa: F401 - before the forks
     from lsemrl import cli  # noqa: F401
 
-    outcomes = kill_campaign(options.kills, options.seed, options.jobs)
-    phases = Counter(phase for outcome in outcomes for phase in outcome.kills)
+    alone = options.layout == "one"
+    outcomes = kill_campaign(options.kills, options.seed, options.jobs or (2 if alone else 1), options.layout)
+    met = [kill for outcome in outcomes for kill in outcome.kills]
     different = [outcome for outcome in outcomes if outcome.differences]
-    print(f"\n{sum(phases.values())} kills of {len(outcomes)} runs, {len(different)} of which ended differently")
-    wrong = [(case, answer) for case, answer in bad_inputs() if answer]
-    for case, answer in wrong:
-        print(f"{' '.join(case.words)}: {answer}")
-    print(f"{len(CASES)} bad inputs, {len(wrong)} of them not told in one sentence with exit code 2")
+    print(f"\n{len(met)} kills of {len(outcomes)} runs, {len(different)} of which ended differently")
+    rows = [
+        {
+            "what": f"killed in {phase}",
+            "count": count,
+            "wrong": sum(any(kill.phase == phase for kill in one.kills) for one in different),
+        }
+        for phase, count in sorted(Counter(kill.phase for kill in met).items())
+    ]
+    rows.append({"what": "runs that were killed", "count": len(outcomes), "wrong": len(different)})
+    wrong: list[Any] = list(different)
+    if alone:
+        answers = [(case, answer) for case, answer in bad_inputs() if answer]
+        for case, answer in answers:
+            print(f"{' '.join(case.words)}: {answer}")
+        print(f"{len(CASES)} bad inputs, {len(answers)} of them not told in one sentence with exit code 2")
+        rows.append({"what": "bad inputs", "count": len(CASES), "wrong": len(answers)})
+        wrong += answers
+    else:
+        left = sorted(kill.outlived for kill in met if kill.outlived is not None)
+        print(f"ranks outlived the one that was killed by {median(left):.1f} s (median), {left[-1]:.1f} s at most")
+        hung = sum(one == float("inf") for one in left)
+        rows.append({"what": f"ranks left, {left[-1]:.1f} s at most", "count": len(left), "wrong": hung})
+        wrong += [None] * hung
     if options.results:
-        rows = [
-            {"what": f"killed in {phase}", "count": count, "wrong": sum(phase in one.kills for one in different)}
-            for phase, count in sorted(phases.items())
-        ]
-        rows.append({"what": "runs that were killed", "count": len(outcomes), "wrong": len(different)})
-        rows.append({"what": "bad inputs", "count": len(CASES), "wrong": len(wrong)})
         packages = ("lsemrl", "torch", "transformers", "peft", "lightning")
-        harness.write_csv(options.results / "faults.csv", harness.about(packages), rows)
-    return int(bool(different or wrong))
+        name = "faults.csv" if alone else f"faults_{options.layout}.csv"
+        harness.write_csv(options.results / name, harness.about(packages), rows)
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -94,6 +95,90 @@ def test_several_ranks_share_one_folder_and_go_on_after_a_kill(name: str, tmp_pa
     assert (tmp_path / "version_0" / "adapter" / "adapter_model.safetensors").is_file()
     with (tmp_path / "version_0" / "metrics.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == [str(step) for step in range(6)]
+
+
+def test_a_reward_that_one_rank_cannot_give_stops_all_with_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(
+        "import os\n"
+        "from lsemrl.rewards import Chrf\n"
+        "class Failing(Chrf):\n"
+        "    def __call__(self, completions):\n"
+        "        if os.environ['LOCAL_RANK'] == '1':\n"
+        "            raise OSError('the judge has gone')\n"
+        "        return super().__call__(completions)\n"
+    )
+    words = ["--config", str(CONFIGS / "grpo.yaml"), "--config", str(CONFIGS / "ddp.yaml"), *SMALL]
+    words += [f"--trainer.default_root_dir={tmp_path / 'runs'}", "--trainer.accelerator=cpu"]
+    words += ["--trainer.max_steps=6", "--trainer.limit_val_batches=0", "--checkpoints.monitor=null"]
+    words += ["--data.splits.cold_start_count=8", "--model.rewards={chrf: {class_path: failing.Failing}}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lsemrl", "fit", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 2, done.stderr[-3000:]
+    told = {line for line in done.stderr.splitlines() if line.startswith("lsemrl: error:")}
+    assert len(told) == 1
+    assert "reward 'chrf'" in told.pop()
+
+
+def test_a_slurm_job_on_two_nodes_is_queued_again_when_its_time_is_up(tmp_path: Path) -> None:
+    """Two tasks as srun would start them, each a node of its own; SLURM itself is not here."""
+    asked, program = tmp_path / "asked", tmp_path / "bin" / "scontrol"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    program.chmod(0o755)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["--config", str(CONFIGS / "grpo.yaml"), "--config", str(CONFIGS / "ddp.yaml"), *SMALL]
+    words += ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.accelerator=cpu", "--trainer.callbacks=null"]
+    words += ["--trainer.max_epochs=5", "--trainer.max_steps=30", "--trainer.limit_val_batches=0"]
+    words += ["--trainer.enable_progress_bar=false", "--checkpoints.monitor=null", "--data.splits.cold_start_count=8"]
+    words += [f"--trainer.default_root_dir={tmp_path / 'runs'}"]
+
+    def srun() -> list[subprocess.Popen[str]]:
+        job = {
+            "SLURM_JOB_ID": "4711",
+            "SLURM_JOB_NAME": "tibetan",
+            "SLURM_NNODES": "2",
+            "SLURM_NTASKS": "2",
+            "SLURM_NTASKS_PER_NODE": "1",
+            "SLURM_NODELIST": "127.0.0.1",
+            "SLURM_LOCALID": "0",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        return [
+            subprocess.Popen(
+                [sys.executable, "-m", "lsemrl", "fit", *words],
+                env={**os.environ, **job, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+
+    tasks, end = srun(), time.monotonic() + 200
+    metrics = tmp_path / "runs" / "version_0" / "metrics.csv"
+    while not metrics.exists() and all(task.poll() is None for task in tasks) and time.monotonic() < end:
+        time.sleep(0.05)
+    for task in tasks:
+        task.send_signal(signal.SIGUSR1)
+    errors = [task.communicate(timeout=200)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [128 + signal.SIGUSR1] * 2, errors
+    assert asked.read_text() == "requeue 4711\n"
+    again = srun()
+    errors = [task.communicate(timeout=300)[1] for task in again]
+    assert [task.returncode for task in again] == [0, 0], errors
+    assert "going on from" in errors[0]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["version_0"]
+    with metrics.open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == [str(step) for step in range(30)]
 
 
 def test_headlines_by_sft_and_from_there_by_grpo(tmp_path: Path) -> None:

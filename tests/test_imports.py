@@ -17,6 +17,7 @@ LIGHTNING = {
     "lsemrl.modules.base",
     "lsemrl.modules.checkpoints",
     "lsemrl.modules.metrics_log",
+    "lsemrl.modules.preemption",
     "lsemrl.data.base",
     "lsemrl.data.mixed",
 }

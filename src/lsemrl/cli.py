@@ -70,7 +70,7 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     """What to tell the user about `error` of `verb`, in one sentence; None if the fault is ours.
 
     The parser wraps an error once for every level of the configuration, so the telling one is the innermost: a
-    UserError as it stands, or the parser's own complaint behind the path of fields that led there.
+    UserError as it stands, memory that ran out, or the parser's own complaint behind the path of fields that led there.
     """
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
@@ -78,6 +78,9 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return " ".join(str(link).split())
+        if type(link).__name__ == "OutOfMemoryError":  # torch's, which this must not import
+            reason = " ".join(str(link).split())[:120]
+            return f"memory ran out ({reason}); docs/scale.md says what takes it, and what to lower"
     if not isinstance(error, ArgumentError):
         return None
     texts = [str(link) for link in chain]

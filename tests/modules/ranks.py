@@ -24,7 +24,7 @@ from lsemrl.data.collate import epoch_sampler
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.evaluation.scorer import MetricSettings
-from lsemrl.modules import grpo
+from lsemrl.modules import base, grpo
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
@@ -130,11 +130,11 @@ def main(model: str, folder: str, layout: str, train: str, resume: str = "never"
         default_root_dir=folder,
     )
 
-    def sample_too(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) -> Rollouts:
-        sample(policy, prompts, sampling, seed)  # for its collectives: ranks draw unlike completions
+    def sample_too(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, parts: int) -> Rollouts:
+        sample(policy, prompts, sampling, seed, parts)  # for its collectives: ranks draw unlike completions
         return invent(policy, prompts, sampling, seed)
 
-    grpo.sample = sample_too
+    base.sample = sample_too
     trainer.fit(module, datamodule=data)
     weights = whole_tensors(module.policy.trained())
     if trainer.is_global_zero:

@@ -74,6 +74,34 @@ def test_a_signal_saves_and_stops(number: int, tiny_model: str, tmp_path: Path) 
     assert all(torch.equal(value, trained(whole)[name]) for name, value in trained(resumed).items())
 
 
+@pytest.mark.parametrize("answer", ["queued", "refused", "missing"])
+def test_slurm_is_asked_to_run_the_job_again_when_time_is_up(
+    answer: str, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "tibetan", "SLURM_JOB_ID": "4711"}
+    job |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    asked, program = tmp_path / "asked", tmp_path / "bin" / "scontrol"
+    program.parent.mkdir()
+    if answer != "missing":
+        refusal = "echo no such job >&2; exit 1\n" if answer == "refused" else ""
+        program.write_text(f'#!/bin/sh\necho "$@" > {asked}\n{refusal}')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    with pytest.raises(Interrupted, match="stopped by SIGUSR1, saved in"):
+        run(grpo(tiny_model), tmp_path / "run", At(5, lambda: os.kill(os.getpid(), signal.SIGUSR1)), every_n_steps=0)
+    kept = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert kept == ["step_5"]
+    assert not list(tmp_path.rglob("*.ckpt"))
+    if answer == "missing":
+        assert "SLURM job 4711 was not queued again" in caplog.text
+        return
+    assert asked.read_text() == "requeue 4711\n"
+    said = "is queued again" if answer == "queued" else "was not queued again (no such job"
+    assert f"SLURM job 4711 {said}" in caplog.text
+
+
 def test_it_holds_what_is_trained_and_nothing_that_runs(tiny_model: str, tmp_path: Path) -> None:
     module = run(grpo(tiny_model, ref_model_sync_steps=3), tmp_path)
     folder = tmp_path / "checkpoints" / "step_8"

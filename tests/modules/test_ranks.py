@@ -17,8 +17,8 @@ from torch import Tensor
 from lsemrl.modules.snapshot import read_snapshot
 
 SCRIPT = Path(__file__).with_name("ranks.py")
-OWN = ("timing/", "tokens_per_second", "padding/", "completions/m", "rewards/invented/std")
-"""Seconds, and what is averaged over ranks though it is no mean."""
+OWN = ("timing/", "tokens_per_second", "padding/")
+"""Seconds, and how full each rank's own micro-batches are."""
 
 
 def _environment() -> dict[str, str]:

@@ -29,6 +29,17 @@ def test_a_seed_names_its_completions(policy: Policy, prompts: PromptBatch) -> N
     assert [completion.example.id for completion in one.completions] == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
 
 
+def test_prompts_in_parts_are_answered_alike(policy: Policy, prompts: PromptBatch) -> None:
+    greedy = Sampling(num_generations=2, temperature=0.0, max_new_tokens=12)
+    whole = sample(policy, prompts, greedy, seed=0)
+    for parts in (2, 3, 8):
+        some = sample(policy, prompts, greedy, seed=0, parts=parts)
+        assert ids(some) == ids(whole)
+        assert torch.equal(some.sequences.completion_mask_NT, whole.sequences.completion_mask_NT)
+        assert torch.equal(some.ended_N, whole.ended_N)
+        assert some.completions == whole.completions
+
+
 def test_sampling_leaves_the_global_generator_alone(policy: Policy, prompts: PromptBatch) -> None:
     before = torch.get_rng_state()
     sample(policy, prompts, SAMPLING, seed=1)

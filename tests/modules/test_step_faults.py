@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lsemrl.errors import UserError
+from lsemrl.modules import base
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy import Policy
@@ -87,5 +88,30 @@ def test_memory_that_runs_out_halves_micro_batches(
 
 def test_memory_that_runs_out_again_is_told(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out_of_memory(monkeypatch, {1, 2})
-    with pytest.raises(UserError, match=r"memory ran out with model\.micro_batch_tokens at 2048 too; lower data\."):
+    with pytest.raises(UserError, match=r"memory ran out \(CUDA out of memory\); lower model\.micro_batch_tokens or "):
         run(sft(tiny_model), tmp_path)
+
+
+def test_memory_that_runs_out_while_sampling_is_asked_for_in_parts(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, short = base.sample, {3}
+    parts = []
+
+    def sample(*args: Any) -> Any:
+        parts.append(args[-1])
+        if len(parts) in short:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(*args)
+
+    monkeypatch.setattr(base, "sample", sample)
+    module = grpo(tiny_model)
+    run(module, tmp_path)
+    assert parts == [1, 1, 1, *[2] * (len(parts) - 3)]
+    assert "the completions of a batch drawn in 2 parts" in caplog.text
+    assert module.own_state()["sampling_parts"] == 2
+
+    short.add(len(parts) + 1)
+    short.add(len(parts) + 2)
+    with pytest.raises(UserError, match=r"memory ran out .*; lower data\.batch_size, sampling\.num_generations"):
+        run(grpo(tiny_model), tmp_path / "again")

@@ -37,7 +37,7 @@ from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.runs import SKIPPED
-from lsemrl.types import Completion, PromptBatch, Sequences, UserError
+from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class PolicyModule(LightningModule):
         super().__init__()
         if micro_batch_tokens < 1:
             raise UserError(f"model.micro_batch_tokens is {micro_batch_tokens}; it must be at least 1")
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens, self.sampling_parts = micro_batch_tokens, 1
         self.automatic_optimization = False
         self.policy = Policy(policy)
         self.optimizer = optimizer
@@ -129,8 +129,7 @@ class PolicyModule(LightningModule):
     def learn(self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf) -> dict[str, torch.Tensor]:
         """One optimizer step on `rows` of `whole`, in micro-batches.
 
-        A step whose loss or gradient is not finite on any rank is skipped by all, and its rows are written out. Where
-        memory runs out, micro-batches are halved once.
+        A step whose loss or gradient is not finite on any rank is skipped by all, and its rows are written out.
 
         Args:
             whole: This rank's completions.
@@ -142,24 +141,13 @@ class PolicyModule(LightningModule):
             many steps have been skipped so far.
 
         Raises:
-            UserError: Too many steps were skipped in a row, or memory runs out for half the micro-batches too.
+            UserError: Too many steps were skipped in a row, or memory ran out.
         """
-        try:
-            batches, found = self._backward(whole, rows, loss_of)
-        except torch.OutOfMemoryError as error:
-            if self.policy.sharded:  # the other ranks wait in the middle of a pass, and cannot begin it again
-                raise UserError(
-                    f"memory ran out with model.micro_batch_tokens at {self.micro_batch_tokens}; lower it, and run the "
-                    "same command again"
-                ) from error
-            self._halve_micro_batches(error)
-            try:
-                batches, found = self._backward(whole, rows, loss_of)
-            except torch.OutOfMemoryError as again:
-                raise UserError(
-                    f"memory ran out with model.micro_batch_tokens at {self.micro_batch_tokens} too; lower "
-                    "data.batch_size, sampling.max_new_tokens or policy.lora.rank, or set policy.gradient_checkpointing"
-                ) from again
+        batches, found = self.within_memory(
+            lambda: self._backward(whole, rows, loss_of),
+            self._halve_micro_batches,
+            "model.micro_batch_tokens or policy.lora.rank, or set policy.gradient_checkpointing",
+        )
         self.stopwatch.lap("update")
         self.meet()
         norm = self._apply_gradients()
@@ -213,17 +201,49 @@ class PolicyModule(LightningModule):
         yield from ((batch, True) for batch in batches)
         yield from ((batches[-1], False) for _ in range(int(most) - len(batches)))
 
-    def _halve_micro_batches(self, error: torch.OutOfMemoryError) -> None:
-        for parameter in self.policy.parameters():
-            parameter.grad = None
-        torch.cuda.empty_cache()
+    def within_memory(self, work: Callable[[], T], halve: Callable[[], str], lower: str) -> T:
+        """Do `work`, and if memory runs out do it once more by halves.
+
+        Args:
+            work: What can be done again from its beginning.
+            halve: Makes it need less, and says how.
+            lower: What the user can lower if that does not help.
+
+        Raises:
+            UserError: It did not, or other ranks wait in the middle of a pass through sharded weights, which cannot be
+                begun again.
+        """
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            reason = " ".join(str(error).split())[:120]
+        # Not inside the handler: what the failed pass holds lives as long as its traceback.
+        if not self.policy.sharded:
+            for parameter in self.policy.parameters():
+                parameter.grad = None
+            torch.cuda.empty_cache()
+            log.warning("memory ran out (%s); trying again, and going on, with %s", reason, halve())
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                reason = " ".join(str(error).split())[:120]
+        raise UserError(f"memory ran out ({reason}); lower {lower}, and see docs/scale.md")
+
+    def _halve_micro_batches(self) -> str:
         self.micro_batch_tokens = max(1, self.micro_batch_tokens // 2)
-        log.warning(
-            "memory ran out (%s); trying again, and going on, with model.micro_batch_tokens at %d, which changes no "
-            "gradient",
-            " ".join(str(error).split())[:120],
-            self.micro_batch_tokens,
+        return f"model.micro_batch_tokens at {self.micro_batch_tokens}, which changes no gradient"
+
+    def draw(self, prompts: PromptBatch, sampling: Sampling, seed: int) -> Rollouts:
+        """Completions of `prompts` by `sample`, in halves from when memory first ran out."""
+        return self.within_memory(
+            lambda: sample(self.policy, prompts, sampling, seed, self.sampling_parts),
+            self._halve_sampling,
+            "data.batch_size, sampling.num_generations or sampling.max_new_tokens",
         )
+
+    def _halve_sampling(self) -> str:
+        self.sampling_parts *= 2
+        return f"the completions of a batch drawn in {self.sampling_parts} parts"
 
     def _apply_gradients(self) -> torch.Tensor:
         """One clipped optimizer step on the sum of all ranks' gradients; returns its norm before clipping."""
@@ -276,6 +296,24 @@ class PolicyModule(LightningModule):
             self.trainer.strategy.barrier()
             self.stopwatch.lap("waiting")
 
+    def together(self, work: Callable[[], T]) -> list[T]:
+        """What each rank makes of `work`, in their order.
+
+        Raises:
+            UserError: That of the first rank that refused, on all of them: none waits for one that has gone.
+        """
+        own: T | UserError
+        try:
+            own = work()
+        except UserError as error:
+            own = error
+        self.meet()
+        found = self.every_rank(own)
+        for one in found:
+            if isinstance(one, UserError):
+                raise one
+        return [one for one in found if not isinstance(one, UserError)]
+
     def every_rank(self, own: T) -> list[T]:
         """What each rank gives, in their order; all must give something."""
         if self.trainer.world_size == 1:
@@ -325,7 +363,7 @@ class PolicyModule(LightningModule):
 
     def validation_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """Answer greedily; scored at the end of the epoch."""
-        self._scored += sample(self.policy, prompts, self.greedy, seed=0).completions
+        self._scored += self.draw(prompts, self.greedy, seed=0).completions
 
     def on_validation_epoch_end(self) -> None:
         """Log every metric as val/<metric>."""
@@ -387,6 +425,7 @@ class PolicyModule(LightningModule):
         return {
             "skipped": [self.skipped, self.skipped_in_a_row],
             "micro_batch_tokens": self.micro_batch_tokens,
+            "sampling_parts": self.sampling_parts,
             "random": random_state(self.device),
         }
 
@@ -394,6 +433,7 @@ class PolicyModule(LightningModule):
         """Take up what `own_state` gave; the random numbers in `on_train_start`, after everything else has drawn."""
         self.skipped, self.skipped_in_a_row = state["skipped"]
         self.micro_batch_tokens = min(self.micro_batch_tokens, state["micro_batch_tokens"])
+        self.sampling_parts = state["sampling_parts"]
         self._resumed = state
 
     def on_train_start(self) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -25,14 +24,13 @@ from torch import Tensor
 from lsemrl import __version__
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.metrics_log import MetricsLog
+from lsemrl.modules.preemption import Signals
 from lsemrl.modules.sharding import scatter_into, whole_tensors
 from lsemrl.modules.snapshot import read_snapshot, remove_snapshot, sweep, write_snapshot
 from lsemrl.runs import CHECKPOINTS, checkpoints, file_sizes, finish_run, truncate_files
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
@@ -82,13 +80,12 @@ class Checkpoints(Checkpoint):
         self.every_n_steps, self.keep, self.monitor, self.mode = every_n_steps, keep, monitor, mode
         self.resume: Path | None = None if resume in ("auto", "never") else Path(resume)
         self._best: float | None = None
-        self._came: int | None = None  # the signal that asks us to stop
         self._saved = -1  # rollout step of the newest checkpoint
-        self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agree among ranks on what is resumed; the first was told."""
         self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self.signals = Signals(trainer)
         if stage != "fit":
             return
         if any(isinstance(callback, LightningsOwn) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -108,34 +105,25 @@ class Checkpoints(Checkpoint):
             self._load(trainer, pl_module, self.resume)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take signals: Lightning's own handlers broadcast in the middle of whatever goes on."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if self._came is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._came = number
-
-        try:
-            self._handlers = {number: signal.signal(number, note) for number in _SIGNALS}
-        except ValueError:  # not the main thread
-            self._handlers = {}
+        """Take signals, now that Lightning has taken them."""
+        self.signals.listen()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+        self.signals.give_back()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save before a step that is due, or because a signal came."""
         assert isinstance(pl_module, PolicyModule)
         step = pl_module.rollout_step
-        came = _any_rank(trainer, self._came or 0)
+        came = _any_rank(trainer, self.signals.came)
         due = self.every_n_steps and step and step % self.every_n_steps == 0
         if (due or came) and step != self._saved:
             self._save(trainer, pl_module, trainer.current_epoch, batch_idx)
         if came:
             trainer.strategy.barrier()
+            if trainer.is_global_zero:
+                self.signals.requeue(came)
             raise Interrupted(came, self.folder / CHECKPOINTS)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -22,9 +22,9 @@ from lsemrl.modules.memory import estimate_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sampler import Sampling
 from lsemrl.modules.timing import Stopwatch
-from lsemrl.rewards.base import Reward, RewardMix
+from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.runs import SAMPLES
@@ -146,21 +146,29 @@ class GRPO(PolicyModule):
     def training_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """The whole method, once."""
         self.stopwatch = Stopwatch(self.device)
-        rollouts = sample(self.policy, prompts, self.sampling, self.rollout_seed())
+        rollouts = self.draw(prompts, self.sampling, self.rollout_seed())
         self.stopwatch.lap("rollout")
-        rewards = self.reward_mix(rollouts.completions, rollouts.num_generations)
-        self.stopwatch.lap("reward")
-        self.meet()
+        rewards = self.reward(rollouts)
         advantages_N, spread = self.compare(rewards)
         update = self.update(rollouts, advantages_N)
         self.report(rollouts, rewards, advantages_N, {**spread, **update})
 
+    def reward(self, rollouts: Rollouts) -> Rewards:
+        """Rewards of the completions of all ranks, this rank's at its place among them."""
+
+        def own() -> Rewards:
+            rewards = self.reward_mix(rollouts.completions, rollouts.num_generations)
+            self.stopwatch.lap("reward")
+            return rewards
+
+        return concatenate(self.together(own))
+
     def compare(self, rewards: Rewards) -> tuple[Tensor, dict[str, Tensor]]:
-        """Advantages of completions over their siblings."""
-        # Of all ranks, since scale_rewards batch divides by the deviation of the whole batch.
-        everyone = torch.cat(self.every_rank(rewards.total_N)).to(self.device)
-        advantages, metrics = group_advantages(everyone.view(-1, self.sampling.num_generations), self.advantages)
-        return advantages.view(self.trainer.world_size, -1)[self.global_rank], metrics
+        """Advantages of this rank's completions over their siblings."""
+        # Among those of all ranks, since scale_rewards batch divides by the deviation of the whole batch.
+        rewards_BG = rewards.total_N.to(self.device).view(-1, self.sampling.num_generations)
+        advantages_BG, metrics = group_advantages(rewards_BG, self.advantages)
+        return advantages_BG.view(self.trainer.world_size, -1)[self.global_rank], metrics
 
     def update(self, rollouts: Rollouts, advantages_N: Tensor) -> dict[str, Tensor]:
         """Optimizer steps on one batch of rollouts.
@@ -244,8 +252,10 @@ class GRPO(PolicyModule):
         return logprobs_NT
 
     def report(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor, metrics: dict[str, Tensor]) -> None:
-        """Log the batch and, now and then, write its completions to samples.csv in the run's folder."""
-        lengths_N = rollouts.sequences.completion_mask_NT.sum(dim=1).float()
+        """Log the batch and, now and then, write the first rank's completions to samples.csv in the run's folder."""
+        own_N = rollouts.sequences.completion_mask_NT.sum(dim=1).float()
+        lengths_N = torch.cat(self.every_rank(own_N.cpu()))
+        seconds = sum(self.stopwatch.seconds.values())
         groups_BG = rewards.total_N.view(-1, rollouts.num_generations)
         parts = {
             f"rewards/{name}/{statistic}": value
@@ -265,10 +275,10 @@ class GRPO(PolicyModule):
                 "completions/clipped_ratio": 1 - rollouts.ended_N.float().mean(),
                 "completions/duplicates": 1
                 - len({one.text for one in rollouts.completions}) / len(rollouts.completions),
-                "num_tokens": lengths_N.sum() * self.trainer.world_size,
-                "padding/rollout": 1 - lengths_N.sum() / rollouts.slots,
-                "timing/reward_share": self.stopwatch.seconds["reward"] / sum(self.stopwatch.seconds.values()),
-                "tokens_per_second": lengths_N.sum() * self.trainer.world_size / sum(self.stopwatch.seconds.values()),
+                "num_tokens": lengths_N.sum(),
+                "padding/rollout": 1 - own_N.sum() / rollouts.slots,
+                "timing/reward_share": self.stopwatch.seconds["reward"] / seconds,
+                "tokens_per_second": lengths_N.sum() / seconds,
             },
             "reward",
             "kl",

@@ -69,7 +69,7 @@ class Policy(nn.Module):
         if self.adapter and not (self.adapter / "adapter_config.json").is_file():
             raise UserError(
                 f"policy.adapter is {settings.adapter!r}, which is no adapter folder (it has no adapter_config.json); "
-                "name the `adapter` folder that a run wrote"
+                "name the `adapter` folder that a run wrote, or begin a new one: --model.policy '{adapter: null}'"
             )
         self.model = None
         self.reference_model: Any = None  # only full fine-tuning needs a second copy

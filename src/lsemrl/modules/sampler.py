@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from lsemrl.modules.forward import positions
@@ -47,17 +48,25 @@ class Sampling:
                 raise UserError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
 
 
-def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) -> Rollouts:
+def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, parts: int = 1) -> Rollouts:
     """Draw G completions for each of B prompts, in eval mode and without gradients.
 
     Args:
         policy: Sampled with its current weights; its own generation settings play no part but for EOS ids.
         prompts: B prompts, padded on the left.
         sampling: How to draw.
-        seed: The same seed, weights and prompts give the same completions on one machine.
+        seed: The same seed, weights, prompts and parts give the same completions on one machine.
+        parts: How many parts the prompts are answered in, one after the other; more need less memory.
     """
+    generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
+    rows = list(zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True))
     with policy.gathered(), policy.merged():
-        ids_NT, mask_NT, ended_N, slots = _decode(policy, prompts, sampling, seed)
+        drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator) for ids_BP, mask_BP in rows]
+    ids, masks, ended, slots = zip(*drawn, strict=True)
+    width = max(mask_NT.shape[1] for mask_NT in masks)
+    ids_NT, mask_NT = (
+        torch.cat([pad(part_NT, (0, width - part_NT.shape[1])) for part_NT in parts_NT]) for parts_NT in (ids, masks)
+    )
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
     texts = policy.tokenizer.batch_decode(ids_NT, skip_special_tokens=True)
     group = sampling.num_generations
@@ -65,7 +74,7 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
     return Rollouts(
         completions=tuple(
             Completion(text=text, ended=ended, example=example)
-            for text, ended, example in zip(texts, ended_N.tolist(), examples, strict=True)
+            for text, ended, example in zip(texts, torch.cat(ended).tolist(), examples, strict=True)
         ),
         sequences=Sequences(
             prompt_ids_BP=prompts.prompt_ids_BP,
@@ -74,24 +83,24 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
             completion_ids_NT=ids_NT,
             completion_mask_NT=mask_NT,
         ),
-        ended_N=ended_N,
+        ended_N=torch.cat(ended),
         num_generations=group,
-        slots=slots,
+        slots=sum(slots),
     )
 
 
-def _decode(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) -> tuple[Tensor, Tensor, Tensor, int]:
+def _decode(
+    policy: Policy, prompt_ids_BP: Tensor, prompt_mask_BP: Tensor, sampling: Sampling, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, int]:
     """Token ids_NT, mask_NT and ended_N of all N completions, and how many tokens were drawn for them."""
-    group, device = sampling.num_generations, prompts.prompt_ids_BP.device
-    generator = torch.Generator(device).manual_seed(seed)
+    group, device = sampling.num_generations, prompt_ids_BP.device
     eos = torch.tensor(policy.eos_ids(), device=device)
     cache = DynamicCache(config=policy.model.config)
     # Sharded weights are gathered by all ranks together, so that none may stop before the others.
     together = policy.sharded and not policy.settings.gather_for_sampling
-    prompt_mask_BP = prompts.prompt_mask_BP
     padded = not bool(prompt_mask_BP.all())  # where nothing is, a model spares itself the mask
     logits_BV = policy(
-        input_ids=prompts.prompt_ids_BP,
+        input_ids=prompt_ids_BP,
         attention_mask=prompt_mask_BP.long() if padded else None,
         position_ids=positions(prompt_mask_BP),
         past_key_values=cache,

@@ -162,6 +162,14 @@ class RewardMix:
         return advantages_BG.reshape(-1).masked_fill(part_N.isnan(), math.nan)
 
 
+def concatenate(several: Sequence[Rewards]) -> Rewards:
+    """The rewards of all completions of `several` mixes with the same parts."""
+    return Rewards(
+        total_N=torch.cat([one.total_N for one in several]),
+        parts_N={name: torch.cat([one.parts_N[name] for one in several]) for name in several[0].parts_N},
+    )
+
+
 def _checked(name: str, scores: object, count: int) -> Tensor:
     """`scores` as float32 on the CPU, if they are what a reward may give."""
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
