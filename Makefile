@@ -34,7 +34,7 @@ bench-gpu: $(VENV)/ready  ## the same on a CUDA device, with a model of 0.6 bill
 	$(BIN)/python benchmarks/bench_step.py --device cuda --steps 10 --results $(RESULTS)
 	$(BIN)/python benchmarks/bench_scaling.py --device cuda --steps 2 --warmup 2 --results $(RESULTS)
 
-faults: $(VENV)/ready  ## 200 kills at random moments, 100 more of two ranks, 75 bad inputs; about an hour on two cores
+faults: $(VENV)/ready  ## 200 kills at random moments, 100 more of two ranks, bad inputs; about an hour on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --results $(RESULTS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --layout ddp --kills 50 --results $(RESULTS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --layout fsdp --kills 50 --results $(RESULTS)

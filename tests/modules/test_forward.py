@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig, MistralConfig, Qwen3Config
 
+from lsemrl import micro
 from lsemrl.errors import UserError
 from lsemrl.modules.forward import choose_route, head, logits, predictors
 from lsemrl.modules.losses import likelihood_loss
@@ -135,6 +136,19 @@ def test_the_route_fits_the_model(kind: str, route: str, said: str, caplog: pyte
         found_M, _ = predictors(model, whole, route)  # type: ignore[arg-type]
         found_MV = found_M if route == "whole" else head(model)(found_M)
     torch.testing.assert_close(found_MV.log_softmax(-1), truth_MV.log_softmax(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_rounding_of_mixed_precision_is_no_difference(caplog: pytest.LogCaptureFixture) -> None:
+    model = AutoModelForCausalLM.from_pretrained(micro.POLICY, dtype=torch.float32).eval()
+    whole = sequences([33], [(0, 9), (0, 12), (0, 11), (0, 14)], vocabulary=1000)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert choose_route(model, whole) == "shared"
+        assert not caplog.text
+        shared_MH, packed = predictors(model, whole, "shared")
+        found_MV = head(model)(shared_MH).float().log_softmax(-1)
+        truth_MV = logits(model, whole)[whole.completion_mask_NT].log_softmax(-1)
+    off_M = (found_MV - truth_MV).gather(1, packed.targets_M[:, None])
+    assert off_M.abs().mean() > 1e-3  # more than may differ in float32, and less than bfloat16 rounds
 
 
 def test_sharing_would_be_wrong_in_a_sliding_window() -> None:

@@ -97,6 +97,12 @@ class PolicyModule(LightningModule):
                 f"trainer.strategy is {type(self.trainer.strategy).__name__}, under which ranks do not stay in step; "
                 "use the overlay configs/ddp.yaml or configs/fsdp.yaml"
             )
+        # Whole models in half precision would take adapters with them; float16 would need its gradients scaled.
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise UserError(
+                f"trainer.precision is {self.trainer.precision}; choose 32-true or bf16-mixed, and set policy.dtype to "
+                "bfloat16 to halve frozen weights"
+            )
 
     def updates_per_batch(self) -> int:
         """Optimizer steps that one training batch takes."""

@@ -115,7 +115,7 @@ class GRPO(PolicyModule):
             micro_batch_tokens=self.micro_batch_tokens,
             checkpointing=self.policy.settings.gradient_checkpointing,
             chunk_tokens=default_chunk_tokens(self.policy.model.config.vocab_size, self.device),
-            autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.trainer.precision or ""),
+            autocast=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
             reference=self.policy.reference_model,
             shards=self.trainer.world_size if self.policy.sharded else 1,
             gather_for_sampling=self.policy.settings.gather_for_sampling,

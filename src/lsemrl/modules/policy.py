@@ -238,15 +238,11 @@ class Policy(nn.Module):
         return lambda tokens: linear(states_MH[tokens].to(weight_VH.dtype), weight_VH, bias_V).float()
 
     def _head(self) -> tuple[Tensor, Tensor | None]:
-        """Weight [V, H] and bias [V] of the output head, as mixed precision would have them.
-
-        But for float16, in which the gradient of the logits underflows before a loss scale could help it.
-        """
+        """Weight [V, H] and bias [V] of the output head, as mixed precision would have them."""
         module = head(self.model)
         weight_VH: Tensor = module.weight
         bias_V: Tensor | None = module.bias
-        device = weight_VH.device.type
-        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+        if torch.is_autocast_enabled(weight_VH.device.type):
             weight_VH, bias_V = weight_VH.bfloat16(), None if bias_V is None else bias_V.bfloat16()
         return weight_VH, bias_V
 
