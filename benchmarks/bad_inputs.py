@@ -59,6 +59,7 @@ CASES = (
     _fit("--model.optimizer_batch_size=5", says="optimizer_batch_size is 5"),
     _fit("--model.micro_batch_tokens=0", says="micro_batch_tokens is 0"),
     _fit("--trainer.precision=bf16-true", says="trainer.precision is bf16-true"),
+    _fit("--model.policy.flex_attention=true", "--trainer.accelerator=cpu", says="no backward pass on a CPU"),
     _fit("--model.num_iterations=0", says="num_iterations is 0"),
     _fit("--model.policy.reference=none", says="policy.reference is none"),
     _fit("--model.policy.adapter=null", "--model.policy.lora.rank=0", says="rank is 0"),

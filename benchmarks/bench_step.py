@@ -3,6 +3,7 @@
     python benchmarks/bench_step.py
     python benchmarks/bench_step.py --shape headline --train full
     python benchmarks/bench_step.py --model qwen3-0.6b-random --shape headline --prompt 1024 --completion 64  # on a GPU
+    python benchmarks/bench_step.py --also compiled flex  # ours once more with sampling.compile, policy.flex_attention
 
 First both systems take two updates on the same completions in float32; only if their losses and gradients agree are
 speeds measured and printed. Both then train in processes of their own that take steps in turn. Writes a row for each
@@ -17,7 +18,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import harness  # first: it takes the libraries offline
 import torch
 from datasets import Dataset
-from harness import ALPHA, BETA, RANK, Model, Shape, Turns, Work, lsemrl
+from harness import ALPHA, BETA, RANK, Model, Shape, Turns, Work, lsemrl, lsemrl_compiled, lsemrl_flex
 from lightning.pytorch import Callback
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
@@ -39,6 +40,11 @@ SHAPES = {
     "translation": Shape(prompts=4, prompt=64, completion=32, group=8),
     "headline": Shape(prompts=2, prompt=512, completion=32, group=8),
 }
+ALSO: dict[str, tuple[Any, dict[str, bool]]] = {
+    "compiled": (lsemrl_compiled, {"compile": True}),
+    "flex": (lsemrl_flex, {"flex_attention": True}),
+}
+"""Ours with other settings."""
 PACKAGES = ("lsemrl", "trl", "torch", "transformers", "peft", "lightning")
 TOLERANCE = 1e-4
 """Of the check, relative."""
@@ -183,7 +189,7 @@ def _gradients(model: Any) -> dict[str, Tensor]:
     return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def check(folder: Path, model: Model, work: Work) -> str:
+def check(folder: Path, model: Model, work: Work, **settings: bool) -> str:
     """Compare two updates of ours with two of TRL's on the completions that ours sampled.
 
     Rewards, advantages, old and reference log-probs, loss, gradients and the optimizer in between are each system's
@@ -193,6 +199,7 @@ def check(folder: Path, model: Model, work: Work) -> str:
         folder: To write to.
         model: What to check with.
         work: What is to be measured, of which the group, `train` and `device` are kept.
+        settings: Of `harness.grpo`.
 
     Returns:
         A line that says what was found.
@@ -218,7 +225,7 @@ def check(folder: Path, model: Model, work: Work) -> str:
     reward, ours = harness.Score(), _OurGradients()
     optimizer = OptimizerSettings(lr=lr, schedule="constant", warmup_ratio=0.0, max_grad_norm=1e9)
     module = harness.grpo(
-        work, lr=lr, adapter=adapter, rewards={"score": reward}, optimizer=optimizer, num_iterations=2
+        work, lr=lr, adapter=adapter, rewards={"score": reward}, optimizer=optimizer, num_iterations=2, **settings
     )
     harness.fit(module, work, ours)
 
@@ -238,8 +245,8 @@ def check(folder: Path, model: Model, work: Work) -> str:
         }
 
     theirs = _TheirGradients()
-    settings = {"num_iterations": 2, "max_steps": 2, "max_grad_norm": 0.0}
-    trainer = their_trainer(work, start, theirs, lr=lr, rollout_func=rollout, **settings)
+    config = {"num_iterations": 2, "max_steps": 2, "max_grad_norm": 0.0}
+    trainer = their_trainer(work, start, theirs, lr=lr, rollout_func=rollout, **config)
     trainer.train()
 
     gradients = max(_difference(*steps) for steps in zip(ours.steps, theirs.steps, strict=True))
@@ -273,10 +280,11 @@ def _difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     return max(float((ours[name] - theirs[name]).norm() / theirs[name].norm()) for name in ours)
 
 
-def compare(name: str, model_name: str, work: Work, warmup: int) -> list[dict[str, Any]]:
-    """Measure both systems on `work`, print what came out, and return a row for each."""
-    measured = harness.measure((lsemrl, trl), work, warmup)
-    ratios = [theirs / ours for ours, theirs in zip(measured["lsemrl"].seconds, measured["trl"].seconds, strict=True)]
+def compare(name: str, model_name: str, work: Work, warmup: int, also: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Measure the systems on `work`, print what came out, and return a row for each."""
+    systems = (lsemrl, *(ALSO[way][0] for way in also), trl)
+    measured = harness.measure(systems, work, warmup)
+    width = max(map(len, measured))
     print(f"\n{name}: {work.shape} (prompts x prompt/completion/group), {model_name}, {work.train}, {work.device}")
     rows: list[dict[str, Any]] = []
     for system, result in measured.items():
@@ -293,13 +301,19 @@ def compare(name: str, model_name: str, work: Work, warmup: int) -> list[dict[st
             }
         )
         low, high = harness.quartiles(result.seconds)
+        ratios = [theirs / own for own, theirs in zip(result.seconds, measured["trl"].seconds, strict=True)]
+        ratio, (ratio_q1, ratio_q3) = statistics.median(ratios), harness.quartiles(ratios)
+        beside = ""
+        if system != "trl":
+            rows[-1].update(ratio=ratio, ratio_q1=ratio_q1, ratio_q3=ratio_q3)
+            beside = f", TRL's {ratio:.2f} times that ({ratio_q1:.2f} to {ratio_q3:.2f})"
         parts = ", ".join(f"{part} {seconds:.3g}" for part, seconds in result.parts.items())
         memory = f"peak {result.peak_mb:,.0f} MB, {result.peak_mb - result.loaded_mb:,.0f} above loading"
         typical = statistics.median(result.seconds)
-        print(f"  {system:6}  {typical:.3g} s a step ({low:.3g} to {high:.3g}); {memory}; {parts or 'no parts'}")
-    low, high = harness.quartiles(ratios)
-    rows[0].update(ratio=statistics.median(ratios), ratio_q1=low, ratio_q3=high)
-    print(f"  ratio   {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})")
+        print(
+            f"  {system:{width}}  {typical:.3g} s a step ({low:.3g} to {high:.3g}){beside}; {memory}; "
+            f"{parts or 'no parts'}"
+        )
     return rows
 
 
@@ -309,6 +323,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--model", choices=MODELS, default="small")
     parser.add_argument("--train", choices=("lora", "full"), default="lora")
+    parser.add_argument("--also", nargs="+", choices=ALSO, default=[], help="ours once more, with other settings")
     harness.add_common_options(parser, steps=20)
     options = parser.parse_args()
     harness.quiet()
@@ -326,10 +341,12 @@ def main() -> None:
                 dtype=harness.dtype(options.device),
                 steps=options.warmup + options.steps,
             )
-            print(check(Path(root) / f"check_{name}", model, work), flush=True)
+            for way in (None, *options.also):
+                found = check(Path(root) / f"check_{name}_{way}", model, work, **(ALSO[way][1] if way else {}))
+                print(f"{way}: {found}" if way else found, flush=True)
             harness.save_model(work.folder, model, work.device)
             harness.save_prompts(work.folder, [shape.prompt] * shape.prompts * work.steps, model.vocabulary)
-            rows += compare(name, options.model, work, options.warmup)
+            rows += compare(name, options.model, work, options.warmup, options.also)
     path = options.results / f"step_{options.device}_{options.model}_{options.train}.csv"
     harness.write_csv(path, harness.about(PACKAGES), rows)
     print(f"\n{path}")

@@ -354,11 +354,33 @@ def lsemrl(work: Work, turns: Turns) -> None:
     fit(grpo(work, lr=1e-5), work, _InTurn(turns))
 
 
-def grpo(work: Work, *, lr: float, adapter: Path | None = None, **settings: Any) -> GRPO:
+def lsemrl_compiled(work: Work, turns: Turns) -> None:
+    """The same, the decoding step compiled."""
+    fit(grpo(work, lr=1e-5, compile=True), work, _InTurn(turns))
+
+
+def lsemrl_flex(work: Work, turns: Turns) -> None:
+    """The same, trained with flex attention."""
+    fit(grpo(work, lr=1e-5, flex_attention=True), work, _InTurn(turns))
+
+
+def grpo(
+    work: Work,
+    *,
+    lr: float,
+    adapter: Path | None = None,
+    compile: bool = False,
+    flex_attention: bool = False,
+    **settings: Any,
+) -> GRPO:
     """Our module for `work`; an `adapter` replaces the fresh one, `settings` are further ones of GRPO."""
     optimizer = OptimizerSettings(lr=lr, schedule="constant", warmup_ratio=0.0)
     sampling = Sampling(
-        num_generations=work.shape.group, temperature=1.0, top_p=1.0, max_new_tokens=work.shape.completion
+        num_generations=work.shape.group,
+        temperature=1.0,
+        top_p=1.0,
+        max_new_tokens=work.shape.completion,
+        compile=compile,
     )
     policy = PolicySettings(
         model=str(work.folder),
@@ -366,6 +388,7 @@ def grpo(work: Work, *, lr: float, adapter: Path | None = None, **settings: Any)
         lora=LoraSettings(rank=RANK, alpha=ALPHA, dropout=0.0),
         adapter=None if adapter is None else str(adapter),
         dtype=work.dtype,
+        flex_attention=flex_attention,
     )
     defaults = {"rewards": {"score": Score()}, "optimizer": optimizer, "loss": LossSettings(beta=BETA)}
     return GRPO(policy=policy, sampling=sampling, **{**defaults, **settings})

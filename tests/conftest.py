@@ -10,11 +10,18 @@ _CACHE = tempfile.TemporaryDirectory(prefix="lsemrl-tests-")  # removed when the
 os.environ["XDG_CACHE_HOME"] = _CACHE.name  # nothing is read from, or written to, the cache of whoever runs the tests
 
 import pytest
+import torch
 
 from lsemrl.data.collate import encode
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, PromptBatch
 from tiny import make_policy, save_tiny_model
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """A GPU where one is present."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -26,12 +26,6 @@ if HAS_TRITON and not torch.cuda.is_available():
         importlib.reload(sys.modules["triton.language"])
 
 
-@pytest.fixture
-def device() -> torch.device:
-    """Where the tests run."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @pytest.fixture(params=["torch", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend in turn."""

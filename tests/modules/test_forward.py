@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from lsemrl.modules.forward import choose_route, head, logits, predictors
 from lsemrl.modules.losses import likelihood_loss
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
-from lsemrl.types import Sequences
+from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.types import PromptBatch, Sequences
 from tiny import make_policy
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2}
@@ -91,6 +93,25 @@ def test_eager_attention_shares_too(tiny_model: str) -> None:
         eager_NT, _ = policy.logprobs(whole)
         assert policy._route == "shared"
     torch.testing.assert_close(eager_NT, sdpa_NT, rtol=1e-5, atol=2e-5)
+
+
+def test_flex_attention_shares_too(tiny_model: str, prompts: PromptBatch, device: torch.device) -> None:
+    """Values everywhere; gradients on a GPU, where alone it has a backward pass."""
+    policy = make_policy(tiny_model, gradient_checkpointing=True, flex_attention=True).to(device)
+    plain = make_policy(tiny_model, gradient_checkpointing=True).to(device)
+    whole = sequences(*UNEVEN, vocabulary=1000)
+    whole = replace(whole, **{name: value.to(device) for name, value in vars(whole).items()})
+    with policy.inference(), plain.inference():
+        found_NT, _ = policy.logprobs(whole)
+        torch.testing.assert_close(found_NT, plain.logprobs(whole)[0], rtol=1e-5, atol=2e-5)
+    assert policy._route == "shared"
+    drawn = [sample(one, prompts.to(device), Sampling(num_generations=2), seed=1) for one in (policy, plain)]
+    assert drawn[0].completions == drawn[1].completions
+    assert policy.model.config._attn_implementation == "flex_attention"
+    if device.type == "cuda":
+        weights_M = torch.linspace(-1, 1, int(whole.completion_mask_NT.sum()), device=device)
+        found = [gradients(one, one.loss(whole, likelihood_loss(weights_M))[0]) for one in (policy, plain)]
+        assert relative_error(*found) < 1e-5
 
 
 def test_the_reference_shares_too(tiny_model: str, tmp_path: Path) -> None:

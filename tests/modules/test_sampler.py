@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
+from lsemrl.modules import decoding
 from lsemrl.modules.forward import logits
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
@@ -27,6 +31,35 @@ def test_a_seed_names_its_completions(policy: Policy, prompts: PromptBatch) -> N
     assert ids(one) != ids(sample(policy, prompts, SAMPLING, seed=2))
     assert len(one.completions) == 12
     assert [completion.example.id for completion in one.completions] == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
+
+
+def test_a_compiled_step_draws_the_same(
+    policy: Policy, prompts: PromptBatch, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced as for a GPU, but run without code generation; and whatever the number of rows and tokens, traced once."""
+    graphs: list[object] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    step = torch.compile(decoding._step, dynamic=True, backend=backend, fullgraph=True)
+    monkeypatch.setattr(decoding, "_compiled_step", lambda: step)
+    monkeypatch.setattr(policy, "eos_ids", lambda: [*range(0, 1000, 5)])  # so that rows are dropped
+    compiled = replace(SAMPLING, compile=True)
+    for seed in range(3):
+        assert ids(sample(policy, prompts, compiled, seed)) == ids(sample(policy, prompts, SAMPLING, seed))
+    longer = replace(SAMPLING, max_new_tokens=17, num_generations=7)
+    fewer = prompts.__class__(**{**vars(prompts), **{name: value[:2] for name, value in vars(prompts).items()}})
+    one = sample(policy, fewer, replace(longer, compile=True), seed=5)
+    assert ids(one) == ids(sample(policy, fewer, longer, seed=5))
+    assert len(graphs) <= 2  # the second where a number turns out to vary
+
+
+def test_what_cannot_be_compiled_is_told(policy: Policy, prompts: PromptBatch) -> None:
+    policy.model.config.sliding_window = 4
+    with pytest.raises(UserError, match=r"sampling\.compile is true, but the model attends in a sliding window of 4"):
+        sample(policy, prompts, replace(SAMPLING, compile=True), seed=0)
 
 
 def test_prompts_in_parts_are_answered_alike(policy: Policy, prompts: PromptBatch) -> None:

@@ -97,6 +97,8 @@ class PolicyModule(LightningModule):
                 f"trainer.strategy is {type(self.trainer.strategy).__name__}, under which ranks do not stay in step; "
                 "use the overlay configs/ddp.yaml or configs/fsdp.yaml"
             )
+        if self.policy.settings.flex_attention and stage == "fit" and self.trainer.strategy.root_device.type == "cpu":
+            raise UserError("policy.flex_attention is true, but it has no backward pass on a CPU; set it to false")
         # Whole models in half precision would take adapters with them; float16 would need its gradients scaled.
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
             raise UserError(

@@ -5,7 +5,7 @@ packed: as shared, but every completion brings its prompt; for models that do no
 whole: the model's own logits, for models that do something to them behind the head, such as a soft cap.
 
 The first rows that a policy scores are scored in the quickest way and in the plainest; where these differ the next
-way is tried. Left out: attention other than SDPA and eager, which cannot be given a mask of their own.
+way is tried. Left out: attention other than SDPA, eager and flex, which cannot be given a mask of their own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from lsemrl.modules.packing import Packed, pack
+from lsemrl.modules.packing import PROMPT, Packed, pack
 from lsemrl.types import Sequences
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,10 @@ def predictors(model: Any, sequences: Sequences, route: Route) -> tuple[Tensor, 
     if route == "whole":
         return logits(model, sequences)[sequences.completion_mask_NT], pack(sequences)
     packed = pack(sequences if route == "shared" else sequences.repeated)
-    mask = packed.mask
-    if mask.dim() == 4:
+    mask: Any = packed.mask
+    if mask.dim() == 4 and model.config._attn_implementation == "flex_attention":
+        mask = _blocks(packed.segments_BL)
+    elif mask.dim() == 4:
         # Numbers, since attention would make them of a boolean mask in every layer and keep each for the backward pass.
         dtype = next(model.parameters()).dtype
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
@@ -52,6 +55,17 @@ def predictors(model: Any, sequences: Sequences, route: Route) -> tuple[Tensor, 
         input_ids=packed.ids_BL, attention_mask=mask, position_ids=packed.positions_BL, use_cache=False
     ).last_hidden_state
     return states_BLH.flatten(0, 1)[packed.sources_M], packed
+
+
+def _blocks(segments_BL: Tensor) -> BlockMask:
+    """`Packed.mask` for flex attention, which leaves out blocks that nobody looks into."""
+
+    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own = segments_BL[row, key] == segments_BL[row, query]
+        return (query >= key) & (own | (segments_BL[row, key] == PROMPT))
+
+    rows, length = segments_BL.shape
+    return create_block_mask(sees, rows, None, length, length, device=segments_BL.device)
 
 
 def logits(model: Any, sequences: Sequences) -> Tensor:
@@ -114,14 +128,14 @@ def _quickest(model: Any, sequences: Sequences) -> Route:
         ("packed", "logits are held whole instead of in chunks"),
     )
     for route, price in ways:
-        reason = (_blindness(model) if route == "shared" else None) or _difference(model, probe, truth_MV, route)
+        reason = (blindness(model) if route == "shared" else None) or _difference(model, probe, truth_MV, route)
         if reason is None:
             return route
         log.warning("%s: %s", price, reason)
     return "whole"
 
 
-def _blindness(model: Any) -> str | None:
+def blindness(model: Any) -> str | None:
     """Why a model would not look where a mask tells it to, although short rows may not show it."""
     config = model.config
     layers = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
@@ -129,7 +143,7 @@ def _blindness(model: Any) -> str | None:
         return f"the model has layers of {', '.join(layers)}"
     if getattr(config, "sliding_window", None) is not None:
         return f"the model attends in a sliding window of {config.sliding_window}"
-    if config._attn_implementation not in ("sdpa", "eager"):
+    if config._attn_implementation not in ("sdpa", "eager", "flex_attention"):
         return f"the model's attention, {config._attn_implementation}, takes no mask of ours"
     return None
 

@@ -22,7 +22,7 @@ from lsemrl.types import Sequences
 MAX_PADDING = 0.1
 """Share of a micro-batch that may be padding, as long as rows can be dealt otherwise."""
 
-_PROMPT, _PADDING = 0, -1
+PROMPT, _PADDING = 0, -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Packed:
         length = self.segments_BL.shape[1]
         causal_LL = torch.ones(length, length, dtype=torch.bool, device=queries.device).tril()
         # Padding sees the prompt and itself: a query that sees nothing would be NaN.
-        return (causal_LL & ((keys == _PROMPT) | (keys == queries)))[:, None]
+        return (causal_LL & ((keys == PROMPT) | (keys == queries)))[:, None]
 
 
 def pack(sequences: Sequences) -> Packed:
@@ -88,7 +88,7 @@ def pack(sequences: Sequences) -> Packed:
     place = column - (prompt_mask_BP.shape[1] - prompts_B)[row]
     ids_BL[row, place] = sequences.prompt_ids_BP[row, column]
     positions_BL[row, place] = place
-    segments_BL[row, place] = _PROMPT
+    segments_BL[row, place] = PROMPT
 
     completion_M, token_M = mask_NT.nonzero(as_tuple=True)
     row_M, place_M = prompt_of_N[completion_M], starts_N[completion_M] + token_M

@@ -85,7 +85,10 @@ class Policy(nn.Module):
         if self.model is not None:
             return
         settings = self.settings
-        model = AutoModelForCausalLM.from_pretrained(self.path, dtype=getattr(torch, settings.dtype))
+        attention = "flex_attention" if settings.flex_attention else None
+        model = AutoModelForCausalLM.from_pretrained(
+            self.path, dtype=getattr(torch, settings.dtype), attn_implementation=attention
+        )
         self.fingerprint = fingerprint(model)
         if self.adapter:
             check_adapter(self.adapter, model, self.fingerprint)
@@ -309,6 +312,18 @@ class Policy(nn.Module):
                 yield
         finally:
             model.train(training)
+
+    @contextmanager
+    def looking_back(self) -> Iterator[None]:
+        """Inside, attention is SDPA: a single query, such as a token that is drawn from, has nothing to skip."""
+        if not self.settings.flex_attention:
+            yield
+            return
+        self.model.set_attn_implementation("sdpa")
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation("flex_attention")
 
     @contextmanager
     def merged(self) -> Iterator[None]:

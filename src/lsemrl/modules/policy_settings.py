@@ -53,6 +53,9 @@ class PolicySettings:
     """Of the frozen weights. Adapters are always float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, much less memory."""
+    flex_attention: bool = False
+    """Train with PyTorch's flex attention, which skips what completions behind one prompt must not see of each other:
+    for long rows on a GPU. Sampling keeps SDPA."""
     gather_for_sampling: bool = True
     """Where weights are sharded over ranks, hold them whole while sampling; otherwise every token gathers them anew,
     a layer at a time, and ranks wait for the longest completion of all."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
 
-from lsemrl.modules.forward import positions
+from lsemrl.modules.decoding import Compiled, Growing, read_prompts
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
 
@@ -35,6 +34,8 @@ class Sampling:
     """Keep this many of the likeliest tokens; 0 keeps all."""
     max_new_tokens: int = 64
     """Length limit of a completion; one that reaches it without an EOS is marked as truncated."""
+    compile: bool = False
+    """Compile the step that decodes a token, for a GPU that waits for Python: it takes about a minute at the start."""
 
     def __post_init__(self) -> None:
         for name, ok, rule in (
@@ -60,7 +61,7 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, 
     """
     generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
     rows = list(zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True))
-    with policy.gathered(), policy.merged():
+    with policy.gathered(), policy.merged(), policy.looking_back():
         drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator) for ids_BP, mask_BP in rows]
     ids, masks, ended, slots = zip(*drawn, strict=True)
     width = max(mask_NT.shape[1] for mask_NT in masks)
@@ -95,25 +96,12 @@ def _decode(
     """Token ids_NT, mask_NT and ended_N of all N completions, and how many tokens were drawn for them."""
     group, device = sampling.num_generations, prompt_ids_BP.device
     eos = torch.tensor(policy.eos_ids(), device=device)
-    cache = DynamicCache(config=policy.model.config)
     # Sharded weights are gathered by all ranks together, so that none may stop before the others.
     together = policy.sharded and not policy.settings.gather_for_sampling
-    padded = not bool(prompt_mask_BP.all())  # where nothing is, a model spares itself the mask
-    logits_BV = policy(
-        input_ids=prompt_ids_BP,
-        attention_mask=prompt_mask_BP.long() if padded else None,
-        position_ids=positions(prompt_mask_BP),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    cache.batch_repeat_interleave(group)
-    logits_NV = logits_BV.repeat_interleave(group, dim=0)
-    prompt_mask_NP = prompt_mask_BP.long().repeat_interleave(group, dim=0)
-    position_N = prompt_mask_NP.sum(dim=1)
-    count, longest = len(prompt_mask_NP), sampling.max_new_tokens
-    # A completion that has ended goes on reading its own words until it is dropped; nobody reads it.
-    attention = torch.cat([prompt_mask_NP, prompt_mask_NP.new_ones(count, longest)], dim=1)
+    logits_NV, kept = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, group)
+    count, longest = len(logits_NV), sampling.max_new_tokens
+    prompt_mask_NP = prompt_mask_BP.repeat_interleave(group, dim=0)
+    go_on = (Compiled if sampling.compile else Growing)(policy, kept, prompt_mask_NP, longest)
     ids_NT = torch.zeros(count, longest, dtype=torch.long, device=device)
     mask_NT = torch.zeros_like(ids_NT, dtype=torch.bool)
     ended_N = torch.zeros(count, dtype=torch.bool, device=device)
@@ -129,17 +117,10 @@ def _decode(
         if step + 1 == longest or not _any_open(open_N, together):
             break
         if 0 < int(open_N.sum()) <= len(rows) // 2:  # it copies the cache: worth it by halves, not one by one
-            kept = open_N.nonzero().squeeze(1)
-            cache.batch_select_indices(kept)
-            rows, token_N, attention, position_N = rows[kept], token_N[kept], attention[kept], position_N[kept]
-        logits_NV = policy(
-            input_ids=token_N.unsqueeze(1),
-            attention_mask=attention[:, : prompt_mask_NP.shape[1] + step + 1] if padded else None,
-            position_ids=position_N.unsqueeze(1),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-        position_N = position_N + 1
+            going = open_N.nonzero().squeeze(1)
+            go_on.keep(going)
+            rows, token_N = rows[going], token_N[going]
+        logits_NV = go_on(token_N)
     width = int(mask_NT.any(dim=0).sum())
     return ids_NT[:, :width], mask_NT[:, :width], ended_N, slots
 
