@@ -4,6 +4,8 @@
 One program a row, so the grid is [C] and no bound on other grid dimensions applies. A chunk's length is only the size
 of that grid, and the vocabulary is an ordinary argument: no length is compiled in. Triton still tells apart numbers and
 addresses that are multiples of 16, which it needs to read rows fast; what depends on how tokens were cut is exempt.
+A row is read in whole blocks and what is left of it: under a mask, a vocabulary that is no multiple of 16 would be read
+word by word.
 """
 
 import torch
@@ -93,29 +95,37 @@ def _sum_rows(
     others = tl.full((BLOCK,), 0.0, tl.float32)
     weighted = tl.full((BLOCK,), 0.0, tl.float32)
     scale = inverse_temperature * LOG2E  # the hardware's exponential has base 2
-    for start in range(0, vocabulary, BLOCK):
-        ids = start + lanes
+    whole = vocabulary // BLOCK * BLOCK
+    for start in range(0, whole, BLOCK):
+        x = tl.load(logits_ptr + start + lanes).to(tl.float32)
+        top, others, weighted = _add_block(x, start, target, scale, top, others, weighted, BLOCK)
+    if whole < vocabulary:
+        ids = whole + lanes
         x = tl.load(logits_ptr + ids, mask=ids < vocabulary, other=-float("inf")).to(tl.float32)
-        highest = tl.max(x, axis=0)
-        # Both branches are rare, and without them this loop is bound by instructions instead of memory.
-        if highest > top:
-            # Every z of before falls by the same amount, so exp(z) * z becomes exp(fall) * exp(z) * (z + fall).
-            fall = tl.maximum((top - highest) * scale, LOWEST)
-            weighted = tl.exp2(fall) * (weighted + fall * others)
-            others = tl.exp2(fall) * others
-            top = highest
-        z = tl.maximum((x - top) * scale, LOWEST, propagate_nan=tl.PropagateNan.ALL)
-        exp = tl.exp2(z)
-        if (target >= start) & (target < start + BLOCK):
-            exp = tl.where(ids == target, 0.0, exp)
-        weighted += exp * z
-        others += exp
+        top, others, weighted = _add_block(x, whole, target, scale, top, others, weighted, BLOCK)
 
     sums_ptr += row
     tl.store(sums_ptr, top)
     tl.store(sums_ptr + sums_stride, (at_target - top) * inverse_temperature)
     tl.store(sums_ptr + 2 * sums_stride, tl.sum(others, axis=0))
     tl.store(sums_ptr + 3 * sums_stride, tl.sum(weighted, axis=0) / LOG2E)
+
+
+@triton.jit
+def _add_block(x, start, target, scale, top, others, weighted, BLOCK: tl.constexpr):
+    highest = tl.max(x, axis=0)
+    # Both branches are rare, and without them this is bound by instructions instead of memory.
+    if highest > top:
+        # Every z of before falls by the same amount, so exp(z) * z becomes exp(fall) * exp(z) * (z + fall).
+        fall = tl.maximum((top - highest) * scale, LOWEST)
+        weighted = tl.exp2(fall) * (weighted + fall * others)
+        others = tl.exp2(fall) * others
+        top = highest
+    z = tl.maximum((x - top) * scale, LOWEST, propagate_nan=tl.PropagateNan.ALL)
+    exp = tl.exp2(z)
+    if (target >= start) & (target < start + BLOCK):
+        exp = tl.where(start + tl.arange(0, BLOCK) == target, 0.0, exp)
+    return top, others + exp, weighted + exp * z
 
 
 @triton.jit(do_not_specialize=["targets_ptr", "terms_ptr", "terms_stride"])
@@ -141,8 +151,13 @@ def _make_gradient(
 
     lanes = tl.arange(0, BLOCK)
     scale = inverse_temperature * LOG2E
-    for start in range(0, vocabulary, BLOCK):
+    whole = vocabulary // BLOCK * BLOCK
+    for start in range(0, whole, BLOCK):
         ids = start + lanes
-        x = tl.load(logits_ptr + ids, mask=ids < vocabulary, other=0.0).to(tl.float32)
+        x = tl.load(logits_ptr + ids).to(tl.float32)
         grad = tl.where(ids == target, at_target, factor * tl.exp2((x - top) * scale))
-        tl.store(out_ptr + ids, grad.to(out_ptr.dtype.element_ty), mask=ids < vocabulary)
+        tl.store(out_ptr + ids, grad.to(out_ptr.dtype.element_ty))
+    ids = whole + lanes
+    x = tl.load(logits_ptr + ids, mask=ids < vocabulary, other=0.0).to(tl.float32)
+    grad = tl.where(ids == target, at_target, factor * tl.exp2((x - top) * scale))
+    tl.store(out_ptr + ids, grad.to(out_ptr.dtype.element_ty), mask=ids < vocabulary)
