@@ -20,7 +20,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
-from torch.distributed import ReduceOp, all_gather_object, all_reduce
+from torch.distributed import all_reduce
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -33,6 +33,7 @@ from lsemrl.modules.packing import MicroBatch, micro_batches, padding
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.random_state import random_state, set_random_state
+from lsemrl.modules.ranks import averages, every_rank, highest
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.timing import Stopwatch
@@ -203,11 +204,9 @@ class PolicyModule(LightningModule):
 
         Where weights are sharded, all ranks must pass through them equally often; who has done repeats the last one.
         """
-        most = torch.tensor(len(batches), device=self.device)
-        if self.policy.sharded:
-            all_reduce(most, ReduceOp.MAX)
+        most = highest(len(batches), self.device) if self.policy.sharded else len(batches)
         yield from ((batch, True) for batch in batches)
-        yield from ((batches[-1], False) for _ in range(int(most) - len(batches)))
+        yield from ((batches[-1], False) for _ in range(most - len(batches)))
 
     def within_memory(self, work: Callable[[], T], halve: Callable[[], str], lower: str) -> T:
         """Do `work`, and if memory runs out do it once more by halves.
@@ -286,7 +285,7 @@ class PolicyModule(LightningModule):
             for batch in bad or batches
             for row in batch.rows.tolist()
         ]
-        rows = [row for rank in self.every_rank(own) for row in rank]
+        rows = [row for rank in every_rank(own) for row in rank]
         path = self.folder / SKIPPED
         if self.trainer.is_global_zero:
             with path.open("a", encoding="utf-8") as file:
@@ -316,19 +315,11 @@ class PolicyModule(LightningModule):
         except UserError as error:
             own = error
         self.meet()
-        found = self.every_rank(own)
+        found = every_rank(own)
         for one in found:
             if isinstance(one, UserError):
                 raise one
         return [one for one in found if not isinstance(one, UserError)]
-
-    def every_rank(self, own: T) -> list[T]:
-        """What each rank gives, in their order; all must give something."""
-        if self.trainer.world_size == 1:
-            return [own]
-        found: list[Any] = [None] * self.trainer.world_size
-        all_gather_object(found, own)
-        return found
 
     def rollout_seed(self) -> int:
         """A seed of its own for every rank and rollout step, so that a resumed run draws what it would have drawn."""
@@ -353,21 +344,12 @@ class PolicyModule(LightningModule):
 
         Not by Lightning's own way: it would write the row only after a checkpoint was, and reduce every number alone.
         """
-        values = self.averages({name: float(value) for name, value in metrics.items()})
+        values = averages({name: float(value) for name, value in metrics.items()}, self.device)
         for name, value in values.items():
             self.log(name, value, prog_bar=name in shown, logger=False, batch_size=1)
         if due and not self.trainer.sanity_checking:
             for logger in self.trainer.loggers:
                 logger.log_metrics(values, step)
-
-    def averages(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Of each metric over the ranks where it is a number."""
-        if self.trainer.world_size == 1:
-            return metrics
-        own = torch.tensor(list(metrics.values()), dtype=torch.float64)
-        pair = torch.stack([own.nan_to_num(0.0), (~own.isnan()).double()]).to(self.device)
-        all_reduce(pair)
-        return dict(zip(metrics, (pair[0] / pair[1]).tolist(), strict=True))
 
     def validation_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """Answer greedily; scored at the end of the epoch."""
@@ -400,7 +382,7 @@ class PolicyModule(LightningModule):
         if self.trainer.world_size == 1:
             return own
         # Rows were dealt out in turn, and the first dealt again to ranks that would have had fewer.
-        turns = zip(*self.every_rank(own), strict=True)
+        turns = zip(*every_rank(own), strict=True)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         rows = data.validation_examples if self.trainer.state.fn in ("fit", "validate") else data.test_examples
         return [completion for turn in turns for completion in turn][: len(rows)]

@@ -25,6 +25,7 @@ from lsemrl import __version__
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.preemption import Signals
+from lsemrl.modules.ranks import every_rank, highest
 from lsemrl.modules.sharding import scatter_into, whole_tensors
 from lsemrl.modules.snapshot import read_snapshot, remove_snapshot, sweep, write_snapshot
 from lsemrl.runs import CHECKPOINTS, checkpoints, file_sizes, finish_run, truncate_files
@@ -116,7 +117,7 @@ class Checkpoints(Checkpoint):
         """Save before a step that is due, or because a signal came."""
         assert isinstance(pl_module, PolicyModule)
         step = pl_module.rollout_step
-        came = _any_rank(trainer, self.signals.came)
+        came = highest(self.signals.came, pl_module.device)
         due = self.every_n_steps and step and step % self.every_n_steps == 0
         if (due or came) and step != self._saved:
             self._save(trainer, pl_module, trainer.current_epoch, batch_idx)
@@ -171,7 +172,7 @@ class Checkpoints(Checkpoint):
                 for key, value in optimizer.state.get(parameter, {}).items()
             }
         )
-        ranks = module.every_rank(module.own_state())
+        ranks = every_rank(module.own_state())
         self._saved = step
         if not trainer.is_global_zero:
             return
@@ -285,15 +286,6 @@ class Checkpoints(Checkpoint):
         counted["epoch_loop.manual_optimization.optim_step_progress"] = {"total": taken, "current": taken}
         counted["state_dict"]["combined_loader"] = [{"batches": batches}]
         loop.load_state_dict(counted)
-
-
-def _any_rank(trainer: Trainer, number: int) -> int:
-    """The highest of all ranks' numbers."""
-    if trainer.world_size == 1:
-        return number
-    found = torch.tensor(number, device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return int(found)
 
 
 def _checksum_of(trainer: Trainer) -> str:

@@ -22,6 +22,7 @@ from lsemrl.modules.memory import estimate_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.ranks import every_rank
 from lsemrl.modules.sampler import Sampling
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
@@ -254,7 +255,7 @@ class GRPO(PolicyModule):
     def report(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor, metrics: dict[str, Tensor]) -> None:
         """Log the batch and, now and then, write the first rank's completions to samples.csv in the run's folder."""
         own_N = rollouts.sequences.completion_mask_NT.sum(dim=1).float()
-        lengths_N = torch.cat(self.every_rank(own_N.cpu()))
+        lengths_N = torch.cat(every_rank(own_N.cpu()))
         seconds = sum(self.stopwatch.seconds.values())
         groups_BG = rewards.total_N.view(-1, rollouts.num_generations)
         parts = {

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from lsemrl.modules.decoding import Compiled, Growing, read_prompts
 from lsemrl.modules.policy import Policy
+from lsemrl.modules.ranks import highest
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
 
 _NUCLEUS = 64
@@ -114,23 +115,16 @@ def _decode(
         ids_NT[rows, step], mask_NT[rows, step] = token_N, open_N
         ended_N[rows] |= torch.isin(token_N, eos)
         open_N = ~ended_N[rows]
-        if step + 1 == longest or not _any_open(open_N, together):
+        going = int(open_N.sum())
+        if step + 1 == longest or not (highest(going, device) if together else going):
             break
-        if 0 < int(open_N.sum()) <= len(rows) // 2:  # it copies the cache: worth it by halves, not one by one
-            going = open_N.nonzero().squeeze(1)
-            go_on.keep(going)
-            rows, token_N = rows[going], token_N[going]
+        if 0 < going <= len(rows) // 2:  # it copies the cache: worth it by halves, not one by one
+            open_rows = open_N.nonzero().squeeze(1)
+            go_on.keep(open_rows)
+            rows, token_N = rows[open_rows], token_N[open_rows]
         logits_NV = go_on(token_N)
     width = int(mask_NT.any(dim=0).sum())
     return ids_NT[:, :width], mask_NT[:, :width], ended_N, slots
-
-
-def _any_open(open_N: Tensor, together: bool) -> bool:
-    """Whether a completion goes on, of any rank if they go `together`."""
-    found = open_N.any().long()
-    if together:
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return bool(found)
 
 
 def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,38 @@
+"""What ranks tell each other; a process that is alone answers for all."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch.distributed import ReduceOp, all_gather_object, all_reduce, get_world_size, is_initialized
+
+T = TypeVar("T")
+
+
+def every_rank(own: T) -> list[T]:
+    """What each rank gives, in their order; all must give something."""
+    if not is_initialized():
+        return [own]
+    found: list[Any] = [None] * get_world_size()
+    all_gather_object(found, own)
+    return found
+
+
+def highest(own: int, device: torch.device) -> int:
+    """The highest of all ranks' numbers."""
+    if not is_initialized():
+        return own
+    found = torch.tensor(own, device=device)
+    all_reduce(found, ReduceOp.MAX)
+    return int(found)
+
+
+def averages(own: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Of each metric over the ranks where it is a number, by one exchange for all."""
+    if not is_initialized():
+        return own
+    values = torch.tensor(list(own.values()), dtype=torch.float64)
+    pair = torch.stack([values.nan_to_num(0.0), (~values.isnan()).double()]).to(device)
+    all_reduce(pair)
+    return dict(zip(own, (pair[0] / pair[1]).tolist(), strict=True))
