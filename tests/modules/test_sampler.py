@@ -33,8 +33,9 @@ def test_a_seed_names_its_completions(policy: Policy, prompts: PromptBatch) -> N
     assert [completion.example.id for completion in one.completions] == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
 
 
+@pytest.mark.parametrize("mixed", [False, True])
 def test_a_compiled_step_draws_the_same(
-    policy: Policy, prompts: PromptBatch, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+    mixed: bool, policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced as for a GPU, but run without code generation; and whatever the number of rows and tokens, traced once."""
     graphs: list[object] = []
@@ -47,8 +48,11 @@ def test_a_compiled_step_draws_the_same(
     monkeypatch.setattr(decoding, "_compiled_step", lambda: step)
     monkeypatch.setattr(policy, "eos_ids", lambda: [*range(0, 1000, 5)])  # so that rows are dropped
     compiled = replace(SAMPLING, compile=True)
-    for seed in range(3):
-        assert ids(sample(policy, prompts, compiled, seed)) == ids(sample(policy, prompts, SAMPLING, seed))
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        for seed in range(3):
+            assert ids(sample(policy, prompts, compiled, seed)) == ids(sample(policy, prompts, SAMPLING, seed))
+    if mixed:
+        return
     longer = replace(SAMPLING, max_new_tokens=17, num_generations=7)
     fewer = prompts.__class__(**{**vars(prompts), **{name: value[:2] for name, value in vars(prompts).items()}})
     one = sample(policy, fewer, replace(longer, compile=True), seed=5)

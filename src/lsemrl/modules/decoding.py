@@ -141,8 +141,8 @@ class _Slots(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
         """Write where the token stands, and give everything."""
-        self.keys.index_copy_(2, self.at, key_states)
-        self.values.index_copy_(2, self.at, value_states)
+        self.keys.index_copy_(2, self.at, key_states.to(self.keys.dtype))  # mixed precision may have two
+        self.values.index_copy_(2, self.at, value_states.to(self.values.dtype))
         return self.keys, self.values
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
