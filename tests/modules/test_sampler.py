@@ -33,31 +33,53 @@ def test_a_seed_names_its_completions(policy: Policy, prompts: PromptBatch) -> N
     assert [completion.example.id for completion in one.completions] == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_a_compiled_step_draws_the_same(
-    mixed: bool, policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Traced as for a GPU, but run without code generation; and whatever the number of rows and tokens, traced once."""
-    graphs: list[object] = []
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is traced of the decoding step, which is then run without code generation."""
+    found: list[object] = []
 
     def backend(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
+        found.append(graph)
         return graph.forward
 
     step = torch.compile(decoding._step, dynamic=True, backend=backend, fullgraph=True)
     monkeypatch.setattr(decoding, "_compiled_step", lambda: step)
+    return found
+
+
+def test_a_compiled_step_draws_the_same(
+    policy: Policy, prompts: PromptBatch, graphs: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whatever the number of rows and tokens, it is traced once, or twice when a number turns out to vary."""
     monkeypatch.setattr(policy, "eos_ids", lambda: [*range(0, 1000, 5)])  # so that rows are dropped
     compiled = replace(SAMPLING, compile=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        for seed in range(3):
-            assert ids(sample(policy, prompts, compiled, seed)) == ids(sample(policy, prompts, SAMPLING, seed))
-    if mixed:
-        return
+    for seed in range(3):
+        assert ids(sample(policy, prompts, compiled, seed)) == ids(sample(policy, prompts, SAMPLING, seed))
     longer = replace(SAMPLING, max_new_tokens=17, num_generations=7)
-    fewer = prompts.__class__(**{**vars(prompts), **{name: value[:2] for name, value in vars(prompts).items()}})
+    fewer = PromptBatch(**{name: value[:2] for name, value in vars(prompts).items()})
     one = sample(policy, fewer, replace(longer, compile=True), seed=5)
     assert ids(one) == ids(sample(policy, fewer, longer, seed=5))
-    assert len(graphs) <= 2  # the second where a number turns out to vary
+    assert len(graphs) <= 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_compiled_step_says_the_same_in_mixed_precision(
+    dtype: str, tiny_model: str, prompts: PromptBatch, graphs: list[object]
+) -> None:
+    policy, mask_NP = make_policy(tiny_model, dtype=dtype), prompts.prompt_mask_BP.repeat_interleave(2, dim=0)
+    with policy.inference(), torch.autocast("cpu", torch.bfloat16):
+        ways = [
+            way(policy, decoding.read_prompts(policy, prompts.prompt_ids_BP, prompts.prompt_mask_BP, 2)[1], mask_NP, 5)
+            for way in (decoding.Growing, decoding.Compiled)
+        ]
+        for step in range(5):
+            if step == 3:
+                for way in ways:
+                    way.keep(torch.tensor([1, 4]))
+            token_N = torch.arange(2 if step >= 3 else 6) + 10 * step
+            one_NV, other_NV = (way(token_N).float() for way in ways)
+            torch.testing.assert_close(one_NV, other_NV, rtol=0.05, atol=0.05 * float(one_NV.std()))
+    assert graphs
 
 
 def test_what_cannot_be_compiled_is_told(policy: Policy, prompts: PromptBatch) -> None:
