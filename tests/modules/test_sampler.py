@@ -67,7 +67,7 @@ def test_a_compiled_step_says_the_same_in_mixed_precision(
     dtype: str, tiny_model: str, prompts: PromptBatch, graphs: list[object]
 ) -> None:
     policy, mask_NP = make_policy(tiny_model, dtype=dtype), prompts.prompt_mask_BP.repeat_interleave(2, dim=0)
-    with policy.inference(), torch.autocast("cpu", torch.bfloat16):
+    with policy.merged(), torch.autocast("cpu", torch.bfloat16):
         ways = [
             way(policy, decoding.read_prompts(policy, prompts.prompt_ids_BP, prompts.prompt_mask_BP, 2)[1], mask_NP, 5)
             for way in (decoding.Growing, decoding.Compiled)
