@@ -100,7 +100,7 @@ def generate(
             f"RUN was trained on {task.name}, whose rows have {' and '.join(task.inputs)}; generate answers texts of "
             "one input, such as sentences to translate"
         )
-    sampling = dataclasses.replace(run.sampling, num_generations=1)
+    sampling = dataclasses.replace(run.sampling, num_generations=1, compile=False)  # too few answers to pay for it
     if greedy:
         sampling = dataclasses.replace(sampling, temperature=0.0, top_p=1.0, top_k=0)
     policy = Policy(run.policy)
