@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lsemrl import __version__
@@ -200,6 +201,30 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(RUN, "report", broken)
     with pytest.raises(ValueError, match="ours"):
         main(["report", "x"])
+
+
+def test_a_rank_that_has_gone_is_told_by_those_that_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def left(words: list[str]) -> None:
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+
+    monkeypatch.setitem(RUN, "report", left)
+    with pytest.raises(SystemExit) as exit_:
+        main(["report"])
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith("lsemrl: error: another rank has gone;")
+
+
+def test_memory_that_runs_out_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(words: list[str]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setitem(RUN, "report", broken)
+    with pytest.raises(SystemExit) as exit_:
+        main(["report"])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("lsemrl: error: memory ran out (CUDA out of memory. Tried to allocate 2.")
 
 
 def test_a_reward_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,9 @@ from lsemrl.errors import UserError
 from lsemrl.training import TRAINER_VERBS, run_trainer
 from lsemrl.verbs import OWN_VERBS, RUN
 
+_RANK_IS_GONE = ("gloo/transport", "ncclRemoteError")
+"""Parts of what torch.distributed raises where a rank waits for another that has ended."""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
@@ -24,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Words after the program's name; None takes them from the process.
 
     Raises:
-        SystemExit: 2 for a user's mistake, told in one sentence on standard error.
+        SystemExit: 2 for a user's mistake and 1 where another rank has gone, told in one sentence on standard error.
     """
     words = list(sys.argv[1:] if args is None else args)
     verb = words[0] if words else "--help"
@@ -44,11 +47,13 @@ def main(args: Sequence[str] | None = None) -> None:
         if number:
             print(f"lsemrl: {error}", file=sys.stderr)
             raise SystemExit(128 + number) from None
-        sentence = users_mistake(error, verb)
+        sentence, status = users_mistake(error, verb), 2
+        if sentence is None and any(sign in str(error) for sign in _RANK_IS_GONE):
+            sentence, status = "another rank has gone; what it said is above, and the same command goes on", 1
         if sentence is None:
             raise
         print(f"lsemrl: error: {sentence}", file=sys.stderr)
-        raise SystemExit(2) from error
+        raise SystemExit(status) from error
 
 
 def _help() -> str:
