@@ -21,7 +21,7 @@ assets: $(VENV)/ready  ## rebuild the embedded policy and encoder from the seed
 	OMP_NUM_THREADS=1 $(BIN)/lsemrl build-micro --output src/lsemrl/micro/assets
 
 bench: $(VENV)/ready  ## steps against TRL, kernels against others, and how a step grows, on the CPU
-	$(BIN)/python benchmarks/bench_step.py --device cpu --results $(RESULTS)
+	$(BIN)/python benchmarks/bench_step.py --device cpu --also compiled --results $(RESULTS)
 	$(BIN)/python benchmarks/bench_kernel.py --device cpu --results $(RESULTS)
 	$(BIN)/python benchmarks/bench_scaling.py --device cpu --results $(RESULTS)
 

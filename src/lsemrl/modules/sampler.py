@@ -36,7 +36,8 @@ class Sampling:
     max_new_tokens: int = 64
     """Length limit of a completion; one that reaches it without an EOS is marked as truncated."""
     compile: bool = False
-    """Compile the step that decodes a token, for a GPU that waits for Python: it takes about a minute at the start."""
+    """Compile the step that decodes a token, where Python is what takes its time: long runs of small models, a GPU. It
+    costs about a minute at the start."""
 
     def __post_init__(self) -> None:
         for name, ok, rule in (
