@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lsemrl.cli import main
 from lsemrl.micro import corpus
@@ -71,6 +73,8 @@ def test_several_ranks_share_one_folder_and_go_on_after_a_kill(name: str, tmp_pa
     words += [f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu", "--trainer.callbacks=null"]
     words += ["--trainer.max_steps=6", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
     words += ["--checkpoints.every_n_steps=2", "--checkpoints.monitor=null", "--data.splits.cold_start_count=8"]
+    if name == "fsdp.yaml":
+        words += ["--model.policy.dtype=bfloat16", "--trainer.precision=bf16-mixed"]  # as one would on a GPU
     command = [sys.executable, "-m", "lsemrl", "fit", *words]
     settings: Any = {
         "env": {**os.environ, "OMP_NUM_THREADS": "1"},
@@ -92,7 +96,8 @@ def test_several_ranks_share_one_folder_and_go_on_after_a_kill(name: str, tmp_pa
     assert done.returncode == 0, errors[-3000:]
     assert "going on from" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["version_0"]
-    assert (tmp_path / "version_0" / "adapter" / "adapter_model.safetensors").is_file()
+    adapter = load_file(tmp_path / "version_0" / "adapter" / "adapter_model.safetensors")
+    assert {value.dtype for value in adapter.values()} == {torch.float32}
     with (tmp_path / "version_0" / "metrics.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == [str(step) for step in range(6)]
 
