@@ -227,6 +227,16 @@ def test_memory_that_runs_out_is_told(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err.startswith("lsemrl: error: memory ran out (CUDA out of memory. Tried to allocate 2.")
 
 
+@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
+def test_processes_that_would_all_train_alone_are_stopped(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "1")
+    sentence = told(capsys, f"--trainer.default_root_dir={tmp_path}")
+    assert "several processes were started, but trainer.devices times trainer.num_nodes is 1" in sentence
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_reward_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rewards.py").write_text(
         "import torch\nfrom lsemrl.rewards import Reward\n\n\nclass Brevity(Reward):\n"

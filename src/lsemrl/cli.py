@@ -83,6 +83,8 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return " ".join(str(link).split())
+        if type(link).__name__ == "MisconfigurationException":  # Lightning's
+            return f"trainer: {' '.join(str(link).split())[:300]}"
         if type(link).__name__ == "OutOfMemoryError":  # torch's, which this must not import
             reason = " ".join(str(link).split())[:120]
             return f"memory ran out ({reason}); docs/scale.md says what takes it, and what to lower"

@@ -66,6 +66,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
 
 
 def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import LightningDataModule
     from lightning.pytorch.cli import LightningCLI
 
@@ -112,6 +113,18 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
                 },
                 {"class_path": "lsemrl.modules.metrics_log.MetricsLog", "init_args": {"folder": str(folder)}},
             ]
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            try:
+                trainer = super().instantiate_trainer(**kwargs)
+            except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
+                raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
+            if run and trainer.world_size == 1 and not is_rank_zero():
+                raise UserError(
+                    "several processes were started, but trainer.devices times trainer.num_nodes is 1; add "
+                    "configs/ddp.yaml or configs/fsdp.yaml, or start one process"
+                )
+            return trainer
 
     return Cli(
         PolicyModule,

@@ -117,6 +117,13 @@ class PolicyModule(LightningModule):
         batches = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
         share = self.trainer.limit_train_batches
         batches = min(batches, share) if isinstance(share, int) else int(batches * (share or 1.0))
+        every = self.trainer.val_check_interval
+        counted_anew = self.trainer.limit_val_batches and self.trainer.check_val_every_n_epoch is not None
+        if counted_anew and isinstance(every, int) and every > batches:
+            raise UserError(
+                f"trainer.val_check_interval is {every}, but an epoch has {batches} batches; lower it, or set "
+                "trainer.check_val_every_n_epoch to null to count across epochs"
+            )
         epochs = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs
         limit = math.inf if self.trainer.max_steps == -1 else self.trainer.max_steps
         steps = min(batches * epochs * self.updates_per_batch(), limit)
