@@ -59,6 +59,7 @@ CASES = (
     _fit("--model.optimizer_batch_size=5", says="optimizer_batch_size is 5"),
     _fit("--model.micro_batch_tokens=0", says="micro_batch_tokens is 0"),
     _fit("--trainer.precision=bf16-true", says="trainer.precision is bf16-true"),
+    _fit(f"--config={CONFIGS / 'fsdp.yaml'}", "--trainer.devices=3", says="has data_parallel_size 2 and"),
     _fit("--trainer.devices=0", says="trainer: `Trainer(devices='0')` value is not a valid input"),
     _fit("--trainer.strategy=nonsense", says="trainer: You selected an invalid strategy name"),
     _fit("--trainer.accelerator=tpu", says="trainer: "),

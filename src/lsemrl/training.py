@@ -124,6 +124,14 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
                     "several processes were started, but trainer.devices times trainer.num_nodes is 1; add "
                     "configs/ddp.yaml or configs/fsdp.yaml, or start one process"
                 )
+            config = self.config[self.subcommand] if run else self.config
+            sizes = getattr(config.trainer.strategy, "init_args", {})
+            sharded, split = sizes.get("data_parallel_size"), sizes.get("tensor_parallel_size")
+            if sharded is not None and (sharded, split) != (trainer.world_size, 1):
+                raise UserError(
+                    f"trainer.strategy has data_parallel_size {sharded} and tensor_parallel_size {split}; set them to "
+                    f"{trainer.world_size}, which is trainer.devices times trainer.num_nodes, and 1"
+                )
             return trainer
 
     return Cli(
