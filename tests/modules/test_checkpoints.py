@@ -74,6 +74,12 @@ def test_a_signal_saves_and_stops(number: int, tiny_model: str, tmp_path: Path) 
     assert all(torch.equal(value, trained(whole)[name]) for name, value in trained(resumed).items())
 
 
+def time_is_up() -> None:
+    """As SLURM says it: once to be heeded, and again when a step takes too long."""
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+
+
 @pytest.mark.parametrize("answer", ["queued", "refused", "missing"])
 def test_slurm_is_asked_to_run_the_job_again_when_time_is_up(
     answer: str, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -90,7 +96,7 @@ def test_slurm_is_asked_to_run_the_job_again_when_time_is_up(
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
     with pytest.raises(Interrupted, match="stopped by SIGUSR1, saved in"):
-        run(grpo(tiny_model), tmp_path / "run", At(5, lambda: os.kill(os.getpid(), signal.SIGUSR1)), every_n_steps=0)
+        run(grpo(tiny_model), tmp_path / "run", At(5, time_is_up), every_n_steps=0)
     kept = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert kept == ["step_5"]
     assert not list(tmp_path.rglob("*.ckpt"))

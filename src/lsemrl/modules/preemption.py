@@ -40,7 +40,7 @@ class Signals:
         def note(number: int, frame: FrameType | None) -> None:
             if self.came and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.came = number
+            self.came = self.came or number  # SIGTERM may follow the one that asked to be queued again
 
         try:
             for number in (signal.SIGTERM, signal.SIGINT, self._last_call):
