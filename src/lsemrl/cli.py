@@ -75,7 +75,8 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     """What to tell the user about `error` of `verb`, in one sentence; None if the fault is ours.
 
     The parser wraps an error once for every level of the configuration, so the telling one is the innermost: a
-    UserError as it stands, memory that ran out, or the parser's own complaint behind the path of fields that led there.
+    UserError as it stands, Lightning's complaint about the trainer, memory that ran out, or the parser's own complaint
+    behind the path of fields that led there.
     """
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:

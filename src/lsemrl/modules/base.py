@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +35,8 @@ from lsemrl.modules.random_state import random_state, set_random_state
 from lsemrl.modules.ranks import averages, every_rank, highest
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
+from lsemrl.modules.snapshot import replace_folder
+from lsemrl.modules.step_faults import texts, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.runs import SKIPPED
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
@@ -159,7 +160,8 @@ class PolicyModule(LightningModule):
         Raises:
             UserError: Too many steps were skipped in a row, or memory ran out.
         """
-        batches, found = self.within_memory(
+        batches, found = within_memory(
+            self.policy,
             lambda: self._backward(whole, rows, loss_of),
             self._halve_micro_batches,
             "model.micro_batch_tokens or policy.lora.rank, or set policy.gradient_checkpointing",
@@ -215,41 +217,14 @@ class PolicyModule(LightningModule):
         yield from ((batch, True) for batch in batches)
         yield from ((batches[-1], False) for _ in range(most - len(batches)))
 
-    def within_memory(self, work: Callable[[], T], halve: Callable[[], str], lower: str) -> T:
-        """Do `work`, and if memory runs out do it once more by halves.
-
-        Args:
-            work: What can be done again from its beginning.
-            halve: Makes it need less, and says how.
-            lower: What the user can lower if that does not help.
-
-        Raises:
-            UserError: It did not, or other ranks wait in the middle of a pass through sharded weights, which cannot be
-                begun again.
-        """
-        try:
-            return work()
-        except torch.OutOfMemoryError as error:
-            reason = " ".join(str(error).split())[:120]
-        # Not inside the handler: what the failed pass holds lives as long as its traceback.
-        if not self.policy.sharded:
-            for parameter in self.policy.parameters():
-                parameter.grad = None
-            torch.cuda.empty_cache()
-            log.warning("memory ran out (%s); trying again, and going on, with %s", reason, halve())
-            try:
-                return work()
-            except torch.OutOfMemoryError as error:
-                reason = " ".join(str(error).split())[:120]
-        raise UserError(f"memory ran out ({reason}); lower {lower}, and see docs/scale.md")
-
     def _halve_micro_batches(self) -> str:
         self.micro_batch_tokens = max(1, self.micro_batch_tokens // 2)
         return f"model.micro_batch_tokens at {self.micro_batch_tokens}, which changes no gradient"
 
     def draw(self, prompts: PromptBatch, sampling: Sampling, seed: int) -> Rollouts:
         """Completions of `prompts` by `sample`, in halves from when memory first ran out."""
-        return self.within_memory(
+        return within_memory(
+            self.policy,
             lambda: sample(self.policy, prompts, sampling, seed, self.sampling_parts),
             self._halve_sampling,
             "data.batch_size, sampling.num_generations or sampling.max_new_tokens",
@@ -275,23 +250,8 @@ class PolicyModule(LightningModule):
         self.skipped += 1
         self.skipped_in_a_row += 1
         bad = [batch for batch, loss in zip(batches, losses, strict=True) if not loss.isfinite()]
-        decode = self.policy.tokenizer.decode
-
-        def prompt(row: int) -> Any:
-            at = whole.prompt_of_N[row]
-            return decode(whole.prompt_ids_BP[at][whole.prompt_mask_BP[at]])
-
-        own = [
-            {
-                "rollout_step": self.rollout_step,
-                "rank": self.global_rank,
-                "loss_is_finite": not bad,
-                "prompt": prompt(row),
-                "completion": decode(whole.completion_ids_NT[row][whole.completion_mask_NT[row]]),
-            }
-            for batch in bad or batches
-            for row in batch.rows.tolist()
-        ]
+        about = {"rollout_step": self.rollout_step, "rank": self.global_rank, "loss_is_finite": not bad}
+        own = [{**about, **row} for row in texts(whole, bad or batches, self.policy)]
         rows = [row for rank in every_rank(own) for row in rank]
         path = self.folder / SKIPPED
         if self.trainer.is_global_zero:
@@ -448,15 +408,8 @@ class PolicyModule(LightningModule):
         weights = whole_tensors(self.policy.trained())
         if not self.trainer.is_global_zero:
             return
-        part, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}.old")
         try:
-            shutil.rmtree(part, ignore_errors=True)
-            self.policy.save(part, weights)
-            if folder.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                folder.rename(old)
-            part.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
+            replace_folder(folder, lambda part: self.policy.save(part, weights))
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"{str(folder)!r} cannot be written to ({error}); make room, and run the same command again: it goes "

@@ -87,7 +87,7 @@ class Compiled:
     """
 
     def __init__(self, policy: Policy, kept: DynamicCache, prompt_mask_NP: Tensor, longest: int) -> None:
-        """As `Growing`.
+        """As `Growing`, but that `kept` is empty afterwards.
 
         Raises:
             UserError: The model does not look where a mask of ours tells it to, or its weights are spread over ranks.
@@ -98,7 +98,10 @@ class Compiled:
         self._model = policy.model.get_base_model() if policy.adapted else policy.model
         self._at = torch.tensor([prompt_mask_NP.shape[1]], device=prompt_mask_NP.device)
         layers: list[Any] = kept.layers
-        self._slots = [_Slots(layer.keys, layer.values, longest, self._at) for layer in layers]
+        self._slots: list[_Slots] = []
+        while layers:  # taken out one by one, so that what was read of the prompts is not there twice
+            layer = layers.pop(0)
+            self._slots.append(_Slots(layer.keys, layer.values, longest, self._at))
         dtype = self._slots[0].keys.dtype
         self._mask_N11L = torch.full(
             (len(prompt_mask_NP), 1, 1, prompt_mask_NP.shape[1] + longest),

@@ -11,15 +11,13 @@ than LoRA.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -31,10 +29,11 @@ from transformers import AutoModelForCausalLM
 from lsemrl import kernels, micro
 from lsemrl.modules.forward import Route, choose_route, head, predictors, score_logits
 from lsemrl.modules.losses import LossFunction
+from lsemrl.modules.merging import merged_adapters
 from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.modules.pretrained import PASSPORT, check_adapter, fingerprint, load_tokenizer
-from lsemrl.modules.sharding import Traffic
+from lsemrl.modules.pretrained import check_adapter, fingerprint, load_tokenizer, write_adapter
+from lsemrl.modules.sharding import Traffic, gathered_weights
 from lsemrl.types import Sequences, UserError
 
 _TRAINED, _REFERENCE = "default", "reference"
@@ -145,22 +144,9 @@ class Policy(nn.Module):
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Inside, the weights are whole on every rank, if they are to be gathered for sampling; all must enter."""
-        if not (self.sharded and self.settings.gather_for_sampling):
+        whole = self.sharded and self.settings.gather_for_sampling
+        with gathered_weights(self) if whole else nullcontext():
             yield
-            return
-        layers = [module for name, module in self.named_modules() if name and isinstance(module, FSDPModule)]
-        pieces: list[Any] = [self, *layers]
-        for piece in pieces:
-            piece.unshard()
-        for layer in layers:
-            layer.set_reshard_after_forward(False, recurse=False)
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.set_reshard_after_forward(True, recurse=False)
-            for piece in pieces:
-                piece.reshard()
 
     @property
     def adapted(self) -> bool:
@@ -327,38 +313,9 @@ class Policy(nn.Module):
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """`inference` with the adapters added to a copy of the weights they adapt: a third of the matmuls.
-
-        Only in float32, where the sum loses nothing that matters; elsewhere the adapters stay beside the weights,
-        which would swallow small updates. The weights themselves are never written to.
-        """
-        layers: list[Any] = [layer for layer in self.model.modules() if isinstance(layer, LoraLayer)]
-        layers = [layer for layer in layers if not layer.disable_adapters]
-        plain = all(
-            isinstance(layer.get_base_layer(), nn.Linear)
-            and layer.get_base_layer().weight.dtype == torch.float32
-            and not isinstance(layer.get_base_layer().weight, DTensor)
-            and not layer.lora_variant
-            for layer in layers
-        )
-        with self.inference():
-            if not layers or not plain:
-                yield
-                return
-            weights = [layer.get_base_layer().weight for layer in layers]
-            own = [weight.data for weight in weights]
-            summed = [
-                weight + layer.get_delta_weight(layer.active_adapters[0])
-                for weight, layer in zip(own, layers, strict=True)
-            ]
-            with self.model.disable_adapter():
-                try:
-                    for weight, data in zip(weights, summed, strict=True):
-                        weight.data = data
-                    yield
-                finally:
-                    for weight, data in zip(weights, own, strict=True):
-                        weight.data = data
+        """`inference` with the adapters added to the weights where that loses nothing, see `merged_adapters`."""
+        with self.inference(), merged_adapters(self.model):
+            yield
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
@@ -396,19 +353,7 @@ class Policy(nn.Module):
         """
         state = None if weights is None else {name.removeprefix("model."): value for name, value in weights.items()}
         if self.adapted:
-            # The name as it was configured, rather than where the weights happened to lie on this machine.
-            self.model.peft_config[_TRAINED].base_model_name_or_path = self.settings.model
-            self.model.save_pretrained(
-                folder, selected_adapters=[_TRAINED], save_embedding_layers=False, state_dict=state
-            )
-            passport = {"base": self.settings.model, "base_fingerprint": self.fingerprint}
-            # A set, which peft writes in another order every time.
-            config = folder / "adapter_config.json"
-            settings = json.loads(config.read_text())
-            if isinstance(settings["target_modules"], list):
-                settings["target_modules"].sort()
-            config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-            (folder / PASSPORT).write_text(json.dumps(passport, indent=2) + "\n")
+            write_adapter(self.model, _TRAINED, folder, self.settings.model, self.fingerprint, state)
         else:
             self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)

@@ -1,14 +1,16 @@
-"""What is read of a model before and beside its weights: its tokenizer, and whether an adapter is of it."""
+"""What is read and written beside a model's weights: its tokenizer, and adapters with the model they are of."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from lsemrl.types import UserError
@@ -71,3 +73,28 @@ def check_adapter(folder: Path, model: nn.Module, base_fingerprint: str) -> None
                     f"policy.adapter {str(folder)!r} belongs to another base model: its {key} of shape {shape} fits no "
                     "layer of policy.model; set policy.model to the model it was trained on"
                 )
+
+
+def write_adapter(
+    model: Any, name: str, folder: Path, base: str, base_fingerprint: str, weights: Mapping[str, Tensor] | None
+) -> None:
+    """Write an adapter in peft's format, always the same bytes for the same weights, and which model it is of.
+
+    Args:
+        model: Carries the adapter.
+        name: Of the adapter.
+        folder: Made where it is missing.
+        base: The model as the user named it, rather than where its weights happened to lie on this machine.
+        base_fingerprint: Of that model.
+        weights: Whole tensors, where the model itself holds shards.
+    """
+    model.peft_config[name].base_model_name_or_path = base
+    model.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False, state_dict=weights)
+    # A set, which peft writes in another order every time.
+    config = folder / "adapter_config.json"
+    settings = json.loads(config.read_text())
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"].sort()
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    passport = {"base": base, "base_fingerprint": base_fingerprint}
+    (folder / PASSPORT).write_text(json.dumps(passport, indent=2) + "\n")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import all_gather_into_tensor, reduce_scatter_tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -29,6 +30,24 @@ def scatter_into(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> 
         target.copy_(
             distribute_tensor(value, target.device_mesh, target.placements) if isinstance(target, DTensor) else value
         )
+
+
+@contextmanager
+def gathered_weights(module: nn.Module) -> Iterator[None]:
+    """Inside, the weights of a sharded module are whole on every rank; all ranks must enter."""
+    layers = [piece for name, piece in module.named_modules() if name and isinstance(piece, FSDPModule)]
+    pieces: list[Any] = [module, *layers]
+    for piece in pieces:
+        piece.unshard()
+    for layer in layers:
+        layer.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_reshard_after_forward(True, recurse=False)
+        for piece in pieces:
+            piece.reshard()
 
 
 class Traffic:

@@ -86,6 +86,26 @@ def read_snapshot(folder: Path) -> dict[str, Any]:
     return record
 
 
+def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Write a folder that is no checkpoint, such as the best adapter so far, in the place of the one before it.
+
+    Args:
+        folder: Of either, old or new, at any moment but between two renames.
+        fill: Writes the files into the folder it is given, and makes it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    part, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(part, ignore_errors=True)
+    fill(part)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def remove_snapshot(folder: Path) -> None:
     """Delete a checkpoint so that a kill leaves no half of it under its name."""
     gone = folder.with_name(f".{folder.name}")

@@ -1,0 +1,62 @@
+"""What is done where a step goes wrong: memory that runs out, rows that give no finite gradient."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from lsemrl.modules.packing import MicroBatch
+from lsemrl.modules.policy import Policy
+from lsemrl.types import Sequences, UserError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def within_memory(policy: Policy, work: Callable[[], T], halve: Callable[[], str], lower: str) -> T:
+    """Do `work`, and if memory runs out do it once more by halves.
+
+    Args:
+        policy: Whose gradients are dropped in between.
+        work: What can be done again from its beginning.
+        halve: Makes it need less, and says how.
+        lower: What the user can lower if that does not help.
+
+    Raises:
+        UserError: It did not, or other ranks wait in the middle of a pass through sharded weights, which cannot be
+            begun again.
+    """
+    for again in (not policy.sharded, False):
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            reason = " ".join(str(error).split())[:120]
+        # Not inside the handler: what the failed pass holds lives as long as its traceback.
+        if not again:
+            break
+        for parameter in policy.parameters():
+            parameter.grad = None
+        torch.cuda.empty_cache()
+        log.warning("memory ran out (%s); trying again, and going on, with %s", reason, halve())
+    raise UserError(f"memory ran out ({reason}); lower {lower}, and see docs/scale.md")
+
+
+def texts(whole: Sequences, batches: Sequence[MicroBatch], policy: Policy) -> list[dict[str, str]]:
+    """Prompt and completion of every row of `batches`, which count those of `whole`, special tokens included."""
+
+    def decode(ids: torch.Tensor) -> str:
+        return str(policy.tokenizer.decode(ids))
+
+    rows = [row for batch in batches for row in batch.rows.tolist()]
+    prompts = [int(whole.prompt_of_N[row]) for row in rows]
+    return [
+        {
+            "prompt": decode(whole.prompt_ids_BP[prompt][whole.prompt_mask_BP[prompt]]),
+            "completion": decode(whole.completion_ids_NT[row][whole.completion_mask_NT[row]]),
+        }
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
