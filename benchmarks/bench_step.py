@@ -301,10 +301,10 @@ def compare(name: str, model_name: str, work: Work, warmup: int, also: Sequence[
             }
         )
         low, high = harness.quartiles(result.seconds)
-        ratios = [theirs / own for own, theirs in zip(result.seconds, measured["trl"].seconds, strict=True)]
-        ratio, (ratio_q1, ratio_q3) = statistics.median(ratios), harness.quartiles(ratios)
         beside = ""
         if system != "trl":
+            ratios = [theirs / own for own, theirs in zip(result.seconds, measured["trl"].seconds, strict=True)]
+            ratio, (ratio_q1, ratio_q3) = statistics.median(ratios), harness.quartiles(ratios)
             rows[-1].update(ratio=ratio, ratio_q1=ratio_q1, ratio_q3=ratio_q3)
             beside = f", TRL's {ratio:.2f} times that ({ratio_q1:.2f} to {ratio_q3:.2f})"
         parts = ", ".join(f"{part} {seconds:.3g}" for part, seconds in result.parts.items())

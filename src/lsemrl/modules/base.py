@@ -32,7 +32,7 @@ from lsemrl.modules.packing import MicroBatch, micro_batches, padding
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.random_state import random_state, set_random_state
-from lsemrl.modules.ranks import averages, every_rank, highest
+from lsemrl.modules.ranks import averages, every_rank, highest, leave_at_exit
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.snapshot import replace_folder
@@ -81,6 +81,7 @@ class PolicyModule(LightningModule):
         """Read the weights once everything else has been checked, and spread them over ranks where that is asked."""
         if self.policy.model is not None:
             return
+        leave_at_exit()
         # A new adapter is drawn: of one seed on all ranks, whose shards must be of the same whole.
         seed = self.trainer.strategy.broadcast(torch.initial_seed())
         with nullcontext() if self.trainer.world_size == 1 else torch.random.fork_rng(devices=[]):

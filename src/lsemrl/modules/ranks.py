@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any, TypeVar
 
 import torch
-from torch.distributed import ReduceOp, all_gather_object, all_reduce, get_world_size, is_initialized
+from torch.distributed import (
+    ReduceOp,
+    all_gather_object,
+    all_reduce,
+    destroy_process_group,
+    get_backend,
+    get_world_size,
+    is_initialized,
+)
 
 T = TypeVar("T")
+
+
+def leave_at_exit() -> None:
+    """Have gloo's threads end before the process, which may abort otherwise; Lightning sees to it for NCCL alone."""
+
+    def leave() -> None:
+        if is_initialized():
+            destroy_process_group()
+
+    if is_initialized() and get_backend() == "gloo":
+        atexit.register(leave)
 
 
 def every_rank(own: T) -> list[T]:

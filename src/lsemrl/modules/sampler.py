@@ -65,7 +65,8 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, 
     rows = list(zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True))
     with policy.gathered(), policy.merged(), policy.looking_back():
         drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator) for ids_BP, mask_BP in rows]
-    ids, masks, ended, slots = zip(*drawn, strict=True)
+    ids, masks, ends, slots = zip(*drawn, strict=True)
+    ended_N = torch.cat(ends)
     width = max(mask_NT.shape[1] for mask_NT in masks)
     ids_NT, mask_NT = (
         torch.cat([pad(part_NT, (0, width - part_NT.shape[1])) for part_NT in parts_NT]) for parts_NT in (ids, masks)
@@ -77,7 +78,7 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, 
     return Rollouts(
         completions=tuple(
             Completion(text=text, ended=ended, example=example)
-            for text, ended, example in zip(texts, torch.cat(ended).tolist(), examples, strict=True)
+            for text, ended, example in zip(texts, ended_N.tolist(), examples, strict=True)
         ),
         sequences=Sequences(
             prompt_ids_BP=prompts.prompt_ids_BP,
@@ -86,7 +87,7 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, 
             completion_ids_NT=ids_NT,
             completion_mask_NT=mask_NT,
         ),
-        ended_N=torch.cat(ended),
+        ended_N=ended_N,
         num_generations=group,
         slots=sum(slots),
     )

@@ -90,7 +90,7 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Write a folder that is no checkpoint, such as the best adapter so far, in the place of the one before it.
 
     Args:
-        folder: Of either, old or new, at any moment but between two renames.
+        folder: Holds the old files or the new, and is missing only between two renames.
         fill: Writes the files into the folder it is given, and makes it.
 
     Raises:
