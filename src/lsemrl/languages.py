@@ -10,12 +10,12 @@ are no character decode to, counts as a letter of no language.
 from __future__ import annotations
 
 import functools
-import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
 import regex
 
+from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 
 _LETTER = r"[\p{L}--\p{Script=Common}]"
@@ -58,7 +58,7 @@ class Language:
 
         Canonically equivalent texts (NFC, NFD) have equal shares.
         """
-        text = unicodedata.normalize("NFC", text)
+        text = canonical(text)
         letters = len(_LETTERS.findall(text))
         return len(_own(self.scripts).findall(text)) / letters if letters else None
 
@@ -74,14 +74,14 @@ class Language:
         in scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) each letter with its marks is one. The
         rule is the same whatever the language, so that a foreign word in a text is cut as its own script asks.
         """
-        return _UNITS.findall(unicodedata.normalize("NFC", text))
+        return _UNITS.findall(canonical(text))
 
     def splits(self, text: str) -> bool:
         """Whether `units` can cut up `text`: False if 40 letters or more fall into two units or fewer.
 
         Such a text shares no unit with any but itself, and BLEU and ROUGE would silently read 0.
         """
-        return len(_LETTERS.findall(text)) < _LONG or len(self.units(text)) > _FEW
+        return len(_LETTERS.findall(canonical(text))) < _LONG or len(self.units(text)) > _FEW
 
 
 @functools.cache

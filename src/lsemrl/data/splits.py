@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from lsemrl.canonical import canonical
 from lsemrl.types import UserError
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Splits:
 
 def content_key(*texts: str) -> str:
     """What equal content has in common."""
-    return "\x1f".join(" ".join(unicodedata.normalize("NFC", text).split()) for text in texts)
+    return "\x1f".join(" ".join(canonical(text).split()) for text in texts)
 
 
 def split_by_content(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 
 # What the scorer drops, and only that: ASCII commas and full stops, ‘ and … stay, as it never matches them.
@@ -85,13 +86,13 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Cm
         rows={
             "em": tuple(exact_match(prediction, answers) for prediction, answers in pairs),
             "f1": tuple(f1(prediction, answers) for prediction, answers in pairs),
-            "answer_length": tuple(float(len(prediction.strip())) for prediction in predictions),
+            "answer_length": tuple(float(len(canonical(prediction).strip())) for prediction in predictions),
         }
     )
 
 
 def _plain(text: str) -> str:
-    return text.lower().strip().translate(_DROPPED)
+    return canonical(text).lower().strip().translate(_DROPPED)
 
 
 def _pieces(text: str) -> list[str]:

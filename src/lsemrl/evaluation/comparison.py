@@ -9,6 +9,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
 from lsemrl import __version__
+from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 from lsemrl.evaluation.judge_client import printable
 
@@ -199,7 +200,7 @@ def pair_up(first: dict[str, Prediction], second: dict[str, Prediction]) -> tupl
     for id_, one in first.items():
         if (other := second.get(id_)) is None:
             continue
-        if one.source != other.source:
+        if canonical(one.source) != canonical(other.source):
             raise UserError(f"the row {id_!r} has another source in each file; predict the same rows with both arms")
         pairs.append(
             Pair(

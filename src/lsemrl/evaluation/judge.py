@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lsemrl import languages
+from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 from lsemrl.evaluation.comparison import (
     DISAGREE,
@@ -122,7 +123,7 @@ def judge_by_endpoint(
         texts = {**fixed, "source": pair.source, "first": pair.outputs[first], "second": pair.outputs[1 - first]}
         return _PLACEHOLDER.sub(lambda found: texts[found[1]], template)
 
-    asked = [pair for pair in pairs if pair.outputs[0] != pair.outputs[1]]
+    asked = [pair for pair in pairs if not _equal(pair)]
     conversations = iter(
         converse(
             [prompt(pair, first) for pair in asked for first in (0, 1)],
@@ -137,10 +138,15 @@ def judge_by_endpoint(
     )
     return [
         Judgement(outcome="tie", note="equal outputs")
-        if pair.outputs[0] == pair.outputs[1]
+        if _equal(pair)
         else _weigh(next(conversations), next(conversations))
         for pair in pairs
     ]
+
+
+def _equal(pair: Pair) -> bool:
+    one, other = map(canonical, pair.outputs)
+    return one == other
 
 
 def _weigh(forward: Conversation, backward: Conversation) -> Judgement:

@@ -142,7 +142,7 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         base=settings.base or settings.policy.model,
         base_fingerprint=base,
         data={name: hash_rows(examples) for name, examples in rows.items()},
-        conditions={"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype},
+        conditions={"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype, "texts": "NFC"},
         signatures=signatures,
         machine=machine(),
         versions=versions(),

@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from lsemrl import languages
+from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 from lsemrl.languages import Language
 
@@ -49,7 +50,7 @@ def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
     """
     from sacrebleu.metrics.chrf import CHRF
 
-    _check(outputs, references)
+    outputs, references = _comparable(outputs, references)
     metric = CHRF()
     rows = tuple(
         metric.sentence_score(output, list(texts)).score / 100
@@ -73,7 +74,7 @@ def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], l
     from sacrebleu.metrics.bleu import BLEU
 
     profile = languages.language(language)
-    _check(outputs, references)
+    outputs, references = _comparable(outputs, references)
     _check_units(references, profile)
     # force: the units have no punctuation left, and sacreBLEU need not warn of tokenized full stops.
     scored = _sacrebleu(
@@ -100,7 +101,7 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
     from torchmetrics.functional.text.rouge import rouge_score
 
     profile = languages.language(language)
-    _check(outputs, references)
+    outputs, references = _comparable(outputs, references)
     _check_units(references, profile)
     rows = tuple(
         # Its own normalizer deletes everything but a-z and 0-9.
@@ -164,7 +165,8 @@ def _sacrebleu(
     return Score(value=value, signature=f"{name}|{metric.get_signature()}", rows=rows)
 
 
-def _check(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+def _comparable(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Both in one form, if they can be scored."""
     if not outputs:
         raise UserError(_EMPTY)
     if len(outputs) != len(references):
@@ -172,6 +174,7 @@ def _check(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> None:
     for row, texts in enumerate(references):
         if not texts:
             raise UserError(f"references is empty for output {row}: give at least one")
+    return list(map(canonical, outputs)), [list(map(canonical, texts)) for texts in references]
 
 
 def _check_units(references: Sequence[Sequence[str]], profile: Language) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import regex
 
+from lsemrl.canonical import canonical
 from lsemrl.micro import grammar, words
 
 
@@ -51,7 +52,7 @@ def _lexicon() -> dict[tuple[str, ...], tuple[tuple[str, str | None, str | None]
     entries: dict[tuple[str, ...], tuple[tuple[str, str | None, str | None], ...]] = {}
 
     def add(phrase: str, *said: tuple[str, str | None, str | None]) -> None:
-        entries[tuple(phrase.split(grammar.TSHEG))] = said
+        entries[tuple(canonical(phrase).split(grammar.TSHEG))] = said
 
     for particle in words.LOCATIVES:
         add(particle, ("l", None, None))
@@ -91,7 +92,7 @@ def parse(text: str) -> Parse:
     """
     lexicon = _lexicon()
     longest = max(map(len, lexicon))
-    syllables = [syllable for syllable in regex.split(r"[་།\s]+", text) if syllable]
+    syllables = [syllable for syllable in regex.split(r"[་།\s]+", canonical(text)) if syllable]
     kinds, slots, at = "", Counter[tuple[str, str]](), 0
     while at < len(syllables):
         for length in range(min(longest, len(syllables) - at), 0, -1):

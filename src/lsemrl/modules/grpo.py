@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lsemrl.canonical import canonical
 from lsemrl.evaluation.scorer import MetricSettings
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.advantages import AdvantageSettings, group_advantages, validate_group
@@ -275,7 +276,7 @@ class GRPO(PolicyModule):
                 "completions/max_length": lengths_N.max(),
                 "completions/clipped_ratio": 1 - rollouts.ended_N.float().mean(),
                 "completions/duplicates": 1
-                - len({one.text for one in rollouts.completions}) / len(rollouts.completions),
+                - len({canonical(one.text) for one in rollouts.completions}) / len(rollouts.completions),
                 "num_tokens": lengths_N.sum(),
                 "padding/rollout": 1 - own_N.sum() / rollouts.slots,
                 "timing/reward_share": self.stopwatch.seconds["reward"] / seconds,

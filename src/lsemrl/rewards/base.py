@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lsemrl.canonical import canonical
 from lsemrl.modules.advantages import AdvantageSettings, group_advantages
 from lsemrl.rewards.patience import Attendant, Patience
-from lsemrl.types import Completion, Rewards, UserError
+from lsemrl.types import Completion, Example, Rewards, UserError
 
 Combine = Literal["sum", "gate", "normalize_then_sum"]
 
@@ -113,6 +115,10 @@ class RewardMix:
                 it.
         """
         assert len(completions) % num_generations == 0, "completions come in whole groups"
+        # So that no part, and none of a user's own, tells apart what is one text.
+        completions = [
+            replace(each, text=canonical(each.text), example=in_one_form(each.example)) for each in completions
+        ]
         parts_N = {name: self._ask(name, completions) for name in self.parts}
         weighted = {
             name: part.weight * self._scaled(parts_N[name], num_generations)
@@ -168,6 +174,12 @@ def concatenate(several: Sequence[Rewards]) -> Rewards:
         total_N=torch.cat([one.total_N for one in several]),
         parts_N={name: torch.cat([one.parts_N[name] for one in several]) for name in several[0].parts_N},
     )
+
+
+def in_one_form(example: Example) -> Example:
+    """`example` with the texts that are compared in one form (see `lsemrl.canonical`)."""
+    references = tuple(map(canonical, example.references))
+    return replace(example, source=canonical(example.source), references=references)
 
 
 def _checked(name: str, scores: object, count: int) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import random
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,9 @@ import torch
 from torch import Tensor
 
 from lsemrl import languages
+from lsemrl.canonical import canonical
 from lsemrl.micro import grammar, oracle
+from lsemrl.rewards.base import in_one_form
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def probe(examples: Sequence[Example], seed: int = 0) -> Probe:
     rng = random.Random(f"calibration/{seed}")
     seen: set[str] = set()
     rows: list[Example] = []
-    for example in examples:
+    for example in map(in_one_form, examples):
         if not seen & {example.source, example.reference}:
             seen |= {example.source, example.reference}
             rows.append(example)
@@ -170,7 +171,7 @@ def swap_piece(text: str, donor: str, rng: random.Random) -> str:
     or where what was put in was always what had been there.
     """
     unchanged = text
-    text, donor = unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", donor)
+    text, donor = canonical(text), canonical(donor)
     own, other = _spans(text), _spans(donor)
     if not own or not other:
         return unchanged
@@ -186,7 +187,7 @@ def swap_piece(text: str, donor: str, rng: random.Random) -> str:
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
-    """Where each unit of an NFC text begins and ends; the rule that cuts is one for all languages."""
+    """Where each unit of a canonical text begins and ends; the rule that cuts is one for all languages."""
     spans, end = [], 0
     for unit in languages.language("bo").units(text):
         begin = text.index(unit, end)
@@ -292,7 +293,11 @@ def _share(mask_P: Tensor) -> float:
 def _encode(encoder: SentenceTransformer, texts: Sequence[str]) -> Tensor:
     """Unit vectors [P, H], float32 on the CPU."""
     vectors: Tensor = encoder.encode(
-        list(texts), batch_size=64, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        list(map(canonical, texts)),
+        batch_size=64,
+        convert_to_tensor=True,
+        normalize_embeddings=True,
+        show_progress_bar=False,
     )
     vectors_PH = vectors.to("cpu", torch.float32)
     if not vectors_PH.isfinite().all():

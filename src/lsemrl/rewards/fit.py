@@ -27,6 +27,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from transformers import AutoModel, PreTrainedModel, PrinterCallback, TrainerCallback
 
 from lsemrl import micro
+from lsemrl.canonical import canonical
 from lsemrl.rewards.semantic import EncoderDtype, computing_dtype
 from lsemrl.types import UserError
 
@@ -160,7 +161,7 @@ def train(
     Raises:
         UserError: Fewer than two different pairs.
     """
-    different = list(dict.fromkeys(pairs))
+    different = list(dict.fromkeys((canonical(one), canonical(other)) for one, other in pairs))
     if len(different) < 2:
         raise UserError(f"there are {len(different)} different pairs to train on; give two or more")
     anchors, positives = map(list, zip(*different, strict=True))
@@ -206,7 +207,7 @@ def train(
 
 def evaluator(pairs: Sequence[tuple[str, str]]) -> TranslationEvaluator:
     """How often the nearest text of the other language is the translation, in either direction."""
-    sources, targets = map(list, zip(*pairs, strict=True))
+    sources, targets = (list(map(canonical, texts)) for texts in zip(*pairs, strict=True))
     return TranslationEvaluator(sources, targets, batch_size=64, write_csv=False)
 
 

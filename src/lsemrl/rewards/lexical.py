@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lsemrl import languages
+from lsemrl.canonical import canonical
 from lsemrl.rewards.base import Reward
 from lsemrl.types import Completion
 
@@ -80,10 +81,9 @@ class Chrf(Reward):
 
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N] in [0, 1]."""
-        return torch.tensor(
-            [
-                self._chrf.sentence_score(completion.text, completion.example.references).score / 100
-                for completion in completions
-            ],
-            dtype=torch.float32,
-        )
+        return torch.tensor([self._score(completion) for completion in completions], dtype=torch.float32)
+
+    def _score(self, completion: Completion) -> float:
+        output, *references = map(canonical, (completion.text, *completion.example.references))
+        score: float = self._chrf.sentence_score(output, references).score
+        return score / 100

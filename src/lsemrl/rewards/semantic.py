@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lsemrl import micro
+from lsemrl.canonical import canonical
 from lsemrl.rewards.base import Reward
 from lsemrl.rewards.cache import VectorCache, fingerprint, user_cache_folder
 from lsemrl.types import Completion, UserError
@@ -132,6 +133,8 @@ class SemanticSimilarity(Reward):
         for row, texts in enumerate(references):
             if not texts:
                 raise UserError(f"references is empty for output {row}: SemanticSimilarity needs at least one")
+        # Before anything is cut, encoded or looked up: a cached vector is one text's, however it is spelt.
+        outputs, references = list(map(canonical, outputs)), [list(map(canonical, texts)) for texts in references]
         rows = {text: row for row, text in enumerate(dict.fromkeys(text for text in outputs if text.strip()))}
         similarity_N = torch.zeros(len(outputs))
         if not rows:
