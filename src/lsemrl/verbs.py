@@ -259,8 +259,9 @@ def _experiment(words: list[str]) -> None:
     options = parser.parse_args(words)
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; give at least 1")
-    from lsemrl.experiment.plan import read_experiment
-    from lsemrl.experiment.run import print_plan, run_experiment
+    from lsemrl.experiment.dry_run import print_plan
+    from lsemrl.experiment.read import read_experiment
+    from lsemrl.experiment.run import run_experiment
 
     check_configs([word for path in (options.config, options.overlay) if path for word in ("--config", str(path))])
     experiment = read_experiment(

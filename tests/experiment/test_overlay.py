@@ -9,7 +9,8 @@ import yaml
 
 from experiment.world import World
 from lsemrl.errors import UserError
-from lsemrl.experiment.plan import Experiment, read_experiment
+from lsemrl.experiment.plan import Experiment
+from lsemrl.experiment.read import read_experiment
 
 STAGES: list[dict[str, Any]] = [
     {"name": "cold", "verb": "fit", "configs": ["base.yaml"], "overrides": {"lr": 1.0, "data.part": "cold"}},

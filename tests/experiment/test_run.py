@@ -26,7 +26,7 @@ ALL = ["cold 1", "rl 1", "rl_test 1", "other 1"]
 RUNNER = """
 import signal, sys
 from pathlib import Path
-from lsemrl.experiment.plan import read_experiment
+from lsemrl.experiment.read import read_experiment
 from lsemrl.experiment.run import run_experiment
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

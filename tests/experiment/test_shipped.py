@@ -10,7 +10,7 @@ import yaml
 
 from experiment.world import World
 from lsemrl.cli import main
-from lsemrl.experiment.plan import read_experiment
+from lsemrl.experiment.read import read_experiment
 from lsemrl.training import CONFIGS
 
 FILES = sorted((CONFIGS / "experiment").glob("*.yaml"))

@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from lsemrl.experiment.plan import Experiment, read_experiment
-from lsemrl.experiment.run import print_plan, run_experiment
+from lsemrl.experiment.dry_run import print_plan
+from lsemrl.experiment.plan import Experiment
+from lsemrl.experiment.read import read_experiment
+from lsemrl.experiment.run import run_experiment
 
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake.py")))
 STAGES: list[dict[str, Any]] = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
@@ -11,18 +10,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lsemrl.errors import UserError
+from lsemrl.experiment.children import Child, claimed, environment, listening, write_pids
 from lsemrl.experiment.plan import Experiment, Run
-from lsemrl.experiment.reports import commands, write_reports
+from lsemrl.experiment.progress import Display, shown, spoken
+from lsemrl.experiment.reports import write_reports
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, standing
 
 PREFIX = (sys.executable, "-m", "lsemrl")
@@ -57,10 +54,10 @@ def run_experiment(
         UserError: A folder cannot be written to, is in use, or holds something else.
     """
     console = console or Console()
-    with _claimed(experiment.output) as lock, _signals() as signals:
+    with claimed(experiment.output) as lock, listening() as signals:
         crew = _Crew(experiment, parallel, tuple(prefix), console, lock)
         _write_index(experiment)
-        with _display(console, len(crew.runs)) as display:
+        with shown(console, len(crew.runs)) as display:
             crew.show = display
             try:
                 while not signals and crew.step():
@@ -71,80 +68,6 @@ def run_experiment(
     return status or write_reports(experiment, prefix, console)
 
 
-def print_plan(experiment: Experiment, *, console: Console | None = None) -> None:
-    """Print every run: whether and why it will be run, a rough duration where there is something to go by, its command.
-
-    Raises:
-        UserError: A folder holds something else.
-    """
-    console = console or Console()
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    runs = experiment.runs()
-    seeds = ", ".join(map(str, experiment.seeds))
-    say(
-        f"{experiment.name}: {len(experiment.stages)} stages with seed {seeds}, {len(runs)} runs in {experiment.output}"
-    )
-    standings = [standing(run, experiment.name) for run in runs]
-    seconds, unknown, waiting, copies = 0.0, 0, 0, 0
-    for at, (run, stands) in enumerate(zip(runs, standings, strict=True), start=1):
-        notes = [stands.reason]
-        if stands.twin:
-            copies += 1
-        elif not stands.complete:
-            waiting += 1
-            expected = estimate(run, runs)
-            if expected.seconds is None:
-                unknown += 1
-                notes.append("duration unknown")
-            else:
-                seconds += expected.seconds
-                notes.append(f"about {_spoken(expected.seconds)} ({expected.source})")
-            if expected.peak_bytes is not None:
-                notes.append(f"{expected.peak_bytes / 1e9:.1f} GB of memory ({expected.source})")
-        act = "skip" if stands.complete else "copy" if stands.twin else "run"
-        say(f"\n[{at}/{len(runs)}] {run.name}: {act}, {'; '.join(notes)}")
-        say(f"  {shlex.join(('lsemrl', *run.command))}")
-    for words in commands(experiment):
-        say(f"\nthen: {shlex.join(('lsemrl', *words))}")
-    total = f"about {_spoken(seconds)} one at a time" if seconds else "duration unknown"
-    besides = f", and {unknown} of unknown duration" if seconds and unknown else ""
-    copied = f", to copy: {copies}" if copies else ""
-    say(f"\nto run: {waiting} of {len(runs)}{copied}" + (f"; {total}{besides}" if waiting else ""))
-
-
-@dataclass
-class _Child:
-    """A run in progress."""
-
-    run: Run
-    standing: Standing
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def ended(self) -> tuple[int, int] | None:
-        """Its exit status and the most bytes it held; None while it goes on."""
-        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
-        if not pid:
-            return None
-        self.process.returncode = os.waitstatus_to_exitcode(status)
-        self.log.close()
-        unit = 1 if sys.platform == "darwin" else 1024
-        return self.process.returncode, usage.ru_maxrss * unit
-
-    def signal(self, number: int) -> None:
-        """Signal the child and the processes it started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-
 class _Crew:
     """The runs of an experiment and the children at work on them."""
 
@@ -153,14 +76,14 @@ class _Crew:
     ) -> None:
         self.experiment, self.parallel, self.prefix, self.lock = experiment, parallel, prefix, lock
         self.console = console
-        self.show: _Display = _Display()
+        self.show: Display = Display()
         self.runs = experiment.runs()
         self.standings = [standing(run, experiment.name) for run in self.runs]
         self.status: dict[tuple[str, int], Status] = {
             _key(run): "skipped" if stands.complete else "waiting"
             for run, stands in zip(self.runs, self.standings, strict=True)
         }
-        self.children: list[_Child] = []
+        self.children: list[Child] = []
         self.expected: dict[tuple[str, int], float | None] = {}
         self._reckon()
         settled = list(self.status.values()).count("skipped")
@@ -238,15 +161,15 @@ class _Crew:
             start_new_session=True,
             # The lock lives as long as any who holds it, so that nobody works beside a child that we left behind.
             pass_fds=(self.lock,),
-            env=_environment(self.parallel),
+            env=environment(self.parallel),
         )
-        self.children.append(_Child(run=run, standing=stands, process=process, log=log))
-        _write_pids(self.lock, [os.getpid(), *(child.process.pid for child in self.children)])
+        self.children.append(Child(run=run, standing=stands, process=process, log=log))
+        write_pids(self.lock, [os.getpid(), *(child.process.pid for child in self.children)])
         self.status[_key(run)] = "running"
         if not self.show.live:
             self._say(f"[{self.runs.index(run) + 1}/{len(self.runs)}] {run.name}: started ({stands.reason})")
 
-    def _note(self, child: _Child, code: int, peak_bytes: int) -> None:
+    def _note(self, child: Child, code: int, peak_bytes: int) -> None:
         run, resumed = child.run, child.standing.checkpoint is not None
         reason: str | None = f"exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
         if code == 0:
@@ -255,12 +178,12 @@ class _Crew:
             self.status[_key(run)] = "done"
             self._reckon()
             left = "" if self.show.live else self._left()
-            self._say(f"{run.name}: done in {_spoken(child.seconds)}{left and f'; {left}'}")
+            self._say(f"{run.name}: done in {spoken(child.seconds)}{left and f'; {left}'}")
             return
         self.status[_key(run)] = "failed"
         log = run.folder / LOG
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
-        self._say(f"{run.name} failed after {_spoken(child.seconds)}: {reason}; the end of {log}:")
+        self._say(f"{run.name} failed after {spoken(child.seconds)}: {reason}; the end of {log}:")
         self._say("\n".join(f"    {line}" for line in lines))
 
     def _tick(self) -> None:
@@ -282,7 +205,7 @@ class _Crew:
         if not known:
             return f"{unknown} of unknown duration left" if unknown else ""
         besides = f" and {unknown} of unknown duration" if unknown else ""
-        return f"about {_spoken(sum(known) / min(self.parallel, len(open_)))}{besides} left"
+        return f"about {spoken(sum(known) / min(self.parallel, len(open_)))}{besides} left"
 
     def _reckon(self) -> None:
         """What each run is likely to take, from what is complete by now."""
@@ -293,89 +216,6 @@ class _Crew:
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-class _Display:
-    """Shows nothing, where there is no terminal to draw on; the crew then reports starts as lines."""
-
-    live = False
-
-    def update(self, text: str, settled: float, left: str) -> None:
-        """Show what is going on."""
-
-
-class _Bar(_Display):
-    """One bar over all runs."""
-
-    live = True
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.task = progress, progress.add_task("starting", total=total, left="")
-
-    def update(self, text: str, settled: float, left: str) -> None:
-        self.progress.update(self.task, description=text, completed=settled, left=left)
-
-
-@contextmanager
-def _display(console: Console, total: int) -> Iterator[_Display]:
-    if not console.is_terminal or console.is_dumb_terminal:
-        yield _Display()
-        return
-    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
-    named = TextColumn("{task.description}", markup=False)
-    with Progress(named, *columns, console=console, transient=True) as progress:
-        yield _Bar(progress, total)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that came, in order."""
-    came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {
-        number: signal.signal(number, lambda number, frame: came.append(number))
-        for number in numbers
-        if signal.getsignal(number) != signal.SIG_IGN  # nohup
-    }
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _claimed(output: Path) -> Iterator[int]:
-    """Hold `output` for us alone; the descriptor of the lock.
-
-    Raises:
-        UserError: It cannot be written to, or another process holds it.
-    """
-    path = output / ".lock"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"output is {str(output)!r}, which cannot be written to ({error.strerror}); name another folder"
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"output is {str(output)!r}, where an experiment is at work (process {path.read_text().strip()}); wait "
-                "for it, or end it"
-            ) from None
-        _write_pids(descriptor, [os.getpid()])
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _write_pids(descriptor: int, pids: Sequence[int]) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, ", ".join(map(str, pids)).encode(), 0)
 
 
 def _write_index(experiment: Experiment) -> None:
@@ -391,19 +231,5 @@ def _write_index(experiment: Experiment) -> None:
     )
 
 
-def _environment(parallel: int) -> Mapping[str, str]:
-    """Ours; with several runs at a time, each has its share of the cores, for more threads than cores wait in vain."""
-    share = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // parallel, 1))} if parallel > 1 else {}
-    return {**share, **os.environ, "PYTHONUNBUFFERED": "1"}
-
-
 def _key(run: Run) -> tuple[str, int]:
     return run.stage.name, run.seed
-
-
-def _spoken(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

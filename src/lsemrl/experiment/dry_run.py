@@ -1,0 +1,56 @@
+"""What an experiment would run, and why."""
+
+from __future__ import annotations
+
+import shlex
+
+from rich.console import Console
+
+from lsemrl.experiment.plan import Experiment
+from lsemrl.experiment.progress import spoken
+from lsemrl.experiment.reports import commands
+from lsemrl.experiment.state import estimate, standing
+
+
+def print_plan(experiment: Experiment, *, console: Console | None = None) -> None:
+    """Print every run: whether and why it will be run, a rough duration where there is something to go by, its command.
+
+    Raises:
+        UserError: A folder holds something else.
+    """
+    console = console or Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    runs = experiment.runs()
+    seeds = ", ".join(map(str, experiment.seeds))
+    say(
+        f"{experiment.name}: {len(experiment.stages)} stages with seed {seeds}, {len(runs)} runs in {experiment.output}"
+    )
+    standings = [standing(run, experiment.name) for run in runs]
+    seconds, unknown, waiting, copies = 0.0, 0, 0, 0
+    for at, (run, stands) in enumerate(zip(runs, standings, strict=True), start=1):
+        notes = [stands.reason]
+        if stands.twin:
+            copies += 1
+        elif not stands.complete:
+            waiting += 1
+            expected = estimate(run, runs)
+            if expected.seconds is None:
+                unknown += 1
+                notes.append("duration unknown")
+            else:
+                seconds += expected.seconds
+                notes.append(f"about {spoken(expected.seconds)} ({expected.source})")
+            if expected.peak_bytes is not None:
+                notes.append(f"{expected.peak_bytes / 1e9:.1f} GB of memory ({expected.source})")
+        act = "skip" if stands.complete else "copy" if stands.twin else "run"
+        say(f"\n[{at}/{len(runs)}] {run.name}: {act}, {'; '.join(notes)}")
+        say(f"  {shlex.join(('lsemrl', *run.command))}")
+    for words in commands(experiment):
+        say(f"\nthen: {shlex.join(('lsemrl', *words))}")
+    total = f"about {spoken(seconds)} one at a time" if seconds else "duration unknown"
+    besides = f", and {unknown} of unknown duration" if seconds and unknown else ""
+    copied = f", to copy: {copies}" if copies else ""
+    say(f"\nto run: {waiting} of {len(runs)}{copied}" + (f"; {total}{besides}" if waiting else ""))

@@ -1,0 +1,49 @@
+"""What a person sees while an experiment runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class Display:
+    """Shows nothing, where there is no terminal to draw on; the crew then reports starts as lines."""
+
+    live = False
+
+    def update(self, text: str, settled: float, left: str) -> None:
+        """Show what is going on."""
+
+
+class Bar(Display):
+    """One bar over all runs."""
+
+    live = True
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.task = progress, progress.add_task("starting", total=total, left="")
+
+    def update(self, text: str, settled: float, left: str) -> None:
+        self.progress.update(self.task, description=text, completed=settled, left=left)
+
+
+@contextmanager
+def shown(console: Console, total: int) -> Iterator[Display]:
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield Display()
+        return
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
+    named = TextColumn("{task.description}", markup=False)
+    with Progress(named, *columns, console=console, transient=True) as progress:
+        yield Bar(progress, total)
+
+
+def spoken(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

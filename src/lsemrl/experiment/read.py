@@ -1,0 +1,251 @@
+"""An experiment, read from YAML and checked: one sentence for every mistake in its file or in those it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lsemrl.errors import UserError
+from lsemrl.experiment.overlay import overlaid
+from lsemrl.experiment.plan import JUDGED, REPORTS, VERBS, Experiment, ReportPlan, Stage
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_REPORT_FIELDS = ("stages", "paths", "against", "judge")
+
+
+def read_experiment(
+    path: Path,
+    configs: Path,
+    *,
+    overlay: Path | None = None,
+    output: Path | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Experiment:
+    """Read and check an experiment.
+
+    Args:
+        path: Its YAML file.
+        configs: The folder of the shipped configurations.
+        overlay: A YAML file that puts another world under the same stages (see `overlay.overlaid`).
+        output: In place of the file's.
+        seeds: In place of the file's.
+
+    Raises:
+        UserError: Whatever is wrong with the file, or with those it names.
+    """
+    content, name = _mapping(path, "--config"), path.stem
+    if overlay:
+        name = f"{name}_{overlay.stem}"
+        content["output"] = f"{_text(content, 'output', str(path)) or f'runs/experiment/{path.stem}'}_{overlay.stem}"
+        content = overlaid(content, _mapping(overlay, "--overlay"), str(overlay))
+    _check_fields(
+        content,
+        ("config_version", "description", "output", "seeds", "overrides", "seconds_per_step", "stages", "reports"),
+        str(path),
+    )
+    common = _dict(content, "overrides", str(path))
+    for verb in common:
+        _verb(verb, f"overrides in {path}")
+        _check_overrides(_dict(common, verb, f"overrides in {path}"), verb, f"overrides.{verb} in {path}")
+    written = content.get("stages")
+    if not isinstance(written, list) or not written:
+        raise UserError(f"stages in {path} is {written!r}; list at least one stage, each with name, verb and configs")
+    stages = [_stage(stage, f"stages[{at}] in {path}", configs, common) for at, stage in enumerate(written)]
+    rates = _dict(content, "seconds_per_step", str(path))
+    folder = _text(content, "output", str(path)) or f"runs/experiment/{name}"
+    for module, rate in rates.items():
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
+            raise UserError(f"seconds_per_step.{module} in {path} is {rate!r}; give seconds, above 0")
+    return Experiment(
+        name=name,
+        description=_text(content, "description", str(path)),
+        output=output or Path(folder).expanduser(),
+        seeds=_seeds(content.get("seeds", [1]) if seeds is None else list(seeds), path),
+        stages=_ordered(stages, path),
+        seconds_per_step=rates,
+        reports=read_reports(_dict(content, "reports", str(path)), stages, str(path)),
+    )
+
+
+def _stage(written: Any, where: str, configs: Path, common: Mapping[str, Mapping[str, Any]]) -> Stage:
+    if not isinstance(written, dict):
+        raise UserError(f"{where} is {written!r}; write its fields: name, verb, configs")
+    _check_fields(written, ("name", "verb", "configs", "overrides", "after", "label", "description"), where)
+    name = written.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(
+            f"{where}: name is {name!r}; give one that can be a folder's, of letters, digits, '_', '-' and '.'"
+        )
+    where = f"stage {name!r} of {where.rpartition(' in ')[2]}"
+    verb = _verb(written.get("verb"), where)
+    files = written.get("configs", [])
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise UserError(f"{where}: configs is {files!r}; list file names")
+    own = _dict(written, "overrides", where)
+    _check_overrides(own, verb, where)
+    after = written.get("after")
+    if after is not None and not isinstance(after, str):
+        raise UserError(f"{where}: after is {after!r}; name one stage")
+    if after is not None and VERBS[verb].adapter in own:
+        raise UserError(f"{where}: {VERBS[verb].adapter} is overridden, but after gives it; leave out one of the two")
+    paths = [_config(file, configs, where) for file in files]
+    return Stage(
+        name=name,
+        verb=verb,
+        configs=tuple(paths),
+        contents=tuple(_mapping(path, f"{where}: configs") for path in paths),
+        overrides={**(common.get(verb) or {}), **own},
+        after=after,
+        label=_text(written, "label", where) or name,
+        description=_text(written, "description", where),
+    )
+
+
+def _config(name: str, configs: Path, where: str) -> Path:
+    """The shipped file of that name, else the user's own."""
+    path = next((path for path in (configs / name, Path(name).expanduser()) if path.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"{where}: configs names {name!r}, and there is no such file, neither in {configs} nor here; correct it"
+        )
+    return path
+
+
+def _ordered(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
+    """Parents before children, else as they stand."""
+    known: dict[str, Stage] = {}
+    for stage in stages:
+        if stage.name in known:
+            raise UserError(f"stages in {path} has two stages of the name {stage.name!r}; rename one")
+        known[stage.name] = stage
+    for stage in stages:
+        for parent in stage.parents:
+            if parent not in known:
+                raise UserError(
+                    f"stage {stage.name!r} of {path} builds on {parent!r}, which is no stage; choose one of "
+                    f"{', '.join(known)}"
+                )
+        if stage.after and known[stage.after].verb != "fit":
+            raise UserError(
+                f"stage {stage.name!r} of {path} comes after {stage.after!r}, a {known[stage.after].verb}, which "
+                "leaves no adapter; name the fit whose adapter it should start from"
+            )
+    ordered: dict[str, Stage] = {}
+
+    def place(stage: Stage, children: tuple[str, ...]) -> None:
+        if stage.name in children:
+            circle = (*children[children.index(stage.name) :], stage.name)
+            raise UserError(f"stages in {path} wait for each other: {' after '.join(circle)}; break the circle")
+        for parent in stage.parents:
+            if parent not in ordered:
+                place(known[parent], (*children, stage.name))
+        ordered[stage.name] = stage
+
+    for stage in stages:
+        if stage.name not in ordered:
+            place(stage, ())
+    return tuple(ordered.values())
+
+
+def _seeds(written: Any, path: Path) -> tuple[int, ...]:
+    seeds = written if isinstance(written, list) else [written]
+    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
+        raise UserError(f"seeds of {path} is {written!r}; list whole numbers from 0, such as [1, 2, 3]")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds of {path} is {written!r}; name each seed once")
+    return tuple(seeds)
+
+
+def _verb(verb: Any, where: str) -> str:
+    if not isinstance(verb, str) or verb not in VERBS:
+        raise UserError(f"{where}: verb is {verb!r}; choose one of {', '.join(VERBS)}")
+    return verb
+
+
+def _check_overrides(overrides: Mapping[str, Any], verb: str, where: str) -> None:
+    """Refuse what is not a field, and the fields that the runner sets itself."""
+    for field in overrides:
+        if not isinstance(field, str) or not re.fullmatch(r"[A-Za-z_][\w.-]*", field):
+            raise UserError(f"{where}: overrides has the field {field!r}; write dotted fields, such as model.loss.beta")
+        if field in (VERBS[verb].folder, VERBS[verb].seed, "config", "checkpoints.resume"):
+            raise UserError(f"{where}: overrides has the field {field!r}, which the experiment sets; leave it out")
+
+
+def _check_fields(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for field in content:
+        if field not in known:
+            raise UserError(f"{where} has the field {field!r}; its fields are {', '.join(known)}")
+
+
+def _dict(content: Mapping[str, Any], field: str, where: str) -> dict[str, Any]:
+    value = content.get(field)
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{where}: {field} is {value!r}; write `field: value` lines")
+    return value or {}
+
+
+def _text(content: Mapping[str, Any], field: str, where: str) -> str:
+    value = content.get(field)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: {field} is {value!r}; write text")
+    return value or ""
+
+
+def _mapping(path: Path, field: str) -> dict[str, Any]:
+    """The content of a YAML file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{field} is {str(path)!r}, which cannot be read as YAML ({reason}); mend it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{field} is {str(path)!r}, which holds no fields; write `field: value` lines")
+    return content
+
+
+def read_reports(written: Mapping[str, Any], stages: Sequence[Stage], where: str) -> tuple[ReportPlan, ...]:
+    """Check the reports of an experiment's file.
+
+    Raises:
+        UserError: A field that is unknown or of another kind, or a report that names no measured stage.
+    """
+    measured = {stage.name: stage.overrides.get("arm") for stage in stages if stage.verb == "measure"}
+    if written and any(stage.name == REPORTS for stage in stages):
+        raise UserError(f"stages in {where} has one of the name {REPORTS!r}, which the reports' folder has; rename it")
+    plans = []
+    for name, fields in written.items():
+        place = f"reports.{name} in {where}"
+        if not isinstance(name, str) or not isinstance(fields, dict):
+            raise UserError(f"{place} is {fields!r}; write its fields: {', '.join(_REPORT_FIELDS)}")
+        _check_fields(fields, _REPORT_FIELDS, place)
+        patterns, against = (_texts(fields.get(field, []), f"{place}: {field}") for field in ("stages", "against"))
+        paths = fields.get("paths", [])
+        if not isinstance(paths, list):
+            raise UserError(f"{place}: paths is {paths!r}; list lists of arms")
+        chosen = [stage for stage in measured if not patterns or any(fnmatch(stage, each) for each in patterns)]
+        if not chosen:
+            raise UserError(f"{place}: stages is {list(patterns)}, which fits none of {', '.join(measured)}")
+        judge = fields.get("judge", "")
+        if judge and not set(JUDGED) <= {measured[stage] for stage in chosen}:
+            raise UserError(f"{place}: judge is {judge!r}, but its stages measure no arms rl and sft; leave it out")
+        plans.append(
+            ReportPlan(
+                name=name,
+                stages=tuple(chosen),
+                paths=tuple(_texts(path, f"{place}: paths") for path in paths),
+                against=against,
+                judge=str(judge),
+            )
+        )
+    return tuple(plans)
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise UserError(f"{where} is {value!r}; list names")
+    return tuple(value)
