@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.mixed import MixedData, ReplaySampler
+from lsemrl.data.sources import Source
+from lsemrl.data.splits import Splits
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.types import UserError
@@ -72,6 +75,21 @@ def test_batches_mix_and_evaluation_does_not(tokenizer: PreTrainedTokenizerFast)
     assert [len(batch.examples) for batch in data.val_dataloader()] == [3]
     assert [len(batch.examples) for batch in data.test_dataloader()] == [5]
     assert (data.report["train"]["rows"], data.report["replay"]["rows"], data.report["test"]["rows"]) == (60, 7, 5)
+
+
+def test_replay_does_not_teach_what_is_held_out(tokenizer: PreTrainedTokenizerFast, write: Callable[..., str]) -> None:
+    rows = [{"id": str(at), "zh": f"中{at}", "bo": [f"བོད{at}", f"ཡང{at}"]} for at in range(60)]
+    back = [{"id": str(at), "bo": f"ཡང{at}", "zh": f"别{at}"} for at in range(60)]
+    data = MixedData(
+        main=TranslationData(Source(path=write("there.jsonl", rows)), batch_size=4),
+        replay=TranslationData(
+            Source(path=write("back.jsonl", back)), "bo", "zh", splits=Splits(validation_fraction=0, test_fraction=0)
+        ),
+    )
+    data.prepare(tokenizer)
+    held_out = {text for row in (*data.validation_examples, *data.test_examples) for text in row.references}
+    assert held_out and not held_out & {row.source for row in data.replay.train_examples}
+    assert data.report["replay"]["shared_rows"] == len(held_out) / 2
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1])

@@ -104,6 +104,31 @@ def test_test_file_leaves_the_source_whole_but_for_what_it_shares(
     assert data.val_dataloader() == []
 
 
+@pytest.mark.parametrize(
+    ("learned", "held_out", "kept"),
+    [
+        (["ཀ", "ཁ"], ["ཁ"], False),
+        (["ཁ"], ["ཀ", "ཁ"], False),
+        (["ཀ", "ང", "ཁ"], ["ག", "ཅ", " ཁ\n"], False),
+        (["ཀ", "ཤ\u0f73"], ["ཤ\u0f71\u0f72"], False),
+        (["ཀ", "新"], ["ཁ"], False),  # what one row translates into, another translates from
+        (["ཀ", "ག"], ["ཁ", "ང"], True),
+    ],
+)
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_every_reference_of_a_held_out_row_is_kept_from_training(
+    tokenizer: PreTrainedTokenizerFast, write: Write, split: str, learned: list[str], held_out: list[str], kept: bool
+) -> None:
+    data = prepared(
+        tokenizer,
+        source=Source(path=write("train.jsonl", [{"id": "asked", "zh": "旧", "bo": learned}, *pairs(9)])),
+        splits=Splits(validation_fraction=0.0, test_fraction=0.0),
+        **{split: Source(path=write("held_out.jsonl", [{"zh": "新", "bo": held_out}]))},
+    )
+    assert ("asked" in {row.id for row in data.train_examples}) == kept
+    assert data.report["train"]["shared_rows"] == 1 - kept
+
+
 def test_embedded_world_lends_a_split_to_a_file(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     data = prepared(tokenizer, source=Source(path=write("train.jsonl", pairs(50))), test=Source(path="micro:test"))
     assert [row.source for row in data.test_examples] == [row["zh"] for row in corpus.translation("test", 11, 0)]

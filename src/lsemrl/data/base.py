@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
@@ -29,26 +30,33 @@ class TaskData(LightningDataModule):
     """Rows to report."""
     report: dict[str, dict[str, int]]
     """For each split, how many rows were kept, left out and cut (see `task.Prepared`)."""
+    held_out: frozenset[str]
+    """Content keys of the validation and test rows."""
 
     def __init__(self, plan: Plan, loading: Loading) -> None:
         super().__init__()
         self.plan, self.loading = plan, loading
         self.batch_size = loading.batch_size
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset()) -> None:
         """Read the rows and write their prompts for `tokenizer`; once, however often it is called.
+
+        Args:
+            tokenizer: The policy's.
+            elsewhere: See `task.prepare`.
 
         Raises:
             UserError: Whatever is wrong with the files, named by file and line.
         """
         if getattr(self, "tokenizer", None) is tokenizer:
             return
-        prepared = prepare(self.plan, tokenizer)
+        prepared = prepare(self.plan, tokenizer, elsewhere)
         for line in prepared.lines:
             rank_zero_info(line)
         self.tokenizer, self.report = tokenizer, prepared.report
         self.train_examples = prepared.train
         self.validation_examples, self.test_examples = prepared.validation, prepared.test
+        self.held_out = prepared.held_out
 
     def setup(self, stage: str) -> None:
         """`prepare` for the policy in training."""

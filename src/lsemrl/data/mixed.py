@@ -56,7 +56,10 @@ class ReplaySampler(DistributedSampler[int]):
 
 
 class MixedData(LightningDataModule):
-    """Training rows of two data modules; validation and test are those of `main`, and so are batch sizes and seed."""
+    """Training rows of two data modules; validation and test are those of `main`, and so are batch sizes and seed.
+
+    Replay rows that share a text with what `main` holds out are left out, as main rows are.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     """Of the policy; this and what follows is set by `prepare`."""
@@ -102,7 +105,7 @@ class MixedData(LightningDataModule):
         if getattr(self, "tokenizer", None) is tokenizer:
             return
         self.main.prepare(tokenizer)
-        self.replay.prepare(tokenizer)
+        self.replay.prepare(tokenizer, self.main.held_out)
         self.tokenizer = tokenizer
         self.train_examples = [*self.main.train_examples, *self.replay.train_examples]
         self.validation_examples, self.test_examples = self.main.validation_examples, self.main.test_examples

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -116,9 +116,19 @@ def choose_part(rows: Sequence[T], key: Callable[[T], str], splits: Splits) -> l
     return cold_start if splits.part == "cold_start" else rl
 
 
-def without_shared(rows: Sequence[T], contents: Callable[[T], Sequence[str]], held_out: Sequence[T]) -> list[T]:
-    """`rows` but for those that share any content with `held_out`."""
-    seen = {content_key(text) for row in held_out for text in contents(row)}
+def content_keys(rows: Sequence[T], contents: Callable[[T], Sequence[str]]) -> frozenset[str]:
+    """The keys of every single content."""
+    return frozenset(content_key(text) for row in rows for text in contents(row))
+
+
+def without_shared(
+    rows: Sequence[T],
+    contents: Callable[[T], Sequence[str]],
+    held_out: Sequence[T],
+    elsewhere: Set[str] = frozenset(),
+) -> list[T]:
+    """`rows` but for those that share any content with `held_out`, or have one whose key is in `elsewhere`."""
+    seen = content_keys(held_out, contents) | elsewhere
     return [row for row in rows if not any(content_key(text) in seen for text in contents(row))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_records, to_record
 from lsemrl.data.sources import Source
-from lsemrl.data.splits import Splits, choose_part, content_key, split_by_content, without_shared
+from lsemrl.data.splits import Splits, choose_part, content_key, content_keys, split_by_content, without_shared
 from lsemrl.micro import corpus
 from lsemrl.micro.grammar import Split
 from lsemrl.types import Example, UserError
@@ -66,13 +66,13 @@ class Task:
     flatten: Flatten | None = None
 
     def contents(self, record: Record) -> tuple[str, ...]:
-        """The texts that splits must not share; the same in whichever direction a pair is translated."""
+        """The texts that splits must not share: of a pair, both sides, with every accepted output."""
         first = record.inputs[self.inputs[0]]
-        return tuple(sorted((first, record.targets[0]))) if self.pairs else (first,)
+        return (first, *record.targets) if self.pairs else (first,)
 
     def key(self, record: Record) -> str:
-        """What equal rows have in common."""
-        return content_key(*self.contents(record))
+        """What equal rows have in common; the same in whichever direction a pair is translated."""
+        return content_key(*sorted(self.contents(record)[:2]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,7 @@ class Prepared:
         report: For each split, how many rows were kept, left out and cut (see `limits.to_examples`); also bad_rows, of
             the source it is read from, and shared_rows, left out because a held-out row has the same text.
         lines: The report to be read, a line for each split.
+        held_out: Content keys of the validation and test rows.
     """
 
     train: list[Example]
@@ -119,10 +120,16 @@ class Prepared:
     test: list[Example]
     report: dict[str, dict[str, int]]
     lines: list[str]
+    held_out: frozenset[str]
 
 
-def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset()) -> Prepared:
     """Read, divide and write out the examples of `plan` for the policy of `tokenizer`.
+
+    Args:
+        plan: What to read.
+        tokenizer: The policy's.
+        elsewhere: Content keys of rows that other data hold out, which training rows must not share either.
 
     Raises:
         UserError: See `sources`, `records`, `splits`, `prompts` and `limits`; or there is nothing to train on.
@@ -134,7 +141,8 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     # No text of the test is in another split, and none of the validation rows in training, whatever file it is from.
     kept = {"test": rows["test"]}
     kept["validation"] = without_shared(rows["validation"], task.contents, rows["test"])
-    kept["train"] = without_shared(rows["train"], task.contents, [*rows["validation"], *rows["test"]])
+    held_out = [*rows["validation"], *rows["test"]]
+    kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
     shared = {name: len(rows[name]) - len(kept[name]) for name in rows}
     if not kept["train"]:
         raise UserError(
@@ -152,7 +160,7 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         examples[name], counts = to_examples(kept[name], render, tokenizer, plan.limits, training=name == "train")
         report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
-    return Prepared(**examples, report=report, lines=lines)
+    return Prepared(**examples, report=report, lines=lines, held_out=content_keys(held_out, task.contents))
 
 
 def _read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:

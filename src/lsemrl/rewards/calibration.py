@@ -119,8 +119,8 @@ def probe(examples: Sequence[Example], seed: int = 0) -> Probe:
     seen: set[str] = set()
     rows: list[Example] = []
     for example in map(in_one_form, examples):
-        if not seen & {example.source, example.reference}:
-            seen |= {example.source, example.reference}
+        if not seen & (texts := {example.source, *example.references}):
+            seen |= texts
             rows.append(example)
     references = [row.reference for row in rows]
     events = [event_of(text) for text in references]
