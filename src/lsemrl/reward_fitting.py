@@ -33,6 +33,7 @@ from lsemrl.rewards.calibration import Tau, calibrate, probe, quantile
 from lsemrl.rewards.calibration_page import write
 from lsemrl.rewards.fit import EncoderTraining, load_encoder
 from lsemrl.rewards.fit import train as train_encoder
+from lsemrl.rewards.semantic import says_something
 from lsemrl.types import Completion, Example, UserError
 
 _UNLIMITED = Limits(max_prompt_tokens=10**9, max_target_tokens=10**9)
@@ -214,7 +215,7 @@ def _policy(name: str, dtype: Any) -> Policy:
 def _tau(encoder: str, outputs: list[Completion], tau: TauSettings, training: EncoderTraining) -> Tau:
     """The threshold, by the cosines that the reward itself takes."""
     assert tau.policy is not None
-    spoken = [output for output in outputs if output.text.strip() and "\N{REPLACEMENT CHARACTER}" not in output.text]
+    spoken = [output for output in outputs if says_something(output.text)]
     reward = SemanticSimilarity(encoder=encoder, device=training.device, cache_dir="none")
     cosines = reward.similarity(
         [output.text for output in spoken], [output.example.references for output in spoken]

@@ -15,11 +15,12 @@ from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measure import MeasureSettings, run_measure
-from lsemrl.evaluation.measurement import FILE, Measured, hash_rows, similarity_reward
+from lsemrl.evaluation.measurement import FILE, Measured, hash_rows
 from lsemrl.evaluation.report import Report
 from lsemrl.evaluation.scorer import MetricSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.rewards.semantic import paid_for
 from lsemrl.training import CONFIGS
 from lsemrl.types import Example
 from tiny import make_policy, save_tiny_model, stir
@@ -164,15 +165,16 @@ def test_rows_are_told_apart_by_prompt_and_references_in_order() -> None:
     assert len({hash_rows(rows).sha256 for rows in ([one, two], [two, one], [one])}) == 3
 
 
-def test_similarity_reward_is_the_rewards_own() -> None:
+@pytest.mark.parametrize("threshold", [0.3, 0.0, -0.5])
+def test_similarity_reward_is_the_rewards_own(threshold: float) -> None:
+    """An empty or broken output too: with a negative tau its cosine of 0 would otherwise be paid."""
     from lsemrl.rewards import SemanticSimilarity
     from lsemrl.types import Completion
 
-    reward = SemanticSimilarity(threshold=0.3)
+    reward = SemanticSimilarity(threshold=threshold)
     example = Example(id="1", prompt="p", source="s", references=("དགེ་རྒན་གྱིས་དེབ་ཉོས།",))
     texts = ("དགེ་རྒན་གྱིས་དེབ་ཉོས།", "སློབ་མ།", "", "དེབ\N{REPLACEMENT CHARACTER}")
     expected = reward([Completion(text=text, ended=True, example=example) for text in texts]).tolist()
     cosines = reward.similarity(texts, [example.references] * len(texts)).tolist()
-    assert [similarity_reward(text, cosine, 0.3) for text, cosine in zip(texts, cosines, strict=True)] == pytest.approx(
-        expected
-    )
+    paid = [paid_for(text, cosine, threshold) for text, cosine in zip(texts, cosines, strict=True)]
+    assert paid == pytest.approx(expected) and paid[2:] == [0, 0]

@@ -27,13 +27,13 @@ from lsemrl.rewards.calibration import (
     calibrate,
     event_of,
     length_bias,
-    paid,
     probe,
     quantile,
     swap_piece,
 )
 from lsemrl.rewards.calibration_page import write
 from lsemrl.rewards.fit import EncoderTraining, load_encoder
+from lsemrl.rewards.semantic import rescaled
 from lsemrl.types import Completion, Example, UserError
 
 SCORES = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=9)
@@ -97,9 +97,8 @@ def test_paid_is_what_the_reward_pays(encoder_path: str) -> None:
         Completion(text=text, ended=True, example=example("", *texts))
         for text, texts in zip(outputs, references, strict=True)
     ]
-    assert paid(reward.similarity(outputs, references).tolist(), 0.3) == pytest.approx(
-        reward(answers).tolist(), abs=1e-6
-    )
+    paid = [rescaled(cosine, 0.3) for cosine in reward.similarity(outputs, references).tolist()]
+    assert paid == pytest.approx(reward(answers).tolist(), abs=1e-6)
 
 
 def test_events_are_read_back() -> None:

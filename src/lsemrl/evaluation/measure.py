@@ -17,20 +17,13 @@ from lsemrl import __version__
 from lsemrl.data.base import TaskData
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.text import PlainText
-from lsemrl.evaluation.measurement import (
-    BASE,
-    Measured,
-    hash_rows,
-    machine,
-    outputs,
-    similarity_reward,
-    versions,
-)
+from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling
+from lsemrl.rewards.semantic import paid_for
 from lsemrl.types import Completion, UserError
 
 _LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
@@ -211,7 +204,7 @@ def _with_reward(
     if "similarity" not in found.target_rows:
         return found.target, found.target_rows, signatures
     reward = tuple(
-        similarity_reward(output.text, similarity, settings.threshold)
+        paid_for(output.text, similarity, settings.threshold)
         for output, similarity in zip(found.outputs, found.target_rows["similarity"], strict=True)
     )
     return (

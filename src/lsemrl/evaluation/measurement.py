@@ -171,11 +171,6 @@ def outputs(completions: Iterable[Completion]) -> tuple[Output, ...]:
     )
 
 
-def similarity_reward(output: str, similarity: float, threshold: float) -> float:
-    """What the similarity reward of `threshold` (tau) gives for a cosine; a broken text gets 0 there."""
-    return 0.0 if "\N{REPLACEMENT CHARACTER}" in output else max(0.0, (similarity - threshold) / (1 - threshold))
-
-
 def machine() -> dict[str, str | int | float]:
     """What this runs on."""
     import torch

@@ -236,11 +236,6 @@ def quantile(cosines: Sequence[float], share: float) -> float:
     return max(value, -1.0)
 
 
-def paid(cosines: Sequence[float], tau: float) -> list[float]:
-    """The similarity reward of cosines, before its weight."""
-    return [max(0.0, cosine - tau) / (1 - tau) for cosine in cosines]
-
-
 def calibrate(encoder: SentenceTransformer, texts: Probe) -> Calibration:
     """Measure `encoder`, in float32 where it is.
 

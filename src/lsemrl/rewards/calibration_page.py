@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsemrl.rewards.calibration import FIGURES, OUTPUTS, PAIRS, Calibration, Probe, Tau, paid
+from lsemrl.rewards.calibration import FIGURES, OUTPUTS, PAIRS, Calibration, Probe, Tau
+from lsemrl.rewards.semantic import rescaled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +82,7 @@ def _page(calibrations: dict[str, Calibration], texts: Probe, tau: Tau | None, f
     if tau is not None:
         rows[f"outputs of policy {tau.policy}"] = tau.cosines
     for label, cosines in rows.items():
-        rewards = paid(cosines, tau.value if tau else 0.0)
+        rewards = [rescaled(cosine, tau.value if tau else 0.0) for cosine in cosines]
         nothing = sum(reward == 0 for reward in rewards) / len(rewards)
         lines.append(f"| {label} | {_number(_mean(cosines))} | {_number(_mean(rewards))} | {nothing:.1%} |")
     lines += [

@@ -104,17 +104,18 @@ class SemanticSimilarity(Reward):
 
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N] in [0, 1]."""
-        broken_N = torch.tensor([_BROKEN in completion.text for completion in completions], dtype=torch.bool)
-        empty_N = torch.tensor([not completion.text.strip() for completion in completions], dtype=torch.bool)
-        self._counts["broken/outputs"] += int(broken_N.sum())
-        self._counts["empty/outputs"] += int(empty_N.sum())
-        # A broken text is dropped here so that no time is spent on encoding it.
+        texts = [completion.text for completion in completions]
+        self._counts["broken/outputs"] += sum(_BROKEN in text for text in texts)
+        self._counts["empty/outputs"] += sum(not text.strip() for text in texts)
+        # No time is spent on encoding what earns nothing.
         similarity_N = self.similarity(
-            ["" if _BROKEN in completion.text else completion.text for completion in completions],
+            [text if says_something(text) else "" for text in texts],
             [completion.example.references for completion in completions],
         )
-        scaled_N = (similarity_N - self.threshold).clamp(min=0) / (1 - self.threshold)
-        return scaled_N.masked_fill(broken_N | empty_N, 0.0)
+        paid = [
+            paid_for(text, cosine, self.threshold) for text, cosine in zip(texts, similarity_N.tolist(), strict=True)
+        ]
+        return torch.tensor(paid, dtype=torch.float32)
 
     def similarity(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
         """The cosine of each output with the nearest of its references, for metrics: no threshold, no rescaling.
@@ -234,6 +235,21 @@ class SemanticSimilarity(Reward):
                     f"max_tokens is {max_tokens} in SemanticSimilarity: encoder {name!r} has no positions for so many, "
                     f"set it to {own} or less"
                 ) from error
+
+
+def says_something(text: str) -> bool:
+    """Whether the reward looks at an output at all: it is neither empty nor broken (U+FFFD)."""
+    return bool(text.strip()) and _BROKEN not in text
+
+
+def rescaled(cosine: float, threshold: float) -> float:
+    """The reward of a cosine, in [0, 1]; `threshold` is tau, in [-1, 1)."""
+    return max(0.0, cosine - threshold) / (1 - threshold)
+
+
+def paid_for(text: str, cosine: float, threshold: float) -> float:
+    """What an output with this cosine earns, in [0, 1]: nothing, whatever tau is, where it says nothing."""
+    return rescaled(cosine, threshold) if says_something(text) else 0.0
 
 
 def computing_dtype(dtype: EncoderDtype, device: torch.device) -> torch.dtype:
