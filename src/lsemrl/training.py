@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
+from lsemrl.finite import check_all_finite
 from lsemrl.runs import is_rank_zero, new_version, open_run, step_of
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
             if not run:
                 return
             config = self.config[self.subcommand]
+            check_all_finite(config.as_dict())
             if config.trainer.enable_checkpointing is False:
                 config.trainer.enable_checkpointing, config.checkpoints.keep = None, 0
             if config.trainer.logger not in (None, True):

@@ -223,3 +223,13 @@ def test_a_group_of_one_is_refused_under_leave_one_out() -> None:
     with pytest.raises(UserError, match=r"num_generations is 1.*leave_one_out"):
         validate_group(1, how)
     validate_group(2, how)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+@pytest.mark.parametrize("unit", [1e10, 1e30, 3e38])
+def test_large_rewards_teach_what_small_ones_do(scale: Scale, unit: float) -> None:
+    """In float32 the square of 1e20 is infinite, and an advantage over an infinite deviation is zero."""
+    small_BG = torch.tensor([[0.0, 1.0, 0.5, 0.25], [1.0, 0.0, 0.0, 0.0]])
+    large_BG, _ = group_advantages(small_BG * unit, AdvantageSettings(scale_rewards=scale))
+    expected_BG, _ = group_advantages(small_BG, AdvantageSettings(scale_rewards=scale))
+    torch.testing.assert_close(large_BG, expected_BG, rtol=1e-3, atol=0)

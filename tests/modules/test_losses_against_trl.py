@@ -7,6 +7,7 @@ our log-probs. TRL has one KL estimator, k3.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -15,7 +16,11 @@ import torch
 from torch import Tensor
 
 from lsemrl.modules.advantages import AdvantageSettings, Scale, group_advantages
+from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import Level, LossSettings, LossType, WindowCounts, policy_loss, token_weights
+from lsemrl.modules.sampler import Sampling
+from lsemrl.rewards import Reward
+from lsemrl.types import Completion, Example
 
 trl = pytest.importorskip("trl", minversion="1.16", reason="trl >= 1.16 is not installed; it is needed for comparison")
 
@@ -170,9 +175,16 @@ def test_the_kl_differs_from_trl_s_default_only_by_the_ratio() -> None:
     torch.testing.assert_close(ours(t, loss, 1)[0] + missing, corrected, rtol=1e-6, atol=1e-6)
 
 
-def their_advantages(rewards_BG: Tensor, scale: Scale) -> tuple[Tensor, float]:
-    """Advantages [B, G] and frac_reward_zero_std out of TRL's whole scoring step, generation stubbed."""
+def their_advantages(
+    rewards_BG: Tensor, scale: Scale, *more_BG: Tensor, weights: tuple[float, ...] = (1.0,)
+) -> tuple[Tensor, float]:
+    """Advantages [B, G] and frac_reward_zero_std out of TRL's whole scoring step, generation stubbed.
+
+    Several rewards are normalised, then summed.
+    """
     count, tokens = rewards_BG.numel(), [[1, 2]] * rewards_BG.numel()
+    parts_NK = torch.stack([rewards_BG, *more_BG], dim=-1).view(count, -1)
+    names = [f"part_{at}" for at in range(parts_NK.shape[1])]
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(
             device=torch.device("cpu"), process_index=0, gather=lambda x: x, reduce=lambda x, reduction: x
@@ -186,7 +198,7 @@ def their_advantages(rewards_BG: Tensor, scale: Scale) -> tuple[Tensor, float]:
         model=SimpleNamespace(training=True, is_gradient_checkpointing=False),
         _tokenizer=SimpleNamespace(pad_token_id=0),
         _generate=lambda prompts: (tokens, tokens, None, ["x"] * count, None, {}, None, []),
-        _calculate_rewards=lambda *_: rewards_BG.reshape(-1, 1),
+        _calculate_rewards=lambda *_: parts_NK,
         environment_factories=None,
         environments=None,
         tools=None,
@@ -198,15 +210,15 @@ def their_advantages(rewards_BG: Tensor, scale: Scale) -> tuple[Tensor, float]:
         vllm_importance_sampling_correction=False,
         beta=0.0,
         scale_rewards=scale,
-        multi_objective_aggregation="sum_then_normalize",
-        reward_weights=torch.ones(1),
-        reward_funcs=[None],
-        reward_func_names=["only"],
+        multi_objective_aggregation="normalize_then_sum" if more_BG else "sum_then_normalize",
+        reward_weights=torch.tensor(weights),
+        reward_funcs=[None] * len(names),
+        reward_func_names=names,
         log_multimodal=False,
         _pending_extra_logs={},
         _pending_metrics={},
         _metrics={"train": defaultdict(list)},
-        _logs={"prompt": [], "completion": [], "advantages": [], "rewards": {"only": []}, "extra": {}},
+        _logs={"prompt": [], "completion": [], "advantages": [], "rewards": {name: [] for name in names}, "extra": {}},
     )
     scored = trl.GRPOTrainer._generate_and_score_completions(trainer, [{"prompt": "x"}] * count)
     return scored["advantages"].reshape(rewards_BG.shape), trainer._metrics["train"]["frac_reward_zero_std"][0]
@@ -224,3 +236,37 @@ def test_advantages(scale: Scale, unscored: bool) -> None:
     torch.testing.assert_close(our_BG, their_BG, rtol=1e-6, atol=1e-6)
     if scale != "batch":  # there TRL counts groups by the deviation of the batch, and misses the dead one
         assert metrics["frac_reward_zero_std"].item() == pytest.approx(their_share) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+@pytest.mark.parametrize("unscored", [False, True])
+def test_parts_that_are_normalised_then_summed(scale: Scale, unscored: bool) -> None:
+    """GDPO (arXiv 2601.05242): the parts within their groups, their weighted sum over the batch."""
+    parts = {name: torch.randn(5, 4, generator=torch.Generator().manual_seed(at)) for at, name in enumerate("ab")}
+    parts["b"][2] = parts["a"][2] = 0.5  # all equal
+    parts["b"] *= 100
+    if unscored:
+        parts["a"][0, 1] = parts["a"][3, :2] = parts["b"][3, 0] = torch.nan
+    module = GRPO(
+        {"a": Given(parts["a"], 1.5), "b": Given(parts["b"], 0.3)},
+        combine="normalize_then_sum",
+        sampling=Sampling(num_generations=4),
+        advantages=AdvantageSettings(scale_rewards=scale, resolution=0.0),
+    )
+    module._trainer = SimpleNamespace(world_size=1, global_rank=0, strategy=SimpleNamespace(), barebones=False)  # type: ignore[assignment]
+    example = Example(id="0", prompt="", source="", references=("",))
+    completions = [Completion(text="", ended=True, example=example)] * 20
+    our_N, _ = module.compare(module.reward_mix(completions, 4))
+    their_BG, _ = their_advantages(parts["a"], scale, parts["b"], weights=(1.5, 0.3))
+    torch.testing.assert_close(our_N.view(5, 4), their_BG, rtol=1e-6, atol=1e-6)
+
+
+class Given(Reward):
+    """Gives what it was given."""
+
+    def __init__(self, scores_BG: Tensor, weight: float) -> None:
+        super().__init__(weight)
+        self.scores_N = scores_BG.reshape(-1)
+
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        return self.scores_N

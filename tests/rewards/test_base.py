@@ -165,6 +165,20 @@ def test_what_a_users_reward_may_not_give_is_told(scores: object, message: str) 
         RewardMix({"mine": Given(scores)})(completions(2), 2)
 
 
+def test_weights_that_make_a_total_infinite_are_told() -> None:
+    """Also where two infinities would cancel, which reads as not scored."""
+    for weights in ((1e38, 0.0), (1e38, -1e38)):
+        parts = {name: Given([1e3, 2.0], weight) for name, weight in zip("ab", weights, strict=True)}
+        with pytest.raises(UserError, match=r"total of the rewards is infinite .* lower their weights \(a 1e\+38, b "):
+            RewardMix(parts)(completions(2), 2)
+
+
+def test_parts_are_tied_by_the_resolution_that_was_asked_for() -> None:
+    parts = {"a": Given([0.5, 0.55])}
+    assert total(RewardMix(parts, "normalize_then_sum", resolution=0.1), 2) == [0, 0]
+    assert min(map(abs, total(RewardMix(parts, "normalize_then_sum"), 2))) > 0.7
+
+
 def test_other_precisions_and_gradients_are_taken_off() -> None:
     scores = torch.tensor([0.25, 0.5], dtype=torch.float64, requires_grad=True)
     part_N = RewardMix({"mine": Given(scores)})(completions(2), 2).parts_N["mine"]

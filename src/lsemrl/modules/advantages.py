@@ -49,7 +49,7 @@ class AdvantageSettings:
                 f"leave_one_out is true with scale_rewards {self.scale_rewards!r}: set scale_rewards to 'none', "
                 "since dividing a leave-one-out advantage by a standard deviation explodes"
             )
-        if self.clip is not None and not self.clip > 0:
+        if self.clip is not None and not 0 < self.clip < float("inf"):
             raise UserError(f"clip is {self.clip}: set it above 0, or to null for no clipping")
 
 
@@ -78,8 +78,9 @@ def group_advantages(rewards_BG: Tensor, settings: AdvantageSettings) -> tuple[T
     A = (r - mean of the group) / (std + 1e-4), std unbiased, as in TRL; leave_one_out takes the mean of the siblings.
 
     Args:
-        rewards_BG: float32 or float64, siblings in a row; NaN where no reward applies, never infinite. With
-            scale_rewards batch it must hold the rewards of all ranks, as the deviation is that of what it holds.
+        rewards_BG: float32, or float64 of float32's range, siblings in a row; NaN where no reward applies, never
+            infinite. With scale_rewards batch it must hold the rewards of all ranks, as the deviation is that of what
+            it holds.
         settings: See there.
 
     Returns:
@@ -90,6 +91,7 @@ def group_advantages(rewards_BG: Tensor, settings: AdvantageSettings) -> tuple[T
         advantage; a group with fewer than two other rewards has nothing to compare and counts as all equal.
     """
     assert rewards_BG.ndim == 2 and not rewards_BG.isinf().any(), "rewards are [B, G] and never infinite"
+    dtype, rewards_BG = rewards_BG.dtype, rewards_BG.double()  # in float32 the squares of large rewards overflow
     scored_BG = ~rewards_BG.isnan()
     count_B1 = scored_BG.sum(dim=1, keepdim=True)
     sum_B1 = rewards_BG.nansum(dim=1, keepdim=True)
@@ -112,7 +114,7 @@ def group_advantages(rewards_BG: Tensor, settings: AdvantageSettings) -> tuple[T
     advantages_BG = advantages_BG.masked_fill(tied_B1 | ~scored_BG, 0.0)
     if settings.clip is not None:
         advantages_BG = advantages_BG.clamp(-settings.clip, settings.clip)
-    return advantages_BG, {
+    return advantages_BG.to(dtype), {
         "frac_reward_zero_std": (spread_B1 == 0).float().mean(),
         "frac_reward_near_tie": tied_B1.float().mean(),
         "advantages/mean_abs": advantages_BG.abs().float().mean(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -57,11 +58,11 @@ class GRPO(PolicyModule):
         Args:
             rewards: Named parts of the reward, each with its weight; a weight of 0 only watches.
             combine: Add the weighted parts (the paper), let the gates decide whether the others count, or normalise
-                each part within its group before adding.
+                each part within its group before adding (GDPO), and what they add up to over the batch.
             gate: The parts that are gates, with combine gate; null means the one named language.
             policy: What is trained.
             sampling: How completions are drawn.
-            advantages: How siblings are compared.
+            advantages: How siblings are compared. With combine normalize_then_sum the scale is that of the batch.
             loss: The clipped objective and its KL penalty.
             optimizer: How weights move.
             metrics: What validation measures.
@@ -84,8 +85,18 @@ class GRPO(PolicyModule):
             raise UserError("sampling.temperature is 0, so that siblings are all alike; GRPO needs it above 0")
         if loss.beta > 0 and policy.reference == "none":
             raise UserError(f"loss.beta is {loss.beta} but policy.reference is none; set beta to 0 or name a reference")
-        self.reward_mix = RewardMix(rewards, combine, gate, patience)
-        self.sampling, self.advantages, self.loss = sampling, advantages, loss
+        if combine == "normalize_then_sum":
+            if advantages.scale_rewards == "none":
+                raise UserError(
+                    "advantages.scale_rewards is none, but model.combine normalize_then_sum scales by the batch; set "
+                    "scale_rewards to batch"
+                )
+            # The parts have been compared already, and theirs was the resolution.
+            self.advantages = replace(advantages, scale_rewards="batch", resolution=0.0)
+        else:
+            self.advantages = advantages
+        self.reward_mix = RewardMix(rewards, combine, gate, patience, advantages.resolution)
+        self.sampling, self.loss = sampling, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
         self.samples_every = samples_every
 
@@ -168,9 +179,9 @@ class GRPO(PolicyModule):
     def compare(self, rewards: Rewards) -> tuple[Tensor, dict[str, Tensor]]:
         """Advantages of this rank's completions over their siblings."""
         # Among those of all ranks, since scale_rewards batch divides by the deviation of the whole batch.
-        rewards_BG = rewards.total_N.to(self.device).view(-1, self.sampling.num_generations)
+        rewards_BG = rewards.total_N.view(-1, self.sampling.num_generations)
         advantages_BG, metrics = group_advantages(rewards_BG, self.advantages)
-        return advantages_BG.view(self.trainer.world_size, -1)[self.global_rank], metrics
+        return advantages_BG.view(self.trainer.world_size, -1)[self.global_rank].to(self.device), metrics
 
     def update(self, rollouts: Rollouts, advantages_N: Tensor) -> dict[str, Tensor]:
         """Optimizer steps on one batch of rollouts.

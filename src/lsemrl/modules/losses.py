@@ -84,7 +84,7 @@ class LossSettings:
             raise UserError(f"epsilon is {self.epsilon}: set it between 0 and 1, both excluded")
         if self.epsilon_high is not None and not 0 < self.epsilon_high < float("inf"):
             raise UserError(f"epsilon_high is {self.epsilon_high}: set it above 0, or to null for epsilon's value")
-        if self.delta is not None and not self.delta > self.upper_bound:
+        if self.delta is not None and not self.upper_bound < self.delta < float("inf"):
             raise UserError(
                 f"delta is {self.delta}: set it above {self.upper_bound} (1 + epsilon_high, or 1 + epsilon where "
                 "that is null), or to null for no bound"

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from lsemrl.finite import check_finite
 from lsemrl.types import UserError
 
 
@@ -37,8 +38,11 @@ class OptimizerSettings:
     """A step whose loss or gradient is not finite is skipped; after so many in a row the run stops."""
 
     def __post_init__(self) -> None:
+        check_finite(self, "optimizer")
         for name, ok, rule in (
             ("lr", self.lr > 0, "above 0"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("warmup_ratio", 0 <= self.warmup_ratio < 1, "in [0, 1)"),
             ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
             ("max_skipped_steps", self.max_skipped_steps >= 1, "at least 1"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lsemrl import micro
+from lsemrl.finite import check_finite
 from lsemrl.types import UserError
 
 
@@ -23,6 +24,7 @@ class LoraSettings:
     """Names of the linears to adapt; null adapts every linear but the output head."""
 
     def __post_init__(self) -> None:
+        check_finite(self, "policy.lora")
         if self.rank < 1:
             raise UserError(f"policy.lora.rank is {self.rank}; it must be at least 1")
         if not 0 <= self.dropout < 1:
@@ -61,6 +63,7 @@ class PolicySettings:
     a layer at a time, and ranks wait for the longest completion of all."""
 
     def __post_init__(self) -> None:
+        check_finite(self, "policy")
         steps = self.ref_model_sync_steps
         if steps is not None and (steps < 1 or self.reference != "initial"):
             raise UserError(

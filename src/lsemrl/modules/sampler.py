@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lsemrl.finite import check_finite
 from lsemrl.modules.decoding import Compiled, Growing, read_prompts
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
@@ -40,6 +41,7 @@ class Sampling:
     costs about a minute at the start."""
 
     def __post_init__(self) -> None:
+        check_finite(self, "sampling")
         for name, ok, rule in (
             ("num_generations", self.num_generations >= 1, "at least 1"),
             ("temperature", self.temperature >= 0, "0 or more"),

@@ -63,13 +63,15 @@ class RewardMix:
       out would be a gain.
     - `normalize_then_sum`: every part becomes an advantage within its group before it is weighted and added (GDPO,
       arXiv 2601.05242), so that a rare failure of one part cannot drown what the others say. A part that its group
-      ties in, to the resolution of `AdvantageSettings`, gives 0.
+      ties in, to `resolution`, gives 0. What is left to do is to scale the totals by the deviation of the whole batch
+      (`AdvantageSettings` with scale_rewards batch).
 
     Args:
         parts: The parts by the name they are logged under.
         combine: See above.
         gate: The name or names of the gates, "language" if None; read by combine gate only.
         patience: What is done about a part that fails.
+        resolution: As in `AdvantageSettings`; read by combine normalize_then_sum only.
 
     Raises:
         UserError: There are no parts, or a gate names none of them or leaves nothing to be gated.
@@ -81,6 +83,7 @@ class RewardMix:
         combine: Combine = "sum",
         gate: str | Sequence[str] | None = None,
         patience: Patience = Patience(),
+        resolution: float = AdvantageSettings().resolution,
     ) -> None:
         if not parts:
             raise UserError("rewards is empty: name at least one part")
@@ -96,7 +99,7 @@ class RewardMix:
                     f"gate is {list(gates)}: name at least one of the rewards and leave at least one to gate"
                 )
         self.parts = dict(parts)
-        self.combine = combine
+        self.combine, self._settings = combine, AdvantageSettings(resolution=resolution)
         self.gates = gates if combine == "gate" else ()
         self._attendants: dict[str, Attendant[Tensor]] = {name: Attendant(name, patience) for name in parts}
 
@@ -112,7 +115,7 @@ class RewardMix:
 
         Raises:
             UserError: A part failed, or gave something else than N finite floats or NaNs, as often as `patience` lets
-                it.
+                it; or the weights make a total that float32 cannot hold.
         """
         assert len(completions) % num_generations == 0, "completions come in whole groups"
         # So that no part, and none of a user's own, tells apart what is one text.
@@ -128,6 +131,9 @@ class RewardMix:
         if weighted:
             stacked_KN = torch.stack(list(weighted.values()))
             total_N = stacked_KN.nansum(dim=0).masked_fill(stacked_KN.isnan().all(dim=0), math.nan)
+            if stacked_KN.isinf().any() or total_N.isinf().any():
+                weights = ", ".join(f"{name} {part.weight:g}" for name, part in self.parts.items())
+                raise UserError(f"a total of the rewards is infinite in float32; lower their weights ({weights})")
         else:
             total_N = torch.full((len(completions),), math.nan)
         for name in self.gates:
@@ -164,7 +170,7 @@ class RewardMix:
     def _scaled(self, part_N: Tensor, num_generations: int) -> Tensor:
         if self.combine != "normalize_then_sum":
             return part_N
-        advantages_BG, _ = group_advantages(part_N.view(-1, num_generations), AdvantageSettings())
+        advantages_BG, _ = group_advantages(part_N.view(-1, num_generations), self._settings)
         return advantages_BG.reshape(-1).masked_fill(part_N.isnan(), math.nan)
 
 
@@ -193,5 +199,8 @@ def _checked(name: str, scores: object, count: int) -> Tensor:
         )
     scores_N = scores.detach().to("cpu", torch.float32)
     if scores_N.isinf().any():
-        raise UserError(f"reward {name!r} gave an infinite number: return finite ones, or NaN where it does not apply")
+        raise UserError(
+            f"reward {name!r} gave an infinite number, or one too large for float32: return finite ones, or NaN where "
+            "it does not apply"
+        )
     return scores_N

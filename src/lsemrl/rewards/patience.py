@@ -12,6 +12,7 @@ from typing import Generic, Literal, TypeVar
 
 import torch
 
+from lsemrl.finite import check_finite
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Patience:
     """After that: stop the run, or go on with NaN for the batch, so that the other parts make the reward."""
 
     def __post_init__(self) -> None:
+        check_finite(self, "patience")
         if self.timeout is not None and self.timeout <= 0:
             raise UserError(f"patience.timeout is {self.timeout}; give seconds above 0, or null")
         if self.retries < 0:
