@@ -50,6 +50,11 @@ def test_types_import_torch_and_errors_only() -> None:
     assert own("lsemrl.types") == {"lsemrl.errors", "lsemrl.errors.UserError"}
 
 
+def test_files_stand_on_the_lowest_floor() -> None:
+    assert own("lsemrl.files") == {"lsemrl.errors", "lsemrl.errors.UserError"}
+    assert {module.split(".")[0] for module in imported("lsemrl.files")} - {"lsemrl"} <= sys.stdlib_module_names
+
+
 @pytest.mark.parametrize("name", ["lsemrl.modules.losses", "lsemrl.modules.advantages"])
 def test_losses_and_advantages_import_types_only(name: str) -> None:
     assert {".".join(module.split(".")[:2]) for module in own(name)} <= {"lsemrl.types"}

@@ -1,0 +1,18 @@
+"""A disk that takes no more, as the system itself says it: no file grows beyond a number of bytes."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def full_disk(size: int = 0) -> Iterator[None]:
+    """Let no file of this process grow beyond `size` bytes: every library's writes fail, those in C and Rust too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
