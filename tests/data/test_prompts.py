@@ -85,3 +85,72 @@ def test_placeholders_of_another_task() -> None:
     with pytest.raises(UserError, match=r"\{context\}, which headline rows lack; use \{source\}"):
         template.for_task("headline", "", ("source",))
     assert PromptTemplate(system="s").for_task("headline", "题：{source}", ("source",)).template == "题：{source}"
+
+
+USER_ONLY = (
+    "{% for m in messages if m['role'] == 'user' %}<|user|>{{ m['content'] | trim }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SYSTEM_ONLY = "{% for m in messages if m['role'] == 'system' %}{{ m['content'] }}{% endfor %}<|assistant|>"
+FIRST_LINE = "{% for m in messages %}{{ m['content'].split('\n')[0] }}{% endfor %}<|assistant|>"
+ALWAYS_THINKS = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}<|assistant|><think>\n"
+
+
+def test_what_the_chat_template_leaves_out_is_told(make_tokenizer: Make) -> None:
+    user_only = make_tokenizer(chat_template=USER_ONLY)
+    assert render(user_only, template=" 翻译：{source}\n") == "<|user|>翻译：你{好}<|assistant|>"
+    with pytest.raises(UserError, match=r"leaves out template.system \('译者'\).*put it into template.template"):
+        render(user_only, system="译者")
+    for left_out in (SYSTEM_ONLY, FIRST_LINE, "<|assistant|>", "{{ messages[0]['content'][:5] }}"):
+        with pytest.raises(UserError, match="leaves out the instruction with its text"):
+            render(make_tokenizer(chat_template=left_out), system="译者", template="翻译：\n{source}")
+    with pytest.raises(UserError, match=r"leaves out template.system \('翻译'\)"):  # the word stands elsewhere
+        render(user_only, system="翻译")
+
+
+@pytest.mark.parametrize(
+    "chat_template",
+    [
+        "{{ messages[0].content + 1 }}",
+        "{{ messages[7]['content'] }}",
+        "{{ 1 // 0 }}",
+        "{% for",
+        "{{ messages.pop() }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_a_chat_template_that_fails_is_told(make_tokenizer: Make, chat_template: str) -> None:
+    with pytest.raises(UserError, match=r"refuses the prompt .*set template.chat to false"):
+        render(make_tokenizer(chat_template=chat_template))
+
+
+def test_a_chat_template_has_limits(make_tokenizer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsemrl.data.chat.SECONDS", 0.5)
+    for long, sentence in (
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "after 0.5 seconds"),
+        ("{{ 9 ** (9 ** 9) }}", "after 0.5 seconds"),
+        ("{{ 'a' * 3000000000 }}", "writes over 1,000,000 characters"),
+        ("{{ 'a'.ljust(3000000000) }}", "writes over 1,000,000 characters"),
+        ("{{ messages[0]['content'] * 1000000 }}", "writes over 1,000,000 characters"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            render(make_tokenizer(chat_template=long))
+
+
+def test_a_thought_that_is_always_opened_is_closed_and_told(make_tokenizer: Make) -> None:
+    always = make_tokenizer(chat_template=ALWAYS_THINKS)
+    assert render(always) == "<|user|>翻译成藏文：你{好}<|assistant|><think>\n\n</think>\n\n"
+    assert render(always, enable_thinking=True).endswith("<|assistant|><think>")
+    told = PromptTemplate(template="{source}").on_thoughts(always, TEXTS)
+    assert "opens a thought (<think>) although template.enable_thinking is false" in str(told)
+    told = PromptTemplate(template="{source}", enable_thinking=True).on_thoughts(always, TEXTS)
+    assert "prompts open a thought (<think>)" in str(told)
+
+
+def test_qwen3s_empty_thought_is_no_open_one(make_tokenizer: Make) -> None:
+    qwen3 = make_tokenizer(
+        chat_template="{{ messages[0]['content'] }}<|assistant|>\n"
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    assert render(qwen3).endswith("<|assistant|>\n<think>\n\n</think>\n\n")
+    assert PromptTemplate(template="{source}").on_thoughts(qwen3, TEXTS) is None

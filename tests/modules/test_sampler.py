@@ -254,3 +254,12 @@ def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptB
 def test_settings_are_checked(field: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"sampling\.{field} is {value}"):
         Sampling(**{field: value})  # type: ignore[arg-type]
+
+
+def test_the_text_of_a_completion_is_its_answer(policy: Policy, prompts: PromptBatch) -> None:
+    """A thought that the prompt opened and the output never ends has none; it counts for one prompt alone."""
+    first, *others = prompts.examples
+    thinking = replace(prompts, examples=(replace(first, prompt=first.prompt + "<think>\n"), *others))
+    plain, thought = (sample(policy, batch, SAMPLING, seed=1).completions for batch in (prompts, thinking))
+    assert all(one.text for one in plain[:4])
+    assert [one.text for one in thought] == [""] * 4 + [one.text for one in plain[4:]]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lsemrl.data import thoughts
+from lsemrl.data.chat import write_chat
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ class PromptTemplate:
     chat: bool | None = None
     """Use the tokenizer's chat template; null uses it where there is one."""
     enable_thinking: bool = False
-    """Handed to the chat template: Qwen3 then writes its thoughts before its answer."""
+    """Handed to the chat template: Qwen3 then writes its thoughts before its answer. Where it is false, a thought that
+    the chat template opens all the same is closed, so that the answer follows."""
 
     def __post_init__(self) -> None:
         if self.template is None:
@@ -73,35 +76,41 @@ class PromptTemplate:
             texts: What the placeholders stand for.
 
         Raises:
-            UserError: `chat` is true and there is no chat template, or the chat template refuses the messages.
+            UserError: `chat` is true and there is no chat template; see also `chat.write_chat`.
         """
+        prompt = self._write(tokenizer, texts)
+        return prompt if self.enable_thinking or not self._uses_chat(tokenizer) else thoughts.close(prompt)
+
+    def on_thoughts(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> str | None:
+        """A line about the thought that prompts open, if they do."""
+        mark = thoughts.opened(self._write(tokenizer, texts))
+        if mark is None:
+            return None
+        if self._uses_chat(tokenizer) and not self.enable_thinking:
+            return (
+                f"the chat template opens a thought ({mark}) although template.enable_thinking is false: it is closed "
+                "before the answer"
+            )
+        return (
+            f"prompts open a thought ({mark}): the answer of an output is what follows the thought's end, and one that "
+            "never ends it has none"
+        )
+
+    def _uses_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        return self.chat is not False and bool(tokenizer.chat_template)
+
+    def _write(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> str:
         assert self.template is not None, "for_task comes first"
         instruction = self.template.format_map(texts)
-        if self.chat and not tokenizer.chat_template:
+        if self._uses_chat(tokenizer):
+            return write_chat(tokenizer, self.system, instruction, enable_thinking=self.enable_thinking)
+        if self.chat:
             raise UserError(
                 f"template.chat is true, but the tokenizer {tokenizer.name_or_path!r} has no chat template; "
                 "set template.chat to null, or give the tokenizer one"
             )
-        if self.chat is False or not tokenizer.chat_template:
-            system = f"{self.system}\n" if self.system else ""
-            return f"{_bos(tokenizer)}{system}{instruction}"
-        import jinja2
-
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        try:
-            prompt = tokenizer.apply_chat_template(
-                [*messages, {"role": "user", "content": instruction}],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=self.enable_thinking,
-            )
-        except jinja2.TemplateError as error:
-            raise UserError(
-                f"the chat template of the tokenizer {tokenizer.name_or_path!r} refuses the prompt ({error}); "
-                "leave out template.system, or set template.chat to false"
-            ) from None
-        assert isinstance(prompt, str)
-        return prompt
+        system = f"{self.system}\n" if self.system else ""
+        return f"{_bos(tokenizer)}{system}{instruction}"
 
 
 def _placeholders(template: str) -> set[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lsemrl.data.thoughts import answers
 from lsemrl.finite import check_finite
 from lsemrl.modules.decoding import Compiled, Growing, read_prompts
 from lsemrl.modules.policy import Policy
@@ -74,9 +75,10 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, 
         torch.cat([pad(part_NT, (0, width - part_NT.shape[1])) for part_NT in parts_NT]) for parts_NT in (ids, masks)
     )
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
-    texts = policy.tokenizer.batch_decode(ids_NT, skip_special_tokens=True)
     group = sampling.num_generations
     examples = [example for example in prompts.examples for _ in range(group)]
+    said = [row[mask].tolist() for row, mask in zip(ids_NT.cpu(), mask_NT.cpu(), strict=True)]
+    texts = answers(policy.tokenizer, said, [example.prompt for example in examples])
     return Rollouts(
         completions=tuple(
             Completion(text=text, ended=ended, example=example)

@@ -1,0 +1,134 @@
+"""Chat templates: programs that came with a model, and are run as such.
+
+A template is tried once in a process of its own, with limits on its time and memory, before it is run in this one: no
+timer stops a sum of a billion digits, and no check of a text's length comes before the text is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import sys
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsemrl.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SECONDS, MEMORY, CHARACTERS = 10.0, 1 << 30, 1_000_000
+"""What a template may take for one prompt: time, bytes, and characters of its own."""
+
+
+_tried: set[str] = set()
+
+
+def write_chat(
+    tokenizer: PreTrainedTokenizerBase, system: str | None, instruction: str, *, enable_thinking: bool
+) -> str:
+    """One prompt by the tokenizer's chat template, up to where the answer begins.
+
+    Args:
+        tokenizer: It has a chat template.
+        system: System message, if there is one.
+        instruction: What the user says.
+        enable_thinking: Handed to the template, under the two names that templates know it by.
+
+    Raises:
+        UserError: The template fails, takes too long or writes too much, or leaves out what it was given.
+    """
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": instruction})
+
+    def render() -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=enable_thinking,
+                thinking=enable_thinking,
+            )
+        )
+
+    name = f"the chat template of the tokenizer {tokenizer.name_or_path!r}"
+    # Whether there is a system message decides on which way a template goes; other messages are its data.
+    way = repr((tokenizer.chat_template, enable_thinking, bool(system)))
+    if way not in _tried:
+        _try_out(render, name, len(system or "") + len(instruction))
+        _tried.add(way)
+    try:
+        prompt = render()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        leave_out = "leave out template.system, or " if system else ""
+        raise UserError(
+            f"{name} refuses the prompt ({reason}); {leave_out}set template.chat to false, or mend the template"
+        ) from error
+    if left_out := _left_out(prompt, system or "", instruction):
+        field, text = left_out
+        remedy = "put it into template.template, or " if field == "template.system" else ""
+        raise UserError(
+            f"{name} leaves out {field} ({' '.join(text.split())[:60]!r}), so that the policy would not see it; "
+            f"{remedy}set template.chat to false, or mend the template"
+        )
+    return prompt
+
+
+def _left_out(prompt: str, system: str, instruction: str) -> tuple[str, str] | None:
+    """What does not stand in `prompt`, whatever became of its white space, and by which name it goes."""
+    whole, own, ahead = ("".join(text.split()) for text in (prompt, instruction, system))
+    if own not in whole:
+        return "the instruction with its text", instruction
+    elsewhere = "\n".join(whole.rsplit(own, 1)) if own else whole  # for the instruction may say the same words
+    return None if ahead in elsewhere else ("template.system", system)
+
+
+def _try_out(render: Callable[[], str], name: str, given: int) -> None:
+    """Refuse a template that does not come to an end; only where a process can be forked cheaply and safely."""
+    if sys.platform != "linux":
+        return
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_render_within_limits, args=(render, sender))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child touches nothing that threads may hold
+        child.start()
+    sender.close()
+    try:
+        length = receiver.recv() if receiver.poll(SECONDS) else None
+    except EOFError:
+        length = CHARACTERS + given + 1  # killed for its memory
+    child.kill()
+    child.join()
+    if length is None:
+        raise UserError(
+            f"{name} has not written a prompt after {SECONDS:g} seconds; mend the template, or set template.chat to "
+            "false"
+        )
+    if length > CHARACTERS + given:
+        raise UserError(
+            f"{name} writes over {CHARACTERS:,} characters around a text of {given:,}; mend the template, or set "
+            "template.chat to false"
+        )
+
+
+def _render_within_limits(render: Callable[[], str], sender: Connection) -> None:
+    """In the child: send how long the prompt is; 0 where the template fails, which it will do again."""
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with contextlib.suppress(ValueError):  # a stricter limit is set already
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
+    try:
+        length = len(render())
+    except MemoryError:
+        length = sys.maxsize
+    except Exception:
+        length = 0
+    sender.send(length)
