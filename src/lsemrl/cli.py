@@ -6,6 +6,7 @@ ours keeps its traceback.
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from argparse import ArgumentError
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
+from lsemrl.foreign import ShownRecord, visible
 from lsemrl.training import TRAINER_VERBS, run_trainer
 from lsemrl.verbs import OWN_VERBS, RUN
 
@@ -37,6 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if verb == "--version":
         print(f"lsemrl {__version__}")
         return
+    logging.setLogRecordFactory(ShownRecord)
     verbs = {**dict.fromkeys(TRAINER_VERBS, lambda rest: run_trainer([verb, *rest])), **RUN}
     try:
         if verb not in verbs:
@@ -45,14 +48,14 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         number = getattr(error, "signal", None)  # of `modules.checkpoints.Interrupted`, which this must not import
         if number:
-            print(f"lsemrl: {error}", file=sys.stderr)
+            print(f"lsemrl: {visible(str(error))}", file=sys.stderr)
             raise SystemExit(128 + number) from None
         sentence, status = users_mistake(error, verb), 2
         if sentence is None and any(sign in str(error) for sign in _RANK_IS_GONE):
             sentence, status = "another rank has gone; what it said is above, and the same command goes on", 1
         if sentence is None:
             raise
-        print(f"lsemrl: error: {sentence}", file=sys.stderr)
+        print(f"lsemrl: error: {visible(sentence)}", file=sys.stderr)
         raise SystemExit(status) from error
 
 

@@ -187,7 +187,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     )
     page = write_report(report, folder)
     console.print(table(report))
-    console.print(f"Report: {page}")
+    console.print(f"Report: {page}", markup=False)
     return report
 
 

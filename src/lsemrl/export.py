@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from lsemrl import __version__, micro
 from lsemrl.evaluation.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.evaluation.report import Report
+from lsemrl.foreign import fenced, markdown
 from lsemrl.modules.policy import Policy
 from lsemrl.trained import Trained
 from lsemrl.types import UserError
@@ -25,8 +26,7 @@ from lsemrl.types import UserError
 _PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེགས། Hello, world."
 _USE = """As with any adapter of peft, or model of transformers. It was asked in these words, inside the chat template
 where the tokenizer has one:
-
-    {asked}"""
+"""
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 """Nats by which log-probs of the merged model may differ from those of the adapter, by the dtype it is stored in."""
 
@@ -163,9 +163,9 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
     steps = _steps(run.folder / "metrics.csv")
     rank = json.loads((run.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     lines = [
-        f"# {run.policy.model}, {plan.task.name}, by {module}",
+        f"# {markdown(f'{run.policy.model}, {plan.task.name}, by {module}')}",
         "",
-        f"Trained with lsemrl {__version__}, LoRA rank {rank}, on {plan.source.path} "
+        f"Trained with lsemrl {__version__}, LoRA rank {rank}, on {markdown(plan.source.path)} "
         f"(part {plan.splits.part}), {steps} batches of {loading.batch_size} rows.",
         "",
     ]
@@ -179,15 +179,8 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
     # Where this machine kept its runs is nobody's business.
     settings = {key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config}
     asked = str(plan.resolved_template().template).replace("{source}", "...")
-    lines += ["## Use", "", _USE.format(asked=asked), ""]
-    lines += [
-        "## Configuration",
-        "",
-        "```yaml",
-        yaml.safe_dump(settings, allow_unicode=True, sort_keys=False),
-        "```",
-        "",
-    ]
+    lines += ["## Use", "", _USE, fenced(asked), ""]
+    lines += ["## Configuration", "", fenced(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), "yaml"), ""]
     return "\n".join(lines)
 
 
@@ -204,7 +197,7 @@ def _figures(report: Report, name: str) -> list[str]:
     if name not in [arm.name for arm in report.trained]:
         arms = ", ".join(arm.name for arm in report.trained)
         raise UserError(f"--arm is {name!r}, which the report does not have; choose one of {arms}")
-    lines = ["## What it gained, what it lost", "", f"{report.task}, {report.seeds}.", ""]
+    lines = ["## What it gained, what it lost", "", markdown(f"{report.task}, {report.seeds}."), ""]
     lines += ["Brackets are 95% intervals of the difference from the base.", ""]
     lines += ["| | base | this arm |", "| --- | ---: | ---: |"]
     for columns in (LEARNED, LOSSES, MOVED):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsemrl.errors import UserError
+from lsemrl.foreign import visible
 from lsemrl.training import CONFIG_VERSION, CONFIGS, check_configs, run_trainer
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def _generate(words: list[str]) -> None:
             run, texts, greedy=not options.sample, seed=options.seed, batch_size=1 if at_prompt else options.batch_size
         )
         for _, answer in answers:
-            print(" ".join(answer.splitlines()), file=out, flush=True)
+            line = " ".join(answer.splitlines())
+            print(visible(line) if out.isatty() else line, file=out, flush=True)
 
 
 def _export(words: list[str]) -> None:
@@ -124,7 +126,8 @@ def _measure(words: list[str]) -> None:
     settings = MeasureSettings(**{name: options[name] for name in MeasureSettings.__dataclass_fields__})
     measured = run_measure(settings, folder)
     for title, scores in (("new task", measured.target), ("general", measured.general)):
-        print(f"{measured.label}, {title}: {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}")
+        told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        print(visible(f"{measured.label}, {title}: {told}"))
     print(folder / "measurement.json")
 
 
@@ -211,7 +214,7 @@ def _general(words: list[str]) -> None:
     general = run_harness(policy, settings, folder)
     Console().print(table(general))
     for reason in general.skipped.values():
-        print(f"skipped: {reason}")
+        print(visible(f"skipped: {reason}"))
     print(folder / "general.json")
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from lsemrl.errors import UserError
 from lsemrl.evaluation import columns, findings, page, plots
-from lsemrl.evaluation.report import Arm, Report, Sample, table, write_report
+from lsemrl.evaluation.report import Arm, HarnessScore, Report, Sample, table, write_report
 from lsemrl.micro import grammar
 from lsemrl.micro.oracle import meaning
 
@@ -299,6 +299,29 @@ def test_text_of_models_is_never_markup(report: Report) -> None:
     row = next(line for line in lines[at:] if "second line" in line)
     assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", lines[at + 1]))
     assert r"\<script\>" in row and r"\*\*bold" in row
+
+
+OBEYED = "\x1b]0;t\x07\x9b2J\u202eabc\u2066 ![x](http://a.b/c) $\\frac{"
+
+
+def test_what_a_terminal_or_a_viewer_would_obey_reaches_no_page(report: Report, tmp_path: Path) -> None:
+    sample = Sample(source=OBEYED, reference=OBEYED, output=OBEYED, rewards={OBEYED: 1.0})
+    scores = {OBEYED: HarnessScore(before=0.1, after=0.2, low=0.0, high=0.1)}
+    arms = (replace(report.base, label=OBEYED), replace(report.arms[2], label=OBEYED, trained_by=OBEYED))
+    arms = tuple(replace(arm, samples=(sample,), harness=scores) for arm in arms)
+    fields = dict.fromkeys(("lsemrl", "created", "task", "command"), OBEYED)
+    maps = {key: {OBEYED: OBEYED} for key in ("machine", "versions", "signatures", "setup")}
+    hostile = replace(report, arms=arms, **fields, **maps)  # type: ignore[arg-type]
+    write_report(hostile, tmp_path)
+    pages = [(tmp_path / name).read_text(encoding="utf-8") for name in ("report.md", "report.html")]
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table(hostile))
+    for text in (*pages, console.file.getvalue()):  # type: ignore[attr-defined]
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+        assert r"\x1b" in text
+    prose = re.sub(r"(`+).*?\1", "", re.sub(r"(?s)```.*?```", "", pages[0]))
+    assert not re.search(r"(?<!\\)!\[x|http://", prose)
+    assert "default-src 'none'" in pages[1]
 
 
 def series(line: Line2D) -> tuple[list[float], list[float]]:

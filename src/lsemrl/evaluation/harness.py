@@ -27,9 +27,11 @@ import numpy as np
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 from transformers import GenerationConfig
 
 from lsemrl import __version__
+from lsemrl.foreign import visible
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import UserError
@@ -255,7 +257,7 @@ def load_tasks(settings: HarnessSettings) -> tuple[dict[str, Any], dict[str, str
 def table(general: General) -> Table:
     """The scores of every task that was asked for, before and after; parts of a group are in the file."""
     title = f"General ability of {general.policy['model']}, without and with {general.policy['adapter']}"
-    shown = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=Text(visible(title)), box=SIMPLE_HEAD, pad_edge=False)
     for title in ("task", "score"):
         shown.add_column(title, overflow="fold")
     for title in ("asked", "before", "after", "difference"):
@@ -265,8 +267,8 @@ def table(general: General) -> Table:
             continue
         for metric, difference in result.difference.items():
             shown.add_row(
-                result.name,
-                metric.removesuffix(",none"),
+                Text(visible(result.name)),
+                Text(visible(metric.removesuffix(",none"))),
                 str(result.questions),
                 _number(result.before[metric]),
                 _number(result.after[metric]),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -25,6 +26,8 @@ from lsemrl.evaluation.findings import MISSING, comparisons, finding, hacking, n
 from lsemrl.evaluation.plots import colours, smoothing
 from lsemrl.evaluation.published import Line, beside
 from lsemrl.evaluation.report import Arm, Report, Sample
+from lsemrl.foreign import code, fenced, visible
+from lsemrl.foreign import markdown as plain
 
 _ABRIDGED = 90
 _TABLES = (
@@ -63,13 +66,18 @@ def language(text: str) -> str:
     return "und" if not tibetan + han else "bo" if tibetan >= han else "zh"
 
 
-def _plain(text: str) -> str:
-    """A model's text inside a Markdown table: nothing in it is markup, and it stays on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>&|#~$!])", r"\\\1", " ".join(text.split())) or "(empty)"
+def _shown(value: Any) -> Any:
+    """What a template writes; markup is its own."""
+    return visible(value) if type(value) is str else value
 
 
 def _shorter(text: str) -> str:
     return text if len(text) <= _ABRIDGED else text[:_ABRIDGED] + "…"
+
+
+def _said(sample: Sample | None) -> str:
+    """An output and its rewards in Markdown."""
+    return f"{plain(sample.output) or '(empty)'} ({plain(', '.join(_rewards(sample)))})" if sample else MISSING
 
 
 def _rewards(sample: Sample) -> list[str]:
@@ -79,7 +87,7 @@ def _rewards(sample: Sample) -> list[str]:
 def html(report: Report, images: dict[str, str]) -> str:
     """One page that needs no other file: `images` are data URIs by the name of the plot."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, finalize=_shown, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"language": language, "shorter": _shorter, "rewards": _rewards}
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
@@ -102,33 +110,29 @@ def html(report: Report, images: dict[str, str]) -> str:
 
 def markdown(report: Report, figures: list[str]) -> str:
     """The same report for a terminal or a repository, the plots as files beside it."""
-    lines = [f"# {_plain(finding(report))}.", ""]
-    lines += [f"{_plain(sentence)}\n" for sentence in comparisons(report)]
-    lines += [f"{_plain(report.task)}, {report.seeds}, {report.created}, lsemrl {report.lsemrl}", ""]
+    lines = [f"# {plain(finding(report))}.", ""]
+    lines += [f"{plain(sentence)}\n" for sentence in comparisons(report)]
+    lines += [plain(f"{report.task}, {report.seeds}, {report.created}, lsemrl {report.lsemrl}"), ""]
     for title, columns, rows in _tables(report):
         lines += [f"## {title}", "", *_markdown_table(columns, rows), ""]
-    lines += [f"- {note}" for note in notes(report)]
+    lines += [f"- {plain(note)}" for note in notes(report)]
     if tables := beside(report):
-        lines += ["", "## Beside the paper", "", _plain(_beside_words(report)), ""]
+        lines += ["", "## Beside the paper", "", plain(_beside_words(report)), ""]
     for title, columns, beside_rows in tables:
         named = [replace(column, head=f"{column.group}, {column.head}") for column in columns]
         lines += [f"### {title}", "", *_markdown_table(named, beside_rows), ""]
-    lines += ["", *(f"{_plain(arm.label)}: {words}\n" for arm in report.trained if (words := hacking(arm)))]
+    lines += ["", *(f"{plain(f'{arm.label}: {words}')}\n" for arm in report.trained if (words := hacking(arm)))]
     lines += [f"![{name.replace('_', ' ')}]({name}.png)\n" for name in figures]
     if sources := _sources(report):
-        heads = ["source", "reference", *(_plain(arm.label) for arm in report.arms)]
+        heads = ["source", "reference", *(plain(arm.label) for arm in report.arms)]
         lines += ["## Outputs side by side", "", *_row(heads), "|" + " --- |" * len(heads)]
         for first, samples in sources:
-            said = [
-                MISSING if sample is None else f"{_plain(sample.output)} ({', '.join(_rewards(sample))})"
-                for sample in samples
-            ]
-            lines += _row([_plain(_shorter(first.source)), _plain(first.reference), *said])
-    lines += ["", "## How to get these numbers again", "", "    " + report.command.replace("\n", "\n    "), ""]
-    lines += [f"- {_plain(arm.label)}: {_plain(arm.trained_by)}" for arm in report.arms]
-    lines += [f"- {_plain(metric)}: `{signature}`" for metric, signature in report.signatures.items()]
+            lines += _row([plain(_shorter(first.source)), plain(first.reference), *map(_said, samples)])
+    lines += ["", "## How to get these numbers again", "", fenced(str(report.command)), ""]
+    lines += [f"- {plain(arm.label)}: {plain(arm.trained_by)}" for arm in report.arms]
+    lines += [f"- {plain(metric)}: {code(str(signature))}" for metric, signature in report.signatures.items()]
     rest = report.setup | report.machine | report.versions
-    lines += [f"- {_plain(key)}: {_plain(str(value))}" for key, value in rest.items()]
+    lines += [f"- {plain(key)}: {plain(str(value))}" for key, value in rest.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -146,10 +150,10 @@ def _markdown_table(columns: list[Column], rows: Sequence[tuple[Arm | Line, list
         aside = " ".join(filter(None, (cell.delta, cell.interval)))
         return f"{text} ({aside})" if aside else text
 
-    yield from _row(["arm", *(column.head for column in columns)])
+    yield from _row(["arm", *(plain(column.head) for column in columns)])
     yield "| --- |" + " ---: |" * len(columns)
     for arm, cells in rows:
-        yield from _row([_plain(arm.label), *map(show, cells)])
+        yield from _row([plain(arm.label), *map(show, cells)])
 
 
 def _row(cells: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lsemrl.evaluation.findings import SCORE_NAMES, matched, number, path
 from lsemrl.evaluation.report import Arm, Report
+from lsemrl.foreign import visible
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 COLOURS = {"base": "#5c5c5c", "cold_start": "#b87900", "rl": "#0072b2", "sft": "#d55e00", "sft_replay": "#00875f"}
@@ -121,7 +122,7 @@ def _gain_tax(report: Report) -> Figure | None:
         obstacles += _seeds(ax, report, arm, colour[arm.name])
         marker = "s" if arm.name == "base" else "o"
         ax.plot(xs[-1], ys[-1], color=colour[arm.name], marker=marker, markersize=9, markeredgecolor="white", zorder=4)
-        ends.append((xs[-1], ys[-1], arm.label, colour[arm.name]))
+        ends.append((xs[-1], ys[-1], visible(arm.label), colour[arm.name]))
     final = {name: rows[-1] for name, rows in lines.items()}
     for arms in report.paths:
         way = [final[name] for name in ("base", *arms) if name in final]
@@ -207,7 +208,7 @@ def _scatter(
     ax.margins(x=0.14, y=0.12)
     ax.set_xlabel(words[0])
     ax.set_ylabel(words[1])
-    ends = [(x, y, arm.label, colour[arm.name]) for arm, x, y in points]
+    ends = [(x, y, visible(arm.label), colour[arm.name]) for arm, x, y in points]
     _label(ax, ends, [[(x, y)] for _, x, y in points])
     return figure
 
@@ -332,7 +333,7 @@ def _nll_drift(report: Report) -> Figure | None:
         ax.axvline(0, color=_MUTED, linewidth=1)
         ax.grid(axis="x", visible=False)
         ax.text(0.995, 0.95, _drift_words(arm, values), transform=ax.transAxes, ha="right", va="top", color=_INK)
-        ax.set_title(arm.label, color=colour[arm.name], fontweight="bold")
+        ax.set_title(visible(arm.label), color=colour[arm.name], fontweight="bold")
     axes[-1].set_xlabel("NLL of the gold answer minus the base's, nats per token  →  forgotten")
     figure.supylabel("questions, %", fontsize=9.5)
     return figure

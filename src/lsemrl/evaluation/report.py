@@ -373,12 +373,13 @@ def table(report: Report) -> Table:
 
     from lsemrl.evaluation.columns import TERMINAL, grid
     from lsemrl.evaluation.findings import comparisons, finding
+    from lsemrl.foreign import visible
 
     columns, rows = grid(report, TERMINAL)
     shown = Table(
-        title=Text(finding(report), style="bold"),
+        title=Text(visible(finding(report)), style="bold"),
         title_justify="left",
-        caption=Text("\n".join(comparisons(report))),
+        caption=Text(visible("\n".join(comparisons(report)))),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -387,5 +388,5 @@ def table(report: Report) -> Table:
     for column in columns:
         shown.add_column(column.head, justify="right", no_wrap=True)
     for arm, cells in rows:
-        shown.add_row(Text(arm.label), *(Text(cell.text, style="bold" if cell.best else "") for cell in cells))
+        shown.add_row(Text(visible(arm.label)), *(Text(cell.text, style="bold" if cell.best else "") for cell in cells))
     return shown

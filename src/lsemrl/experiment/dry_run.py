@@ -10,6 +10,7 @@ from lsemrl.experiment.plan import Experiment
 from lsemrl.experiment.progress import spoken
 from lsemrl.experiment.reports import commands
 from lsemrl.experiment.state import estimate, standing
+from lsemrl.foreign import visible
 
 
 def print_plan(experiment: Experiment, *, console: Console | None = None) -> None:
@@ -21,7 +22,7 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
     console = console or Console()
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     runs = experiment.runs()
     seeds = ", ".join(map(str, experiment.seeds))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from lsemrl.experiment.plan import JUDGED, REPORTS, Experiment
+from lsemrl.foreign import visible
 
 _LAST_LINES = 12
 
@@ -49,9 +50,9 @@ def write_reports(experiment: Experiment, prefix: Sequence[str], console: Consol
         if done.returncode:
             status = 1
             console.print(
-                "\n".join((f"failed: {shlex.join(('lsemrl', *words))}", *lines[-_LAST_LINES:])),
+                visible("\n".join((f"failed: {shlex.join(('lsemrl', *words))}", *lines[-_LAST_LINES:]))),
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
         elif words[0] == "tax":
-            console.print(f"report: {lines[-1]}", markup=False, highlight=False, soft_wrap=True)
+            console.print(visible(f"report: {lines[-1]}"), markup=False, highlight=False, soft_wrap=True)
     return status

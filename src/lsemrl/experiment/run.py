@@ -21,6 +21,7 @@ from lsemrl.experiment.plan import Experiment, Run
 from lsemrl.experiment.progress import Display, shown, spoken
 from lsemrl.experiment.reports import write_reports
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, standing
+from lsemrl.foreign import visible
 
 PREFIX = (sys.executable, "-m", "lsemrl")
 """What makes a command of a run's words."""
@@ -215,7 +216,7 @@ class _Crew:
         }
 
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_index(experiment: Experiment) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lsemrl.canonical import canonical
 from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.foreign import cell
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.advantages import AdvantageSettings, group_advantages, validate_group
 from lsemrl.modules.base import PolicyModule
@@ -309,7 +310,7 @@ class GRPO(PolicyModule):
         with path.open("a", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             if new:
-                table.writerow([*columns, *rewards.parts_N])
+                table.writerow([*columns, *map(cell, rewards.parts_N)])
             for row, completion in enumerate(rollouts.completions[: 2 * rollouts.num_generations]):
                 example = completion.example
                 numbers = [
@@ -320,10 +321,7 @@ class GRPO(PolicyModule):
                 table.writerow(
                     [
                         self.rollout_step,
-                        example.id,
-                        example.source,
-                        example.reference,
-                        completion.text,
+                        *map(cell, (example.id, example.source, example.reference, completion.text)),
                         completion.ended,
                     ]
                     + [f"{number:.4f}" for number in numbers]

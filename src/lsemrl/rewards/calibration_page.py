@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsemrl.foreign import markdown, visible
 from lsemrl.rewards.calibration import FIGURES, OUTPUTS, PAIRS, Calibration, Probe, Tau
 from lsemrl.rewards.semantic import rescaled
 
@@ -46,16 +47,21 @@ def write(
     text = json.dumps(_without_nan(content), ensure_ascii=False, indent=1)
     (folder / "calibration.json").write_text(text + "\n", encoding="utf-8")
     (folder / "calibration.md").write_text(_page(calibrations, texts, tau, facts), encoding="utf-8")
-    _draw(calibrations, tau).savefig(folder / "calibration.png", dpi=160)
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}):  # a label is not TeX
+        _draw(calibrations, tau).savefig(folder / "calibration.png", dpi=160)
 
 
 def _page(calibrations: dict[str, Calibration], texts: Probe, tau: Tau | None, facts: dict[str, Any]) -> str:
     kept = list(calibrations.values())[-1]
-    columns = " | ".join(calibrations)
+    columns = " | ".join(map(markdown, calibrations))
     lines = [
         "# Calibration of the reward encoder",
         "",
-        f"{facts['summary']} Measured on {len(texts.references)} held-out pairs. Corrupted: {texts.corruption}.",
+        markdown(
+            f"{facts['summary']} Measured on {len(texts.references)} held-out pairs. Corrupted: {texts.corruption}."
+        ),
         "",
         f"| what (best) | {columns} |",
         f"|---|{'---:|' * len(calibrations)}",
@@ -73,14 +79,14 @@ def _page(calibrations: dict[str, Calibration], texts: Probe, tau: Tau | None, f
         lines.append("No policy was named, so there is no tau: the rewards below are for tau 0.")
     else:
         lines.append(
-            f"tau = {tau.value:g}: {tau.quantile:.1%} of {len(tau.cosines)} outputs of policy {tau.policy} lie below it"
-            f"{f' ({tau.silent} more were empty or broken)' if tau.silent else ''}. The paper takes the minimal "
-            "adequacy seen in the cold start and names no number; the quantile is our choice."
+            f"tau = {tau.value:g}: {tau.quantile:.1%} of {len(tau.cosines)} outputs of policy {markdown(tau.policy)} "
+            f"lie below it{f' ({tau.silent} more were empty or broken)' if tau.silent else ''}. The paper takes the "
+            "minimal adequacy seen in the cold start and names no number; the quantile is our choice."
         )
     lines += ["", "| output | mean cosine | mean reward | paid nothing |", "|---|---:|---:|---:|"]
     rows = {label: kept.cosines[name] for name, label in OUTPUTS.items() if name in kept.cosines}
     if tau is not None:
-        rows[f"outputs of policy {tau.policy}"] = tau.cosines
+        rows[markdown(f"outputs of policy {tau.policy}")] = tau.cosines
     for label, cosines in rows.items():
         rewards = [rescaled(cosine, tau.value if tau else 0.0) for cosine in cosines]
         nothing = sum(reward == 0 for reward in rewards) / len(rewards)
@@ -113,7 +119,7 @@ def _draw(calibrations: dict[str, Calibration], tau: Tau | None) -> Figure:
             ax.set_yticks([])
             ax.spines[["top", "right", "left"]].set_visible(False)
             if kept and row == 1 and tau is not None:
-                _histogram(ax, tau.cosines, f"outputs of policy {tau.policy}", _COLOURS["tau"])
+                _histogram(ax, tau.cosines, visible(f"outputs of policy {tau.policy}"), _COLOURS["tau"])
                 ax.axvline(tau.value, color=_COLOURS["tau"], linestyle="--", label=f"tau = {tau.value:g}")
             if kept:
                 ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
