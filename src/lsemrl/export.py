@@ -165,7 +165,7 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
     lines = [
         f"# {markdown(f'{run.policy.model}, {plan.task.name}, by {module}')}",
         "",
-        f"Trained with lsemrl {__version__}, LoRA rank {rank}, on {markdown(plan.source.path)} "
+        f"Trained with lsemrl {__version__}, LoRA rank {markdown(str(rank))}, on {markdown(plan.source.path)} "
         f"(part {plan.splits.part}), {steps} batches of {loading.batch_size} rows.",
         "",
     ]
