@@ -169,8 +169,8 @@ def _judge(words: list[str]) -> None:
     from rich.progress import Progress
 
     from lsemrl.evaluation.comparison import table
+    from lsemrl.evaluation.endpoint import Endpoint
     from lsemrl.evaluation.judge import Task, run_judge
-    from lsemrl.evaluation.judge_client import Endpoint
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = TypedParser("lsemrl judge", description=OWN_VERBS["judge"], exit_on_error=False)

@@ -26,7 +26,8 @@ from lsemrl.evaluation.comparison import (
     read_predictions,
     write_comparison,
 )
-from lsemrl.evaluation.judge_client import Conversation, Endpoint, ReplyCache, converse
+from lsemrl.evaluation.endpoint import Endpoint
+from lsemrl.evaluation.judge_client import Conversation, ReplyCache, converse
 from lsemrl.micro.oracle import meaning
 
 Task = Literal["translation", "headline"]

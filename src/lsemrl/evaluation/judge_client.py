@@ -1,34 +1,27 @@
 """Prompts in, replies out, through any OpenAI-compatible chat-completions endpoint.
 
 Built for long lists of prompts over an unreliable line: what may pass is tried again, every reply is on disk before
-the next question is asked, and what is on disk is not asked again. The API key lives in the environment and in the
-request's header, and nowhere else.
+the next question is asked, and what is on disk is not asked again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import logging
-import os
 import random
 import re
 import secrets
-import socket
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-from urllib.parse import urlsplit
-
-import httpx2
 
 from lsemrl.errors import UserError
+from lsemrl.evaluation.endpoint import Answer, Endpoint, Line, Trouble
 
 _log = logging.getLogger(__name__)
 _PASSING = {408, 409, 425, 429}
@@ -38,87 +31,6 @@ _ABOUT_THE_PROMPT = {400, 413, 422}
 _HOPELESS = 10
 """Prompts without a usable reply after which the settings are to blame, if no prompt had one."""
 _KEPT = "replies so far are kept: the same command goes on from there"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """A chat-completions endpoint, and how to ask it.
-
-    Raises:
-        UserError: A field cannot be used.
-    """
-
-    base_url: str
-    """Up to and including the version, such as http://localhost:8000/v1; without a key in it."""
-    model: str
-    """The model's name at the endpoint."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the API key; where it is not set none is sent, as local servers like it."""
-    temperature: float = 0.0
-    """Sampling temperature."""
-    max_tokens: int = 2048
-    """Tokens a reply may have; models that think first need some."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Further fields of the request; null takes a field out. It is written to reports, so no secrets here."""
-    concurrency: int = 4
-    """Requests under way at once."""
-    attempts: int = 6
-    """Requests for one reply before giving up, the first included."""
-    timeout: float = 120.0
-    """Seconds for a request, from connecting to its last byte."""
-    backoff: float = 1.0
-    """Seconds before the second attempt, doubled for each further one; drawn between half of that and all of it."""
-    max_wait: float = 120.0
-    """Longest wait between attempts in seconds. An endpoint whose Retry-After asks for more is given up."""
-
-    def __post_init__(self) -> None:
-        try:
-            url = urlsplit(self.base_url)
-            usable, secret = url.scheme in ("http", "https") and url.hostname, "@" in url.netloc or url.query
-        except ValueError:
-            usable, secret = None, ""
-        if secret:
-            raise UserError(
-                "endpoint.base_url holds a user name or a query, which would end up in reports; give the plain "
-                "address, and the key in the environment"
-            )
-        if not usable or url.fragment:
-            raise UserError(f"endpoint.base_url is {self.base_url!r}; give an address like http://localhost:8000/v1")
-        if not self.model:
-            raise UserError("endpoint.model is empty; give the model's name at the endpoint")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
-            raise UserError(
-                "endpoint.key_variable is no name of an environment variable; give the name (letters, digits, "
-                "underscores) of the variable that holds the key, not the key"
-            )
-        for name, least in (("max_tokens", 1), ("concurrency", 1), ("attempts", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"endpoint.{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("temperature", "backoff", "max_wait"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"endpoint.{name} is {getattr(self, name)}; it must be a number of at least 0")
-        if not 0 < self.timeout < float("inf"):
-            raise UserError(f"endpoint.timeout is {self.timeout}; give a positive number of seconds")
-
-    @property
-    def url(self) -> str:
-        """Where requests go."""
-        return f"{self.base_url.rstrip('/')}/chat/completions"
-
-    def body(self, prompt: str) -> dict[str, Any]:
-        """The request that asks `prompt`."""
-        fields = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            **self.extra,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
-
-    def digest(self, prompt: str) -> str:
-        """A hash of all that decides a reply: the address and the whole request, 64 hexadecimal digits."""
-        return hashlib.sha256(json.dumps([self.url, self.body(prompt)], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,22 +122,7 @@ class ChatClient:
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self._key = os.environ.get(endpoint.key_variable, "").strip()
-        if not all("!" <= character <= "~" for character in self._key):
-            # Told here, because HTTP libraries quote the whole header when they refuse it.
-            raise UserError(
-                f"the environment variable {endpoint.key_variable} holds spaces or letters that are not ASCII, which "
-                "no API key has; set it anew"
-            )
-        for name in ("httpx2", "httpcore2"):  # at DEBUG they write down headers, in which some servers repeat the key
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self._http = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=None,  # the libraries' own limits are on each read: a server that trickles outlasts them
-            follow_redirects=False,  # the key is for this host
-            limits=httpx2.Limits(max_connections=None),  # a wait in the pool would count as the endpoint's time
-        )
+        self.endpoint, self._line = endpoint, Line(endpoint)
 
     async def __aenter__(self) -> ChatClient:
         return self
@@ -233,7 +130,7 @@ class ChatClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        await self._line.close()
 
     async def ask(self, prompt: str) -> Reply:
         """One reply, after as many attempts as it takes and the endpoint's settings allow.
@@ -243,32 +140,21 @@ class ChatClient:
             UserError: The endpoint cannot be used, or its troubles did not pass.
         """
         endpoint = self.endpoint
-        content = json.dumps(endpoint.body(prompt)).encode()  # ASCII, so that no odd character can spoil a request
         for attempt in range(1, endpoint.attempts + 1):
-            asked_to_wait, reply, answered = 0.0, None, False
+            asked_to_wait, answered = 0.0, False
             try:
-                async with asyncio.timeout(endpoint.timeout):
-                    response = await self._http.post(
-                        endpoint.url, content=content, headers={"Content-Type": "application/json"}
-                    )
-            except TimeoutError:
-                problem = f"gave no whole answer within endpoint.timeout, {endpoint.timeout:g} s"
-            except httpx2.RequestError as error:
-                if _unknown_host(error):
-                    host = urlsplit(endpoint.base_url).hostname
-                    raise UserError(
-                        f"endpoint.base_url names the host {host!r}, which nobody knows; correct it"
-                    ) from None
-                problem = f"cannot be reached ({self._clean(f'{type(error).__name__}: {error}')})"
+                answer = await self._line.post(prompt)
+            except Trouble as trouble:
+                problem = str(trouble)
             else:
-                answered = response.is_success
+                answered = 200 <= answer.status < 300
                 if answered:
-                    reply, problem = self._reply(response)
+                    reply, problem = self._reply(answer)
+                    if reply is not None:
+                        return reply
                 else:
-                    problem = self._check_status(response)
-                    asked_to_wait = retry_after(response.headers.get("Retry-After"))
-            if reply is not None:
-                return reply
+                    problem = self._check_status(answer)
+                    asked_to_wait = retry_after(answer.headers.get("Retry-After"))
             if attempt == endpoint.attempts:
                 break
             wait = min(endpoint.backoff * 2 ** (attempt - 1), endpoint.max_wait) * random.uniform(0.5, 1.0)
@@ -288,21 +174,21 @@ class ChatClient:
             f"endpoint.timeout ({_KEPT})"
         )
 
-    def _check_status(self, response: httpx2.Response) -> str:
+    def _check_status(self, answer: Answer) -> str:
         """What is wrong, if it may pass.
 
         Raises:
             Unusable: The prompt may be to blame.
             UserError: Asking again would not help.
         """
-        endpoint, status = self.endpoint, response.status_code
-        detail = self._detail(response)
+        endpoint, status = self.endpoint, answer.status
+        detail = self._detail(answer)
         if status in _PASSING or status >= 500:
             return f"answers {status} ({detail})"
         if status in _ABOUT_THE_PROMPT:
             raise Unusable(f"{endpoint.url} answers {status} ({detail})")
         if status in (401, 403):  # what it says is not quoted: some endpoints repeat half of the key
-            if not self._key:
+            if not self._line.has_key:
                 raise UserError(
                     f"{endpoint.url} answers {status} and no API key was sent: put one in the environment variable "
                     f"{endpoint.key_variable}, or name another by endpoint.key_variable"
@@ -311,8 +197,8 @@ class ChatClient:
                 f"{endpoint.url} answers {status} to the API key in {endpoint.key_variable}: set another, or see what "
                 f"the key allows ({_KEPT})"
             )
-        if response.has_redirect_location or 300 <= status < 400:
-            target = self._clean(response.headers.get("Location", "nowhere"))
+        if 300 <= status < 400:
+            target = self._line.clean(answer.headers.get("Location", "nowhere"))
             raise UserError(f"{endpoint.url} redirects to {target}; set endpoint.base_url to where it really is")
         if status == 404:
             raise UserError(
@@ -321,38 +207,36 @@ class ChatClient:
             )
         raise UserError(f"{endpoint.url} answers {status} ({detail}); correct the settings of the endpoint")
 
-    def _reply(self, response: httpx2.Response) -> tuple[Reply | None, str]:
-        """The reply in a response, or what is wrong with it."""
+    def _reply(self, answer: Answer) -> tuple[Reply | None, str]:
+        """The reply in an answer, or what is wrong with it.
+
+        Raises:
+            Unusable: It is too long to be one.
+        """
+        if not answer.whole:
+            raise Unusable(f"{self.endpoint.url} answers with more than 4 MB, which no chat completion has")
         try:
-            payload = response.json()
+            payload = json.loads(answer.text)
             choice = payload["choices"][0]
             text = choice["message"]["content"]
         except (ValueError, RecursionError):
-            return None, f"answers with no JSON ({self._clean(response.text) or 'an empty body'})"
+            return None, f"answers with no JSON ({self._line.clean(answer.text) or 'an empty body'})"
         except (KeyError, IndexError, TypeError):
-            return None, f"answers with JSON that is no chat completion ({self._detail(response)})"
+            return None, f"answers with JSON that is no chat completion ({self._detail(answer)})"
         if text is None:  # a refusal, or a model that thought until its tokens were used up
             text = ""
         if not isinstance(text, str):
-            return None, f"answers with JSON that is no chat completion ({self._detail(response)})"
-        return Reply(text=self._redact(printable(text)), cut=choice.get("finish_reason") == "length"), ""
+            return None, f"answers with JSON that is no chat completion ({self._detail(answer)})"
+        return Reply(text=self._line.redact(printable(text)), cut=choice.get("finish_reason") == "length"), ""
 
-    def _detail(self, response: httpx2.Response) -> str:
+    def _detail(self, answer: Answer) -> str:
         """What the endpoint says is wrong: its error message if it has the usual form, else its text."""
         try:
-            error = response.json()["error"]
+            error = json.loads(answer.text)["error"]
             message = error["message"] if isinstance(error, dict) else error
         except (ValueError, RecursionError, KeyError, TypeError):
             message = None
-        return self._clean(message if isinstance(message, str) else response.text) or "without a word"
-
-    def _clean(self, text: str) -> str:
-        """Foreign text fit for a sentence: without the key, in one line, not long."""
-        text = " ".join(self._redact(printable(text)).split())
-        return text if len(text) <= 200 else f"{text[:200]}…"
-
-    def _redact(self, text: str) -> str:
-        return text.replace(self._key, "[API key]") if self._key else text
+        return self._line.clean(message if isinstance(message, str) else answer.text) or "without a word"
 
 
 def converse(
@@ -445,12 +329,3 @@ def retry_after(value: str | None) -> float:
 def printable(text: str) -> str:
     """`text` as UTF-8 can hold it: JSON may spell halves of characters, which no file can."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _unknown_host(error: BaseException) -> bool:
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, socket.gaierror) and link.errno != socket.EAI_AGAIN:
-            return True
-        link = link.__cause__ or link.__context__
-    return False
