@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lsemrl.data.collate import Loading, encode, epoch_sampler, eval_loader, train_loader
+from lsemrl.data.collate import Loading, complete_tokenizer, encode, epoch_sampler, eval_loader, train_loader
 from lsemrl.types import Example, UserError
 
 Make = Callable[..., PreTrainedTokenizerFast]
@@ -56,11 +56,25 @@ def test_pad_that_is_the_eos_leaves_the_eos_active(make_tokenizer: Make) -> None
     assert batch.target_mask_BT.sum(1).tolist() == [len(row) + 1 for row in ("xyz", "x")]
 
 
-@pytest.mark.parametrize("token", ["eos", "pad"])
-def test_tokenizer_without_eos_or_pad(make_tokenizer: Make, token: str) -> None:
-    lacking = make_tokenizer(**{f"{token}_token": None})
-    with pytest.raises(UserError, match=f"has no {token} token; add {token}_token".replace("no eos", "no EOS")):
+def test_a_tokenizer_without_pad_pads_with_its_eos(make_tokenizer: Make) -> None:
+    lacking = make_tokenizer(pad_token=None)
+    batch = encode(lacking, [example("abc", "xyz"), example("b", "x")])
+    assert lacking.pad_token_id == lacking.eos_token_id
+    with_pad = encode(make_tokenizer(), list(batch.examples))
+    for ids, mask in (("prompt_ids_BP", "prompt_mask_BP"), ("target_ids_BT", "target_mask_BT")):
+        assert torch.equal(getattr(batch, mask), getattr(with_pad, mask))
+        assert torch.equal(getattr(batch, ids)[getattr(batch, mask)], getattr(with_pad, ids)[getattr(with_pad, mask)])
+
+
+def test_a_tokenizer_without_eos_takes_what_the_model_declares_or_is_refused(make_tokenizer: Make) -> None:
+    lacking = make_tokenizer(eos_token=None)
+    with pytest.raises(UserError, match="has no EOS token, and its model's configuration names none; add eos_token"):
         encode(lacking, [example("a")])
+    with pytest.raises(UserError, match="has no EOS token"):
+        complete_tokenizer(lacking, [10**6, -1])
+    complete_tokenizer(lacking, [10**6, 1])
+    assert lacking.eos_token == "<|end|>"
+    assert encode(lacking, [example("a", "x")]).target_ids_BT[0, -1] == 1
 
 
 def orders(seed: int, epochs: int = 2) -> list[list[int]]:

@@ -45,18 +45,28 @@ class Loading:
                 raise UserError(f"{name} is {getattr(self, name)}; give {least} or more")
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that cannot end or pad a text.
+def complete_tokenizer(tokenizer: PreTrainedTokenizerBase, declared_eos: Sequence[int] = ()) -> None:
+    """Have `tokenizer` end and pad texts: where it lacks an EOS, the model's; where it lacks a pad token, its EOS.
+
+    Masks are kept apart from ids, so that what pads may also be what ends.
+
+    Args:
+        tokenizer: Changed in place.
+        declared_eos: Ids that end a text by what the model says of itself.
 
     Raises:
-        UserError: It has no EOS or no pad token.
+        UserError: It has no EOS, and none that is declared is among its tokens.
     """
-    for name, token in (("EOS", tokenizer.eos_token_id), ("pad", tokenizer.pad_token_id)):
-        if token is None:
+    if tokenizer.eos_token_id is None:
+        known = [number for number in declared_eos if 0 <= number < len(tokenizer)]
+        if not known:
             raise UserError(
-                f"the tokenizer {tokenizer.name_or_path!r} has no {name} token; "
-                f"add {name.lower()}_token to its tokenizer_config.json"
+                f"the tokenizer {tokenizer.name_or_path!r} has no EOS token, and its model's configuration names none; "
+                "add eos_token to its tokenizer_config.json"
             )
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(known[0])
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
@@ -82,9 +92,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> P
     """Tokenize B examples; the first reference of each is its target.
 
     Raises:
-        UserError: The tokenizer has no EOS or no pad token.
+        UserError: The tokenizer has no EOS.
     """
-    check_tokenizer(tokenizer)
+    complete_tokenizer(tokenizer)
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
     prompts_BP, prompt_mask_BP = _pad(prompt_ids(tokenizer, [row.prompt for row in examples]), pad, left=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lsemrl.data.collate import check_tokenizer
+from lsemrl.data.collate import complete_tokenizer
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_records, to_record
@@ -134,7 +134,7 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
     Raises:
         UserError: See `sources`, `records`, `splits`, `prompts` and `limits`; or there is nothing to train on.
     """
-    check_tokenizer(tokenizer)
+    complete_tokenizer(tokenizer)
     template, task = plan.resolved_template(), plan.task
     rows, bad = _read_splits(plan)
     report: dict[str, dict[str, int]] = {}

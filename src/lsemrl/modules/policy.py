@@ -32,7 +32,7 @@ from lsemrl.modules.losses import LossFunction
 from lsemrl.modules.merging import merged_adapters
 from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.modules.pretrained import check_adapter, fingerprint, load_tokenizer, write_adapter
+from lsemrl.modules.pretrained import as_ids, check_adapter, fingerprint, read_config_and_tokenizer, write_adapter
 from lsemrl.modules.sharding import Traffic, gathered_weights
 from lsemrl.types import Sequences, UserError
 
@@ -44,7 +44,8 @@ class Policy(nn.Module):
 
     Attributes:
         settings: What it was made from.
-        tokenizer: Pads on the left; has an EOS and a padding token.
+        config: What the model says of itself.
+        tokenizer: Pads on the left; has an EOS and a padding token, which may be the same.
         model: The causal LM, wrapped by peft when it carries an adapter.
         fingerprint: Tells this base model from others.
     """
@@ -61,7 +62,7 @@ class Policy(nn.Module):
         super().__init__()
         self.settings = settings
         self.path = str(micro.POLICY) if settings.model == micro.NAME else settings.model
-        self.tokenizer = load_tokenizer(self.path)
+        self.config, self.tokenizer = read_config_and_tokenizer(self.path)
         self.adapter: Path | None = None
         if settings.adapter is not None:
             self.adapter = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
@@ -158,7 +159,7 @@ class Policy(nn.Module):
         generation = self.model.generation_config
         ids = {self.tokenizer.eos_token_id}
         for declared in (self.model.config.eos_token_id, generation.eos_token_id if generation else None):
-            ids.update(declared if isinstance(declared, list) else [] if declared is None else [declared])
+            ids.update(as_ids(declared))
         return sorted(ids)
 
     @property

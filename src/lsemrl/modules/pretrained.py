@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
+from lsemrl.data.collate import complete_tokenizer
 from lsemrl.types import UserError
 
 PASSPORT = "lsemrl.json"
@@ -28,9 +30,14 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def read_config_and_tokenizer(path: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """What a model is, and its tokenizer, ready to end and pad texts.
+
+    Raises:
+        UserError: They cannot be read, or nothing says how a text ends.
+    """
     try:
-        AutoConfig.from_pretrained(path)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -38,13 +45,22 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
             f"policy.model is {path!r}, which cannot be read as a causal language model with its tokenizer ({reason}); "
             "name a folder or hub id that holds both"
         ) from error
-    for name, token in (("EOS", tokenizer.eos_token_id), ("padding", tokenizer.pad_token_id)):
-        if token is None:
-            raise UserError(
-                f"the tokenizer of policy.model {path!r} has no {name} token; add one to its tokenizer_config.json"
-            )
+    complete_tokenizer(tokenizer, _declared_eos(path, config))
     tokenizer.padding_side = "left"
-    return tokenizer
+    return config, tokenizer
+
+
+def _declared_eos(path: str, config: PretrainedConfig) -> list[int]:
+    """The ids that end a text by what the model says of itself, its generation's settings first."""
+    declared: list[int] = []
+    with contextlib.suppress(OSError, ValueError):  # few models lack the file, and they may
+        declared += as_ids(GenerationConfig.from_pretrained(path).eos_token_id)
+    return [*declared, *as_ids(config.get_text_config().eos_token_id)]
+
+
+def as_ids(declared: int | list[int] | None) -> list[int]:
+    """What a configuration holds of one id, several or none."""
+    return declared if isinstance(declared, list) else [] if declared is None else [declared]
 
 
 def check_adapter(folder: Path, model: nn.Module, base_fingerprint: str) -> None:
