@@ -78,6 +78,12 @@ CASES = (
     _fit("--model.policy.reference=none", says="policy.reference is none"),
     _fit("--model.policy.adapter=null", "--model.policy.lora.rank=0", says="rank is 0"),
     _fit("--model.policy.train=full", says="policy.train is full"),
+    _fit(
+        "--model.policy.train=full",
+        "--model.policy.dtype=bfloat16",
+        says="policy.dtype is bfloat16, which rounds small steps away",
+        config="sft.yaml",
+    ),
     _fit("--model.combine=gate", "--model.gate=nothing", says="gate is 'nothing'"),
     _fit("--model.patience.timeout=0", says="timeout is 0"),
     _fit("--model.patience.retries=-1", says="retries is -1"),

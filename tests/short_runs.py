@@ -78,6 +78,7 @@ def run(
     resume: str = "auto",
     rows: int = 16,
     epochs: int = 2,
+    precision: Any = "32-true",
     **keep: Any,
 ) -> PolicyModule:
     """Two epochs of four batches, validated after every third."""
@@ -85,6 +86,7 @@ def run(
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
+        precision=precision,
         logger=MetricsLog(str(folder)),
         log_every_n_steps=1,
         enable_progress_bar=False,

@@ -100,6 +100,11 @@ class PolicyModule(LightningModule):
                 f"trainer.strategy is {type(self.trainer.strategy).__name__}, under which ranks do not stay in step; "
                 "use the overlay configs/ddp.yaml or configs/fsdp.yaml"
             )
+        if stage == "fit" and (self.policy.settings.train, self.policy.settings.dtype) == ("full", "bfloat16"):
+            raise UserError(
+                "policy.train is full and policy.dtype is bfloat16, which rounds small steps away; set policy.dtype to "
+                "float32, and trainer.precision to bf16-mixed for its speed"
+            )
         if self.policy.settings.flex_attention and stage == "fit" and self.trainer.strategy.root_device.type == "cpu":
             raise UserError("policy.flex_attention is true, but it has no backward pass on a CPU; set it to false")
         # Whole models in half precision would take adapters with them; float16 would need its gradients scaled.
@@ -133,6 +138,12 @@ class PolicyModule(LightningModule):
             raise UserError("the run has no end: set trainer.max_epochs, or trainer.max_steps (in optimizer steps)")
         optimizer, schedule = make_optimizer(self.policy.parameters(), self.optimizer, int(steps))
         return [optimizer], [schedule]
+
+    def begin_step(self) -> None:
+        """Start the clock of a training step."""
+        self.stopwatch = Stopwatch(self.device)
+        # Mixed precision would remember weights as it cast them first: without gradients, and before they moved.
+        torch.set_autocast_cache_enabled(False)
 
     def micro_batches(self, whole: Sequences, rows: torch.Tensor) -> list[MicroBatch]:
         """Completions as they go through the policy."""

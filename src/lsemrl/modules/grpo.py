@@ -27,7 +27,6 @@ from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.ranks import every_rank
 from lsemrl.modules.sampler import Sampling
-from lsemrl.modules.timing import Stopwatch
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
@@ -51,6 +50,7 @@ class GRPO(PolicyModule):
         metrics: MetricSettings = MetricSettings(),
         num_iterations: int = 1,
         optimizer_batch_size: int | None = None,
+        dropout_in_updates: bool = False,
         micro_batch_tokens: int = 4096,
         samples_every: int = 10,
         patience: Patience = Patience(),
@@ -69,6 +69,9 @@ class GRPO(PolicyModule):
             metrics: What validation measures.
             num_iterations: Passes over each batch of rollouts.
             optimizer_batch_size: Completions per optimizer step; null takes all completions of a batch in one step.
+            dropout_in_updates: Whether updates draw what a model draws in training, such as dropout of its adapters
+                or its own, or a router's noise. Without, they see the policy that sampled; with, ratios and KL measure
+                noise too.
             micro_batch_tokens: Tokens in one forward pass, padding included; the gradient does not depend on it.
             samples_every: Write sample completions every so many rollout steps; 0 never does.
             patience: What is done about a part of the reward that raises, hangs or gives something else.
@@ -99,7 +102,12 @@ class GRPO(PolicyModule):
         self.reward_mix = RewardMix(rewards, combine, gate, patience, advantages.resolution)
         self.sampling, self.loss = sampling, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
-        self.samples_every = samples_every
+        self.samples_every, self.dropout_in_updates = samples_every, dropout_in_updates
+
+    def configure_model(self) -> None:
+        """Nothing is drawn in updates either, unless that is asked for."""
+        super().configure_model()
+        self.policy.model.train(self.dropout_in_updates)
 
     def setup(self, stage: str) -> None:
         """Check that the batches of the data divide into optimizer steps."""
@@ -159,7 +167,7 @@ class GRPO(PolicyModule):
 
     def training_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """The whole method, once."""
-        self.stopwatch = Stopwatch(self.device)
+        self.begin_step()
         rollouts = self.draw(prompts, self.sampling, self.rollout_seed())
         self.stopwatch.lap("rollout")
         rewards = self.reward(rollouts)

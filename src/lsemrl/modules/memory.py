@@ -261,8 +261,8 @@ def kept_bytes(model: nn.Module, *, autocast: torch.dtype | None = None) -> int:
         if factor.startswith("B"):
             kept += linear.in_features * number
             continue
-        dropout = getattr(modules.get(path.replace(".lora_A.", ".lora_dropout.")), "p", 0.0)
-        if dropout:
+        dropout = modules.get(path.replace(".lora_A.", ".lora_dropout."))
+        if dropout is not None and dropout.training and getattr(dropout, "p", 0.0):
             kept += linear.in_features * (number + (1 if linear.weight.is_cuda else number))
         elif autocast or linear.weight.dtype != stream:
             kept += linear.in_features * number

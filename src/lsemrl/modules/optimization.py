@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -56,6 +57,7 @@ def make_optimizer(
 ) -> tuple[Optimizer, LRScheduler]:
     """AdamW over what is trained, and a schedule that ends after `steps` optimizer steps."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    assert all(parameter.dtype == torch.float32 for parameter in trained), "half precision rounds small steps away"
     optimizer = AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
     warmup = math.ceil(settings.warmup_ratio * steps)
 

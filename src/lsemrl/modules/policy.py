@@ -33,6 +33,7 @@ from lsemrl.modules.merging import merged_adapters
 from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.pretrained import as_ids, check_adapter, fingerprint, read_config_and_tokenizer, write_adapter
+from lsemrl.modules.recomputation import recompute_layers
 from lsemrl.modules.sharding import Traffic, gathered_weights
 from lsemrl.types import Sequences, UserError
 
@@ -114,10 +115,10 @@ class Policy(nn.Module):
                 "a plain one; adapt any linears but the head"
             )
         if settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_layers(self.model)
             # A frozen embedding gives checkpointed layers no input that asks for gradients, and LoRA none in return.
             self.model.enable_input_require_grads()
-        self.model.train()  # transformers reads models in eval mode, where checkpointing and dropout are off
+        self.model.train()  # transformers reads models in eval mode, where dropout is off
 
     def forward(self, **inputs: Any) -> Any:
         """The model's own forward pass, by the way on which sharded weights are gathered."""

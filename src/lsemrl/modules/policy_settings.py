@@ -19,7 +19,7 @@ class LoraSettings:
     alpha: float = 128.0
     """Scale of the update: it is multiplied by alpha / rank."""
     dropout: float = 0.05
-    """Dropout before the first factor, in [0, 1)."""
+    """Dropout before the first factor, in [0, 1); in RL only with model.dropout_in_updates."""
     target_modules: list[str] | None = None
     """Names of the linears to adapt; null adapts every linear but the output head."""
 
@@ -52,7 +52,7 @@ class PolicySettings:
     """How far, in (0, 1]: reference = alpha * policy + (1 - alpha) * reference, factor by factor of an adapter; 1 takes
     the policy as it is."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the frozen weights. Adapters are always float32."""
+    """Of the frozen weights: what is trained, adapters or with `train: full` the model, is float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, much less memory."""
     flex_attention: bool = False

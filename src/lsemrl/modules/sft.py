@@ -10,7 +10,6 @@ from lsemrl.modules.losses import likelihood_loss, token_weights
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.timing import Stopwatch
 from lsemrl.types import PromptBatch
 
 
@@ -37,7 +36,7 @@ class SFT(PolicyModule):
 
     def training_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the batch, in micro-batches."""
-        self.stopwatch = Stopwatch(self.device)
+        self.begin_step()
         sequences = prompts.sequences
         mask_NT = sequences.completion_mask_NT
         weights_NT = token_weights(mask_NT, "dapo", mask_NT.shape[1], self.window_counts(mask_NT))

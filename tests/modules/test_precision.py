@@ -1,0 +1,34 @@
+"""What is trained is float32, and mixed precision casts the weights there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+
+from lsemrl.types import UserError
+from short_runs import grpo, run, sft, trained
+
+
+def test_mixed_precision_trains_the_weights_there_are(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Lightning that caches casts (2.5.0 to 2.5.4) gives gradients of weights before they moved, or none."""
+    expected = trained(run(grpo(tiny_model), tmp_path / "expected", precision="bf16-mixed"))
+    monkeypatch.setattr(
+        MixedPrecision, "autocast_context_manager", lambda _: torch.autocast("cpu", torch.bfloat16, cache_enabled=True)
+    )
+    found = trained(run(grpo(tiny_model), tmp_path / "found", precision="bf16-mixed"))
+    for name, weight in expected.items():
+        assert torch.equal(weight, found[name]), name
+
+
+@pytest.mark.parametrize("kind", [sft, grpo])
+def test_full_fine_tuning_of_half_precision_weights_is_refused(tiny_model: str, tmp_path: Path, kind: type) -> None:
+    """In bfloat16 a step of 5e-7 moves a weight in five hundred."""
+    module = kind(tiny_model, train="full", dtype="bfloat16")
+    with pytest.raises(UserError, match=r"policy.dtype is bfloat16, .*set policy.dtype to float32"):
+        run(module, tmp_path)
+    assert module.policy.model is None  # told before weights are read

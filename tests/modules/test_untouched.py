@@ -1,0 +1,99 @@
+"""What a policy that has not moved logs: nothing. Its log-probs in the update are those of sampling and scoring."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from lsemrl import micro
+from lsemrl.modules.grpo import GRPO
+from lsemrl.modules.losses import LossSettings
+from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.policy_settings import LoraSettings
+from lsemrl.modules.sampler import Sampling
+from lsemrl.rewards import Chrf
+from short_runs import metrics, policy_settings, run, sft, trained
+from tiny import make_policy
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model with dropout of its own, in attention."""
+    folder, tokenizer = tmp_path_factory.mktemp("noisy"), AutoTokenizer.from_pretrained(micro.POLICY)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, attention_dropout=0.3, initializer_range=0.2, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def untouched(model: str, folder: Path, *, loss: LossSettings, policy: dict[str, Any], **settings: Any) -> GRPO:
+    """GRPO from an adapter with dropout .3, whose rate is too small to move a weight; two passes over two windows."""
+    adapter = folder / "adapter"
+    make_policy(model, lora=LoraSettings(rank=4, alpha=8.0, dropout=0.3)).save(adapter)
+    torch.manual_seed(5)
+    return GRPO(
+        rewards={"chrf": Chrf()},
+        policy=policy_settings(model, adapter=str(adapter), **policy),
+        sampling=Sampling(num_generations=4, temperature=1.0, max_new_tokens=6),
+        optimizer=OptimizerSettings(lr=1e-30),
+        loss=loss,
+        num_iterations=2,
+        optimizer_batch_size=8,
+        samples_every=0,
+        **settings,
+    )
+
+
+LOSSES = {
+    "token": LossSettings(beta=0.1),
+    "sequence": LossSettings(
+        beta=0.1, importance_sampling_level="sequence", loss_type="grpo", epsilon=3e-4, epsilon_high=4e-4
+    ),
+}  # the small range is GSPO's
+
+
+@pytest.mark.parametrize("level", LOSSES)
+@pytest.mark.parametrize("route", ["shared", "packed", "whole"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_untouched_policy_logs_no_kl_and_clips_nothing(
+    noisy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str, route: str, checkpointing: bool
+) -> None:
+    monkeypatch.setattr("lsemrl.modules.policy.choose_route", lambda *_: route)
+    module = untouched(noisy, tmp_path, loss=LOSSES[level], policy={"gradient_checkpointing": checkpointing})
+    run(module, tmp_path, resume="never", epochs=1)
+    rows = [row for row in metrics(tmp_path) if row["kl"]]
+    assert len(rows) == 4 and all(float(row["grad_norm"]) > 0 for row in rows)
+    for row in rows:
+        assert abs(float(row["kl"])) < 1e-9
+        assert {float(row[f"clip_ratio/{side}_mean"]) for side in ("low", "high", "region")} == {0.0}
+
+
+def test_dropout_can_be_asked_for_in_updates(noisy: str, tmp_path: Path) -> None:
+    module = untouched(noisy, tmp_path, loss=LOSSES["sequence"], policy={}, dropout_in_updates=True)
+    run(module, tmp_path, resume="never", epochs=1)
+    first = metrics(tmp_path)[0]  # before anything was validated
+    assert float(first["kl"]) > 1e-4 and float(first["clip_ratio/region_mean"]) > 0.1
+
+
+def test_sft_keeps_its_dropout(tiny_model: str, tmp_path: Path) -> None:
+    """Without it the same run ends elsewhere; computed again, what was dropped is the same."""
+    ends = []
+    for at, (dropout, checkpointing) in enumerate(((0.5, False), (0.5, True), (0.0, False))):
+        module = sft(tiny_model, gradient_checkpointing=checkpointing)
+        lora = LoraSettings(rank=4, alpha=8.0, dropout=dropout)
+        module.policy.settings = replace(module.policy.settings, lora=lora)
+        run(module, tmp_path / str(at), resume="never", epochs=1)
+        ends.append(torch.cat([value.flatten() for value in trained(module).values()]))
+    kept, again, without = ends
+    torch.testing.assert_close(kept, again, rtol=0, atol=1e-6)
+    assert (kept - without).abs().max() > 1e-3
