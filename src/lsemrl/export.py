@@ -7,7 +7,6 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -19,6 +18,7 @@ from lsemrl import __version__, micro
 from lsemrl.evaluation.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.evaluation.report import Report
 from lsemrl.foreign import fenced, markdown
+from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.policy import Policy
 from lsemrl.trained import Trained
 from lsemrl.types import UserError
@@ -135,14 +135,14 @@ def _write_merged(run: Trained, policy: Policy, output: Path, card: str) -> Path
     ids = policy.tokenizer(_PROBE, return_tensors="pt")["input_ids"]
     with policy.inference():
         before = policy.model(input_ids=ids).logits.log_softmax(dim=-1)
-    model: Any = policy.model.merge_and_unload()  # of the copy that was read here
+    model = merge_for_good(policy.model)  # of the copy that was read here
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
     stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         after = stored.eval()(input_ids=ids).logits.log_softmax(dim=-1)
     off = float((before - after).abs().mean())
-    if off > _TOLERANCE[dtype]:
+    if not off <= _TOLERANCE[dtype]:  # nor where it is no number
         raise UserError(f"{folder}: log-probs of the merged model are off by {off:.2g} nats; use the adapter instead")
     head = {"base_model": run.policy.model, "library_name": "transformers", "pipeline_tag": "text-generation"}
     note = (

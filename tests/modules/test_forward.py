@@ -13,11 +13,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig, MistralConfig, Qwen3Config
 
 from lsemrl import micro
-from lsemrl.errors import UserError
 from lsemrl.modules.forward import choose_route, head, logits, predictors
 from lsemrl.modules.losses import likelihood_loss
 from lsemrl.modules.policy import Policy
-from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.types import PromptBatch, Sequences
 from tiny import make_policy
@@ -183,8 +181,3 @@ def test_sharing_would_be_wrong_in_a_sliding_window() -> None:
         truth_MV = logits(model, whole)[whole.completion_mask_NT]
         found_MV = head(model)(predictors(model, whole, "shared")[0])
     assert (found_MV - truth_MV).abs().max() > 0.01
-
-
-def test_lora_on_the_head_is_refused(tiny_model: str) -> None:
-    with pytest.raises(UserError, match="lm_head"):
-        make_policy(tiny_model, lora=LoraSettings(rank=2, target_modules=["q_proj", "lm_head"]))

@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lsemrl.data.collate import encode
 from lsemrl.evaluation.measurement import Divergence
 from lsemrl.evaluation.scorer import MetricSettings, Scorer, Scores
+from lsemrl.modules.adapters.merging import adapted_weights
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.types import Completion, Example, PromptBatch, Sequences
@@ -187,10 +186,9 @@ def weight_change(policy: Policy) -> float:
     change = size = 0.0
     with torch.no_grad():
         if policy.adapted:
-            layers: list[Any] = [layer for layer in policy.model.modules() if isinstance(layer, LoraLayer)]
-            for layer in layers:
-                change += float(layer.get_delta_weight(layer.active_adapters[0]).float().pow(2).sum())
-                size += float(layer.get_base_layer().weight.float().pow(2).sum())
+            for published, weight in adapted_weights(policy.model):
+                change += float((weight.float() - published.float()).pow(2).sum())
+                size += float(published.float().pow(2).sum())
         else:
             with policy.base():
                 base = dict(policy.model.named_parameters())

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from lsemrl.modules.adapters.embeddings import head_weight
 from lsemrl.modules.packing import PROMPT, Packed, pack
 from lsemrl.types import Sequences
 
@@ -96,10 +97,9 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def head(model: Any) -> nn.Linear:
+def head(model: Any) -> nn.Module:
     """The output head."""
-    module = model.get_output_embeddings()
-    assert isinstance(module, nn.Linear)
+    module: nn.Module = model.get_output_embeddings()
     return module
 
 
@@ -127,6 +127,9 @@ def _quickest(model: Any, sequences: Sequences) -> Route:
         ("shared", "every completion computes its prompt anew"),
         ("packed", "logits are held whole instead of in chunks"),
     )
+    if head_weight(head(model)) is None:
+        log.warning("%s: the head carries factors of an adapter", ways[1][1])
+        return "whole"
     for route, price in ways:
         reason = (blindness(model) if route == "shared" else None) or _difference(model, probe, truth_MV, route)
         if reason is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -27,17 +27,27 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM
 
 from lsemrl import kernels, micro
-from lsemrl.modules.forward import Route, choose_route, head, predictors, score_logits
+from lsemrl.modules.adapters.config import CONFIG, new_config, read_config
+from lsemrl.modules.adapters.embeddings import head_weight
+from lsemrl.modules.adapters.files import check_passport, read_tensors, write_adapter
+from lsemrl.modules.adapters.loading import (
+    REFERENCE,
+    TRAINED,
+    adapter_tensors,
+    add_reference,
+    attach,
+    read_adapter,
+    reference_of,
+)
+from lsemrl.modules.adapters.merging import merged_adapters
+from lsemrl.modules.forward import Route, choose_route, predictors, score_logits
 from lsemrl.modules.losses import LossFunction
-from lsemrl.modules.merging import merged_adapters
 from lsemrl.modules.packing import Packed
-from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.modules.pretrained import as_ids, check_adapter, fingerprint, read_config_and_tokenizer, write_adapter
+from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.pretrained import adapter_tokenizer, as_ids, fingerprint, read_config_and_tokenizer
 from lsemrl.modules.recomputation import recompute_layers
 from lsemrl.modules.sharding import Traffic, gathered_weights
 from lsemrl.types import Sequences, UserError
-
-_TRAINED, _REFERENCE = "default", "reference"
 
 
 class Policy(nn.Module):
@@ -67,11 +77,15 @@ class Policy(nn.Module):
         self.adapter: Path | None = None
         if settings.adapter is not None:
             self.adapter = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
-        if self.adapter and not (self.adapter / "adapter_config.json").is_file():
+        if self.adapter and not (self.adapter / CONFIG).is_file():
             raise UserError(
                 f"policy.adapter is {settings.adapter!r}, which is no adapter folder (it has no adapter_config.json); "
                 "name the `adapter` folder that a run wrote, or begin a new one: --model.policy '{adapter: null}'"
             )
+        self.adapter_config = read_config(self.adapter) if self.adapter else None
+        if self.adapter:
+            self.tokenizer = adapter_tokenizer(self.adapter, self.tokenizer)
+        self.resized = False  # whether the adapter brought other rows of embeddings than the base has
         self.model = None
         self.reference_model: Any = None  # only full fine-tuning needs a second copy
         self.traffic: Traffic | None = None  # what sharding costs, where weights are sharded
@@ -87,33 +101,26 @@ class Policy(nn.Module):
             return
         settings = self.settings
         attention = "flex_attention" if settings.flex_attention else None
+        tensors = read_tensors(self.adapter) if self.adapter else {}
         model = AutoModelForCausalLM.from_pretrained(
             self.path, dtype=getattr(torch, settings.dtype), attn_implementation=attention
         )
         self.fingerprint = fingerprint(model)
-        if self.adapter:
-            check_adapter(self.adapter, model, self.fingerprint)
-            self.model = PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
+        if self.adapter and self.adapter_config:
+            check_passport(self.adapter, self.fingerprint)
+            self.model, self.resized = read_adapter(
+                model, self.adapter_config, tensors, len(self.tokenizer), self.adapter
+            )
             if settings.reference == "initial":
-                self.model.load_adapter(self.adapter, _REFERENCE, is_trainable=False)
-                self.model.set_adapter(_TRAINED)
+                add_reference(self.model)
         elif settings.train == "lora":
-            self.model = get_peft_model(model, _lora_config(settings.lora))
+            self.model = attach(model, new_config(settings.lora), "policy.lora")
             if settings.ref_model_sync_steps:  # it begins as the base, and will not stay so
-                self.model.add_adapter(_REFERENCE, _lora_config(settings.lora))
-                self.model.set_adapter(_TRAINED)
-                for name, parameter in self.held_against().items():
-                    parameter.requires_grad_(False).data.copy_(self.trained()[_trained_name(name)].data)
+                add_reference(self.model)
         else:
             self.model = model
             if settings.reference != "none":
                 self.reference_model = copy.deepcopy(model).requires_grad_(False).eval()
-        if not isinstance(self.model.get_output_embeddings(), nn.Linear):
-            raise UserError(
-                f"the output head ({_name_of(model.get_output_embeddings(), self.model)}) is adapted by "
-                f"{'policy.adapter' if self.adapter else 'policy.lora.target_modules'}, and the loss is computed with "
-                "a plain one; adapt any linears but the head"
-            )
         if settings.gradient_checkpointing:
             recompute_layers(self.model)
             # A frozen embedding gives checkpointed layers no input that asks for gradients, and LoRA none in return.
@@ -230,9 +237,9 @@ class Policy(nn.Module):
 
     def _head(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, H] and bias [V] of the output head, as mixed precision would have them."""
-        module = head(self.model)
-        weight_VH: Tensor = module.weight
-        bias_V: Tensor | None = module.bias
+        found = head_weight(self.model.get_output_embeddings())
+        assert found is not None  # else the way chosen would be through the model's own logits
+        weight_VH, bias_V = found
         if torch.is_autocast_enabled(weight_VH.device.type):
             weight_VH, bias_V = weight_VH.bfloat16(), None if bias_V is None else bias_V.bfloat16()
         return weight_VH, bias_V
@@ -266,13 +273,13 @@ class Policy(nn.Module):
     def reference(self) -> Iterator[None]:
         """Inside, the model is the KL reference."""
         assert self.settings.reference != "none"
-        if self.adapted and _REFERENCE in self.model.peft_config:
+        if self.adapted and REFERENCE in self.model.peft_config:
             with self.inference():
-                self.model.set_adapter(_REFERENCE, inference_mode=True)
+                self.model.set_adapter(REFERENCE, inference_mode=True)
                 try:
                     yield
                 finally:
-                    self.model.set_adapter(_TRAINED)
+                    self.model.set_adapter(TRAINED)
         elif self.adapted:  # a new adapter starts at zero, so the policy started as the base
             assert not self.adapter or self.settings.reference == "base"
             with self.base():
@@ -325,20 +332,26 @@ class Policy(nn.Module):
 
     def held_against(self) -> dict[str, nn.Parameter]:
         """What the KL penalty pulls towards, by name, where it can be found in no file of the user's."""
-        moves = self.settings.ref_model_sync_steps is not None
-        return {
-            name: parameter
-            for name, parameter in self.named_parameters()
-            if f".{_REFERENCE}." in name or (moves and name.startswith("reference_model."))
-        }
+        return {name: parameter for name, (parameter, _) in self._pairs().items()}
+
+    def _pairs(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+        """Each weight of a reference that is kept, by name, with what it is the reference of."""
+        if self.adapted:
+            of = reference_of(self.model)
+            return {name: (weight, of[weight]) for name, weight in self.named_parameters() if weight in of}
+        kept = "reference_model."
+        if self.settings.ref_model_sync_steps is None:
+            return {}
+        named = dict(self.named_parameters())
+        own = {name: f"model.{name.removeprefix(kept)}" for name in named if name.startswith(kept)}
+        return {name: (named[name], named[other]) for name, other in own.items()}
 
     @torch.no_grad()
     def sync_reference(self) -> None:
         """Move the reference towards the policy; with sharded weights each rank moves its shards."""
-        trained = self.trained()
-        for name, parameter in self.held_against().items():
-            target: Tensor = parameter
-            source: Tensor = trained[_trained_name(name)]
+        for kept, trained in self._pairs().values():
+            target: Tensor = kept
+            source: Tensor = trained
             if isinstance(target, DTensor) and isinstance(source, DTensor):
                 target, source = target.to_local(), source.to_local()
             if self.settings.ref_model_mixup_alpha == 1:
@@ -353,11 +366,11 @@ class Policy(nn.Module):
             folder: Made where it is missing.
             weights: The whole tensors of `trained`, where the policy itself holds shards.
         """
-        state = None if weights is None else {name.removeprefix("model."): value for name, value in weights.items()}
+        whole = None if weights is None else {name.removeprefix("model."): value for name, value in weights.items()}
         if self.adapted:
-            write_adapter(self.model, _TRAINED, folder, self.settings.model, self.fingerprint, state)
+            write_adapter(self.model, folder, self.settings.model, self.fingerprint, whole or {}, resized=self.resized)
         else:
-            self.model.save_pretrained(folder, state_dict=state)
+            self.model.save_pretrained(folder, state_dict=whole)
         self.tokenizer.save_pretrained(folder)
 
     def read(self, folder: Path) -> dict[str, Tensor]:
@@ -369,33 +382,16 @@ class Policy(nn.Module):
         found: dict[str, Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):
             found |= load_file(path)
-        plain = {name.removeprefix("model."): name for name in self.trained()}
-        if self.adapted:  # peft leaves the name of the adapter out
-            plain = {key.replace(f".{_TRAINED}.", "."): name for key, name in plain.items()}
-        shapes = {name: tuple(parameter.shape) for name, parameter in self.trained().items()}
-        if found.keys() != plain.keys() or any(tuple(found[key].shape) != shapes[name] for key, name in plain.items()):
+        trained = self.trained()
+        plain: dict[str, Tensor] = {name.removeprefix("model."): weight for name, weight in trained.items()}
+        if self.adapted:
+            plain = adapter_tensors(self.model)
+            along = adapter_tensors(self.model, embeddings=self.resized).keys() - plain.keys()
+            found = {key: value for key, value in found.items() if key not in along}
+        if found.keys() != plain.keys() or any(found[key].shape != weight.shape for key, weight in plain.items()):
             raise UserError(
                 f"{str(folder)!r} does not hold this policy's trained weights; resume with the configuration that "
                 "wrote it"
             )
-        return {name: found[key] for key, name in plain.items()}
-
-
-def _trained_name(name: str) -> str:
-    """The name, among what is trained, of what `held_against` names."""
-    return name.replace(f".{_REFERENCE}.", f".{_TRAINED}.").replace("reference_model.", "model.", 1)
-
-
-def _name_of(module: nn.Module, model: nn.Module) -> str:
-    names: list[str] = [name for name, other in model.named_modules() if other is module]
-    return names[0].rpartition(".")[2]
-
-
-def _lora_config(settings: LoraSettings) -> LoraConfig:
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft only divides it by r
-        lora_dropout=settings.dropout,
-        target_modules=settings.target_modules or "all-linear",
-        task_type="CAUSAL_LM",
-    )
+        names = {weight: name for name, weight in trained.items()}
+        return {names[weight]: found[key] for key, weight in plain.items()}  # type: ignore[index]

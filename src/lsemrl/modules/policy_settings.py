@@ -23,6 +23,11 @@ class LoraSettings:
     target_modules: list[str] | None = None
     """Names of the linears to adapt; null adapts every linear but the output head."""
 
+    modules_to_save: list[str] | None = None
+    """Names of modules to train whole beside them, such as [embed_tokens, lm_head] for a script that is new."""
+    trainable_token_indices: list[int] | None = None
+    """Tokens whose rows of embeddings, and of a head tied to them, are trained by themselves."""
+
     def __post_init__(self) -> None:
         check_finite(self, "policy.lora")
         if self.rank < 1:

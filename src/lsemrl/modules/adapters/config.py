@@ -1,0 +1,130 @@
+"""Which adapters are read: a list of what is known to be read as peft reads it, and reasons for the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+
+from lsemrl.modules.policy_settings import LoraSettings
+from lsemrl.types import UserError
+
+CONFIG = "adapter_config.json"
+
+_ANY = {
+    # what a LoRA is
+    *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout", "lora_bias"),
+    *("use_dora", "fan_in_fan_out"),
+    # where it is
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters"),
+    # what is trained besides
+    *("modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
+    # where it comes from, and how it was drawn before its first step
+    *("base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "peft_version", "eva_config"),
+    "runtime_config",
+}
+"""Fields that are read at any value."""
+
+_CHANGES_BASE = (
+    "begins by taking a part out of the base model's weights, so that the base would no longer be as published"
+)
+_CONVERT = (
+    "convert it to plain LoRA where it was trained (save_pretrained(..., path_initial_model_for_weight_conversion=...))"
+)
+_MERGE = "merge it into its model with peft (merge_and_unload), and name that as policy.model"
+
+_REFUSED: dict[str, tuple[str, str]] = {
+    "bias": ("trains the base model's own biases, which would change the base itself", _MERGE),
+    "layer_replication": ("stacks the base model's layers anew, so that the base would be another model", _MERGE),
+    "alora_invocation_tokens": (
+        "works only behind the tokens that call it, which packed rows do not keep apart",
+        "train a plain LoRA",
+    ),
+    "megatron_config": ("is for the layers of Megatron", "convert it to plain LoRA"),
+    "use_qalora": ("is for quantised models", "convert it to plain LoRA"),
+    "loftq_config": ("is for quantised models", "convert it to plain LoRA"),
+}
+"""Why a field is read at its default only, and what to do; of the others nothing is proven."""
+
+_DRAWN = (True, False, "gaussian", "orthogonal", "eva")
+"""Values of init_lora_weights that say only how the factors were drawn before the first step."""
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """What an adapter is, from its adapter_config.json.
+
+    Raises:
+        UserError: There is none, it is torn, or of a kind that is not known to be read as peft reads it.
+    """
+    path = folder / CONFIG
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(said, dict)
+    except (OSError, ValueError, AssertionError, RecursionError) as error:
+        reason = "it is no JSON object" if isinstance(error, AssertionError) else " ".join(str(error).split())[:150]
+        raise UserError(
+            f"policy.adapter {str(folder)!r} cannot be read: {CONFIG} is damaged ({reason}); export it again"
+        ) from error
+    _check_kind(folder, said)
+    try:
+        config: LoraConfig = LoraConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"policy.adapter {str(folder)!r} cannot be read: its {CONFIG} is refused by peft ({reason}); write it again"
+        ) from error
+    config.inference_mode = False  # which peft writes, and which would leave it frozen
+    config.base_model_name_or_path = None  # what peft puts there is where this machine has it
+    return config
+
+
+def new_config(settings: LoraSettings) -> LoraConfig:
+    """An adapter that is trained from the beginning."""
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft only divides it by r
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules or "all-linear",
+        modules_to_save=settings.modules_to_save,
+        trainable_token_indices=settings.trainable_token_indices,
+        task_type="CAUSAL_LM",
+    )
+
+
+def is_plain(config: LoraConfig) -> bool:
+    """Whether the adapter is factors beside weights, and nothing else."""
+    more = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters")
+    return not any(getattr(config, name, None) for name in more)
+
+
+def _check_kind(folder: Path, said: dict[str, Any]) -> None:
+    def refuse(what: str, remedy: str) -> None:
+        raise UserError(f"policy.adapter {str(folder)!r} {what}; {remedy}")
+
+    if said.get("peft_type") != "LORA":
+        refuse(f"is of peft_type {said.get('peft_type')!r}, and only LORA is read", f"train a LoRA, or {_MERGE}")
+    if said.get("task_type") not in (None, "CAUSAL_LM"):
+        refuse(f"is of task_type {said['task_type']!r}, not of a causal language model", "name another")
+    begun = said.get("init_lora_weights", True)
+    if begun not in _DRAWN:
+        reason = "of which it is not proven that it is trained here as peft trains it", "train a plain LoRA"
+        if str(begun).startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
+            reason = f"which {_CHANGES_BASE}", _CONVERT
+        refuse(f"has init_lora_weights {begun!r}, {reason[0]}", reason[1])
+    defaults = _defaults()
+    for name, value in said.items():
+        if name in _ANY or name in ("task_type", "init_lora_weights") or value == defaults.get(name) or not value:
+            continue
+        if name not in defaults:
+            written = said.get("peft_version") or "another version"
+            what = f"has {name} {value!r}, which this peft does not know (it was written by {written})"
+            refuse(what, "install the peft that wrote it, or convert it to plain LoRA")
+        why, remedy = _REFUSED.get(name, ("is not known to be read as peft reads it", "convert it to plain LoRA"))
+        refuse(f"has {name} {value!r}, which {why}", remedy)
+
+
+def _defaults() -> dict[str, Any]:
+    return dataclasses.asdict(LoraConfig())

@@ -1,0 +1,160 @@
+"""The rows of tokens: embeddings and head, where an adapter trains them, or was trained with other rows than the base.
+
+Whoever teaches a model a new script adds tokens to its tokenizer, and rows for them to its embeddings. The base then
+is the published model with these rows beside its own, as the adapter's folder has them or else their mean.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import TrainableTokensWrapper
+from torch import Tensor, nn
+
+from lsemrl.types import UserError
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "base_model.model."
+_BASES = ("base_layer.", "original_module.", "token_adapter.base_layer.")
+"""Before the name of a base weight, where peft has wrapped its module."""
+_COPIES = ("modules_to_save.", "token_adapter.trainable_tokens_original")
+"""Before what peft writes a second time when it writes embeddings along."""
+
+
+def take_embeddings(
+    model: Any, config: LoraConfig, tensors: dict[str, Tensor], tokens: int, folder: Path
+) -> tuple[dict[str, Tensor], bool]:
+    """Give a model the rows that an adapter was trained with, before it takes the adapter.
+
+    Args:
+        model: As published; changed.
+        config: Of the adapter.
+        tensors: Of the adapter, by the keys of its file.
+        tokens: How many the tokenizer has.
+        folder: Of the adapter, as errors name it.
+
+    Returns:
+        The tensors that are the adapter's own, and whether the model now has other rows.
+
+    Raises:
+        UserError: The rows are not those of the tokenizer, cannot be known, or would change the base.
+    """
+    own, saved = _split(model, config, tensors)
+    had = _rows(model)
+    rows = _rows_of(model, tensors) or max(had, _highest(config) + 1)
+    if rows != had:
+        if tokens > rows:
+            raise UserError(
+                f"policy.adapter {str(folder)!r} was trained with {rows} tokens and the tokenizer has {tokens}; put "
+                "the tokenizer it was trained with into its folder"
+            )
+        log.warning(
+            "policy.adapter %s was trained with %d rows of embeddings, policy.model has %d: it is given those",
+            folder,
+            rows,
+            had,
+        )
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    elif tokens > rows:
+        raise UserError(
+            f"the tokenizer of policy.adapter {str(folder)!r} has {tokens} tokens, and neither the adapter nor "
+            f"policy.model has more than {rows} rows of embeddings: those of the new tokens were not saved; save the "
+            "adapter with save_embedding_layers=True, or name the resized model as policy.model"
+        )
+    with torch.no_grad():
+        for name, module in _modules(model):
+            _fill(name, module, had, saved, folder)
+    return own, rows != had
+
+
+def head_weight(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Weight [V, H] and bias [V] with which an output head computes just now, in the graph of what is trained.
+
+    None where it computes otherwise than as one matrix, such as behind dropout.
+    """
+    if isinstance(module, ModulesToSaveWrapper):
+        off = module.disable_adapters or not module.active_adapters
+        return head_weight(module.original_module if off else module.modules_to_save[module.active_adapters[0]])
+    if isinstance(module, TrainableTokensWrapper):
+        if module.disable_adapters or not module.active_adapters:
+            return head_weight(module.original_module)
+        layer: Any = module.token_adapter
+        return (layer.base_layer.weight if layer.merged else layer.get_merged_weights(layer.active_adapters)), None
+    return (module.weight, module.bias) if type(module) is nn.Linear else None
+
+
+def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
+    """Input and output embeddings by name; one where they are the same module."""
+    wanted = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    for name, module in model.named_modules():
+        if id(module) in wanted:
+            yield name, module
+
+
+def _rows(model: Any) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _rows_of(model: Any, tensors: dict[str, Tensor]) -> int | None:
+    """Rows of embeddings in an adapter's file."""
+    for name, _ in _modules(model):
+        for key, value in tensors.items():
+            rest = key.removeprefix(f"{_PREFIX}{name}.")
+            if rest == key or not rest.endswith(("weight", "lora_embedding_A")) or "lora_A" in rest:
+                continue
+            return int(value.shape[1 if rest == "lora_embedding_A" else 0])
+    return None
+
+
+def _highest(config: LoraConfig) -> int:
+    """The highest token whose row is trained by itself, or -1."""
+    chosen: Any = getattr(config, "trainable_token_indices", None) or []
+    lists = chosen.values() if isinstance(chosen, dict) else [chosen]
+    return max((int(index) for each in lists for index in each), default=-1)
+
+
+def _split(model: Any, config: LoraConfig, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """An adapter's own tensors, and the base's weights of embeddings that peft wrote along, by their names there."""
+    own, saved = dict(tensors), dict[str, Tensor]()
+    whole = {name for name, _ in _modules(model) if any(name.endswith(each) for each in config.modules_to_save or ())}
+    for name, _ in _modules(model):
+        trained = name in whole or (whole and getattr(config, "ensure_weight_tying", False))
+        for key in tensors:
+            rest = key.removeprefix(f"{_PREFIX}{name}.")
+            if rest == key:
+                continue
+            base = next((rest.removeprefix(each) for each in _BASES if rest.startswith(each)), None)
+            if base is None and rest in ("weight", "bias") and not trained:
+                base = rest
+            if base is not None:
+                saved[f"{name}.{base}"] = own.pop(key)
+            elif rest.startswith(_COPIES):
+                own.pop(key)
+    return own, saved
+
+
+def _fill(name: str, module: Any, had: int, saved: dict[str, Tensor], folder: Path) -> None:
+    """Give new rows their values, and see that the old ones are those that were saved."""
+    for kind, weight in module.named_parameters(recurse=False):
+        common, value = min(had, len(weight)), saved.get(f"{name}.{kind}")
+        if value is None:
+            weight[common:] = weight[:common].float().mean(dim=0).to(weight.dtype)
+            continue
+        same = value.shape == weight.shape and (
+            torch.equal(value[:common].to(weight.dtype), weight[:common])
+            or torch.equal(value[:common], weight[:common].to(value.dtype))
+        )
+        if not same:
+            raise UserError(
+                f"policy.adapter {str(folder)!r} holds {name} whole, with other values than policy.model's, which peft "
+                "would put into the base itself; train such rows as modules_to_save, or merge the adapter into its "
+                "model with peft and name that as policy.model"
+            )
+        weight[common:] = value[common:].to(weight.dtype)

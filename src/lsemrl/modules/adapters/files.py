@@ -1,0 +1,93 @@
+"""An adapter's folder: its tensors, the passport that says which model they are of, and its tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lsemrl.modules.adapters.config import CONFIG
+from lsemrl.modules.adapters.loading import TRAINED
+from lsemrl.types import UserError
+
+PASSPORT = "lsemrl.json"
+"""In an adapter's folder: which base model it was trained on."""
+
+
+def check_passport(folder: Path, base_fingerprint: str) -> None:
+    """Refuse an adapter that says it was trained on another base model; one from elsewhere says nothing."""
+    path = folder / PASSPORT
+    if not path.is_file():
+        return
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        base, expected = said["base"], said["base_fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"policy.adapter {str(folder)!r} cannot be read: {PASSPORT}, which says what model it is of, is damaged; "
+            "export it again, or delete that file if you know that policy.model is its base"
+        ) from error
+    if expected != base_fingerprint:
+        raise UserError(
+            f"policy.adapter {str(folder)!r} was trained on another base model ({base}); "
+            "set policy.model to that one, or start from another adapter"
+        )
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter, by the keys of its file.
+
+    Raises:
+        UserError: They cannot be read, or one of them is not finite.
+    """
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    if not path.is_file():
+        raise UserError(f"policy.adapter {str(folder)!r} holds no {path.name}; train or export it again")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(
+            f"policy.adapter {str(folder)!r} cannot be read: {path.name} is damaged ({reason}); export it again"
+        ) from error
+    bad = [key for key, value in tensors.items() if not value.is_floating_point() or not value.float().isfinite().all()]
+    if bad:
+        raise UserError(
+            f"policy.adapter {str(folder)!r} holds numbers that are not finite, in {bad[0]} and {len(bad) - 1} other "
+            "tensors; take an earlier checkpoint"
+        )
+    return tensors
+
+
+def write_adapter(
+    model: Any, folder: Path, base: str, base_fingerprint: str, weights: Mapping[str, Tensor], *, resized: bool
+) -> None:
+    """Write the trained adapter in peft's format, always the same bytes for the same weights, and its passport.
+
+    Args:
+        model: Carries the adapter.
+        folder: Made where it is missing.
+        base: The model as the user named it, rather than where its weights happened to lie on this machine.
+        base_fingerprint: Of that model.
+        weights: By their names in `model`, whole tensors to write where the model itself holds shards.
+        resized: Whether the embeddings have other rows than the base has, which then go along.
+    """
+    names = {weight: name for name, weight in model.named_parameters()}  # one weight may be found in two places
+    state = {key: weights.get(names.get(value, key), value) for key, value in model.state_dict(keep_vars=True).items()}
+    model.peft_config[TRAINED].base_model_name_or_path = base
+    model.save_pretrained(folder, selected_adapters=[TRAINED], save_embedding_layers=resized, state_dict=state)
+    # Sets, which peft writes in another order every time.
+    config = folder / CONFIG
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    for field in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(settings.get(field), list):
+            settings[field].sort()
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    passport = {"base": base, "base_fingerprint": base_fingerprint}
+    (folder / PASSPORT).write_text(json.dumps(passport, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,122 @@
+"""Adapters added to the weights they adapt: while nobody trains, or for good in a model that is exported."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers.pytorch_utils import Conv1D
+
+from lsemrl.types import UserError
+
+
+@contextmanager
+def merged_adapters(model: Any) -> Iterator[None]:
+    """Inside, adapters are added to a copy of the weights they adapt: a third of the matmuls.
+
+    Only where that loses nothing that matters, which is factors beside float32 linears, and rows that stand in for a
+    base's rows. What else there is, such as magnitudes, biases or rounded weights, which would swallow small updates,
+    is computed as peft does. The weights themselves are never written to. To be called without gradients.
+    """
+    merged: list[tuple[Any, Any, Tensor]] = []
+    try:
+        for layer, adapted in list(_mergeable(model)):
+            weight = layer.get_base_layer().weight
+            merged.append((layer, weight, weight.data))
+            weight.data = adapted
+            layer.merged_adapters.append(layer.active_adapters[0])
+        yield
+    finally:
+        for layer, weight, own in reversed(merged):
+            weight.data = own
+            layer.merged_adapters.clear()
+
+
+def adapted_weights(model: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every weight that the adapter changes, as published and with the adapter; to be called without gradients."""
+    for module in model.modules():
+        layer: Any = module
+        if isinstance(module, LoraLayer):
+            name = layer.active_adapters[0]
+            weight = layer.get_param() if hasattr(layer, "get_param") else _weight(layer)
+            if name in layer.lora_variant:
+                yield weight, layer.lora_variant[name].merge_safe(layer, name, weight.detach().clone())
+            else:
+                yield weight, weight + layer.get_delta_weight(name)
+        elif isinstance(module, ModulesToSaveWrapper):
+            copied = dict(layer.modules_to_save[layer.active_adapters[0]].named_parameters())
+            yield from ((weight, copied[name]) for name, weight in layer.original_module.named_parameters())
+        elif isinstance(module, TrainableTokensLayer) and layer.tied_adapter is None:
+            yield layer.base_layer.weight, layer.get_merged_weights(layer.active_adapters)
+
+
+def merge_for_good(model: Any) -> Any:
+    """The plain model that base and adapter make together; `model` is used up.
+
+    Raises:
+        UserError: No plain model computes the same.
+    """
+    shared = _users(model)
+    for module in model.modules():
+        layer: Any = module
+        if isinstance(module, LoraLayer) and shared[id(_weight(layer))] > 1:  # what is tied to it is not adapted
+            layer.get_base_layer().weight = nn.Parameter(_weight(layer).detach().clone())
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--merged: base and adapter make no plain model ({reason}); use the adapter instead"
+        ) from error
+
+
+def _mergeable(model: Any) -> Iterator[tuple[Any, Tensor]]:
+    """Layers with the weights that they may compute with instead of their own."""
+    shared, tokens = _users(model), defaultdict[int, list[Any]](list)
+    for module in model.modules():
+        layer: Any = module
+        if isinstance(module, LoraLayer) and _is_plain(layer) and shared[id(_weight(layer))] == 1:
+            yield layer, _weight(layer) + layer.get_delta_weight(layer.active_adapters[0])
+        elif isinstance(module, TrainableTokensLayer) and _stands_in(layer):
+            tokens[id(layer.base_layer.weight)].append(layer)
+    for weight, layers in tokens.items():
+        if len(layers) == shared[weight] and len({id(layer.trainable_tokens_delta) for layer in layers}) == 1:
+            rows = layers[0].get_merged_weights(layers[0].active_adapters)
+            yield from ((layer, rows) for layer in layers)
+
+
+def _users(model: Any) -> Counter[int]:
+    """How many modules compute with a weight, by its identity."""
+    return Counter(id(weight) for module in model.modules() if (weight := module._parameters.get("weight")) is not None)
+
+
+def _weight(layer: Any) -> Any:
+    return getattr(layer.get_base_layer(), "weight", None)
+
+
+def _stands_in(layer: Any) -> bool:
+    """Whether a layer of single rows would compute as it does with these rows in its weight."""
+    plain = not isinstance(layer.base_layer.weight, DTensor) and getattr(layer.base_layer, "bias", None) is None
+    return plain and not layer.disable_adapters and bool(layer.active_adapters)
+
+
+def _is_plain(layer: Any) -> bool:
+    base = layer.get_base_layer()
+    return (
+        not layer.disable_adapters
+        and len(layer.active_adapters) == 1
+        and layer.active_adapters[0] in layer.lora_A
+        and isinstance(base, nn.Linear | Conv1D)
+        and base.weight.dtype == torch.float32
+        and not isinstance(base.weight, DTensor)
+        and not layer.lora_variant
+        and not layer.lora_bias.get(layer.active_adapters[0], False)
+    )
