@@ -1,16 +1,20 @@
 """A finished run, taken up to be used: its policy, how it was asked, and how it drew.
 
-Everything is read from the run's own folder: config.yaml, and adapter/ (after full fine-tuning, the model in there).
+Everything is read from the run's own folder: config.yaml, and adapter/ (after full fine-tuning, the model in there). A
+run may be somebody else's, so that its config.yaml is data: it names classes of lsemrl alone, none of which is looked
+for on a path, and nothing that is read leads out of the folder. Rewards, loggers and callbacks are not read at all.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
@@ -18,10 +22,17 @@ from jsonargparse import ArgumentParser
 
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
+from lsemrl.data.comprehension import ComprehensionData
+from lsemrl.data.headline import HeadlineData
+from lsemrl.data.translation import TranslationData
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.types import Example, UserError
+
+_DATA: dict[str, type[TaskData]] = {kind.__name__: kind for kind in (ComprehensionData, HeadlineData, TranslationData)}
+"""What `data` of a run may be."""
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, ArgumentError, yaml.YAMLError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +58,7 @@ def read_run(folder: Path) -> Trained:
     """Read a run's configuration.
 
     Raises:
-        UserError: It is no run's folder, or one whose configuration this version does not understand.
+        UserError: It is no run's folder, or one whose configuration this version does not understand or does not trust.
     """
     path, adapter = folder / "config.yaml", folder / "adapter"
     if not path.is_file() or not adapter.is_dir():
@@ -55,20 +66,24 @@ def read_run(folder: Path) -> Trained:
             f"RUN is {str(folder)!r}, which holds no finished run (config.yaml and adapter/); name a folder such as "
             "runs/grpo/version_0"
         )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--policy", type=PolicySettings)
-    parser.add_argument("--sampling", type=Sampling)
-    parser.add_subclass_arguments(TaskData, "data")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         model, data = config["model"]["init_args"], config["data"]
         data = data["init_args"].get("main", data)  # with replay, what was to be learned
         greedy = {"num_generations": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": model.get("max_new_tokens")}
-        read = {"policy": model["policy"], "sampling": model.get("sampling", greedy), "data": data}
+        kind, fields = _data_class(data["class_path"]), data.get("init_args", {})
+        read = {"policy": model["policy"], "sampling": model.get("sampling", greedy), "data": fields}
+        for name, of in (("policy", PolicySettings), ("sampling", Sampling), ("data", kind.__init__)):
+            _check_settings(name, read[name], of)
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--policy", type=PolicySettings)
+        parser.add_argument("--sampling", type=Sampling)
+        parser.add_class_arguments(kind, "data")
         found = parser.instantiate_classes(parser.parse_object(read))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"RUN is {str(folder)!r}, whose config.yaml cannot be read ({reason}); restore it") from error
+    _check_links(folder, [path, adapter, folder / "metrics.csv", Path(found.policy.model)])
     where = {"model": str(adapter), "adapter": None} if found.policy.train == "full" else {"adapter": str(adapter)}
     return Trained(
         folder=folder,
@@ -77,6 +92,44 @@ def read_run(folder: Path) -> Trained:
         data=found.data,
         sampling=found.sampling,
     )
+
+
+def _data_class(name: Any) -> type[TaskData]:
+    """The class of lsemrl that a configuration names; it is chosen from those there are, and never imported."""
+    module, _, last = str(name).rpartition(".")
+    kind = _DATA.get(last)
+    if kind is None or module not in ("", kind.__module__):
+        raise ValueError(
+            f"data names the class {str(name)!r}; a run's folder is read without running code of others, and knows "
+            f"{', '.join(_DATA)}"
+        )
+    return kind
+
+
+def _check_settings(name: str, value: Any, of: Any) -> None:
+    """Refuse what the parser would import as a class: a word, or class_path, where the settings `of` belong."""
+    if not isinstance(value, dict) or "class_path" in value:
+        raise ValueError(f"{name} is {str(value)[:60]!r}, and a run's folder can name no class there: write its fields")
+    for field, hint in get_type_hints(of).items():
+        inner = value.get(field)
+        kinds = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
+        if kinds and inner is not None:
+            _check_settings(f"{name}.{field}", inner, kinds[0])
+        elif not isinstance(inner, str) and "class_path" in str(inner):
+            raise ValueError(f"{name}.{field} names a class, and a run's folder can name none there")
+
+
+def _check_links(folder: Path, roots: Iterable[Path]) -> None:
+    """Refuse links from within `folder` to elsewhere: whoever sent it may mean one to be read, and sent on."""
+    inside = Path(os.path.realpath(folder))
+    for root in roots:
+        if folder.absolute() not in root.absolute().parents:
+            continue
+        for path in (root, *root.rglob("*")):
+            if not Path(os.path.realpath(path)).is_relative_to(inside):
+                raise UserError(
+                    f"RUN is {str(folder)!r}, in which {path.name!r} leads out of it; put there what it leads to"
+                )
 
 
 def generate(
