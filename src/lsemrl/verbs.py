@@ -200,7 +200,9 @@ def _judge(words: list[str]) -> None:
 def _general(words: list[str]) -> None:
     from rich.console import Console
 
-    from lsemrl.evaluation.harness import HarnessSettings, run_harness, table
+    from lsemrl.evaluation.harness import run_harness
+    from lsemrl.evaluation.harness_library import HarnessSettings
+    from lsemrl.evaluation.harness_scores import table
     from lsemrl.modules.policy_settings import PolicySettings
 
     parser = _typed_parser("general", words)

@@ -18,8 +18,10 @@ from lsemrl import micro
 from lsemrl.cli import main
 from lsemrl.data.comprehension import TASK
 from lsemrl.data.prompts import PromptTemplate
-from lsemrl.evaluation import harness
-from lsemrl.evaluation.harness import HarnessSettings, run_harness, table
+from lsemrl.evaluation import harness_library
+from lsemrl.evaluation.harness import run_harness
+from lsemrl.evaluation.harness_library import HarnessSettings
+from lsemrl.evaluation.harness_scores import table
 from lsemrl.evaluation.harness_tasks import cmrc2018
 from lsemrl.evaluation.tax import CMRC, answer
 from lsemrl.micro import corpus
@@ -254,7 +256,9 @@ def test_a_missing_harness_is_told_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.setattr(harness, "_manager", harness._manager.__wrapped__)  # the index may have been read
+    monkeypatch.setattr(
+        harness_library, "_manager", harness_library._manager.__wrapped__
+    )  # the index may have been read
     with pytest.raises(SystemExit) as exit_:
         main(["general", "--policy.adapter=micro", "--tasks", "gsm8k", f"--output={tmp_path}"])
     assert exit_.value.code == 2

@@ -1,0 +1,180 @@
+"""The door to EleutherAI's lm-evaluation-harness: its tasks loaded as they are to be asked, and a policy asked them."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import logging
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from lsemrl.modules.policy import Policy
+from lsemrl.types import UserError
+
+OURS = Path(__file__).parent / "harness_tasks"
+"""The folder of our own tasks, for the harness's --include_path."""
+CMRC = "cmrc2018"
+
+_FEWSHOT = {"mmlu": 5, "cmmlu": 5, "ceval-valid": 5}
+"""Examples that published results show where the harness's own task has none."""
+_CHATTER = ("`pretrained` model kwarg", "Passed an already-initialized model", "Custom kwargs can be passed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessSettings:
+    """What is asked, and how; the same for both models. Decoding is greedy and thinking is off."""
+
+    tasks: list[str]
+    """Names of the harness's tasks or groups (mmlu, cmmlu, ceval-valid, gsm8k, belebele_bod_Tibt), or our cmrc2018."""
+    cmrc: str | None = None
+    """For cmrc2018: its JSON file (nested as it was released, or flat JSONL), or "micro" for the embedded world's."""
+    include: str | None = None
+    """Folder with YAML files of further tasks, as the harness's own --include_path."""
+    num_fewshot: dict[str, int] = field(default_factory=dict)
+    """Task -> worked examples in its prompt; otherwise 5 for mmlu, cmmlu and ceval-valid, and the task's own number."""
+    limit: int | None = None
+    """Ask only the first so many questions of every task and of every task in a group; null asks all."""
+    chat: bool | None = None
+    """Use the tokenizer's chat template; null uses it where there is one."""
+    batch_size: int = 8
+    """Sequences in a forward pass."""
+    device: str | None = None
+    """Where the model runs (cpu, cuda, cuda:1); null takes a GPU where there is one."""
+    seed: int = 1
+    """Draws the worked examples where a task draws them."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+        if self.include is not None and not Path(self.include).is_dir():
+            raise UserError(f"include is {self.include!r}, which is no folder; name one with YAML files of tasks")
+        if not self.tasks:
+            raise UserError("tasks is empty; name at least one, such as gsm8k or cmrc2018")
+        if CMRC in self.tasks and self.cmrc is None:
+            raise UserError(
+                f"cmrc is null, but tasks has {CMRC}, which is read from a file of yours; name the JSON of CMRC 2018 "
+                "(cmrc2018_dev.json), or micro for the embedded world's questions"
+            )
+        for name, count in self.num_fewshot.items():
+            if name not in self.tasks:
+                raise UserError(f"num_fewshot names {name!r}, which is not among tasks ({', '.join(self.tasks)})")
+            if count < 0:
+                raise UserError(f"num_fewshot.{name} is {count}; it must be 0 or more")
+
+
+def load_tasks(settings: HarnessSettings) -> tuple[dict[str, Any], dict[str, str]]:
+    """Load every task with its data, ready to be asked.
+
+    Returns:
+        What the harness loads for each entry of `settings.tasks`, and for those whose data set or requirements are not
+        to be had, a sentence that says so.
+
+    Raises:
+        UserError: lm-eval is not installed, a task is unknown or fixes its examples, or CMRC 2018 cannot be read.
+    """
+    manager = _manager(settings.cmrc, settings.include)
+    for name in settings.tasks:
+        if name not in manager.task_index:
+            near = difflib.get_close_matches(name, manager.all_tasks, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "`lm-eval ls tasks` lists them"
+            raise UserError(f"tasks names {name!r}, which lm-eval {version('lm-eval')} does not know; {hint}")
+    tasks: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    for name in settings.tasks:
+        try:
+            loaded = manager.load(name)
+        except UserError:
+            raise
+        except Exception as error:  # a task is code of others, and one that fails must not take the rest with it
+            skipped[name] = _why(name, error)
+            continue
+        asked = settings.num_fewshot.get(name)
+        for task in loaded["tasks"].values():
+            own = task.get_config("num_fewshot")
+            if asked and own == 0:
+                raise UserError(f"num_fewshot.{name} is {asked}, but the task {task.task_name} is defined with none")
+            if own != 0:
+                task.set_config("num_fewshot", _FEWSHOT.get(name, own or 0) if asked is None else asked)
+            if task.get_config("output_type") == "generate_until":
+                task.set_config("generation_kwargs", {"do_sample": False, "temperature": 0.0}, update=True)
+        tasks[name] = loaded
+    return tasks, skipped
+
+
+def _lm_eval(module: str) -> Any:
+    try:
+        importlib.import_module("lm_eval")
+    except ImportError:
+        raise UserError(
+            "lm-eval is not installed, and general ability is measured with it: pip install 'lsemrl[lm-eval]'"
+        ) from None
+    for name in ("lm_eval.models.huggingface", "lm_eval.api.task"):
+        logging.getLogger(name).addFilter(_no_chatter)
+    return importlib.import_module(module)
+
+
+def _no_chatter(record: logging.LogRecord) -> bool:
+    """Drop what the harness says of how we call it, keep what it says of tasks and texts; named, to be added once."""
+    return not any(about in record.getMessage() for about in _CHATTER)
+
+
+@functools.cache  # it reads some fourteen thousand files
+def _manager(cmrc: str | None, include: str | None) -> Any:
+    folders = [str(OURS)] + ([include] if include else [])
+    return _lm_eval("lm_eval.tasks").TaskManager(include_path=folders, metadata={"cmrc": cmrc})
+
+
+def _why(name: str, error: Exception) -> str:
+    reason = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
+    if isinstance(error, OSError):
+        remedy = "it needs the network, or a Hugging Face cache that holds the data set (HF_HOME)"
+    elif isinstance(error, ImportError):
+        remedy = "install what it asks for"
+    else:
+        remedy = "lm-eval and its data set may have grown apart"
+    return f"{name} cannot be loaded ({reason}): {remedy}"
+
+
+def evaluate(policy: Policy, loaded: Any, settings: HarnessSettings, chat: bool) -> Any:
+    """What the harness makes of the policy as it stands."""
+    ask: Callable[..., Any] = _lm_eval("lm_eval.evaluator").evaluate
+    hflm = _lm_eval("lm_eval.models.huggingface").HFLM
+    model = policy.model.get_base_model()  # peft has put the adapter into its layers
+    random.seed(settings.seed)
+    np.random.seed(settings.seed)
+    torch.manual_seed(settings.seed)
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(settings.seed)
+    with _plain_generation(model, policy):
+        lm = hflm(pretrained=model, tokenizer=policy.tokenizer, batch_size=settings.batch_size, enable_thinking=False)
+        return ask(
+            lm,
+            loaded,
+            limit=settings.limit,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
+
+
+@contextmanager
+def _plain_generation(model: Any, policy: Policy) -> Iterator[None]:
+    """Inside, the model's own generation_config, which may penalise repetition, plays no part; every EOS id counts."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        eos_token_id=policy.eos_ids(), pad_token_id=policy.tokenizer.pad_token_id
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = own
