@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import csv
+import hashlib
+import io
 import json
+import pickle
+import re
+import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from lsemrl import trained
+from lsemrl import micro, trained
+from lsemrl.cli import main
 from lsemrl.data.base import TaskData
+from lsemrl.data.prompts import PromptTemplate
+from lsemrl.modules.grpo import GRPO
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.trained import read_run
-from lsemrl.types import UserError
+from lsemrl.types import Completion, Example, UserError
 
+ROOT = Path(__file__).parents[1]
 CONFIG: dict[str, Any] = {
     "model": {
         "class_path": "lsemrl.modules.grpo.GRPO",
@@ -117,3 +134,141 @@ def test_a_link_out_of_a_runs_folder_is_refused(evil: None) -> None:
     read_run(folder)
     Path("shortcut").symlink_to(folder)
     read_run(Path("shortcut"))  # a user's own way to it
+
+
+class Payload:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+def load(model: Path, adapter: Path | None = None) -> None:
+    policy = Policy(PolicySettings(model=str(model), adapter=str(adapter) if adapter else None))
+    policy.load()
+
+
+def edit(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.fixture
+def model(tiny_model: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(micro.COLD_START, tmp_path / "adapter"))
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(micro.ENCODER, tmp_path / "encoder"))
+
+
+def test_a_pickle_in_place_of_weights_is_not_run(model: Path, adapter: Path, encoder: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    with (tmp_path / "probe").open("wb") as file:
+        pickle.dump(Payload(trace), file)
+    pickle.loads((tmp_path / "probe").read_bytes())
+    assert trace.exists()  # it would leave its trace
+    trace.unlink()
+    for folder, name in ((model, "pytorch_model.bin"), (adapter, "adapter_model.bin"), (encoder, "pytorch_model.bin")):
+        next(folder.glob("*.safetensors")).unlink()
+        torch.save({"weight": Payload(trace)}, folder / name)
+    with contextlib.suppress(Exception):
+        load(model)
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors"):
+        load(micro.POLICY, adapter)
+    with pytest.raises(UserError, match="could not be loaded"):
+        SemanticSimilarity(encoder=str(encoder)).encoder  # noqa: B018
+    assert not trace.exists()
+
+
+def test_attention_from_a_hub_is_refused(model: Path) -> None:
+    edit(model / "config.json", _attn_implementation="evil/kernel")
+    with pytest.raises(UserError, match=r"asks for attention by code from a hub \('evil/kernel'\)"):
+        load(model)
+
+
+def test_an_adapter_names_no_module_to_import(adapter: Path, evil: None) -> None:
+    edit(adapter / "adapter_config.json", auto_mapping={"base_model_class": "Evil", "parent_library": "evil"})
+    load(Path(micro.NAME), adapter)
+    edit(adapter / "adapter_config.json", megatron_config={"a": 1}, megatron_core="evil")
+    with pytest.raises(UserError, match="megatron"):
+        load(Path(micro.NAME), adapter)
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("kind", ["evil.Evil", "os.path", "1_Pooling.evil.Evil"])
+def test_an_encoder_names_no_module_to_import(kind: str, encoder: Path, evil: None) -> None:
+    shutil.copy("evil.py", encoder)
+    modules = json.loads((encoder / "modules.json").read_text())
+    modules[1]["type"] = kind
+    (encoder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UserError, match=r"could not be loaded"):
+        SemanticSimilarity(encoder=str(encoder)).encoder  # noqa: B018
+    assert "evil" not in sys.modules
+
+
+def test_a_chat_template_reaches_nothing_of_python(model: Path) -> None:
+    (model / "chat_template.jinja").write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")
+    policy = Policy(PolicySettings(model=str(model)))
+    with pytest.raises(UserError, match="template"):
+        PromptTemplate(template="{source}").render(policy.tokenizer, {"source": "a"})
+
+
+def test_samples_hold_no_formula(tmp_path: Path) -> None:
+    texts = ("=1+1", "+cmd|' /C calc'!A0", "-5", "བོད")
+    completions = [
+        Completion(text=text, example=Example(id=text, prompt="p", source=text, references=(text,)), ended=True)
+        for text in texts
+    ]
+    numbers_N = torch.tensor([-1.5, 0.0, 1.0, 2.0])
+    rewards = SimpleNamespace(total_N=numbers_N, parts_N={"=mine": numbers_N})
+    rollouts = SimpleNamespace(completions=completions, num_generations=2)
+    GRPO._write_samples(SimpleNamespace(folder=tmp_path, rollout_step=0), rollouts, rewards, numbers_N)  # type: ignore[arg-type]
+    with (tmp_path / "samples.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("id", "source", "reference", "completion"):
+        assert [row[name] for row in rows] == ["'=1+1", "'+cmd|' /C calc'!A0", "-5", "བོད"]
+    assert rows[0]["reward"] == rows[0]["advantage"] == rows[0]["'=mine"] == "-1.5000"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_outputs_are_shown_on_a_terminal_and_kept_in_a_pipe(
+    terminal: bool, evil: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stdout", out)
+    said = "\x1b[2Jمەن\u200f \u202eabc"
+    monkeypatch.setattr(trained, "generate", lambda run, texts, **settings: ((text, said) for text in texts))
+    (tmp_path / "input.txt").write_text("a\n")
+    main(["generate", str(make_run(CONFIG)), "--input", str(tmp_path / "input.txt")])
+    assert out.getvalue() == (r"\x1b[2Jمەن" + "\u200f " + r"\u202eabc" if terminal else said) + "\n"
+
+
+def test_security_md_names_a_test_for_whatever_is_not_trusted() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    not_trusted = text.partition("## Not trusted")[2].partition("\n## ")[0]
+    points = [point for point in not_trusted.split("\n- ")[1:]]
+    assert len(points) > 6
+    for point in points:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", point)
+        assert named, point
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test
+
+
+def test_the_licence_is_the_one_that_pyproject_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["license"] == "Apache-2.0" and project["license-files"] == ["LICENSE"]  # hatchling puts it in wheels
+    digest = hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest()
+    assert (
+        digest == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    )  # of apache.org/licenses/LICENSE-2.0.txt

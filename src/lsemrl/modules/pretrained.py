@@ -38,6 +38,13 @@ def read_config_and_tokenizer(path: str) -> tuple[PretrainedConfig, PreTrainedTo
             f"policy.model is {path!r}, which cannot be read as a causal language model with its tokenizer ({reason}); "
             "name a folder or hub id that holds both"
         ) from error
+    for part in (config, config.get_text_config()):
+        asked = part._attn_implementation
+        if isinstance(asked, str) and "/" in asked:  # transformers would fetch it, and run it, without asking
+            raise UserError(
+                f"policy.model is {path!r}, whose config.json asks for attention by code from a hub ({asked!r}); take "
+                "_attn_implementation out of it"
+            )
     complete_tokenizer(tokenizer, _declared_eos(path, config))
     tokenizer.padding_side = "left"
     return config, tokenizer
