@@ -18,6 +18,7 @@ from rich.progress import track
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
 from lsemrl.modules.grpo import GRPO
+from lsemrl.modules.legibility import check_run
 from lsemrl.modules.sampler import sample
 from lsemrl.types import Rewards, Rollouts, UserError
 
@@ -59,6 +60,8 @@ def best_of(module: GRPO, data: TaskData, folder: Path) -> Path:
         ) from error
     policy = module.policy
     data.prepare(policy.tokenizer)
+    for line in check_run(policy, data, ("train",), module.encoders(), module.sampling.max_new_tokens):
+        print(line, file=sys.stderr)
     policy.load()
     module.to("cuda" if torch.cuda.is_available() else "cpu")
     examples, size = data.train_examples, data.batch_size

@@ -25,6 +25,7 @@ from lsemrl.data.collate import encode
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.translation import TranslationData
+from lsemrl.modules.legibility import fitting
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
@@ -167,6 +168,11 @@ def generate(
             Example(id=str(row), prompt=prompt, source=text, references=("",))
             for row, (prompt, text) in enumerate(zip(prompts, batch, strict=True))
         ]
-        answered = sample(policy, encode(policy.tokenizer, examples).to(device), sampling, seed)
+        encoded = encode(policy.tokenizer, examples)
+        lengths = encoded.prompt_mask_BP.sum(dim=1)
+        what = f"prompt of {batch[int(lengths.argmax())][:30]!r} with {sampling.max_new_tokens:,} new tokens"
+        tokens = int(lengths.max()) + sampling.max_new_tokens
+        fitting(run.policy.model, policy.config, {what: tokens}, "shorten the text")
+        answered = sample(policy, encoded.to(device), sampling, seed)
         seed += 1
         yield from zip(batch, (one.text for one in answered.completions), strict=True)

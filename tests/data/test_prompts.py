@@ -141,10 +141,10 @@ def test_a_thought_that_is_always_opened_is_closed_and_told(make_tokenizer: Make
     always = make_tokenizer(chat_template=ALWAYS_THINKS)
     assert render(always) == "<|user|>翻译成藏文：你{好}<|assistant|><think>\n\n</think>\n\n"
     assert render(always, enable_thinking=True).endswith("<|assistant|><think>")
-    told = PromptTemplate(template="{source}").on_thoughts(always, TEXTS)
-    assert "opens a thought (<think>) although template.enable_thinking is false" in str(told)
-    told = PromptTemplate(template="{source}", enable_thinking=True).on_thoughts(always, TEXTS)
-    assert "prompts open a thought (<think>)" in str(told)
+    told = PromptTemplate(template="{source}").describe(always, TEXTS)
+    assert "opens a thought (<think>) although template.enable_thinking is false: it is closed" in told
+    told = PromptTemplate(template="{source}", enable_thinking=True).describe(always, TEXTS)
+    assert "they open a thought (<think>)" in told
 
 
 def test_qwen3s_empty_thought_is_no_open_one(make_tokenizer: Make) -> None:
@@ -153,4 +153,8 @@ def test_qwen3s_empty_thought_is_no_open_one(make_tokenizer: Make) -> None:
         "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
     )
     assert render(qwen3).endswith("<|assistant|>\n<think>\n\n</think>\n\n")
-    assert PromptTemplate(template="{source}").on_thoughts(qwen3, TEXTS) is None
+    told = PromptTemplate(template="{source}", system="s").describe(make_tokenizer(), TEXTS)
+    assert told == (
+        "prompts by the chat template show template.system and the instruction with its text; the answer follows"
+    )
+    assert PromptTemplate(template="{source}").describe(qwen3, TEXTS).endswith("the answer follows")

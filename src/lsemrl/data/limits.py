@@ -26,6 +26,8 @@ _COUNTS = (
     "prompts_truncated",
     "prompts_skipped",
     "longest_prompt",
+    "longest_prompt_kept",
+    "longest_row_kept",
     "targets_over",
     "targets_skipped",
     "longest_target",
@@ -71,7 +73,8 @@ def to_examples(
 
     Returns:
         The examples, whose `source` is what the prompt shows of it, and counts: rows (kept), prompts_over (the sum of
-        prompts_truncated and prompts_skipped), longest_prompt, targets_over, targets_skipped, longest_target.
+        prompts_truncated and prompts_skipped), longest_prompt, longest_prompt_kept, longest_row_kept (prompt and
+        target), targets_over, targets_skipped, longest_target.
 
     Raises:
         UserError: Something is too long where `on_long` is error, or no row is short enough.
@@ -100,6 +103,9 @@ def to_examples(
             if cut is None:
                 continue
             inputs, prompt = cut, render(cut)
+            prompt_length = len(prompt_ids(tokenizer, [prompt])[0])
+        counts["longest_prompt_kept"] = max(counts["longest_prompt_kept"], prompt_length)
+        counts["longest_row_kept"] = max(counts["longest_row_kept"], prompt_length + target_length)
         source = "\n".join(inputs.values())
         examples.append(Example(id=record.id, prompt=prompt, source=source, references=record.targets))
     counts["rows"] = len(examples)

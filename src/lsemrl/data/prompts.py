@@ -81,20 +81,24 @@ class PromptTemplate:
         prompt = self._write(tokenizer, texts)
         return prompt if self.enable_thinking or not self._uses_chat(tokenizer) else thoughts.close(prompt)
 
-    def on_thoughts(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> str | None:
-        """A line about the thought that prompts open, if they do."""
+    def describe(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> str:
+        """A line about what prompts show, and whether an answer or a thought follows them."""
+        system = "template.system and " if self.system else ""
+        by = "the chat template" if self._uses_chat(tokenizer) else "template.template"
         mark = thoughts.opened(self._write(tokenizer, texts))
         if mark is None:
-            return None
-        if self._uses_chat(tokenizer) and not self.enable_thinking:
-            return (
-                f"the chat template opens a thought ({mark}) although template.enable_thinking is false: it is closed "
-                "before the answer"
+            follows = "the answer follows"
+        elif self._uses_chat(tokenizer) and not self.enable_thinking:
+            follows = (
+                f"the template opens a thought ({mark}) although template.enable_thinking is false: it is closed, so "
+                "that the answer follows"
             )
-        return (
-            f"prompts open a thought ({mark}): the answer of an output is what follows the thought's end, and one that "
-            "never ends it has none"
-        )
+        else:
+            follows = (
+                f"they open a thought ({mark}): the answer of an output is what follows the thought's end, and one "
+                "that never ends it has none"
+            )
+        return f"prompts by {by} show {system}the instruction with its text; {follows}"
 
     def _uses_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         return self.chat is not False and bool(tokenizer.chat_template)

@@ -161,8 +161,8 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
         report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
     first = kept["train"][0].inputs
-    if thought := template.on_thoughts(tokenizer, {"source": "\n".join(first.values()), **first}):
-        lines.append(f"{task.name}: {thought}")
+    told = template.describe(tokenizer, {"source": "\n".join(first.values()), **first})
+    lines.append(f"{task.name}: {told}")
     return Prepared(**examples, report=report, lines=lines, held_out=content_keys(held_out, task.contents))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from lsemrl.data.text import PlainText
 from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
+from lsemrl.modules.legibility import check_examples
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling
@@ -118,6 +120,8 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         general_rows=settings.general_rows,
     )
     scorer = Scorer(settings.metrics)
+    for line in check_examples(policy, vars(battery), scorer.encoders, settings.max_new_tokens):
+        print(line, file=sys.stderr)
     base = _load(policy, settings.base)
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     found = measure(policy, battery, scorer, settings.max_new_tokens, settings.batch_size)

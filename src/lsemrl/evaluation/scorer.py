@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lsemrl import micro
 from lsemrl.evaluation import cmrc, metrics
 from lsemrl.micro import oracle
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import Completion, UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 Metric = Literal["chrf", "bleu", "rouge_l", "language_rate", "similarity", "meaning", "cmrc"]
 
@@ -53,6 +56,11 @@ class Scorer:
         self.encoder = (
             SemanticSimilarity(encoder=settings.encoder, dtype="float32") if "similarity" in settings.names else None
         )
+
+    @property
+    def encoders(self) -> dict[str, SentenceTransformer]:
+        """What reads references, by the field that names it and its value."""
+        return {f"metrics.encoder {self.encoder.name!r}": self.encoder.encoder} if self.encoder else {}
 
     def __call__(self, completions: Sequence[Completion]) -> dict[str, float]:
         """Score outputs against their references; the corpus scores of `score`."""

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
+from lsemrl.modules.legibility import check_run
 from lsemrl.modules.losses import WindowCounts
 from lsemrl.modules.optimization import OptimizerSettings, clipped_step, make_optimizer
 from lsemrl.modules.packing import MicroBatch, micro_batches, padding
@@ -41,6 +42,9 @@ from lsemrl.modules.timing import Stopwatch
 from lsemrl.runs import SKIPPED
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -52,6 +56,9 @@ class PolicyModule(LightningModule):
 
     Two clocks run: `rollout_step` counts training batches, Lightning's `global_step` counts optimizer steps.
     """
+
+    learns_references = False
+    """Whether training learns references, rather than answering prompts."""
 
     def __init__(
         self,
@@ -113,6 +120,15 @@ class PolicyModule(LightningModule):
                 f"trainer.precision is {self.trainer.precision}; choose 32-true or bf16-mixed, and set policy.dtype to "
                 "bfloat16 to halve frozen weights"
             )
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        splits = {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, ("test",))
+        new, learned = self.greedy.max_new_tokens, self.learns_references
+        for line in check_run(self.policy, data, splits, self.encoders(), new, learned=learned):
+            self.say(line)
+
+    def encoders(self) -> dict[str, SentenceTransformer]:
+        """What reads references, by the field that names it and its value."""
+        return self.scorer.encoders
 
     def updates_per_batch(self) -> int:
         """Optimizer steps that one training batch takes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.runs import SAMPLES
 from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences, UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 class GRPO(PolicyModule):
@@ -122,6 +125,12 @@ class GRPO(PolicyModule):
                 "completions of a batch (data.batch_size times sampling.num_generations); choose a divisor"
             )
         self.windows = completions // self.window_size
+
+    def encoders(self) -> dict[str, SentenceTransformer]:
+        """Those of rewards too."""
+        parts = {name: part for name, part in self.reward_mix.parts.items() if isinstance(part, SemanticSimilarity)}
+        own = {f"rewards.{name}.encoder {part.name!r}": part.encoder for name, part in parts.items()}
+        return super().encoders() | own
 
     def on_train_start(self) -> None:
         """Say how much memory the run will take."""

@@ -27,7 +27,7 @@ def read_config_and_tokenizer(path: str) -> tuple[PretrainedConfig, PreTrainedTo
     """What a model is, and its tokenizer, ready to end and pad texts.
 
     Raises:
-        UserError: They cannot be read, or nothing says how a text ends.
+        UserError: They cannot be read, nothing says how a text ends, or the model does not embed every token.
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(path)
@@ -46,8 +46,24 @@ def read_config_and_tokenizer(path: str) -> tuple[PretrainedConfig, PreTrainedTo
                 "_attn_implementation out of it"
             )
     complete_tokenizer(tokenizer, _declared_eos(path, config))
+    check_vocabulary(f"policy.model {path!r}", tokenizer, config.get_text_config().vocab_size)
     tokenizer.padding_side = "left"
     return config, tokenizer
+
+
+def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Refuse a tokenizer with ids beyond the `rows` of the embeddings; fewer are usual.
+
+    Raises:
+        UserError: There are such ids.
+    """
+    beyond = sorted(token for token, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        raise UserError(
+            f"the tokenizer of {name} has {len(beyond):,} tokens (such as {beyond[0]!r}) beyond the {rows:,} rows of "
+            "the model's embeddings; save the model after resize_token_embeddings(len(tokenizer)), or take the tokens "
+            "out of the tokenizer"
+        )
 
 
 def _declared_eos(path: str, config: PretrainedConfig) -> list[int]:

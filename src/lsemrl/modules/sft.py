@@ -16,6 +16,8 @@ from lsemrl.types import PromptBatch
 class SFT(PolicyModule):
     """Next-token loss on the reference and its EOS; the prompt is read, not learned."""
 
+    learns_references = True
+
     def __init__(
         self,
         policy: PolicySettings = PolicySettings(),

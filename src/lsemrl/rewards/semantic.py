@@ -56,6 +56,7 @@ class SemanticSimilarity(Reward):
 
     Attributes:
         encoder: The SentenceTransformer, frozen.
+        name: The encoder, as it was named.
 
     Raises:
         UserError: A field is out of range, or the encoder is none or cannot be loaded.
@@ -93,7 +94,7 @@ class SemanticSimilarity(Reward):
         self.encoder = _load(encoder, computing_dtype(dtype, self.device))
         if max_tokens is not None:
             self._limit(encoder, max_tokens)
-        self._name = encoder
+        self.name = encoder
         self._counts = Counter(
             {"overlong/outputs": 0, "overlong/references": 0, "empty/outputs": 0, "broken/outputs": 0}
         )
@@ -200,7 +201,7 @@ class SemanticSimilarity(Reward):
             )
         vectors_UH = vectors_UH.to("cpu", torch.float32)
         if not vectors_UH.isfinite().all():
-            raise UserError(f"encoder {self._name!r} gave a vector that is not finite: use another one")
+            raise UserError(f"encoder {self.name!r} gave a vector that is not finite: use another one")
         return vectors_UH
 
     def _overlong(self, texts: list[str]) -> list[bool]:

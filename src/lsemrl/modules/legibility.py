@@ -1,0 +1,287 @@
+"""One look at what carries the text, before weights are read: tokenizers, prompts, lengths, tokens that end and pad.
+
+A tokenizer without a script trains, and is rewarded, without a word: every sentence is then the same row of unknown
+tokens. What cannot work is refused here, and what works in part is told with its share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from lsemrl.data import thoughts
+from lsemrl.data.carried import Carried, alike, carried, changed, spaced
+from lsemrl.data.collate import prompt_ids, target_ids
+from lsemrl.types import Example, UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from transformers import PretrainedConfig
+
+    from lsemrl.modules.policy import Policy
+
+MOST, SOME = 0.5, 0.01
+"""Shares from which on what is lost is refused, and told."""
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one tokenizer makes of one kind of text.
+
+    Attributes:
+        by: The field that names the tokenizer's model, and its value.
+        what: The texts: references, sources or wording.
+        carried: Letters and words.
+        confused: Share in [0, 1] of the texts that are read, as far as they are read, as another of them is.
+    """
+
+    by: str
+    what: str
+    carried: Carried
+    confused: float = 0.0
+
+    @property
+    def figures(self) -> str:
+        """In short."""
+        return f"{self.what} {self.carried.tokens_per_word:.2f} tokens per word, {self.carried.unknown:.1%} unknown"
+
+    def lost(self, least: float) -> str | None:
+        """A sentence about what is lost, if its share is at least `least`."""
+        one = self.carried
+        if one.unknown >= least:
+            such = f" (such as {one.unread[0]!r})" if one.unread else ""
+            return f"the tokenizer of {self.by} has no token for {one.unknown:.1%} of the letters of {self.what}{such}"
+        if one.alike >= least:
+            return f"the tokenizer of {self.by} reads {one.alike:.1%} of the words of {self.what} as other words"
+        if self.confused >= least:
+            return f"{self.by} reads {self.confused:.1%} of {self.what} as others of them"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Legibility:
+    """What carries the text, in numbers.
+
+    Attributes:
+        readings: Of the policy's tokenizer first, then of encoders.
+        rows: How many were looked at.
+        changed: Ids of those whose reference, said by the policy, would be decoded to another text.
+        thought: The mark of a thought, if most references would be learned as the inside of one.
+        ends: The token that ends a text, and the one that pads it.
+    """
+
+    readings: tuple[Reading, ...]
+    rows: int
+    changed: tuple[str, ...]
+    thought: str | None
+    ends: tuple[str, str]
+
+    @property
+    def refusals(self) -> list[str]:
+        """What cannot work, a sentence each."""
+        found = [
+            f"{lost}; name a model or an encoder that knows the script, and reads enough of a text"
+            for reading in self.readings
+            if (lost := reading.lost(MOST))
+        ]
+        if self.thought:
+            found.append(
+                f"prompts end inside a thought ({self.thought}), and the references, which do not end it, would be "
+                "learned as thoughts; set template.enable_thinking to false, or end the prompt otherwise"
+            )
+        return found
+
+    @property
+    def lines(self) -> list[str]:
+        """The same to be read, and a line for everything that is carried in part only."""
+        ends, pads = self.ends
+        tokens = f"ends with {ends}, pads with {pads}" if pads != ends else f"ends with {ends}, and pads with it too"
+        by = dict.fromkeys(reading.by for reading in self.readings)
+        figures = {field: "; ".join(one.figures for one in self.readings if one.by == field) for field in by}
+        lines = [f"text by {field}: {figure}" for field, figure in figures.items()]
+        lines[0] += f"; {self.rows - len(self.changed):,} of {self.rows:,} references come back; {tokens}"
+        lines += [f"warning: {lost}" for reading in self.readings if (lost := reading.lost(SOME))]
+        if self.changed:
+            named = f"{', '.join(self.changed[:3])}{', ...' if len(self.changed) > 3 else ''}"
+            lines.append(
+                f"warning: {len(self.changed):,} of {self.rows:,} references would come back from the policy's "
+                f"tokenizer as other texts ({named})"
+            )
+        return lines
+
+
+def look(
+    model: str,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    encoders: Mapping[str, SentenceTransformer],
+    *,
+    learned: bool,
+) -> Legibility:
+    """Look at what carries `examples`.
+
+    Args:
+        model: The policy, as it is named.
+        tokenizer: Its own.
+        examples: Rows of whatever the command uses; so many as `carried.ROWS` are looked at.
+        encoders: What reads references, by the field that names it and its value.
+        learned: Whether references are learned.
+    """
+    rows = spaced(examples)
+    references = list(dict.fromkeys(text for row in rows for text in row.references))
+    texts = {
+        "references": [row.reference for row in rows],
+        "sources": [row.source for row in rows],
+        "wording": list(dict.fromkeys(row.prompt.replace(row.source, "\n") for row in rows)),
+    }
+    by = f"policy.model {model!r}"
+    readings = [Reading(by=by, what=what, carried=carried(tokenizer, own)) for what, own in texts.items()]
+    readings += [
+        reading for field, encoder in encoders.items() if (reading := read_by_encoder(field, encoder, references))
+    ]
+    inside = [row for row in rows if thoughts.opened(row.prompt) and not thoughts.answer(row.reference, row.prompt)]
+    return Legibility(
+        readings=tuple(readings),
+        rows=len(rows),
+        changed=tuple(changed(tokenizer, rows)),
+        thought=thoughts.opened(inside[0].prompt) if learned and len(inside) > MOST * len(rows) else None,
+        ends=(str(tokenizer.eos_token), str(tokenizer.pad_token)),
+    )
+
+
+def read_by_encoder(field: str, encoder: SentenceTransformer, texts: Sequence[str]) -> Reading | None:
+    """What `encoder` makes of different texts; None if its tokenizer is of an unknown kind."""
+    tokenizer = encoder.tokenizer
+    if isinstance(tokenizer, Tokenizer):  # of a static embedding, whose own must not be touched
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.to_str()))
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or not texts:
+        return None
+    if getattr(encoder[0], "do_lower_case", False):
+        texts = [text.lower() for text in texts]
+    limit = encoder.max_seq_length
+    limit = None if limit is None or math.isinf(limit) else int(limit)
+    read = tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False, verbose=False)
+    return Reading(
+        by=field, what="references", carried=carried(tokenizer, texts), confused=alike(texts, read["input_ids"])
+    )
+
+
+def positions(config: PretrainedConfig) -> int | None:
+    """How many tokens a model of `config` can read; None where nothing bounds them."""
+    text = config.get_text_config()
+    attention = getattr(text, "attn_config", None) or {}
+    if getattr(text, "alibi", False) or (attention if isinstance(attention, dict) else vars(attention)).get("alibi"):
+        return None
+    own = next((value for name in _POSITIONS if isinstance(value := getattr(text, name, None), int)), None)
+    if own is None:
+        return None
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    ways = [scaling, *(way for way in scaling.values() if isinstance(way, dict))]  # one for each kind of layer
+    reach = [
+        int(way["factor"] * (way.get("original_max_position_embeddings") or own)) for way in ways if way.get("factor")
+    ]
+    return max([own, *reach])
+
+
+def fitting(
+    model: str, config: PretrainedConfig, spans: Mapping[str, int], remedy: str = "lower limits.max_prompt_tokens"
+) -> list[str]:
+    """A line for each of `spans`: what is read and written in one piece, with its tokens.
+
+    Raises:
+        UserError: One is longer than the model's positions.
+    """
+    bound = positions(config)
+    for what, tokens in spans.items():
+        if bound is not None and tokens > bound:
+            raise UserError(
+                f"the {what} comes to {tokens:,} tokens, but policy.model {model!r} has {bound:,} positions; "
+                f"{remedy} or the length of outputs (max_new_tokens), or name a model with more"
+            )
+    of = "positions without end" if bound is None else f"{bound:,} positions"
+    return [f"the {what}: {tokens:,} of {of}" for what, tokens in spans.items()]
+
+
+def spans_of(name: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], new: int) -> dict[str, int]:
+    """The longest of `examples` with its reference, and the longest prompt with an output of `new` tokens."""
+    prompts = [len(ids) for ids in prompt_ids(tokenizer, [row.prompt for row in examples])]
+    targets = [len(ids) for ids in target_ids(tokenizer, [row.reference for row in examples])]
+    return _learned(name, max(map(sum, zip(prompts, targets, strict=True)))) | _answered(name, max(prompts), new)
+
+
+def _learned(name: str, tokens: int) -> dict[str, int]:
+    return {f"longest {name} row": tokens}
+
+
+def _answered(name: str, prompt: int, new: int) -> dict[str, int]:
+    return {f"longest {name} prompt with {new:,} new tokens": prompt + new}
+
+
+def settled(found: Legibility) -> list[str]:
+    """The lines of `found`.
+
+    Raises:
+        UserError: Something cannot work.
+    """
+    if found.refusals:
+        raise UserError(found.refusals[0])
+    return found.lines
+
+
+def check_run(
+    policy: Policy,
+    data: Any,
+    splits: Sequence[str],
+    encoders: Mapping[str, SentenceTransformer],
+    new: int,
+    *,
+    learned: bool = False,
+) -> list[str]:
+    """What carries the text of a run, as lines.
+
+    Args:
+        policy: Its weights are not asked for.
+        data: Prepared rows and their report (see `data.base`).
+        splits: Those that are used, of train, validation and test.
+        encoders: As in `look`.
+        new: Longest output, in tokens.
+        learned: Whether the references of train are learned, rather than its prompts answered.
+
+    Raises:
+        UserError: Something cannot work.
+    """
+    spans: dict[str, int] = {}
+    for split in splits:
+        replayed = split == "train" and "replay" in data.report
+        counts = [data.report[name] for name in ((split, "replay") if replayed else (split,))]
+        prompt, row = (max(each[key] for each in counts) for key in ("longest_prompt_kept", "longest_row_kept"))
+        if prompt:
+            spans |= _learned(split, row) if learned and split == "train" else _answered(split, prompt, new)
+    examples = [row for split in splits for row in getattr(data, f"{split}_examples")]
+    fits = fitting(policy.settings.model, policy.config, spans)
+    if not examples:  # which is told when there is something to do with them
+        return fits
+    found = look(policy.settings.model, policy.tokenizer, examples, encoders, learned=learned and "train" in splits)
+    return [*settled(found), *fits]
+
+
+def check_examples(
+    policy: Policy, rows: Mapping[str, Sequence[Example]], encoders: Mapping[str, SentenceTransformer], new: int
+) -> list[str]:
+    """What carries rows by their names, of which encoders read the first, as lines.
+
+    Raises:
+        UserError: Something cannot work.
+    """
+    model, lines = policy.settings.model, []
+    for at, (name, examples) in enumerate(rows.items()):
+        found = look(model, policy.tokenizer, examples, {} if at else encoders, learned=False)
+        fits = fitting(model, policy.config, spans_of(name, policy.tokenizer, examples, new))
+        lines += [f"{name}: {line}" for line in settled(found)] + fits
+    return lines

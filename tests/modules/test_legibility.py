@@ -1,0 +1,340 @@
+"""What cannot carry the text is refused before weights are read, and what carries it in part is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Pooling, StaticEmbedding, Transformer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BloomConfig,
+    FalconConfig,
+    Gemma3Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    MambaConfig,
+    MptConfig,
+    OPTConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+import short_runs
+from lsemrl import micro
+from lsemrl.best_of import best_of
+from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.task import MicroRows
+from lsemrl.data.translation import TranslationData
+from lsemrl.errors import UserError
+from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.grpo import GRPO
+from lsemrl.modules.legibility import look, positions, read_by_encoder
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.rewards import SemanticSimilarity
+from lsemrl.rewards.base import RewardMix
+from lsemrl.trained import Trained, generate
+from lsemrl.types import Example
+from tiny import save_tiny_model
+
+LATIN = "abcdefghijklmnopqrstuvwxyz"
+ROWS = MicroRows(train=8, validation=4, test=4)
+ALWAYS_THINKS = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}<|assistant|><think>\n"
+
+
+def data(**settings: Any) -> TranslationData:
+    return TranslationData(micro=ROWS, batch_size=4, **settings)
+
+
+def word_pieces(*pieces: str, marks: bool = True) -> PreTrainedTokenizerFast:
+    """Knows `pieces`; without `marks`, no accents and no vowel signs."""
+    vocabulary = {piece: at for at, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *pieces])}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.NFC() if marks else normalizers.BertNormalizer(strip_accents=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", eos_token="[SEP]", cls_token="[CLS]"
+    )
+
+
+@pytest.fixture(scope="module")
+def blind_policy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model that knows Latin letters, tsheg and shad."""
+    folder = save_tiny_model(tmp_path_factory.mktemp("blind"))
+    word_pieces(*LATIN, "་", "།").save_pretrained(folder)
+    return str(folder)
+
+
+def save_encoder(folder: Path, tokenizer: PreTrainedTokenizerFast) -> str:
+    tokenizer.save_pretrained(folder / "bert")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder / "bert")
+    modules = [Transformer(str(folder / "bert"), max_seq_length=64), Pooling(8, "mean")]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "encoder"))
+    return str(folder / "encoder")
+
+
+@pytest.fixture(scope="module")
+def blind_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_encoder(tmp_path_factory.mktemp("encoder"), word_pieces(*LATIN, "་", "།"))
+
+
+def start(module: PolicyModule, rows: TranslationData, verb: str = "fit", folder: Path = Path("runs")) -> None:
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+    getattr(trainer, verb)(module, datamodule=rows)
+
+
+@pytest.mark.parametrize(("make", "verb"), [("sft", "fit"), ("grpo", "fit"), ("grpo", "test"), ("sft", "validate")])
+def test_a_policy_without_the_script_is_refused_before_weights_are_read(
+    blind_policy: str, make: str, verb: str, tmp_path: Path
+) -> None:
+    module = getattr(short_runs, make)(blind_policy)
+    with pytest.raises(
+        UserError, match=r"tokenizer of policy.model '.*' has no token for 100.0% of the letters of ref"
+    ):
+        start(module, data(), verb, tmp_path)
+    assert module.policy.model is None
+
+
+def test_a_policy_that_cannot_read_sources_is_refused(tmp_path: Path) -> None:
+    rows = [
+        Example(id=str(at), prompt=f"a b {source}", source=source, references=("a b",))
+        for at, source in enumerate("你好")
+    ]
+    found = look("m", word_pieces(*LATIN), rows, {}, learned=True)
+    assert len(found.refusals) == 1
+    assert "100.0% of the letters of sources (such as '你')" in found.refusals[0]
+
+
+def test_what_a_policy_carries_in_part_is_told_with_its_share() -> None:
+    known = [Example(id=str(at), prompt="a", source="a", references=("a",)) for at in range(8)]
+    rows = [*known, Example(id="odd", prompt="a", source="a", references=("བ",)), replace_reference(known[0], "A")]
+    found = look("m", word_pieces(*LATIN), rows, {}, learned=True)
+    assert found.refusals == []
+    assert "8 of 10 references come back; ends with [SEP], pads with [PAD]" in found.lines[0]
+    assert "references 1.00 tokens per word, 20.0% unknown" in found.lines[0]
+    assert found.lines[-2].startswith(
+        "warning: the tokenizer of policy.model 'm' has no token for 20.0% of the letters"
+    )
+    assert found.lines[-1].endswith(
+        "2 of 10 references would come back from the policy's tokenizer as other texts (odd, upper)"
+    )
+
+
+def replace_reference(example: Example, text: str) -> Example:
+    return dataclasses.replace(example, id="upper", references=(text,))
+
+
+def with_encoder(model: str, encoder: str, **settings: Any) -> GRPO:
+    module = short_runs.grpo(model)
+    module.reward_mix = RewardMix({"similarity": SemanticSimilarity(encoder=encoder, **settings)})
+    return module
+
+
+def test_an_encoder_of_a_reward_without_the_script_is_refused(
+    tiny_model: str, blind_encoder: str, tmp_path: Path
+) -> None:
+    module = with_encoder(tiny_model, blind_encoder)
+    with pytest.raises(UserError, match=r"rewards.similarity.encoder '.*' has no token for 100.0% of the letters"):
+        start(module, data(), folder=tmp_path)
+    assert module.policy.model is None
+
+
+def test_an_encoder_of_a_metric_without_the_script_is_refused(
+    tiny_model: str, blind_encoder: str, tmp_path: Path
+) -> None:
+    module = short_runs.sft(tiny_model)
+    module.scorer = type(module.scorer)(MetricSettings(names=("similarity",), encoder=blind_encoder))
+    with pytest.raises(UserError, match=r"metrics.encoder '.*' has no token for 100.0% of the letters"):
+        start(module, data(), "test", tmp_path)
+
+
+def test_an_encoder_that_drops_marks_or_reads_only_beginnings_is_told(tmp_path: Path) -> None:
+    letters = [chr(point) for point in range(0x0F40, 0x0FBD)]
+    pieces = [*letters, *(f"##{letter}" for letter in letters), "་", "།", " "]
+    texts = ["ཀིང་ཁིང་", "ཀུང་ཁུང་", "ཀེང་ཁེང་"]
+    seeing, dropping = (
+        SentenceTransformer(save_encoder(tmp_path / str(marks), word_pieces(*pieces, marks=marks)), device="cpu")
+        for marks in (True, False)
+    )
+    seen, dropped = (read_by_encoder("e", encoder, texts) for encoder in (seeing, dropping))
+    assert seen is not None and seen.lost(0.01) is None
+    assert dropped is not None and "reads 100.0% of the words of references as other words" in str(dropped.lost(0.5))
+    seeing.max_seq_length = 1
+    beginnings = read_by_encoder("e", seeing, texts)
+    assert beginnings is not None and beginnings.lost(0.5) == "e reads 100.0% of references as others of them"
+
+
+def test_a_static_embedding_is_looked_at_too() -> None:
+    tokenizer = word_pieces(*LATIN).backend_tokenizer
+    encoder = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)], device="cpu")
+    found = read_by_encoder("e", encoder, ["དབ་", "a b"])
+    assert found is not None and found.carried.unknown == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (GPT2Config(n_positions=64), 64),
+        (LlamaConfig(max_position_embeddings=4096), 4096),
+        (LlamaConfig(max_position_embeddings=4096, rope_scaling={"type": "linear", "factor": 2.0}), 8192),
+        (
+            Qwen3Config(
+                max_position_embeddings=32768,
+                rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+            ),
+            131072,
+        ),
+        (
+            LlamaConfig(
+                max_position_embeddings=131072,
+                rope_scaling={
+                    "rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192,
+                    "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                },
+            ),
+            131072,
+        ),
+        (Gemma3Config(), 131072),  # of its text
+        (OPTConfig(), 2048),
+        (FalconConfig(), 2048),
+        (FalconConfig(alibi=True), None),
+        (BloomConfig(), None),
+        (MptConfig(), None),
+        (MambaConfig(), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_positions(config: PretrainedConfig, expected: int | None) -> None:
+    assert positions(config) == expected
+
+
+def shorten(folder: Path, count: int) -> str:
+    """A tiny model of `count` positions."""
+    save_tiny_model(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": count}))
+    return str(folder)
+
+
+def save_gpt2(folder: Path, count: int) -> str:
+    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
+    tokenizer.save_pretrained(folder)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=1, n_positions=count, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def lengths(rows: TranslationData) -> dict[str, dict[str, int]]:
+    rows.prepare(AutoTokenizer.from_pretrained(micro.POLICY))
+    return rows.report
+
+
+@pytest.mark.parametrize("save", [shorten, save_gpt2])
+def test_what_is_longer_than_the_positions_is_refused_at_the_start(
+    save: Callable[[Path, int], str], tmp_path: Path
+) -> None:
+    counts = lengths(data())
+    row, prompt = counts["train"]["longest_row_kept"], counts["train"]["longest_prompt_kept"]
+    longest = max(counts["validation"]["longest_prompt_kept"], prompt) + 6
+    for make, needed in (("sft", max(row, counts["validation"]["longest_prompt_kept"] + 6)), ("grpo", longest)):
+        module = getattr(short_runs, make)(save(tmp_path / make, needed - 1))
+        with pytest.raises(
+            UserError, match=f"comes to {needed} tokens, but policy.model .* has {needed - 1} positions"
+        ):
+            start(module, data(), folder=tmp_path)
+        assert module.policy.model is None
+    needed = counts["test"]["longest_prompt_kept"] + 6
+    module = short_runs.sft(save(tmp_path / "test", needed - 1))
+    for verb in ("test", "predict"):
+        with pytest.raises(UserError, match=f"longest test prompt with 6 new tokens comes to {needed} tokens"):
+            start(module, data(), verb, tmp_path)
+    with pytest.raises(UserError, match="longest train prompt with 6 new tokens comes to"):
+        best_of(short_runs.grpo(save(tmp_path / "best", prompt + 5)), data(), tmp_path)
+
+
+def test_what_just_fits_is_answered(tmp_path: Path) -> None:
+    needed = lengths(data())["test"]["longest_prompt_kept"] + 6
+    start(short_runs.sft(save_gpt2(tmp_path / "gpt2", needed)), data(), "test", tmp_path)
+
+
+def test_each_prompt_of_generate_is_held_against_the_positions(tmp_path: Path) -> None:
+    model = shorten(tmp_path, 40)
+    run = Trained(
+        folder=tmp_path,
+        config={},
+        policy=PolicySettings(model=model, reference="none"),
+        data=data(),
+        sampling=dataclasses.replace(short_runs.grpo(model).sampling, max_new_tokens=6),
+    )
+    answers = generate(run, ["老师买了书。", "老师" * 40], batch_size=1)
+    assert next(answers)[0] == "老师买了书。"
+    with pytest.raises(
+        UserError, match=r"the prompt of '老师老.*' with 6 new tokens comes to .* has 40 positions; shorten"
+    ):
+        next(answers)
+
+
+def test_references_inside_a_thought_are_not_learned(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(ALWAYS_THINKS)
+    thinking = data(template=PromptTemplate(enable_thinking=True))
+    module = short_runs.sft(str(folder))
+    with pytest.raises(UserError, match=r"end inside a thought \(<think>\).*set template.enable_thinking to false"):
+        start(module, thinking, folder=tmp_path)
+    assert module.policy.model is None
+    start(short_runs.sft(str(folder)), data(), folder=tmp_path)  # it is closed
+    start(short_runs.grpo(str(folder)), thinking, folder=tmp_path)  # outputs end it themselves
+
+
+def test_references_that_end_the_thought_may_be_learned() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
+    for reference, refused in (("想</think>དེབ་", False), ("དེབ་", True)):
+        rows = [Example(id="1", prompt="问<think>\n", source="问", references=(reference,))]
+        assert bool(look("m", tokenizer, rows, {}, learned=True).refusals) is refused
+        assert look("m", tokenizer, rows, {}, learned=False).refusals == []
+
+
+def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<bo>", "<zh>"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"has 2 tokens \(such as '<bo>'\) beyond the .* resize_token_embeddings"):
+        Policy(PolicySettings(model=str(folder)))
+
+
+def test_the_block_of_a_run_that_carries_all(tiny_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        start(with_encoder(tiny_model, micro.NAME), data(), folder=tmp_path)
+    told = caplog.text
+    assert "0.0% unknown; wording" in told
+    assert "12 of 12 references come back; ends with <|end|>, pads with <|pad|>" in told
+    assert "text by rewards.similarity.encoder 'micro': references" in told
+    assert "the longest train prompt with 6 new tokens: " in told
+    assert "prompts by the chat template show the instruction with its text; the answer follows" in told
+    assert "warning" not in told
