@@ -90,6 +90,12 @@ CASES = (
     _fit("--checkpoints.every_n_steps=-1", says="every_n_steps is -1"),
     _fit("--checkpoints.keep=-1", says="keep is -1"),
     _fit("--checkpoints.monitor=reward", says="best-hacked"),
+    _fit("--checkpoints.monitor=val/bleurt", says="checkpoints.monitor is 'val/bleurt', which validation does not"),
+    _fit("--checkpoints.monitor=val/meaning", says="checkpoints.monitor is 'val/meaning', which validation does not"),
+    _fit("--model.metrics.language=xx", says="metrics.language is 'xx'"),
+    _fit("--model.metrics.names=[chrf]", "--model.metrics.language=tibetan", says="metrics.language is 'tibetan'"),
+    _fit("--model.metrics.names=[comet]", says="comet"),
+    _fit("--model.metrics.encoder={nowhere}", says="encoder is"),
     _fit("--trainer.max_epochs=-1", says="the run has no end"),
     # Models, adapters, encoders
     _fit("--model.policy.model={nowhere}", says="policy.model is"),

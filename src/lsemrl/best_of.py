@@ -60,7 +60,8 @@ def best_of(module: GRPO, data: TaskData, folder: Path) -> Path:
         ) from error
     policy = module.policy
     data.prepare(policy.tokenizer)
-    for line in check_run(policy, data, ("train",), module.encoders(), module.sampling.max_new_tokens):
+    checked = check_run(policy, data, ("train",), module.encoders(), module.sampling.max_new_tokens)
+    for line in [*checked, *module.reward_mix.look_at(data.train_examples)]:
         print(line, file=sys.stderr)
     policy.load()
     module.to("cuda" if torch.cuda.is_available() else "cpu")

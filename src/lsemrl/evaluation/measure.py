@@ -120,7 +120,8 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         general_rows=settings.general_rows,
     )
     scorer = Scorer(settings.metrics)
-    for line in check_examples(policy, vars(battery), scorer.encoders, settings.max_new_tokens):
+    checked = check_examples(policy, vars(battery), scorer.encoders, settings.max_new_tokens)
+    for line in [*checked, *scorer.look_at(battery.target)]:
         print(line, file=sys.stderr)
     base = _load(policy, settings.base)
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))

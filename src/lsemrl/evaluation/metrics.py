@@ -75,7 +75,7 @@ def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], l
 
     profile = languages.language(language)
     outputs, references = _comparable(outputs, references)
-    _check_units(references, profile)
+    check_units(references, profile)
     # force: the units have no punctuation left, and sacreBLEU need not warn of tokenized full stops.
     scored = _sacrebleu(
         BLEU(tokenize="none", force=True),
@@ -102,7 +102,7 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
 
     profile = languages.language(language)
     outputs, references = _comparable(outputs, references)
-    _check_units(references, profile)
+    check_units(references, profile)
     rows = tuple(
         # Its own normalizer deletes everything but a-z and 0-9.
         float(
@@ -177,8 +177,12 @@ def _comparable(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> 
     return list(map(canonical, outputs)), [list(map(canonical, texts)) for texts in references]
 
 
-def _check_units(references: Sequence[Sequence[str]], profile: Language) -> None:
-    """Refuse a writing that the splitter leaves whole; a stray long word or URL is let pass."""
+def check_units(references: Sequence[Sequence[str]], profile: Language) -> None:
+    """Refuse a writing that the splitter leaves whole; a stray long word or URL is let pass.
+
+    Raises:
+        UserError: BLEU and ROUGE-L would be 0 whatever the outputs say.
+    """
     texts = [text for row in references for text in row]
     whole = [text for text in texts if not profile.splits(text)]
     if 2 * len(whole) > len(texts):

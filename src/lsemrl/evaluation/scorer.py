@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from lsemrl import micro
+from lsemrl import languages, micro
 from lsemrl.evaluation import cmrc, metrics
 from lsemrl.micro import oracle
 from lsemrl.rewards.semantic import SemanticSimilarity
-from lsemrl.types import Completion, UserError
+from lsemrl.types import Completion, Example, UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Metric = Literal["chrf", "bleu", "rouge_l", "language_rate", "similarity", "meaning", "cmrc"]
+
+
+_GIVES: dict[Metric, tuple[str, ...]] = {
+    "meaning": ("meaning_f1", "meaning_exact"),
+    "cmrc": ("em", "f1", "average", "answer_length"),
+}
+"""Where a metric gives other scores than one of its own name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,15 @@ class MetricSettings:
     """The language of the outputs, a code of `lsemrl.languages`."""
     encoder: str = micro.NAME
     """The encoder of `similarity`: a SentenceTransformer folder, a hub id, or "micro"."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.names if name not in get_args(Metric)]
+        if unknown:
+            raise UserError(f"metrics.names has {unknown[0]!r}; choose among {', '.join(get_args(Metric))}")
+        try:
+            languages.language(self.language)
+        except UserError as error:
+            raise UserError(f"metrics.{error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +82,27 @@ class Scorer:
         """Score outputs against their references; the corpus scores of `score`."""
         return self.score(completions).corpus
 
+    def look_at(self, examples: Sequence[Example]) -> list[str]:
+        """What is left out of the scores of `examples`, in a sentence each.
+
+        Raises:
+            UserError: A metric would be 0 whatever the outputs say.
+        """
+        if {"bleu", "rouge_l"} & set(self.settings.names) and examples:
+            references = [example.references for example in examples]
+            metrics.check_units(references, languages.language(self.settings.language))
+        if "meaning" in self.settings.names and (unread := oracle.foreign([each.reference for each in examples])):
+            return [f"metrics.names: meaning is left out, for {unread}"]
+        return []
+
+    def gives(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """The names of the scores that outputs for `examples` get."""
+        return ("ended_rate", *(score for name in self._applying(examples) for score in _GIVES.get(name, (name,))))
+
+    def _applying(self, examples: Sequence[Example]) -> list[Metric]:
+        foreign = "meaning" in self.settings.names and oracle.foreign([each.reference for each in examples])
+        return [name for name in self.settings.names if name != "meaning" or not foreign]
+
     def score(self, completions: Sequence[Completion]) -> Scores:
         """Score outputs against their references.
 
@@ -79,7 +116,7 @@ class Scorer:
         language = self.settings.language
         rows = {"ended_rate": tuple(float(completion.ended) for completion in completions)}
         corpus: dict[str, float] = {}
-        for name in self.settings.names:
+        for name in self._applying([completion.example for completion in completions]):
             match name:
                 case "chrf":
                     scored = metrics.chrf(outputs, references)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import regex
@@ -27,6 +28,11 @@ class Parse:
 
     slots: Counter[tuple[str, str]]
     well_formed: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a sentence of the embedded world."""
+        return self.well_formed and bool(self.slots)
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,18 @@ def parse(text: str) -> Parse:
     return Parse(slots=slots, well_formed=_ORDER.fullmatch(kinds) is not None)
 
 
+def foreign(references: Sequence[str]) -> str:
+    """How many of `references` are no sentences of the embedded world, in words; "" where all are."""
+    unread = [text for text in references if not parse(text).whole]
+    shown = f"{unread[0][:30]}{'...' if len(unread[0]) > 30 else ''}" if unread else ""
+    return (
+        f"the oracle knows only the embedded world, to which {len(unread):,} of {len(references):,} references do not "
+        f"belong (such as {shown!r})"
+        if unread
+        else ""
+    )
+
+
 def meaning(output: str, reference: str) -> Meaning:
     """Score the meaning of `output` against that of `reference`, both Tibetan.
 
@@ -116,7 +134,7 @@ def meaning(output: str, reference: str) -> Meaning:
         ValueError: `reference` is not a sentence of the embedded world.
     """
     gold, said = parse(reference), parse(output)
-    if not gold.slots or not gold.well_formed:
+    if not gold.whole:
         raise ValueError(f"the oracle knows only the embedded world, and cannot read the reference {reference!r}")
     right = (gold.slots & said.slots).total()
     f1 = 2 * right / (gold.slots.total() + said.slots.total())

@@ -40,7 +40,7 @@ from lsemrl.modules.snapshot import replace_folder
 from lsemrl.modules.step_faults import texts, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.runs import SKIPPED
-from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
+from lsemrl.types import Completion, Example, PromptBatch, Rollouts, Sequences, UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -125,10 +125,19 @@ class PolicyModule(LightningModule):
         new, learned = self.greedy.max_new_tokens, self.learns_references
         for line in check_run(self.policy, data, splits, self.encoders(), new, learned=learned):
             self.say(line)
+        if stage in ("validate", "test") or (stage == "fit" and self.trainer.limit_val_batches):
+            for line in self.scorer.look_at(self.scored_examples(stage)):
+                self.say(line)
 
     def encoders(self) -> dict[str, SentenceTransformer]:
         """What reads references, by the field that names it and its value."""
         return self.scorer.encoders
+
+    def scored_examples(self, stage: str | None) -> list[Example]:
+        """The rows whose outputs are scored in a stage of Lightning's."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows: list[Example] = data.validation_examples if stage in ("fit", "validate") else data.test_examples
+        return rows
 
     def updates_per_batch(self) -> int:
         """Optimizer steps that one training batch takes."""
@@ -378,9 +387,8 @@ class PolicyModule(LightningModule):
             return own
         # Rows were dealt out in turn, and the first dealt again to ranks that would have had fewer.
         turns = zip(*every_rank(own), strict=True)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = data.validation_examples if self.trainer.state.fn in ("fit", "validate") else data.test_examples
-        return [completion for turn in turns for completion in turn][: len(rows)]
+        count = len(self.scored_examples(self.trainer.state.fn))
+        return [completion for turn in turns for completion in turn][:count]
 
     def predict_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """Answer greedily; written at the end of the epoch."""

@@ -94,6 +94,13 @@ class Checkpoints(Checkpoint):
                 "trainer.callbacks names Lightning's ModelCheckpoint, whose pickles cannot be resumed exactly; set "
                 "checkpoints.every_n_steps, checkpoints.keep and checkpoints.monitor instead"
             )
+        assert isinstance(pl_module, PolicyModule)
+        known = [f"val/{name}" for name in pl_module.scorer.gives(pl_module.scored_examples(stage))]
+        if self.monitor not in (None, *known):
+            raise UserError(
+                f"checkpoints.monitor is {self.monitor!r}, which validation does not measure; choose one of "
+                f"{', '.join(known)}, or name others in metrics.names"
+            )
         resume = trainer.strategy.broadcast(str(self.resume) if self.resume else None)
         self.resume = Path(resume) if resume else None
 
@@ -131,11 +138,6 @@ class Checkpoints(Checkpoint):
         """Keep the best adapter."""
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if self.monitor not in trainer.callback_metrics:
-            known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
-            raise UserError(
-                f"checkpoints.monitor is {self.monitor!r}, which validation does not measure; it has {known}"
-            )
         score = float(trainer.callback_metrics[self.monitor])
         assert isinstance(pl_module, PolicyModule)
         if self._best is None or (score > self._best if self.mode == "max" else score < self._best):

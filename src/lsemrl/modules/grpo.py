@@ -113,10 +113,12 @@ class GRPO(PolicyModule):
         self.policy.model.train(self.dropout_in_updates)
 
     def setup(self, stage: str) -> None:
-        """Check that the batches of the data divide into optimizer steps."""
+        """Check that the rewards apply to the data, and that its batches divide into optimizer steps."""
         super().setup(stage)
         if stage != "fit":
             return
+        for line in self.reward_mix.look_at(self.trainer.datamodule.train_examples):  # type: ignore[attr-defined]
+            self.say(line)
         completions: int = self.trainer.datamodule.batch_size * self.sampling.num_generations  # type: ignore[attr-defined]
         self.window_size = self.optimizer_batch_size or completions
         if completions % self.window_size:

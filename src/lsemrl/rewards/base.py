@@ -38,6 +38,17 @@ class Reward(ABC):
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """Score N completions, unweighted: floating point, shape [N], finite, NaN where the part does not apply."""
 
+    def look_at(self, examples: Sequence[Example]) -> str:
+        """Look at the rows of a run before weights are read.
+
+        Returns:
+            What is to be said of rows to which the part does not apply; "" where there is nothing.
+
+        Raises:
+            UserError: It cannot score them.
+        """
+        return ""
+
     @property
     def counters(self) -> dict[str, float]:
         """Running counts since the start, to be logged."""
@@ -140,6 +151,14 @@ class RewardMix:
             shut_N = ~parts_N[name].isnan() & (parts_N[name] != 1) & ~total_N.isnan()
             total_N = total_N.masked_fill(shut_N, 0.0)
         return Rewards(total_N=total_N, parts_N=parts_N)
+
+    def look_at(self, examples: Sequence[Example]) -> list[str]:
+        """What the parts say of the rows of a run, before weights are read.
+
+        Raises:
+            UserError: One cannot score them.
+        """
+        return [f"rewards.{name}: {line}" for name, part in self.parts.items() if (line := part.look_at(examples))]
 
     @property
     def counters(self) -> dict[str, float]:
