@@ -202,6 +202,13 @@ def test_json_has_no_bare_nan_and_reads_it_back(report: Report, tmp_path: Path) 
         ({"arms": [{}]}, "target"),
         ({"colour": "red"}, "colour"),
         ({"arms": []}, "base"),
+        ({"version": 1e400}, "infinity"),
+        ({"created": 5}, "created is '5'"),
+        ({"machine": ["x"]}, "machine is"),
+        ({"signatures": {"chrf": 1}}, "signatures is"),
+        ({"seed": "first"}, "seed is 'first'"),
+        ({"setup": None}, "setup is 'None'"),
+        ({"paths": [[1]]}, "paths is"),
     ],
 )
 def test_foreign_json_is_refused_in_one_sentence(

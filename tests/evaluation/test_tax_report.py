@@ -93,6 +93,34 @@ def test_json_round_trip_keeps_everything(report: Report, tmp_path: Path) -> Non
     assert Measured.read(measured.write(tmp_path)) == measured
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("label",), 5, "label is '5'"),
+        (("arm",), "../../x", r"arm is '\.\./\.\./x'"),
+        (("created",), {"a": "b"}, "created is"),
+        (("policy",), {}, "policy is {}"),
+        (("target", "chrf"), 5, "target.chrf is 5.0, and no fraction"),
+        (("target_rows", "chrf"), [1], "target_rows.chrf has 1 rows of 120"),
+        (("general_rows", "em"), [], "general_rows.em has 0 rows of 120"),
+        (("outputs", 0, "references"), [], "references"),
+        (("outputs", 0, "source"), None, "source is 'None'"),
+        (("seconds",), 10**400, "int too large"),
+    ],
+)
+def test_what_cannot_be_a_measurement_is_refused_in_one_sentence(
+    place: tuple[str | int, ...], value: object, says: str, tmp_path: Path
+) -> None:
+    path = make_measured("rl").write(tmp_path)
+    data = at = json.loads(path.read_text(encoding="utf-8"))
+    for field in place[:-1]:
+        at = at[field]
+    at[place[-1]] = value
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"measurement\.json cannot be read \(.*{says}"):
+        find_measurements([tmp_path])
+
+
 def test_pages_show_means_intervals_and_published_figures(report: Report) -> None:
     text = html.unescape(page.html(report, {name: "" for name in plots.draw(report)}))
     pages = (text, page.markdown(report, []))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsemrl.errors import UserError
-from lsemrl.evaluation.report import json_text
+from lsemrl.evaluation.kinds import check_kinds
+from lsemrl.evaluation.report import UNBOUNDED, json_text
 
 if TYPE_CHECKING:
     from lsemrl.types import Completion, Example
@@ -146,8 +148,11 @@ class Measured:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if int(data["version"]) <= VERSION:
-                return cls(**data | _typed(data))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                measured = cls(**data | _typed(data))
+                check_kinds(measured)
+                _check_sense(measured)
+                return measured
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path} cannot be read ({error}): measure again with lsemrl measure") from error
         raise UserError(f"{path} is of version {data['version']}, this lsemrl reads up to {VERSION}: update lsemrl")
 
@@ -188,6 +193,24 @@ def machine() -> dict[str, str | int | float]:
 def versions() -> dict[str, str]:
     """The libraries that numbers depend on."""
     return {name: version(name) for name in _LIBRARIES}
+
+
+def _check_sense(measured: Measured) -> None:
+    """Raise ValueError where a record of the right kinds cannot be a measurement."""
+    if not measured.arm.isidentifier() or "adapter" not in measured.policy:
+        raise ValueError(f"arm is {measured.arm!r}, policy is {measured.policy}")
+    for part, scores, rows in (
+        ("target", measured.target, measured.target_rows),
+        ("general", measured.general, measured.general_rows),
+    ):
+        for name, value in scores.items():
+            if name not in UNBOUNDED and 1 + 1e-6 < value < math.inf:
+                raise ValueError(f"{part}.{name} is {value}, and no fraction")
+        for name, values in rows.items():
+            if len(values) != measured.data[part].count:
+                raise ValueError(f"{part}_rows.{name} has {len(values)} rows of {measured.data[part].count}")
+    if not measured.divergence["general"].to_base_rows or not all(output.references for output in measured.outputs):
+        raise ValueError("it lacks rows of divergence, or references")
 
 
 def _typed(data: dict[str, Any]) -> dict[str, Any]:

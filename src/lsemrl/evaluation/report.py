@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsemrl.errors import UserError
+from lsemrl.evaluation.kinds import check_kinds
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +39,7 @@ TARGET = (
 )
 GENERAL = ("em", "f1", "average", "answer_length", "nll")
 KL = ("target", "general", "text", "own")
-_UNBOUNDED = ("answer_length", "nll")
+UNBOUNDED = ("answer_length", "nll")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +181,7 @@ class Arm:
             for key, value in getattr(self, name).items():
                 if key not in keys:
                     raise ValueError(f"{name} of arm {self.name!r} has no metric {key!r}, only {', '.join(keys)}")
-                if name in ("target", "general") and key not in _UNBOUNDED and 1 + 1e-6 < value < math.inf:
+                if name in ("target", "general") and key not in UNBOUNDED and 1 + 1e-6 < value < math.inf:
                     raise ValueError(f"{name}.{key} of arm {self.name!r} is a fraction, at most 1, got {value}")
 
     def spread(self, metric: str) -> float | None:
@@ -281,7 +282,7 @@ class Report:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if int(data["version"]) <= VERSION:
-                return cls(
+                report = cls(
                     **data
                     | {
                         "seconds": float(data["seconds"]),
@@ -291,7 +292,9 @@ class Report:
                         "same_scores": tuple(map(_same_score, data.get("same_scores", ()))),
                     }
                 )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                check_kinds(report)
+                return report
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path} cannot be read ({error}): give the report.json of a finished run") from error
         raise UserError(f"{path} is of version {data['version']}, this lsemrl reads up to {VERSION}: update lsemrl")
 
