@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from lsemrl.types import UserError
 from short_runs import grpo, run, sft, trained
@@ -32,3 +34,12 @@ def test_full_fine_tuning_of_half_precision_weights_is_refused(tiny_model: str, 
     with pytest.raises(UserError, match=r"policy.dtype is bfloat16, .*set policy.dtype to float32"):
         run(module, tmp_path)
     assert module.policy.model is None  # told before weights are read
+
+
+def test_an_adapter_with_whole_layers_in_half_precision_is_refused(tiny_model: str, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"], task_type="CAUSAL_LM")
+    get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    module = sft(tiny_model, adapter=str(tmp_path / "adapter"), dtype="bfloat16")
+    with pytest.raises(UserError, match=r"trains .*embed_tokens.* in bfloat16, which .* policy.dtype to float32"):
+        run(module, tmp_path / "run")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lsemrl.errors import UserError
 from lsemrl.modules import base
 from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy import Policy
-from short_runs import grpo, metrics, run, sft, trained
+from short_runs import At, grpo, metrics, run, sft, trained
 
 
 def poison(module: PolicyModule, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
@@ -53,6 +58,73 @@ def test_too_many_in_a_row_stop_the_run(tiny_model: str, tmp_path: Path, monkeyp
         run(module, tmp_path)
     assert module.rollout_step == 5
     assert module.skipped == 4
+
+
+def saved(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_that_goes_astray_keeps_its_last_good_checkpoint(
+    keep: int, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 4 and those behind it have no gradient; nothing shows that what stands before it is good."""
+    module = sft(tiny_model)
+    module.optimizer = OptimizerSettings(max_skipped_steps=99)
+    poison(module, monkeypatch, {4, 5, 6, 7})
+    with pytest.raises(UserError, match=r"last optimizer steps \(4\) had no .* without an adapter; the last .*step_4'"):
+        run(module, tmp_path, every_n_steps=1, keep=keep)
+    assert saved(tmp_path) == ["step_2", "step_3", "step_4"][-1 - keep :]
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_what_is_due_is_saved_when_gradients_are_back(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = sft(tiny_model)
+    poison(module, monkeypatch, {2, 3})
+    with caplog.at_level("INFO"):
+        run(module, tmp_path, every_n_steps=3, keep=9)
+    assert saved(tmp_path) == ["step_5", "step_6", "step_8"]
+    assert caplog.text.count("no checkpoint of rollout step 3 is written: the last optimizer steps (1) had no") == 1
+
+
+def test_a_signal_says_where_it_goes_on(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sft(tiny_model)
+    poison(module, monkeypatch, {4})
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM, not saved, since .* goes on from the last checkpoint"):
+        run(module, tmp_path, At(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert saved(tmp_path) == ["step_3"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tiny_model: str, tmp_path: Path) -> None:
+    module = sft(tiny_model)
+
+    def spoil() -> None:
+        next(iter(module.policy.trained().values())).data[0] = torch.inf
+
+    with pytest.raises(UserError, match=r"logits are not finite|trained weights are not finite"):
+        run(module, tmp_path, At(4, spoil), every_n_steps=1)
+    assert "step_5" not in saved(tmp_path)
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "best" / "adapter_model.safetensors").values())
+
+
+def test_a_score_that_is_no_number_is_never_the_best(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([math.nan, 0.5])
+    module = sft(tiny_model)
+    monkeypatch.setattr(type(module.scorer), "__call__", lambda *_: {"chrf": next(scores)})
+    run(module, tmp_path)
+    assert json.loads((tmp_path / "checkpoints" / "step_8" / "state.json").read_text())["best"] == 0.5
+
+
+def test_a_policy_that_has_run_away_is_told(tiny_model: str, tmp_path: Path) -> None:
+    module = grpo(tiny_model)
+    module.optimizer = OptimizerSettings(lr=1e30, warmup_ratio=0.0)
+    with pytest.raises(UserError, match=r"not finite.* lower optimizer\.lr"):
+        run(module, tmp_path)
+    assert not (tmp_path / "adapter").exists()
 
 
 def out_of_memory(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> None:

@@ -26,18 +26,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
+from lsemrl.modules.ground import ground
 from lsemrl.modules.legibility import check_run
 from lsemrl.modules.losses import WindowCounts
 from lsemrl.modules.optimization import OptimizerSettings, clipped_step, make_optimizer
 from lsemrl.modules.packing import MicroBatch, micro_batches, padding
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.random_state import random_state, set_random_state
+from lsemrl.modules.random_state import random_state, seed_of, set_random_state
 from lsemrl.modules.ranks import averages, every_rank, highest, leave_at_exit
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.snapshot import replace_folder
-from lsemrl.modules.step_faults import texts, within_memory
+from lsemrl.modules.step_faults import texts, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.runs import SKIPPED
 from lsemrl.types import Completion, Example, PromptBatch, Rollouts, Sequences, UserError
@@ -72,6 +73,7 @@ class PolicyModule(LightningModule):
         if micro_batch_tokens < 1:
             raise UserError(f"model.micro_batch_tokens is {micro_batch_tokens}; it must be at least 1")
         self.micro_batch_tokens, self.sampling_parts = micro_batch_tokens, 1
+        self._asked_tokens = micro_batch_tokens
         self.automatic_optimization = False
         self.policy = Policy(policy)
         self.optimizer = optimizer
@@ -161,6 +163,12 @@ class PolicyModule(LightningModule):
         steps = min(batches * epochs * self.updates_per_batch(), limit)
         if math.isinf(steps):
             raise UserError("the run has no end: set trainer.max_epochs, or trainer.max_steps (in optimizer steps)")
+        for name, weight in self.policy.trained().items():
+            if weight.dtype != torch.float32:
+                raise UserError(
+                    f"policy.adapter trains {name} in {str(weight.dtype).removeprefix('torch.')}, which rounds small "
+                    "steps away; set policy.dtype to float32"
+                )
         optimizer, schedule = make_optimizer(self.policy.parameters(), self.optimizer, int(steps))
         return [optimizer], [schedule]
 
@@ -417,23 +425,36 @@ class PolicyModule(LightningModule):
         """What this rank alone knows and a resumed run must have again, as JSON can hold it."""
         return {
             "skipped": [self.skipped, self.skipped_in_a_row],
-            "micro_batch_tokens": self.micro_batch_tokens,
+            "micro_batch_tokens": self.micro_batch_tokens if self.micro_batch_tokens < self._asked_tokens else None,
             "sampling_parts": self.sampling_parts,
             "random": random_state(self.device),
         }
 
+    def stands_on(self) -> dict[str, str]:
+        """Hashes of what a resumed run must find as it was, by the field that names it."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return ground(self.policy, data.train_examples)
+
     def resume_state(self, state: dict[str, Any]) -> None:
         """Take up what `own_state` gave; the random numbers in `on_train_start`, after everything else has drawn."""
         self.skipped, self.skipped_in_a_row = state["skipped"]
-        self.micro_batch_tokens = min(self.micro_batch_tokens, state["micro_batch_tokens"])
+        self.micro_batch_tokens = min(self.micro_batch_tokens, state["micro_batch_tokens"] or self.micro_batch_tokens)
         self.sampling_parts = state["sampling_parts"]
         self._resumed = state
 
     def on_train_start(self) -> None:
         """Go on with the random numbers of the checkpoint, if there is one."""
         state, self._resumed = self._resumed, None
-        if state is not None:
+        if state is None:
+            return
+        if seed_of(state["random"]) == torch.initial_seed():
             set_random_state(state["random"], self.device)
+        else:
+            self.say("seed_everything is another than the checkpoint's: what is drawn from here on will be other")
+
+    def unsound(self) -> str | None:
+        """Why the policy is none to be saved; None if it is one. All ranks must ask."""
+        return unsound(self.policy, self.skipped_in_a_row, self.device)
 
     def save_policy(self, folder: Path) -> None:
         """Write what is trained to `folder`, whole or not at all; all ranks must call.

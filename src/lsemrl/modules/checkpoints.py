@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import signal
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint as LightningsOwn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from lsemrl import __version__
 from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.ground import check_ground
 from lsemrl.modules.metrics_log import MetricsLog
+from lsemrl.modules.optimization import set_schedule
 from lsemrl.modules.preemption import Signals
 from lsemrl.modules.ranks import every_rank, highest
 from lsemrl.modules.sharding import scatter_into, whole_tensors
@@ -35,17 +39,17 @@ log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """A signal came, and the run was saved.
+    """A signal came, and the run was saved if it was fit to be.
 
     Attributes:
         signal: Its number.
     """
 
-    def __init__(self, number: int, folder: Path) -> None:
+    def __init__(self, number: int, folder: Path, reason: str | None) -> None:
         self.signal = number
-        super().__init__(
-            f"stopped by {signal.Signals(number).name}, saved in {folder}; the same command goes on from there"
-        )
+        saved = f"not saved, since {reason}" if reason else f"saved in {folder}"
+        there = "the last checkpoint, if there is one" if reason else "there"
+        super().__init__(f"stopped by {signal.Signals(number).name}, {saved}; the same command goes on from {there}")
 
 
 class Checkpoints(Checkpoint):
@@ -82,6 +86,8 @@ class Checkpoints(Checkpoint):
         self.resume: Path | None = None if resume in ("auto", "never") else Path(resume)
         self._best: float | None = None
         self._saved = -1  # rollout step of the newest checkpoint
+        self._unproven = False  # whether it is still to be seen that training goes on from it
+        self._owed: str | None = None  # why a checkpoint that was due has not been written yet
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agree among ranks on what is resumed; the first was told."""
@@ -109,6 +115,7 @@ class Checkpoints(Checkpoint):
         assert isinstance(pl_module, PolicyModule)
         if trainer.is_global_zero:
             sweep(self.folder / CHECKPOINTS)
+        self._stands_on = pl_module.stands_on()
         if self.resume is not None:
             self._load(trainer, pl_module, self.resume)
 
@@ -126,13 +133,21 @@ class Checkpoints(Checkpoint):
         step = pl_module.rollout_step
         came = highest(self.signals.came, pl_module.device)
         due = self.every_n_steps and step and step % self.every_n_steps == 0
-        if (due or came) and step != self._saved:
+        if (due or came or self._owed) and step != self._saved:
             self._save(trainer, pl_module, trainer.current_epoch, batch_idx)
         if came:
             trainer.strategy.barrier()
             if trainer.is_global_zero:
                 self.signals.requeue(came)
-            raise Interrupted(came, self.folder / CHECKPOINTS)
+            raise Interrupted(came, self.folder / CHECKPOINTS, self._owed)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Delete what is older than the checkpoints to keep, once a step has gone well from the newest."""
+        assert isinstance(pl_module, PolicyModule)
+        if self._unproven and not pl_module.skipped_in_a_row:
+            self._rotate(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the best adapter."""
@@ -140,6 +155,8 @@ class Checkpoints(Checkpoint):
             return
         score = float(trainer.callback_metrics[self.monitor])
         assert isinstance(pl_module, PolicyModule)
+        if math.isnan(score) or pl_module.unsound():
+            return
         if self._best is None or (score > self._best if self.mode == "max" else score < self._best):
             self._best = score
             pl_module.save_policy(self.folder / "best")
@@ -149,18 +166,30 @@ class Checkpoints(Checkpoint):
         assert isinstance(pl_module, PolicyModule)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        reason = pl_module.unsound()
+        if reason:
+            kept = checkpoints(self.folder)
+            where = f"the last checkpoint is {str(kept[-1])!r}" if kept else "there is no checkpoint"
+            raise UserError(f"{reason}, so that the run ends without an adapter; {where}; lower optimizer.lr")
         pl_module.save_policy(self.folder / "adapter")
         # Lightning has counted the epoch already where the last step ended it.
         whole = trainer.fit_loop.epoch_progress.current
         done = 0 if whole.completed == whole.ready else trainer.fit_loop.epoch_loop.batch_progress.current.completed
         if pl_module.rollout_step != self._saved:
             self._save(trainer, pl_module, whole.completed, done)
+        self._rotate(trainer)
         if trainer.is_global_zero:
             finish_run(self.folder)
 
     def _save(self, trainer: Trainer, module: PolicyModule, epoch: int, batches: int) -> None:
-        """Write a checkpoint of what stands before batch `batches` of `epoch`."""
+        """Write a checkpoint of what stands before batch `batches` of `epoch`, unless nobody should go on from it."""
         if not self.keep:
+            return
+        reason = module.unsound()
+        if reason and not self._owed:
+            module.say(f"no checkpoint of rollout step {module.rollout_step} is written: {reason}")
+        self._owed = reason
+        if reason:
             return
         policy, step = module.policy, module.rollout_step
         trained = policy.trained()
@@ -175,7 +204,7 @@ class Checkpoints(Checkpoint):
             }
         )
         ranks = every_rank(module.own_state())
-        self._saved = step
+        self._saved, self._unproven = step, True
         if not trainer.is_global_zero:
             return
         state = {
@@ -186,12 +215,13 @@ class Checkpoints(Checkpoint):
             "epoch": epoch,
             "rows": batches * trainer.datamodule.batch_size * trainer.world_size,  # type: ignore[attr-defined]
             "rows_checksum": _checksum_of(trainer),
-            "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+            "stands_on": self._stands_on,
+            "schedule": {"last_epoch": trainer.lr_scheduler_configs[0].scheduler.last_epoch},
             "best": self._best,
+            "monitor": [self.monitor, self.mode],
             "appended": file_sizes(self.folder),
             "ranks": ranks,
         }
-        state["schedule"] = {name: value for name, value in state["schedule"].items() if name != "lr_lambdas"}
 
         def fill(folder: Path) -> None:
             policy.save(folder / "adapter", weights)
@@ -202,10 +232,19 @@ class Checkpoints(Checkpoint):
         target = self.folder / CHECKPOINTS / f"step_{step}"
         try:
             write_snapshot(target, state, fill)
-            for old in checkpoints(self.folder)[: -self.keep]:
-                remove_snapshot(old)
         except (OSError, SafetensorError) as error:
             log.warning("%s could not be written (%s); training goes on without it", target, error)
+
+    def _rotate(self, trainer: Trainer) -> None:
+        """Delete all checkpoints but the newest."""
+        self._unproven = False
+        if not trainer.is_global_zero or not self.keep:
+            return
+        try:
+            for old in checkpoints(self.folder)[: -self.keep]:
+                remove_snapshot(old)
+        except OSError as error:
+            log.warning("an old checkpoint in %s could not be deleted (%s)", self.folder, error)
 
     def _load(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
         state = read_snapshot(folder)
@@ -214,6 +253,9 @@ class Checkpoints(Checkpoint):
                 f"{str(folder)!r} was written while training on other rows than data now gives; restore the data, or "
                 "set checkpoints.resume to never to begin anew"
             )
+        own = folder.parent.parent == self.folder
+        if "stands_on" in state:
+            check_ground(state["stands_on"], self._stands_on, folder, same_run=own)
         policy = module.policy
         trained = policy.trained()
         scatter_into(trained, policy.read(folder / "adapter"))
@@ -226,17 +268,18 @@ class Checkpoints(Checkpoint):
         if reference:
             scatter_into(reference, load_file(folder / "reference.safetensors"))
         self._load_optimizer(trainer, trained, load_file(folder / "optimizer.safetensors"))
+        # By the settings of now, whose rate and schedule may be others.
         scheduler = trainer.lr_scheduler_configs[0].scheduler
-        scheduler.load_state_dict({"lr_lambdas": [None], **state["schedule"]})
-        for group, rate in zip(trainer.optimizers[0].param_groups, state["schedule"]["_last_lr"], strict=True):
-            group["lr"] = rate
+        assert isinstance(scheduler, LambdaLR)
+        set_schedule(scheduler, state["schedule"]["last_epoch"])
         self._set_clocks(trainer, state)
-        self._best, self._saved = state["best"], state["rollout_step"]
+        self._saved = state["rollout_step"]
+        if own and state.get("monitor") == [self.monitor, self.mode]:  # what is in best/ was chosen so
+            self._best = state["best"]
         module.rollout_step = state["rollout_step"]
         same = len(state["ranks"]) == trainer.world_size
         if same:
             module.resume_state(state["ranks"][trainer.global_rank])
-        own = folder.parent.parent == self.folder
         if trainer.is_global_zero:
             if own:
                 truncate_files(self.folder, state["appended"])

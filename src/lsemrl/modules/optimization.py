@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -41,7 +40,7 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         check_finite(self, "optimizer")
         for name, ok, rule in (
-            ("lr", self.lr > 0, "above 0"),
+            ("lr", 0 < self.lr <= 1e30, "above 0 and at most 1e30"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("warmup_ratio", 0 <= self.warmup_ratio < 1, "in [0, 1)"),
@@ -57,7 +56,6 @@ def make_optimizer(
 ) -> tuple[Optimizer, LRScheduler]:
     """AdamW over what is trained, and a schedule that ends after `steps` optimizer steps."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    assert all(parameter.dtype == torch.float32 for parameter in trained), "half precision rounds small steps away"
     optimizer = AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
     warmup = math.ceil(settings.warmup_ratio * steps)
 
@@ -70,6 +68,16 @@ def make_optimizer(
         ]
 
     return optimizer, LambdaLR(optimizer, share)
+
+
+def set_schedule(schedule: LambdaLR, steps: int) -> None:
+    """Put a schedule where it stands after `steps` optimizer steps."""
+    schedule.last_epoch, schedule._step_count = steps, steps + 1
+    schedule._last_lr = [
+        rate * share(steps) for rate, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+        group["lr"] = rate
 
 
 def clipped_step(optimizer: Optimizer, schedule: LRScheduler, max_grad_norm: float) -> Tensor:

@@ -31,6 +31,13 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     numpy.random.set_state(tuple(state["numpy"]))
 
 
+def seed_of(state: dict[str, Any]) -> int:
+    """The seed that the numbers of torch began with."""
+    generator = torch.Generator()
+    generator.set_state(_bytes(state["torch"]))
+    return generator.initial_seed()
+
+
 def _text(state: torch.Tensor) -> str:
     return base64.b64encode(state.numpy().tobytes()).decode()
 

@@ -116,6 +116,11 @@ def _decode(
     slots = 0
     for step in range(longest):
         slots += len(rows)
+        if not bool(logits_NV.amax(dim=-1).isfinite().all()):
+            raise UserError(
+                "the policy's logits are not finite: its weights have run away, or were read so; lower optimizer.lr, "
+                "or start from another policy.model or policy.adapter"
+            )
         token_N = draw(logits_NV.float(), sampling, generator)
         open_N = ~ended_N[rows]
         ids_NT[rows, step], mask_NT[rows, step] = token_N, open_N

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import Policy
+from lsemrl.modules.ranks import highest
 from lsemrl.types import Sequences, UserError
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,22 @@ def within_memory(policy: Policy, work: Callable[[], T], halve: Callable[[], str
         torch.cuda.empty_cache()
         log.warning("memory ran out (%s); trying again, and going on, with %s", reason, halve())
     raise UserError(f"memory ran out ({reason}); lower {lower}, and see docs/scale.md")
+
+
+def unsound(policy: Policy, skipped_in_a_row: int, device: torch.device) -> str | None:
+    """Why a policy is none to be saved, told alike on all ranks, which must ask together; None if it is one.
+
+    Args:
+        policy: What is trained.
+        skipped_in_a_row: Optimizer steps without a finite gradient that it has just had.
+        device: Where ranks meet.
+    """
+    if skipped_in_a_row:
+        return f"the last optimizer steps ({skipped_in_a_row}) had no finite gradient"
+    own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in policy.trained().values())
+    if highest(any(not bool(weight.isfinite().all()) for weight in own), device):
+        return "the trained weights are not finite"
+    return None
 
 
 def texts(whole: Sequences, batches: Sequence[MicroBatch], policy: Policy) -> list[dict[str, str]]:

@@ -172,15 +172,17 @@ class RewardMix:
     def state(self) -> dict[str, Any]:
         """What a resumed run must have again, part by part."""
         return {
-            name: {"failures": self._attendants[name].failures, "own": part.state()}
+            name: {"class": type(part).__name__, "failures": self._attendants[name].failures, "own": part.state()}
             for name, part in self.parts.items()
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave; parts that are new begin at nothing."""
-        for name in self.parts.keys() & state.keys():
-            self._attendants[name].failures = state[name]["failures"]
-            self.parts[name].resume(state[name]["own"])
+        """Take up what `state` gave; parts that are new, or of another class, begin at nothing."""
+        for name, part in self.parts.items():
+            before = state.get(name, {})
+            if before.get("class") == type(part).__name__:
+                self._attendants[name].failures = before["failures"]
+                part.resume(before["own"])
 
     def _ask(self, name: str, completions: Sequence[Completion]) -> Tensor:
         scores_N = self._attendants[name](lambda: _checked(name, self.parts[name](completions), len(completions)))

@@ -1,0 +1,55 @@
+"""What a run stands on besides its configuration: models and tokenizers, which may change where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from lsemrl.modules.policy import Policy
+from lsemrl.types import Example, UserError
+
+_TRIED = 64  # rows
+
+
+def ground(policy: Policy, rows: Iterable[Example]) -> dict[str, str]:
+    """Hashes of what a policy is made from, by the field that names it; `rows` are what is trained on."""
+    found = {
+        "policy.model": policy.fingerprint,
+        "the policy's tokenizer": _tokenizer_fingerprint(policy.tokenizer, [*rows][:_TRIED]),
+    }
+    if policy.adapter:
+        with (policy.adapter / "adapter_model.safetensors").open("rb") as file:
+            found["policy.adapter"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return found
+
+
+def check_ground(before: Mapping[str, str], now: Mapping[str, str], folder: Path, *, same_run: bool) -> None:
+    """Refuse to go on from the checkpoint in `folder` where something has changed under it.
+
+    Args:
+        before: When the checkpoint was written.
+        now: As it is found.
+        folder: Of the checkpoint.
+        same_run: Whether it is the run itself that goes on; another may be paid by other encoders.
+
+    Raises:
+        UserError: The first field that does not name what it named.
+    """
+    for field in sorted(before.keys() | now.keys()):
+        if before.get(field) != now.get(field) and (same_run or not field.startswith("rewards.")):
+            raise UserError(
+                f"{field} is not what it was when {str(folder)!r} was written; restore it, or set checkpoints.resume "
+                "to never to begin anew"
+            )
+
+
+def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Example]) -> str:
+    """By its words, by what ends and pads a text, and by how it cuts `rows`."""
+    texts = [text for row in rows for text in (row.prompt, row.reference)]
+    special = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    facts = [sorted(tokenizer.get_vocab().items()), special, [tokenizer(text)["input_ids"] for text in texts]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -1,0 +1,110 @@
+"""What a resumed run finds: models as they were, and the settings it is given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lsemrl import micro
+from lsemrl.errors import UserError
+from lsemrl.modules.grpo import GRPO
+from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.rewards import SemanticSimilarity
+from short_runs import At, Stop, grpo, run, sft, stop, trained
+from tiny import make_policy
+
+
+def spoil(path: Path) -> None:
+    """Change the last number of the first weight, which no glance at its beginning would see."""
+    weights = load_file(path)
+    name = min(weights)
+    weights[name].view(-1)[-1] += 0.5
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def swap_words(path: Path) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    words = content["model"]["vocab"]
+    one, other = sorted(words, key=words.__getitem__)[-2:]
+    words[one], words[other] = words[other], words[one]
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda place: spoil(place / "model" / "model.safetensors"), r"^policy\.model is not what it was when"),
+        (lambda place: swap_words(place / "adapter" / "tokenizer.json"), r"^the policy's tokenizer is not what it was"),
+        (lambda place: spoil(place / "adapter" / "adapter_model.safetensors"), r"^policy\.adapter is not what it was"),
+        (lambda place: spoil(place / "encoder" / "model.safetensors"), r"^rewards\.chrf\.encoder is not what it was"),
+    ],
+    ids=["base", "tokenizer", "adapter", "encoder"],
+)
+def test_what_has_changed_under_a_run_is_told(
+    change: Callable[[Path], None], named: str, tiny_model: str, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    shutil.copytree(micro.ENCODER, tmp_path / "encoder")
+    make_policy(tiny_model).save(tmp_path / "adapter")
+    (tmp_path / "adapter" / "lsemrl.json").unlink()  # whose word would be asked first
+
+    def module() -> GRPO:
+        made = grpo(str(tmp_path / "model"), adapter=str(tmp_path / "adapter"))
+        made.reward_mix.parts["chrf"] = SemanticSimilarity(encoder=str(tmp_path / "encoder"), cache_dir="none")
+        return made
+
+    with pytest.raises(Stop):
+        run(module(), tmp_path / "run", At(4, stop))
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "step_3")
+    change(tmp_path)
+    with pytest.raises(UserError, match=named):
+        run(module(), tmp_path / "run", resume=checkpoint)
+
+
+def test_a_run_of_another_folder_may_be_paid_otherwise(tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run(grpo(tiny_model), tmp_path / "run", At(4, stop))
+    other = grpo(tiny_model)
+    other.reward_mix.parts["chrf"] = SemanticSimilarity(cache_dir="none")
+    run(other, tmp_path / "other", resume=str(tmp_path / "run" / "checkpoints" / "step_3"))
+
+
+def test_a_rate_and_a_schedule_given_on_resume_are_used(tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run(sft(tiny_model), tmp_path / "run", At(4, stop))
+    module, rates = sft(tiny_model), []
+    module.optimizer = OptimizerSettings(lr=3e-4, schedule="constant", warmup_ratio=0.0)
+
+    def note() -> None:
+        rates.extend(group["lr"] for group in module.trainer.optimizers[0].param_groups)
+
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "step_3")
+    run(module, tmp_path / "other", At(3, note), At(4, note), At(8, note), resume=checkpoint)
+    assert rates == [3e-4, 3e-4]
+
+
+def test_a_seed_given_on_resume_is_used(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Stop):
+        run(grpo(tiny_model), tmp_path / "run", At(4, stop))
+    ends, checkpoint, seed = [], str(tmp_path / "run" / "checkpoints" / "step_3"), torch.manual_seed
+    for at, given in enumerate((11, 12, 12)):
+        monkeypatch.setattr(torch, "manual_seed", lambda _, given=given: seed(given))
+        ends.append(trained(run(grpo(tiny_model), tmp_path / str(at), resume=checkpoint)))
+    assert not all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert all(torch.equal(value, ends[2][name]) for name, value in ends[1].items())
+
+
+def test_the_best_of_another_metric_is_no_bar(tiny_model: str, tmp_path: Path) -> None:
+    """Nor that of another run, whose best/ lies elsewhere."""
+    with pytest.raises(Stop):
+        run(sft(tiny_model), tmp_path / "run", At(4, stop), monitor="val/chrf", mode="min")
+    state = tmp_path / "run" / "checkpoints" / "step_3"
+    module = run(sft(tiny_model), tmp_path / "run", resume=str(state), monitor="val/chrf", mode="max")
+    best = json.loads((tmp_path / "run" / "checkpoints" / "step_8" / "state.json").read_text())["best"]
+    assert best == float(module.trainer.callback_metrics["val/chrf"])
