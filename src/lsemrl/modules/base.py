@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
+from lsemrl.modules.adapters.config import check_placement
 from lsemrl.modules.ground import ground
 from lsemrl.modules.legibility import check_run
 from lsemrl.modules.losses import WindowCounts
@@ -108,6 +109,12 @@ class PolicyModule(LightningModule):
             raise UserError(
                 f"trainer.strategy is {type(self.trainer.strategy).__name__}, under which ranks do not stay in step; "
                 "use the overlay configs/ddp.yaml or configs/fsdp.yaml"
+            )
+        if self.policy.adapter_config is not None:
+            check_placement(
+                self.policy.adapter_config,
+                sharded=isinstance(self.trainer.strategy, ModelParallelStrategy),
+                halved=stage == "fit" and self.policy.settings.dtype == "bfloat16",
             )
         if stage == "fit" and (self.policy.settings.train, self.policy.settings.dtype) == ("full", "bfloat16"):
             raise UserError(

@@ -11,23 +11,21 @@ than LoRA.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM
 
 from lsemrl import kernels, micro
-from lsemrl.modules.adapters.config import CONFIG, new_config, read_config
+from lsemrl.modules.adapters.config import new_config, read_config
 from lsemrl.modules.adapters.embeddings import head_weight
 from lsemrl.modules.adapters.files import check_passport, read_tensors, write_adapter
 from lsemrl.modules.adapters.loading import (
@@ -35,7 +33,8 @@ from lsemrl.modules.adapters.loading import (
     TRAINED,
     adapter_tensors,
     add_reference,
-    attach,
+    check_shardable,
+    new_adapter,
     read_adapter,
     reference_of,
 )
@@ -46,7 +45,7 @@ from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.pretrained import adapter_tokenizer, as_ids, fingerprint, read_config_and_tokenizer
 from lsemrl.modules.recomputation import recompute_layers
-from lsemrl.modules.sharding import Traffic, gathered_weights
+from lsemrl.modules.sharding import Traffic, gathered_weights, move_towards, read_weights, spread
 from lsemrl.types import Sequences, UserError
 
 
@@ -77,13 +76,9 @@ class Policy(nn.Module):
         self.adapter: Path | None = None
         if settings.adapter is not None:
             self.adapter = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
-        if self.adapter and not (self.adapter / CONFIG).is_file():
-            raise UserError(
-                f"policy.adapter is {settings.adapter!r}, which is no adapter folder (it has no adapter_config.json); "
-                "name the `adapter` folder that a run wrote, or begin a new one: --model.policy '{adapter: null}'"
-            )
-        self.adapter_config = read_config(self.adapter) if self.adapter else None
+        self.adapter_config: LoraConfig | None = new_config(settings.lora) if settings.train == "lora" else None
         if self.adapter:
+            self.adapter_config = read_config(self.adapter)
             self.tokenizer = adapter_tokenizer(self.adapter, self.tokenizer)
         self.resized = False  # whether the adapter brought other rows of embeddings than the base has
         self.model = None
@@ -108,19 +103,16 @@ class Policy(nn.Module):
         self.fingerprint = fingerprint(model)
         if self.adapter and self.adapter_config:
             check_passport(self.adapter, self.fingerprint)
-            self.model, self.resized = read_adapter(
-                model, self.adapter_config, tensors, len(self.tokenizer), self.adapter
-            )
-            if settings.reference == "initial":
-                add_reference(self.model)
-        elif settings.train == "lora":
-            self.model = attach(model, new_config(settings.lora), "policy.lora")
-            if settings.ref_model_sync_steps:  # it begins as the base, and will not stay so
-                add_reference(self.model)
+            tokens = len(self.tokenizer)
+            self.model, self.resized = read_adapter(model, self.adapter_config, tensors, tokens, self.adapter)
+        elif self.adapter_config:
+            self.model = new_adapter(model, self.adapter_config, settings.lora)
         else:
             self.model = model
             if settings.reference != "none":
                 self.reference_model = copy.deepcopy(model).requires_grad_(False).eval()
+        if self.adapted and settings.reference == "initial" and (self.adapter or settings.ref_model_sync_steps):
+            add_reference(self.model)  # a new adapter begins as the base, and may not stay so
         if settings.gradient_checkpointing:
             recompute_layers(self.model)
             # A frozen embedding gives checkpointed layers no input that asks for gradients, and LoRA none in return.
@@ -136,14 +128,10 @@ class Policy(nn.Module):
 
         Weights keep their dtypes: a frozen base in bfloat16 travels as such, adapters in float32.
         """
-        for model in (self.model, self.reference_model):
-            for layer in [] if model is None else model.get_decoder().layers:
-                fully_shard(layer, mesh=mesh)
-        # Its own pieces, embedding and head, are needed from the first layer to the last.
-        fully_shard(self, mesh=mesh, reshard_after_forward=False)
-        for method in ("logprobs", "loss", "predictions"):
-            register_fsdp_forward_method(self, method)
-        self.traffic = Traffic([module for module in self.modules() if isinstance(module, FSDPModule)])
+        check_shardable(self.model)
+        models = [model for model in (self.model, self.reference_model) if model is not None]
+        layers = [layer for model in models for layer in model.get_decoder().layers]
+        self.traffic = spread(self, layers, mesh, called=("logprobs", "loss", "predictions"))
 
     @property
     def sharded(self) -> bool:
@@ -350,14 +338,7 @@ class Policy(nn.Module):
     def sync_reference(self) -> None:
         """Move the reference towards the policy; with sharded weights each rank moves its shards."""
         for kept, trained in self._pairs().values():
-            target: Tensor = kept
-            source: Tensor = trained
-            if isinstance(target, DTensor) and isinstance(source, DTensor):
-                target, source = target.to_local(), source.to_local()
-            if self.settings.ref_model_mixup_alpha == 1:
-                target.copy_(source)
-            else:
-                target.lerp_(source, self.settings.ref_model_mixup_alpha)
+            move_towards(kept, trained, self.settings.ref_model_mixup_alpha)
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the adapter (after full fine-tuning, the model) and the tokenizer in their libraries' own formats.
@@ -379,19 +360,12 @@ class Policy(nn.Module):
         Raises:
             UserError: They are not those of this policy.
         """
-        found: dict[str, Tensor] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            found |= load_file(path)
         trained = self.trained()
         plain: dict[str, Tensor] = {name.removeprefix("model."): weight for name, weight in trained.items()}
+        besides: Collection[str] = ()
         if self.adapted:
             plain = adapter_tensors(self.model)
-            along = adapter_tensors(self.model, embeddings=self.resized).keys() - plain.keys()
-            found = {key: value for key, value in found.items() if key not in along}
-        if found.keys() != plain.keys() or any(found[key].shape != weight.shape for key, weight in plain.items()):
-            raise UserError(
-                f"{str(folder)!r} does not hold this policy's trained weights; resume with the configuration that "
-                "wrote it"
-            )
+            besides = adapter_tensors(self.model, embeddings=self.resized).keys() - plain.keys()
+        found = read_weights(folder, plain, besides)
         names = {weight: name for name, weight in trained.items()}
         return {names[weight]: found[key] for key, weight in plain.items()}  # type: ignore[index]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed import all_gather_into_tensor, reduce_scatter_tensor
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lsemrl.types import UserError
 
 
 def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -22,6 +27,23 @@ def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def read_weights(folder: Path, targets: Mapping[str, Tensor], besides: Collection[str]) -> dict[str, Tensor]:
+    """Whole tensors of the names and shapes of `targets` from the files in `folder`, which may hold `besides` too.
+
+    Raises:
+        UserError: They hold others.
+    """
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= load_file(path)
+    found = {name: value for name, value in found.items() if name not in besides}
+    if found.keys() != targets.keys() or any(found[name].shape != target.shape for name, target in targets.items()):
+        raise UserError(
+            f"{str(folder)!r} does not hold this policy's trained weights; resume with the configuration that wrote it"
+        )
+    return found
+
+
 @torch.no_grad()
 def scatter_into(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
     """Copy whole tensors into `targets` of the same names, each rank its shards."""
@@ -30,6 +52,35 @@ def scatter_into(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> 
         target.copy_(
             distribute_tensor(value, target.device_mesh, target.placements) if isinstance(target, DTensor) else value
         )
+
+
+@torch.no_grad()
+def move_towards(target: Tensor, source: Tensor, share: float) -> None:
+    """target = share * source + (1 - share) * target, each rank its shards; a share of 1 copies."""
+    if isinstance(target, DTensor) and isinstance(source, DTensor):
+        target, source = target.to_local(), source.to_local()
+    if share == 1:
+        target.copy_(source)
+    else:
+        target.lerp_(source, share)
+
+
+def spread(module: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, called: Sequence[str]) -> Traffic:
+    """Spread each of `layers` over the ranks of `mesh` (FSDP2), and the rest of `module` as one more piece.
+
+    Args:
+        module: Changed in place.
+        layers: Of it.
+        mesh: The ranks.
+        called: Methods of `module` by which it computes.
+    """
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    # Its own pieces, embedding and head, are needed from the first layer to the last.
+    fully_shard(module, mesh=mesh, reshard_after_forward=False)
+    for method in called:
+        register_fsdp_forward_method(module, method)
+    return Traffic([piece for piece in module.modules() if isinstance(piece, FSDPModule)])
 
 
 @contextmanager

@@ -60,6 +60,11 @@ def read_config(folder: Path) -> LoraConfig:
         UserError: There is none, it is torn, or of a kind that is not known to be read as peft reads it.
     """
     path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(
+            f"policy.adapter is {str(folder)!r}, which is no adapter folder (it has no {CONFIG}); name the `adapter` "
+            "folder that a run wrote, or begin a new one: --model.policy '{adapter: null}'"
+        )
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(said, dict)
@@ -94,10 +99,30 @@ def new_config(settings: LoraSettings) -> LoraConfig:
     )
 
 
-def is_plain(config: LoraConfig) -> bool:
-    """Whether the adapter is factors beside weights, and nothing else."""
-    more = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters")
-    return not any(getattr(config, name, None) for name in more)
+def check_placement(config: LoraConfig, *, sharded: bool, halved: bool) -> None:
+    """Refuse what an adapter has besides factors where it is not proven, or would learn too little.
+
+    Args:
+        config: Of the adapter that is to be trained.
+        sharded: Whether weights are spread over ranks.
+        halved: Whether the model is read in bfloat16, and modules that are trained whole with it.
+
+    Raises:
+        UserError: It has such parts.
+    """
+    besides = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters")
+    has = next((f"{name} {getattr(config, name)!r}" for name in besides if getattr(config, name, None)), None)
+    if sharded and has:
+        raise UserError(
+            f"the adapter has {has}, which is not proven with sharded weights; train with configs/ddp.yaml, or a plain "
+            "LoRA on linears"
+        )
+    if halved and config.modules_to_save:
+        raise UserError(
+            f"the adapter has modules_to_save {sorted(config.modules_to_save)}, which policy.dtype bfloat16 would "
+            "train in bfloat16, where small steps are rounded away; set policy.dtype to float32, and "
+            "trainer.precision to bf16-mixed for its speed"
+        )
 
 
 def _check_kind(folder: Path, said: dict[str, Any]) -> None:
@@ -114,6 +139,11 @@ def _check_kind(folder: Path, said: dict[str, Any]) -> None:
         if str(begun).startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
             reason = f"which {_CHANGES_BASE}", _CONVERT
         refuse(f"has init_lora_weights {begun!r}, {reason[0]}", reason[1])
+    rows: Any = said.get("trainable_token_indices") or []
+    for each in rows.values() if isinstance(rows, dict) else [rows]:
+        for row in each if isinstance(each, list) else [each]:
+            if not isinstance(row, int) or row < 0 or not isinstance(each, list):
+                refuse(f"has trainable_token_indices with {row!r}, which is no list of tokens", "write it again")
     defaults = _defaults()
     for name, value in said.items():
         if name in _ANY or name in ("task_type", "init_lora_weights") or value == defaults.get(name) or not value:

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 _PREFIX = "base_model.model."
 _BASES = ("base_layer.", "original_module.", "token_adapter.base_layer.")
 """Before the name of a base weight, where peft has wrapped its module."""
-_COPIES = ("modules_to_save.", "token_adapter.trainable_tokens_original")
-"""Before what peft writes a second time when it writes embeddings along."""
 
 
 def take_embeddings(
@@ -48,12 +46,13 @@ def take_embeddings(
     """
     own, saved = _split(model, config, tensors)
     had = _rows(model)
-    rows = _rows_of(model, tensors) or max(had, _highest(config) + 1)
+    rows = _rows_of(model, tensors) or _reached(model, config, had)
+    tokens = max(tokens, _highest(config) + 1)
     if rows != had:
         if tokens > rows:
             raise UserError(
-                f"policy.adapter {str(folder)!r} was trained with {rows} tokens and the tokenizer has {tokens}; put "
-                "the tokenizer it was trained with into its folder"
+                f"policy.adapter {str(folder)!r} was trained with {rows} rows of embeddings and the "
+                f"tokenizer has {tokens} tokens; put the tokenizer it was trained with into its folder"
             )
         log.warning(
             "policy.adapter %s was trained with %d rows of embeddings, policy.model has %d: it is given those",
@@ -117,7 +116,20 @@ def _highest(config: LoraConfig) -> int:
     """The highest token whose row is trained by itself, or -1."""
     chosen: Any = getattr(config, "trainable_token_indices", None) or []
     lists = chosen.values() if isinstance(chosen, dict) else [chosen]
-    return max((int(index) for each in lists for index in each), default=-1)
+    return max((index for each in lists for index in each), default=-1)
+
+
+def _reached(model: Any, config: LoraConfig, had: int) -> int:
+    """Rows of a model whose new ones are all trained by themselves, so that nothing else need be known of them."""
+    chosen: Any = getattr(config, "trainable_token_indices", None) or []
+    rows, new = _highest(config) + 1, set(range(had, _highest(config) + 1))
+    modules = list(_modules(model))
+    if isinstance(chosen, dict):
+        trained = [set().union(*(chosen[key] for key in chosen if name.endswith(key))) for name, _ in modules]
+    else:  # of the input, and of a head that is tied to it
+        tied = len({id(module.weight) for _, module in modules}) == 1
+        trained = [set(chosen) if tied else set()]
+    return max(had, rows) if all(new <= each for each in trained) else had
 
 
 def _split(model: Any, config: LoraConfig, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -135,8 +147,6 @@ def _split(model: Any, config: LoraConfig, tensors: dict[str, Tensor]) -> tuple[
                 base = rest
             if base is not None:
                 saved[f"{name}.{base}"] = own.pop(key)
-            elif rest.startswith(_COPIES):
-                own.pop(key)
     return own, saved
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import AuxiliaryTrainingWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from lsemrl.modules.adapters.embeddings import take_embeddings
+from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.types import UserError
 
 TRAINED, REFERENCE = "default", "reference"
 """Names of adapters: the one that is trained, and a frozen copy that it is held against."""
+
+_MISFITS = (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError)
 
 _RANKED = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
 """The dimension of a factor that is the rank."""
@@ -36,25 +38,39 @@ def attach(model: Any, config: LoraConfig, field: str) -> PeftModel:
     """
     try:
         adapted = get_peft_model(model, config)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError) as error:
+    except (*_MISFITS, re.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{field} does not fit policy.model: {reason}; name layers that it has") from error
-    trained = list(adapter_tensors(adapted).values())
+    trained = {id(weight): weight for weight in adapter_tensors(adapted).values()}
     if not trained:
         raise UserError(f"{field} adapts nothing of policy.model; name layers that it has")
-    nested = [
-        name
-        for name, module in adapted.named_modules()
-        if isinstance(module, AuxiliaryTrainingWrapper) and any(key.count("lora_") for key in module.state_dict())
-    ]
-    places = Counter(weight.data_ptr() for weight in {id(one): one for one in trained}.values())
-    if nested or max(places.values()) > 1:
-        what = f"adapts what is inside {nested[0]}" if nested else "ties factors of embeddings to those of the head"
+    if len({weight.data_ptr() for weight in trained.values()}) < len(trained):
         raise UserError(
-            f"{field} {what}, of which it is not proven that it is trained here as peft trains it; name either in "
-            "modules_to_save alone"
+            f"{field} ties factors of embeddings to those of the head, of which it is not proven that they are trained "
+            "here as peft trains them; name the embeddings in modules_to_save instead"
         )
     return adapted
+
+
+def new_adapter(model: Any, config: LoraConfig, settings: LoraSettings) -> PeftModel:
+    """Give a model the adapter of `settings`, which changes nothing yet.
+
+    Raises:
+        UserError: A name or a token is none of the model's.
+    """
+    names = [name for name, _ in model.named_modules()]
+    for field in ("target_modules", "modules_to_save"):
+        for each in getattr(settings, field) or ():
+            if not any(f".{name}".endswith(f".{each}") for name in names):
+                raise UserError(f"policy.lora.{field} names {each!r}, which no module of policy.model is called")
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = [token for token in settings.trainable_token_indices or () if token >= rows]
+    if beyond:
+        raise UserError(
+            f"policy.lora.trainable_token_indices names {beyond[0]}, and policy.model has {rows} rows of embeddings; "
+            "resize the model and save it, and name that as policy.model"
+        )
+    return attach(model, config, "policy.lora")
 
 
 def read_adapter(
@@ -95,34 +111,23 @@ def adapter_tensors(model: Any, name: str = TRAINED, *, embeddings: bool = False
     return tensors
 
 
-def _fill(model: PeftModel, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Read tensors into the adapter that is trained, by peft's own way, and see that each of its weights came of them.
-
-    Args:
-        model: Carries the adapter, as its configuration draws it.
-        tensors: By the keys of its file, finite.
-        folder: Of the adapter, as errors name it.
-
-    Raises:
-        UserError: They are not exactly the tensors that the adapter has.
-    """
+def _fill(model: PeftModel, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Read tensors into the adapter by peft's own way, and see that all its weights came of them and all were read."""
     own = adapter_tensors(model)
     for key, value in tensors.items():
         if key in own and value.shape != own[key].shape:
             raise UserError(_misfit(folder, key, tuple(value.shape), tuple(own[key].shape)))
-    theirs = [key for key in model.state_dict() if key in tensors and key not in own]
-    if theirs:
-        raise UserError(
-            f"policy.adapter {str(folder)!r} holds weights of the base itself, such as {theirs[0]}, which peft would "
-            "put there; merge it into its model with peft, and name that as policy.model"
-        )
+    # What peft writes a second time where it writes embeddings along, and does not read.
+    second = {key: value for key, value in adapter_tensors(model, embeddings=True).items() if key not in own}
+    copies = {key: tensors.pop(key) for key in second if key in tensors}
+    of_base = [key for key in model.state_dict() if key in tensors and key not in own]
     with torch.no_grad():
         for weight in own.values():
             weight.fill_(torch.nan)
-    missing, more = sorted(own.keys() - tensors.keys()), set[str]()
+    missing, more = sorted(own.keys() - tensors.keys()), of_base
     try:
-        result: Any = set_peft_model_state_dict(model, dict(tensors))
-        more = set(result.unexpected_keys)
+        result: Any = set_peft_model_state_dict(model, {key: tensors[key] for key in tensors if key not in of_base})
+        more += result.unexpected_keys
         missing = [key for key, weight in adapter_tensors(model).items() if weight.isnan().any()]
     except (KeyError, RuntimeError, ValueError) as error:
         if not missing:
@@ -131,6 +136,7 @@ def _fill(model: PeftModel, tensors: Mapping[str, Tensor], folder: Path) -> None
                 f"policy.adapter {str(folder)!r} belongs to another base model ({reason}); set policy.model to the "
                 "model it was trained on"
             ) from error
+    more += [key for key, value in copies.items() if not torch.equal(value.to(second[key].dtype), second[key])]
     if missing:
         raise UserError(
             f"policy.adapter {str(folder)!r} lacks {len(missing)} of the {len(own)} tensors that its "
@@ -139,9 +145,9 @@ def _fill(model: PeftModel, tensors: Mapping[str, Tensor], folder: Path) -> None
         )
     if more:
         raise UserError(
-            f"policy.adapter {str(folder)!r} holds {len(more)} tensors that its adapter_config.json and policy.model "
-            f"have no place for, such as {min(more)}: it belongs to another base model, or its files to two adapters; "
-            "set policy.model to the model it was trained on"
+            f"policy.adapter {str(folder)!r} holds {len(more)} tensors that its adapter_config.json has no place for "
+            f"in policy.model, such as {more[0]}: it belongs to another base model, or its files to two adapters; set "
+            "policy.model to the model it was trained on"
         )
 
 
@@ -161,6 +167,16 @@ def reference_of(model: PeftModel) -> dict[Tensor, Any]:
         return {}
     trained = adapter_tensors(model)
     return {weight: trained[key] for key, weight in adapter_tensors(model, REFERENCE).items()}
+
+
+def check_shardable(model: Any) -> None:
+    """Refuse an adapter of embeddings or head, which compute with weights that are spread over ranks."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if any(isinstance(end, BaseTunerLayer) for end in ends):
+        raise UserError(
+            "the adapter adapts embeddings or head, which is not proven with sharded weights; train with "
+            "configs/ddp.yaml, or a plain LoRA on the layers between"
+        )
 
 
 def _misfit(folder: Path, key: str, found: tuple[int, ...], needed: tuple[int, ...]) -> str:
