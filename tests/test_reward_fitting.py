@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from lsemrl import micro
 from lsemrl.cli import main
@@ -19,6 +22,8 @@ from tiny import make_policy
 
 GRPO = CONFIGS / "grpo.yaml"
 QUICK = [
+    "--train.fresh=false",
+    "--train.lr=1e-4",
     "--train.device=cpu",
     "--train.epochs=1",
     "--train.batch_size=8",
@@ -134,6 +139,26 @@ def test_rows_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureF
     splits = "--data.splits={validation_fraction: 0.2, cold_start_count: 8}"
     fit_reward(tmp_path / "reward", source, splits, "--train.epochs=0", "--tau.policy=null")
     assert "1 bad rows are left out and listed in" in capsys.readouterr().out
+
+
+def test_no_tau_is_derived_from_an_encoder_by_chance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(capsys, tmp_path, "--train.fresh=true", "--train.epochs=0")
+    assert "no tau is derived, for the encoder tells a translation from any other sentence by chance (AUC 0." in said
+    content = json.loads((tmp_path / "calibration.json").read_text(encoding="utf-8"))
+    assert content["tau"] is None
+    assert content["calibrations"]["as it is"]["figures"]["auc_shuffled"] < 0.7
+    assert not (tmp_path / "reward.yaml").exists()
+
+
+def test_an_encoder_without_the_script_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(micro.ENCODER, tmp_path / "blind")
+    vocabulary = {piece: at for at, piece in enumerate(["[PAD]", "[UNK]", *"abc"])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    blind = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
+    blind.save_pretrained(tmp_path / "blind")
+    said = told(capsys, tmp_path / "reward", f"--encoder={tmp_path / 'blind'}")
+    assert "has no token for 100.0% of the letters of sources" in said
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,12 @@ from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import prepare
 from lsemrl.data.translation import TranslationData
+from lsemrl.modules.legibility import Reading, check_examples, read_by_encoder
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.rewards import SemanticSimilarity
-from lsemrl.rewards.calibration import Tau, calibrate, probe, quantile
+from lsemrl.rewards.calibration import Calibration, Tau, auc_interval, calibrate, probe, quantile
 from lsemrl.rewards.calibration_page import write
 from lsemrl.rewards.fit import EncoderTraining, load_encoder
 from lsemrl.rewards.fit import train as train_encoder
@@ -103,6 +104,8 @@ def fit_reward(
     texts = probe(random.Random(train.seed).sample(unseen, min(held_out, len(unseen))))
     model = load_encoder(encoder, train)
     print(f"{len(pairs):,} pairs to train on, {len(texts.references):,} held out; {encoder} on {model.device}")
+    for what, column in (("sources", texts.sources), ("references", texts.references)):
+        _check_reading(read_by_encoder(f"encoder {encoder!r}", model, column, what))
     # Before the training, so that a policy that cannot be read costs no time.
     outputs = _outputs(data, tau, train) if tau.policy else []
 
@@ -117,7 +120,8 @@ def fit_reward(
     model.save(str(unfinished), create_model_card=False)
     unfinished.replace(place)  # so that an encoder folder is a whole one
 
-    threshold = _tau(str(place), outputs, tau, train) if tau.policy else None
+    chance = _chance(calibrations["after" if train.epochs else "as it is"], len(texts.references))
+    threshold = _tau(str(place), outputs, tau, train) if tau.policy and not chance else None
     start = f"Encoder {encoder}, its weights drawn anew" if train.fresh else f"Encoder {encoder}"
     trained = f"trained on {len(pairs):,} pairs for {train.epochs:g} epochs in {seconds:.0f} s"
     facts = {
@@ -131,7 +135,35 @@ def fit_reward(
         "history": history,
     }
     write(folder, calibrations, texts, threshold, facts)
+    if tau.policy and chance:
+        raise UserError(
+            f"no tau is derived, for the encoder tells a translation from any other sentence by chance ({chance}); the "
+            f"report is in {str(folder)!r}. Train longer or on more pairs (train, data), name another encoder, or set "
+            "tau.policy to null"
+        )
     _tell(folder, grpo, rewards, threshold)
+
+
+def _chance(calibration: Calibration, pairs: int) -> str | None:
+    """The AUC of matched over shuffled pairs with its interval, where that holds .5 or lies below."""
+    auc = calibration.figures["auc_shuffled"]
+    low, high = auc_interval(auc, pairs, pairs)
+    return f"AUC {auc:.3f}, interval {low:.3f} to {high:.3f}" if low <= 0.5 else None
+
+
+def _check_reading(reading: Reading | None) -> None:
+    """Say what an encoder makes of texts.
+
+    Raises:
+        UserError: It loses most of them.
+    """
+    if reading is None:
+        return
+    if reading.refusal:
+        raise UserError(reading.refusal)
+    print(f"{reading.by}: {reading.figures}")
+    if reading.warning:
+        print(reading.warning)
 
 
 def _folder(output: str) -> Path:
@@ -185,6 +217,8 @@ def _outputs(data: TranslationData, tau: TauSettings, training: EncoderTraining)
     cold_start = replace(splits, part="cold_start" if splits.cold_start_count else "all")
     rows = prepare(replace(data.plan, splits=cold_start), policy.tokenizer).train
     rows = random.Random(training.seed).sample(rows, min(tau.rows, len(rows)))
+    for line in check_examples(policy, {"cold start": rows}, {}, tau.sampling.max_new_tokens):
+        print(line)
     policy.load()
     device = training.device or ("cuda" if torch.cuda.is_available() else "cpu")
     policy.to(device)

@@ -24,6 +24,7 @@ from lsemrl.rewards.calibration import (
     Tau,
     anisotropy,
     auc,
+    auc_interval,
     calibrate,
     event_of,
     length_bias,
@@ -41,6 +42,15 @@ SCORES = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=1, max
 
 def example(source: str, *references: str) -> Example:
     return Example(id=source, prompt="", source=source, references=references)
+
+
+def test_the_interval_of_an_auc() -> None:
+    assert auc_interval(1.0, 5, 5) == (1.0, 1.0)
+    # Hanley and McNeil's own example: .893, 51 abnormal and 58 normal images, standard error .032
+    low, high = auc_interval(0.893, 51, 58)
+    assert (high - low) / 2 / 1.96 == pytest.approx(0.032, abs=1e-3)
+    low, high = auc_interval(0.5, 50, 50)
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.058, 0.5 + 1.96 * 0.058), abs=1e-3)  # sqrt(101 / 12 / 2500)
 
 
 def world(count: int) -> list[Example]:

@@ -51,6 +51,18 @@ class Reading:
         """In short."""
         return f"{self.what} {self.carried.tokens_per_word:.2f} tokens per word, {self.carried.unknown:.1%} unknown"
 
+    @property
+    def refusal(self) -> str | None:
+        """A sentence, if most is lost."""
+        lost = self.lost(MOST)
+        return lost and f"{lost}; name a model or an encoder that knows the script, and reads enough of a text"
+
+    @property
+    def warning(self) -> str | None:
+        """A line, if some is lost."""
+        lost = self.lost(SOME)
+        return lost and f"warning: {lost}"
+
     def lost(self, least: float) -> str | None:
         """A sentence about what is lost, if its share is at least `least`."""
         one = self.carried
@@ -85,11 +97,7 @@ class Legibility:
     @property
     def refusals(self) -> list[str]:
         """What cannot work, a sentence each."""
-        found = [
-            f"{lost}; name a model or an encoder that knows the script, and reads enough of a text"
-            for reading in self.readings
-            if (lost := reading.lost(MOST))
-        ]
+        found = [sentence for reading in self.readings if (sentence := reading.refusal)]
         if self.thought:
             found.append(
                 f"prompts end inside a thought ({self.thought}), and the references, which do not end it, would be "
@@ -106,7 +114,7 @@ class Legibility:
         figures = {field: "; ".join(one.figures for one in self.readings if one.by == field) for field in by}
         lines = [f"text by {field}: {figure}" for field, figure in figures.items()]
         lines[0] += f"; {self.rows - len(self.changed):,} of {self.rows:,} references come back; {tokens}"
-        lines += [f"warning: {lost}" for reading in self.readings if (lost := reading.lost(SOME))]
+        lines += [reading.warning for reading in self.readings if reading.warning]
         if self.changed:
             named = f"{', '.join(self.changed[:3])}{', ...' if len(self.changed) > 3 else ''}"
             lines.append(
@@ -155,7 +163,9 @@ def look(
     )
 
 
-def read_by_encoder(field: str, encoder: SentenceTransformer, texts: Sequence[str]) -> Reading | None:
+def read_by_encoder(
+    field: str, encoder: SentenceTransformer, texts: Sequence[str], what: str = "references"
+) -> Reading | None:
     """What `encoder` makes of different texts; None if its tokenizer is of an unknown kind."""
     tokenizer = encoder.tokenizer
     if isinstance(tokenizer, Tokenizer):  # of a static embedding, whose own must not be touched
@@ -167,9 +177,7 @@ def read_by_encoder(field: str, encoder: SentenceTransformer, texts: Sequence[st
     limit = encoder.max_seq_length
     limit = None if limit is None or math.isinf(limit) else int(limit)
     read = tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False, verbose=False)
-    return Reading(
-        by=field, what="references", carried=carried(tokenizer, texts), confused=alike(texts, read["input_ids"])
-    )
+    return Reading(by=field, what=what, carried=carried(tokenizer, texts), confused=alike(texts, read["input_ids"]))
 
 
 def positions(config: PretrainedConfig) -> int | None:

@@ -204,6 +204,14 @@ def auc(higher: Tensor, lower: Tensor) -> float:
     return float((below + upto).double().mean()) / 2 / len(lower)
 
 
+def auc_interval(figure: float, higher: int, lower: int) -> tuple[float, float]:
+    """95% interval of an AUC over so many `higher` and `lower` values (Hanley and McNeil, 1982)."""
+    both_higher, both_lower = figure / (2 - figure), 2 * figure**2 / (1 + figure)
+    spread = figure * (1 - figure) + (higher - 1) * (both_higher - figure**2) + (lower - 1) * (both_lower - figure**2)
+    margin = 1.96 * math.sqrt(max(0.0, spread) / (higher * lower))
+    return figure - margin, figure + margin
+
+
 def anisotropy(vectors_PH: Tensor) -> float:
     """Mean cosine of two different rows of unit vectors."""
     count = len(vectors_PH)
