@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bad_models import make_models
+
 from lsemrl.training import CONFIGS
 
 
@@ -32,6 +34,10 @@ def _fit(*words: str, says: str, config: str = "grpo.yaml") -> Case:
 
 def _rows(name: str, says: str) -> Case:
     return _fit(f"--data.source.path={{{name}}}", says=says, config="sft.yaml")
+
+
+def _carried(model: str, *words: str, says: str) -> Case:
+    return _fit(f"--model.policy.model={{{model}}}", *words, says=says, config="sft.yaml")
 
 
 CASES = (
@@ -120,6 +126,19 @@ CASES = (
     _fit("--checkpoints.resume={torn_checkpoint}", says="is damaged (state.json is not JSON)"),
     _fit("--checkpoints.resume={forged_checkpoint}", says="is damaged (state.json is not as it was written)"),
     _fit("--checkpoints.resume={pickle}", says="is no checkpoint"),
+    # What carries the text
+    _carried("drops_system", "--data.template.system=译者", says="leaves out template.system ('译者')"),
+    _carried("drops_text", says="leaves out the instruction with its text"),
+    _carried("broken_template", says="refuses the prompt"),
+    _carried("failing_template", says="refuses the prompt"),
+    _carried("endless_template", says="has not written a prompt after 10 seconds"),
+    _carried("huge_template", says="writes over 1,000,000 characters"),
+    _carried("thinks", "--data.template.enable_thinking=true", says="end inside a thought (<think>)"),
+    _carried("few_positions", says="has 30 positions"),
+    _carried("few_positions", "--model.max_new_tokens=16", "--data.micro.train=1", says="has 30 positions"),
+    _carried("no_eos", says="has no EOS token"),
+    _carried("more_tokens", says="has 1 tokens (such as '<bo>') beyond"),
+    _carried("blind", says="has no token for 100.0% of the letters of references"),
     # Rows
     _fit("--data.source.path={nowhere}.jsonl", says="there is no such file", config="sft.yaml"),
     _rows("empty_rows", "is empty"),
@@ -188,6 +207,7 @@ def make_files(folder: Path) -> dict[str, str]:
     (paths["foreign_adapter"] / "adapter_config.json").write_text("{}")
     (paths["torn_checkpoint"] / "state.json").write_text('{"format": 1, "rollout_')
     (paths["forged_checkpoint"] / "state.json").write_text('{"format": 1, "files": {}, "checksum": "0"}')
+    paths |= make_models(folder)
     paths["nowhere"], paths["runs"] = folder / "nowhere", folder / "runs"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     return {name: str(path) for name, path in paths.items()}
