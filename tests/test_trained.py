@@ -15,6 +15,7 @@ import yaml
 from lsemrl.cli import main
 from lsemrl.data.collate import encode
 from lsemrl.evaluation.tax_report import tax_report
+from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.trained import read_run
 from lsemrl.training import CONFIGS
@@ -107,7 +108,8 @@ def test_a_run_of_sft_with_replay_is_asked_as_its_main_task(tmp_path: Path, caps
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "new"
-    pairs = [(Path(arm), make_measured(arm)) for arm in ("base", "rl")]
+    own = {"rl": adapter_fingerprint(run / "adapter"), "base": "", "sft": "0123456789abcdef"}
+    pairs = [(Path(arm), make_measured(arm, adapter_fingerprint=own[arm])) for arm in own]
     tax_report(pairs, command="").to_json(folder.parent / "report.json")
     main(["export", str(run), "--output", str(folder), "--merged", "--report", str(folder.parent / "report.json")])
     return folder
@@ -157,7 +159,10 @@ def test_mistakes(run: Path, exported: Path, tmp_path: Path, capsys: pytest.Capt
     assert "--batch-size is 0" in told(capsys, "generate", str(run), "--batch-size", "0")
     assert "which holds something already" in told(capsys, "export", str(run), "--output", str(exported))
     report = ["--report", str(exported.parent / "report.json"), "--arm", "grpo"]
-    assert "choose one of rl" in told(capsys, "export", str(run), "--output", str(tmp_path / "new"), *report)
+    assert "choose one of rl, sft" in told(capsys, "export", str(run), "--output", str(tmp_path / "new"), *report)
+    report[-1] = "sft"  # measured on another run's adapter
+    said = told(capsys, "export", str(run), "--output", str(tmp_path / "new"), *report)
+    assert "'sft', which the report did not measure on the adapter of RUN; it has that as 'rl'" in said
     broken = tmp_path / "broken"
     (broken / "adapter").mkdir(parents=True)
     (broken / "config.yaml").write_text("model: 3\n")

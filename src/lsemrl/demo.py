@@ -31,6 +31,7 @@ from lsemrl.evaluation.measure import read_battery
 from lsemrl.evaluation.measurement import machine, versions
 from lsemrl.evaluation.report import Arm, Report, Sample, table, write_report
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure, scores
+from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
@@ -171,6 +172,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
                     nll_drifts=_drifts(follow.last, base),
                     trajectory=tuple(follow.trajectory),
                     curve=_curve(module.folder / "metrics.csv"),
+                    adapters=(adapter_fingerprint(module.folder / "adapter"),),
                 )
             )
     report = Report(

@@ -18,6 +18,7 @@ from lsemrl import __version__, micro
 from lsemrl.evaluation.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.evaluation.report import Report
 from lsemrl.foreign import fenced, markdown
+from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.policy import Policy
 from lsemrl.trained import Trained
@@ -175,7 +176,7 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
             "",
         ]
     if figures:
-        lines += [*_figures(*figures), ""]
+        lines += [*_figures(*figures, adapter_fingerprint(run.folder / "adapter")), ""]
     # Where this machine kept its runs is nobody's business.
     settings = {key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config}
     asked = str(plan.resolved_template().template).replace("{source}", "...")
@@ -192,11 +193,15 @@ def _steps(path: Path) -> int:
         return sum(bool(row.get("rollout_step")) for row in csv.DictReader(file))
 
 
-def _figures(report: Report, name: str) -> list[str]:
-    """The target and tax figures of an arm, beside the base's."""
-    if name not in [arm.name for arm in report.trained]:
-        arms = ", ".join(arm.name for arm in report.trained)
-        raise UserError(f"--arm is {name!r}, which the report does not have; choose one of {arms}")
+def _figures(report: Report, name: str, adapter: str) -> list[str]:
+    """The target and tax figures of an arm, beside the base's; `adapter` is the fingerprint of RUN's."""
+    measured = {arm.name: arm.adapters for arm in report.trained}
+    if name not in measured:
+        raise UserError(f"--arm is {name!r}, which the report does not have; choose one of {', '.join(measured)}")
+    if adapter not in measured[name]:
+        own = next((arm for arm, adapters in measured.items() if adapter in adapters), None)
+        remedy = f"it has that as {own!r}" if own else "measure RUN's adapter and report again, or leave --report out"
+        raise UserError(f"--arm is {name!r}, which the report did not measure on the adapter of RUN; {remedy}")
     lines = ["## What it gained, what it lost", "", markdown(f"{report.task}, {report.seeds}."), ""]
     lines += ["Brackets are 95% intervals of the difference from the base.", ""]
     lines += ["| | base | this arm |", "| --- | ---: | ---: |"]

@@ -21,6 +21,7 @@ from lsemrl.data.text import PlainText
 from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
+from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.legibility import check_examples
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
@@ -139,6 +140,7 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         policy={name: getattr(settings.policy, name) for name in ("model", "train", "adapter")},
         base=settings.base or settings.policy.model,
         base_fingerprint=base,
+        adapter_fingerprint=adapter_fingerprint(policy.adapter) if policy.adapter else "",
         data={name: hash_rows(examples) for name, examples in rows.items()},
         conditions={"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype, "texts": "NFC"},
         signatures=signatures,

@@ -88,6 +88,7 @@ class Measured:
         policy: Model, what was trained, adapter.
         base: The name of the original model.
         base_fingerprint: Tells it from others.
+        adapter_fingerprint: Tells the adapter that was measured from others; empty without one.
         data: "target", "general" and "text": the rows.
         conditions: What else the numbers depend on, such as max_new_tokens.
         signatures: Metric -> how it was computed.
@@ -129,6 +130,7 @@ class Measured:
     weight_change: float
     outputs: tuple[Output, ...]
     answers: tuple[Output, ...]
+    adapter_fingerprint: str = ""
 
     def write(self, folder: Path) -> Path:
         """Write measurement.json, whole or not at all; returns its path."""

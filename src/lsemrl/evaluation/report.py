@@ -142,6 +142,7 @@ class Arm:
         weight_change: ||trained - base|| / ||base|| over the weights that were trained.
         harness: "task, metric" -> what lm-evaluation-harness found (see `harness`).
         judge_win: Share of rows that a judge gave it, RL against strong SFT; None for other arms.
+        adapters: Fingerprints of what was measured, where it was adapters.
         seeds: It was trained from; empty where only one run is known, and for the base.
         by_seed: In the order of `seeds`, the values behind a number: keys as in `Contrast.metric`.
         samples: Outputs on the same sources for every arm.
@@ -168,6 +169,7 @@ class Arm:
     weight_change: float | None = None
     harness: dict[str, HarnessScore] = field(default_factory=dict)
     judge_win: float | None = None
+    adapters: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     by_seed: dict[str, tuple[float, ...]] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
@@ -336,6 +338,7 @@ def _arm(data: dict[str, Any]) -> Arm:
             "harness": {key: HarnessScore(**floats(each)) for key, each in data.get("harness", {}).items()},
             "kl_rows": tuple(map(float, data.get("kl_rows", ()))),
             "weight_change": None if data.get("weight_change") is None else float(data["weight_change"]),
+            "adapters": tuple(data.get("adapters", ())),
             "seeds": tuple(data.get("seeds", ())),
             "by_seed": {key: tuple(map(float, each)) for key, each in data.get("by_seed", {}).items()},
             "samples": tuple(Sample(**sample | {"rewards": floats(sample["rewards"])}) for sample in data["samples"]),

@@ -285,6 +285,7 @@ def _arm(
         weight_change=fmean(by_seed["weight_change"]) if trained else None,
         harness=_harness(asked),
         judge_win=judge_win,
+        adapters=tuple(measured.adapter_fingerprint for measured in seeds if measured.adapter_fingerprint),
         seeds=tuple(measured.seed for measured in seeds) if trained else (),
         by_seed=by_seed if trained else {},
         samples=tuple(_samples(first)),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, UserError
 
@@ -22,8 +23,7 @@ def ground(policy: Policy, rows: Iterable[Example]) -> dict[str, str]:
         "the policy's tokenizer": _tokenizer_fingerprint(policy.tokenizer, [*rows][:_TRIED]),
     }
     if policy.adapter:
-        with (policy.adapter / "adapter_model.safetensors").open("rb") as file:
-            found["policy.adapter"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        found["policy.adapter"] = adapter_fingerprint(policy.adapter)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,22 @@ def check_passport(folder: Path, base_fingerprint: str) -> None:
             f"policy.adapter {str(folder)!r} was trained on another base model ({base}); "
             "set policy.model to that one, or start from another adapter"
         )
+
+
+def adapter_fingerprint(folder: Path) -> str:
+    """Tells an adapter from others by its weights, as they were written.
+
+    Raises:
+        UserError: They cannot be read.
+    """
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(
+            f"{str(path)!r} cannot be read ({error.strerror}); train or export the adapter again"
+        ) from error
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
