@@ -6,7 +6,6 @@ beside RL because on-policy data alone may be what keeps a model from forgetting
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rich.progress import track
 
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
+from lsemrl.files import make_folder, try_folder, write_lines
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.legibility import check_run
 from lsemrl.modules.sampler import sample
@@ -49,15 +49,7 @@ def best_of(module: GRPO, data: TaskData, folder: Path) -> Path:
             "one input, such as translation's"
         )
     path = folder / FILE
-    part = path.with_name(f".{FILE}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.touch()  # a folder that cannot be written to is told before hours of sampling
-    except OSError as error:
-        raise UserError(
-            f"trainer.default_root_dir is {str(folder)!r}, which cannot be written to ({error.strerror}); name another "
-            "folder"
-        ) from error
+    try_folder(folder, "trainer.default_root_dir")
     policy = module.policy
     data.prepare(policy.tokenizer)
     checked = check_run(policy, data, ("train",), module.encoders(), module.sampling.max_new_tokens)
@@ -76,13 +68,12 @@ def best_of(module: GRPO, data: TaskData, folder: Path) -> Path:
         )
         module.rollout_step += 1
     if not rows:
-        part.unlink()
         raise UserError(
             f"none of {len(examples)} rows has a completion that ended by itself and has a reward; raise "
             "sampling.max_new_tokens, or start from a policy that answers"
         )
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    part.replace(path)
+    make_folder(folder, "trainer.default_root_dir")
+    write_lines(path, rows)
     means = [sum(row[name] for row in rows) / len(rows) for name in ("reward", "mean_reward")]
     print(
         f"{len(rows):,} of {len(examples):,} rows kept; mean reward {means[0]:.3f} of the best of "

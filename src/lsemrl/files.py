@@ -7,17 +7,19 @@ something from being written is told in one sentence. Imports nothing heavy, for
 from __future__ import annotations
 
 import errno
+import json
 import os
 import platform
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 from lsemrl.errors import UserError
 
@@ -54,17 +56,33 @@ def told(path: Path, field: str = "") -> Iterator[None]:
         raise UserError(f"{what} cannot be written to ({os.strerror(number)}); {remedy}") from error
 
 
-def make_folder(folder: Path, field: str = "") -> None:
-    """Make a folder where it is missing, and try whether files can be made in it.
+def try_folder(folder: Path, field: str = "") -> None:
+    """Try, before hours of work, whether files can be made in a folder, and leave nothing behind.
 
     Raises:
-        UserError: It cannot be written to.
+        UserError: They cannot.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with told(folder, field):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            trial = _aside(folder / "trial", "new")
+            trial.touch()
+            trial.unlink()
+        finally:
+            for path in missing:
+                with suppress(OSError):
+                    path.rmdir()
+
+
+def make_folder(folder: Path, field: str = "") -> None:
+    """Make a folder where it is missing.
+
+    Raises:
+        UserError: It cannot be made.
     """
     with told(folder, field):
         folder.mkdir(parents=True, exist_ok=True)
-        trial = _aside(folder / "trial", "new")
-        trial.touch()
-        trial.unlink()
 
 
 @contextmanager
@@ -123,6 +141,16 @@ def write_bytes(path: Path, content: bytes, field: str = "") -> None:
         file.buffer.write(content)
 
 
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]], field: str = "") -> None:
+    """Write JSONL, a line for each row, in a folder that exists.
+
+    Raises:
+        UserError: It cannot be written; what was there stays.
+    """
+    with replacing(path, field) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def append(path: Path, content: str | bytes) -> None:
     """Add to the end of a file, all or nothing; it and its folder are made where they are missing.
 
@@ -164,13 +192,44 @@ def replace_folder(folder: Path, fill: Callable[[Path], object], field: str = ""
         try:
             part.mkdir()
             fill(part)
-            for path in (*part.rglob("*"), part):
-                _sync_folder(path) if path.is_dir() else _sync(path)
+            _sync_all(part)
             _exchange(part, folder)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
         _sync_folder(folder.parent)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether `folder` is missing, or holds nothing but what killed writers left."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(_ASIDE.fullmatch(path.name) for path in folder.iterdir())
+
+
+def fill_folder(folder: Path, fill: Callable[[Path], object], field: str = "") -> None:
+    """Write into a folder that is the user's own, and free: everything or, after an error, nothing.
+
+    Args:
+        folder: Made where it is missing; never renamed, for it may be where a shell stands or a disk is mounted.
+        fill: Writes the files into the empty folder it is given.
+        field: As for `told`.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with told(folder, field):
+        folder.mkdir(parents=True, exist_ok=True)
+        part = _aside(folder / "all", "new")
+        try:
+            part.mkdir()
+            fill(part)
+            _sync_all(part)
+            for path in list(part.iterdir()):
+                path.rename(folder / path.name)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        _sync_folder(folder)
 
 
 def remove_folder(folder: Path) -> None:
@@ -209,10 +268,10 @@ def _exchange(part: Path, folder: Path) -> None:
 
 
 def _number(error: BaseException) -> int | None:
-    """What the system said; libraries in Rust write it into their own errors."""
-    if isinstance(error, OSError):
+    """What the system said; libraries in Rust and shutil write it into their own errors."""
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
+    found = re.search(r"(?:\(os error |\[Errno )(\d+)", str(error))
     return int(found[1]) if found else None
 
 
@@ -255,6 +314,14 @@ def _is_at_work(pid: int, process: str) -> bool:
     except OSError:  # another user's
         return True
     return True
+
+
+def _sync_all(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            _sync_folder(path)
+        elif not path.is_symlink():
+            _sync(path)
 
 
 def _sync(path: Path) -> None:

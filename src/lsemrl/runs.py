@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lsemrl.errors import UserError
+from lsemrl.files import write_text
 
 CHECKPOINTS, SAMPLES, SKIPPED = "checkpoints", "samples.csv", "skipped.jsonl"
 APPENDED = (SAMPLES, SKIPPED)
@@ -113,10 +114,12 @@ def truncate_files(folder: Path, sizes: Mapping[str, int]) -> None:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write JSON under another name first, so that a kill leaves the old file or the new one."""
-    whole = path.with_name(f".{path.name}")
-    whole.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(whole, path)
+    """Write JSON; a kill leaves the old file or the new one.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def is_rank_zero() -> bool:

@@ -243,7 +243,7 @@ def test_units_and_names_are_checked() -> None:
 
 def test_folder_that_cannot_be_written_is_a_users_mistake(report: Report, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/report cannot be written"):
+    with pytest.raises(UserError, match=r"file/report. cannot be written"):
         write_report(report, tmp_path / "file" / "report")
 
 

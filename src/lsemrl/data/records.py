@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lsemrl.data.sources import NOT_UTF8, Row, Source, is_broken, read_rows
+from lsemrl.files import write_lines
 from lsemrl.types import UserError
 
 Flatten = Callable[[dict[str, Any]], list[dict[str, Any]]]
@@ -75,7 +75,7 @@ def read_records(
                 ) from None
             skipped.append({"file": row.file, "line": row.line, "reason": str(reason), "raw": row.raw})
     if skipped:
-        _write(source.skipped, skipped)
+        write_lines(source.skipped, skipped, "skipped_path")
     if not records:
         first = skipped[0]
         raise UserError(
@@ -168,14 +168,3 @@ def _texts(label: str, value: object) -> tuple[str, ...]:
     if not value:
         raise _BadRow(f"{label} is empty")
     return tuple(_text(label, item.get("text") if isinstance(item, dict) else item) for item in value)
-
-
-def _write(path: Path, skipped: list[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped)
-    try:
-        # Alien bytes and half characters are written out, so that the file itself is UTF-8.
-        path.write_bytes(text.encode("utf-8", errors="backslashreplace"))
-    except OSError as error:
-        raise UserError(
-            f"skipped_path is {str(path)!r}, which cannot be written ({error.strerror}); name a file that can"
-        ) from None

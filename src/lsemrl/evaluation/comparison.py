@@ -12,6 +12,7 @@ from lsemrl import __version__
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 from lsemrl.evaluation.judge_client import printable
+from lsemrl.files import make_folder, write_lines, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -227,23 +228,22 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     Raises:
         UserError: `folder` cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "verdicts.jsonl").open("w", encoding="utf-8") as file:
-            for pair, judgement in zip(comparison.pairs, comparison.judgements, strict=True):
-                row = {
-                    "id": pair.id,
-                    "source": pair.source,
-                    "outputs": dict(zip(comparison.arms, pair.outputs, strict=True)),
-                    "references": pair.references,
-                    **asdict(judgement),
-                    "winner": {"win": comparison.arms[0], "loss": comparison.arms[1]}.get(judgement.outcome),
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        path = folder / "judge.json"
-        path.write_text(json.dumps(comparison.summary(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be written ({error.strerror}); name another") from error
+    make_folder(folder, "--output")
+    winners = {"win": comparison.arms[0], "loss": comparison.arms[1]}
+    rows = [
+        {
+            "id": pair.id,
+            "source": pair.source,
+            "outputs": dict(zip(comparison.arms, pair.outputs, strict=True)),
+            "references": pair.references,
+            **asdict(judgement),
+            "winner": winners.get(judgement.outcome),
+        }
+        for pair, judgement in zip(comparison.pairs, comparison.judgements, strict=True)
+    ]
+    write_lines(folder / "verdicts.jsonl", rows)
+    path = folder / "judge.json"
+    write_text(path, json.dumps(comparison.summary(), ensure_ascii=False, indent=1) + "\n")
     return path
 
 

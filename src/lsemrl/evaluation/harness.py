@@ -17,6 +17,7 @@ import torch
 
 from lsemrl.evaluation.harness_library import HarnessSettings, evaluate, load_tasks
 from lsemrl.evaluation.harness_scores import General, results
+from lsemrl.files import make_folder, try_folder, write_text
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import UserError
@@ -48,7 +49,7 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
             "chat to null, or give the tokenizer one"
         )
     device = _device(settings.device)
-    _make(folder)
+    try_folder(folder, "--output")
     tasks, skipped = load_tasks(settings)
     if not tasks:
         raise UserError(f"none of the tasks can be run: {'; '.join(skipped.values())}")
@@ -87,17 +88,9 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
             seconds=time.monotonic() - begun,
         )
         text = json.dumps(dataclasses.asdict(general), ensure_ascii=False, indent=2) + "\n"
-        (folder / "general.json").write_text(text, encoding="utf-8")
+        make_folder(folder, "--output")
+        write_text(folder / "general.json", text)
     return general
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output is {str(folder)!r}, which cannot be made ({error.strerror}); name another folder"
-        ) from None
 
 
 def _device(name: str | None) -> torch.device:

@@ -28,6 +28,7 @@ from lsemrl.evaluation.comparison import (
 )
 from lsemrl.evaluation.endpoint import Endpoint
 from lsemrl.evaluation.judge_client import Conversation, ReplyCache, converse
+from lsemrl.files import try_folder
 from lsemrl.micro.oracle import meaning
 
 Task = Literal["translation", "headline"]
@@ -240,6 +241,7 @@ def run_judge(
     rows = tuple(map(read_predictions, files))
     pairs = pair_up(*rows)
     output = output or Path("runs/judge") / f"{first}_{second}"
+    try_folder(output, "--output")
     judge: dict[str, Any] = {"kind": "oracle"}
     if endpoint is None:
         judgements = judge_by_oracle(pairs)

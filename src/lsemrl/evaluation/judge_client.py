@@ -7,12 +7,10 @@ the next question is asked, and what is on disk is not asked again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import random
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,6 +20,7 @@ from types import TracebackType
 
 from lsemrl.errors import UserError
 from lsemrl.evaluation.endpoint import Answer, Endpoint, Line, Trouble
+from lsemrl.files import make_folder, write_text
 
 _log = logging.getLogger(__name__)
 _PASSING = {408, 409, 425, 429}
@@ -75,10 +74,7 @@ class ReplyCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"replies cannot be kept in {folder} ({error.strerror}); name another folder") from error
+        make_folder(folder)
 
     def get(self, digest: str) -> tuple[Reply, ...]:
         """The replies that were put; none if there are none, or the file is damaged."""
@@ -95,17 +91,7 @@ class ReplyCache:
         Raises:
             UserError: The file cannot be written; going on would pay for replies that are lost.
         """
-        path = self._path(digest)
-        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        try:
-            part.write_text(json.dumps([asdict(reply) for reply in replies]), encoding="utf-8")
-            part.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise UserError(
-                f"replies cannot be kept in {self.folder} ({error.strerror}); make room, or name another folder"
-            ) from error
+        write_text(self._path(digest), json.dumps([asdict(reply) for reply in replies]))
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.json"

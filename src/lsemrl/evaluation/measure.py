@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,13 +19,14 @@ from lsemrl.data.text import PlainText
 from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
+from lsemrl.files import make_folder, try_folder, write_lines
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.legibility import check_examples
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling
 from lsemrl.rewards.semantic import paid_for
-from lsemrl.types import Completion, UserError
+from lsemrl.types import UserError
 
 _LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
 
@@ -102,12 +101,7 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         UserError: `folder` cannot be written, or model, adapter or data are not what the settings say.
     """
     started = time.monotonic()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"output is {str(folder)!r}, which cannot be written ({error.strerror}); name another"
-        ) from error
+    try_folder(folder, "output")
     # The KL reference of training plays no part here.
     policy = Policy(
         dataclasses.replace(settings.policy, reference="none" if settings.policy.train == "full" else "base")
@@ -156,7 +150,8 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         outputs=outputs(found.outputs),
         answers=outputs(found.answers),
     )
-    _write_predictions(found.outputs, folder / "predictions.jsonl")
+    make_folder(folder, "output")
+    write_lines(folder / "predictions.jsonl", map(dataclasses.asdict, outputs(found.outputs)))
     measured.write(folder)
     return measured
 
@@ -219,9 +214,3 @@ def _with_reward(
         found.target_rows | {"similarity_reward": reward},
         signatures | {"similarity_reward": f"mean of max(0, (s - tau) / (1 - tau)), tau {settings.threshold}"},
     )
-
-
-def _write_predictions(completions: Sequence[Completion], path: Path) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for each in outputs(completions):
-            file.write(json.dumps(dataclasses.asdict(each), ensure_ascii=False) + "\n")

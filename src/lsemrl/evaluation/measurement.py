@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lsemrl.errors import UserError
 from lsemrl.evaluation.kinds import check_kinds
 from lsemrl.evaluation.report import UNBOUNDED, json_text
+from lsemrl.files import write_text
 
 if TYPE_CHECKING:
     from lsemrl.types import Completion, Example
@@ -133,12 +134,13 @@ class Measured:
     adapter_fingerprint: str = ""
 
     def write(self, folder: Path) -> Path:
-        """Write measurement.json, whole or not at all; returns its path."""
-        path = folder / FILE
-        part = path.with_name(f".{FILE}.{os.getpid()}")
-        part.write_text(json_text(asdict(self)), encoding="utf-8")
-        part.replace(path)
-        return path
+        """Write measurement.json; returns its path.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        write_text(folder / FILE, json_text(asdict(self)))
+        return folder / FILE
 
     @classmethod
     def read(cls, path: Path) -> Measured:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsemrl.errors import UserError
 from lsemrl.evaluation.kinds import check_kinds
+from lsemrl.files import make_folder, write_bytes, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -272,7 +273,7 @@ class Report:
 
     def to_json(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json_text(asdict(self)), encoding="utf-8")
+        write_text(path, json_text(asdict(self)))
 
     @classmethod
     def from_json(cls, path: Path) -> Report:
@@ -346,8 +347,13 @@ def _arm(data: dict[str, Any]) -> Arm:
     )
 
 
-def write_report(report: Report, folder: Path) -> Path:
-    """Write report.json, report.md, report.html and the plots as PNG.
+def write_report(report: Report, folder: Path, field: str = "") -> Path:
+    """Write report.json, and what `write_pages` writes.
+
+    Args:
+        report: The report.
+        folder: Made where it is missing.
+        field: Where the user named it.
 
     Returns:
         The path of report.html, which needs no other file.
@@ -355,19 +361,25 @@ def write_report(report: Report, folder: Path) -> Path:
     Raises:
         UserError: `folder` cannot be written.
     """
+    make_folder(folder, field)
+    report.to_json(folder / "report.json")
+    return write_pages(report, folder)
+
+
+def write_pages(report: Report, folder: Path) -> Path:
+    """Write report.md, report.html and the plots as PNG to a folder that exists; the path of report.html.
+
+    Raises:
+        UserError: `folder` cannot be written.
+    """
     from lsemrl.evaluation import page, plots  # matplotlib and jinja2 take a second to import
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        report.to_json(folder / "report.json")
-        figures = plots.draw(report)
-        (folder / "report.md").write_text(page.markdown(report, list(figures)), encoding="utf-8")
-        for name, figure in figures.items():
-            (folder / f"{name}.png").write_bytes(plots.png(figure))
-        images = {name: plots.svg(figure) for name, figure in figures.items()}
-        (folder / "report.html").write_text(page.html(report, images), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"the report folder {folder} cannot be written ({error.strerror}): name another") from error
+    figures = plots.draw(report)
+    write_text(folder / "report.md", page.markdown(report, list(figures)))
+    for name, figure in figures.items():
+        write_bytes(folder / f"{name}.png", plots.png(figure))
+    images = {name: plots.svg(figure) for name, figure in figures.items()}
+    write_text(folder / "report.html", page.html(report, images))
     return folder / "report.html"
 
 

@@ -17,6 +17,7 @@ from typing import IO
 from lsemrl.errors import UserError
 from lsemrl.experiment.plan import Run
 from lsemrl.experiment.state import Standing
+from lsemrl.files import told
 
 
 @dataclass
@@ -63,13 +64,9 @@ def claimed(output: Path) -> Iterator[int]:
         UserError: It cannot be written to, or another process holds it.
     """
     path = output / ".lock"
-    try:
+    with told(output, "output"):
         output.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"output is {str(output)!r}, which cannot be written to ({error.strerror}); name another folder"
-        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,8 +82,9 @@ def claimed(output: Path) -> Iterator[int]:
 
 
 def write_pids(descriptor: int, pids: Sequence[int]) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, ", ".join(map(str, pids)).encode(), 0)
+    with suppress(OSError):  # of a full disk; they are for people only
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, ", ".join(map(str, pids)).encode(), 0)
 
 
 @contextmanager

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from lsemrl.errors import UserError
 from lsemrl.experiment.children import Child, claimed, environment, listening, write_pids
 from lsemrl.experiment.plan import Experiment, Run
 from lsemrl.experiment.progress import Display, shown, spoken
 from lsemrl.experiment.reports import write_reports
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, standing
+from lsemrl.files import append, told, write_text
 from lsemrl.foreign import visible
 
 PREFIX = (sys.executable, "-m", "lsemrl")
@@ -138,21 +138,16 @@ class _Crew:
         return 1 if left else 0
 
     def _start(self, run: Run, stands: Standing) -> None:
-        try:
+        words = run.command
+        with told(run.folder):
             if stands.twin:
                 adopt(run, self.experiment.name, stands.twin)
                 self.status[_key(run)] = "copied"
                 self._say(f"[{self.runs.index(run) + 1}/{len(self.runs)}] {run.name}: copied from {stands.twin}")
                 return
             begin(run, self.experiment.name)
+            append(run.folder / LOG, f"$ {shlex.join(('lsemrl', *words))}\n")
             log = (run.folder / LOG).open("ab")
-        except OSError as error:
-            raise UserError(
-                f"output has {str(run.folder)!r}, which cannot be written to ({error.strerror}); name another folder"
-            ) from error
-        words = run.command
-        log.write(f"$ {shlex.join(('lsemrl', *words))}\n".encode())
-        log.flush()
         process = subprocess.Popen(
             [*self.prefix, *words],
             stdin=subprocess.DEVNULL,
@@ -227,9 +222,7 @@ def _write_index(experiment: Experiment) -> None:
     ]
     index: dict[str, Any] = {"name": experiment.name, "description": experiment.description}
     index |= {"seeds": experiment.seeds, "folder": "{stage}/seed_{seed}", "stages": stages}
-    (experiment.output / "experiment.json").write_text(
-        json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_text(experiment.output / "experiment.json", json.dumps(index, indent=2, ensure_ascii=False) + "\n")
 
 
 def _key(run: Run) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from typing import Any
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.experiment.plan import ADAPTER, Run
+from lsemrl.files import fill_folder
 from lsemrl.runs import checkpoints, write_record
 
 LOG = "log.txt"
@@ -139,12 +140,8 @@ def begin(run: Run, experiment: str) -> None:
 def adopt(run: Run, experiment: str, twin: Path) -> None:
     """Make `run` complete with what another experiment made by the very same settings, data, parents and seed."""
     begin(run, experiment)
-    copied = run.folder.with_name(f".{run.folder.name}.copied")
-    shutil.rmtree(copied, ignore_errors=True)
-    shutil.copytree(twin, copied, symlinks=True, ignore=shutil.ignore_patterns(_STARTED, _DONE))
-    for path in list(copied.iterdir()):
-        path.rename(run.folder / path.name)
-    copied.rmdir()
+    own = shutil.ignore_patterns(_STARTED, _DONE)
+    fill_folder(run.folder, lambda part: shutil.copytree(twin, part, symlinks=True, ignore=own, dirs_exist_ok=True))
     write_record(run.folder / _DONE, {**(_read(twin / _DONE) or {}), "copied_from": str(twin)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsemrl.files import write_bytes, write_text
 from lsemrl.foreign import markdown, visible
 from lsemrl.rewards.calibration import FIGURES, OUTPUTS, PAIRS, Calibration, Probe, Tau
 from lsemrl.rewards.semantic import rescaled
@@ -35,6 +37,9 @@ def write(
         texts: What they were measured on.
         tau: The threshold, if there is one.
         facts: What else the JSON is to hold; its `summary`, a sentence, is also shown.
+
+    Raises:
+        UserError: One of them cannot be written.
     """
     content = {
         "version": 1,
@@ -45,12 +50,14 @@ def write(
         "calibrations": {name: asdict(calibration) for name, calibration in calibrations.items()},
     }
     text = json.dumps(_without_nan(content), ensure_ascii=False, indent=1)
-    (folder / "calibration.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "calibration.md").write_text(_page(calibrations, texts, tau, facts), encoding="utf-8")
+    write_text(folder / "calibration.json", text + "\n")
+    write_text(folder / "calibration.md", _page(calibrations, texts, tau, facts))
     import matplotlib
 
     with matplotlib.rc_context({"text.parse_math": False}):  # a label is not TeX
-        _draw(calibrations, tau).savefig(folder / "calibration.png", dpi=160)
+        picture = io.BytesIO()
+        _draw(calibrations, tau).savefig(picture, format="png", dpi=160)
+    write_bytes(folder / "calibration.png", picture.getvalue())
 
 
 def _page(calibrations: dict[str, Calibration], texts: Probe, tau: Tau | None, facts: dict[str, Any]) -> str:
