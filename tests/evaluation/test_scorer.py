@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from lsemrl import micro
 from lsemrl.cli import main
 from lsemrl.evaluation.comparison import Pair
 from lsemrl.evaluation.judge import judge_by_oracle
@@ -125,3 +127,17 @@ def test_what_validation_does_not_measure_is_not_waited_for(tiny_model: str, tmp
     with pytest.raises(UserError, match=r"monitor is 'val/meaning_f1', which validation does not measure"):
         run(module, tmp_path, monitor="val/meaning_f1")
     assert module.policy.model is None
+
+
+def test_a_similarity_says_of_which_weights_it_is(tmp_path: Path) -> None:
+    shutil.copytree(micro.ENCODER, tmp_path / "copy")
+    scorers = [
+        Scorer(MetricSettings(names=("similarity",), encoder=name)) for name in ("micro", str(tmp_path / "copy"))
+    ]
+    scorers.append(Scorer(MetricSettings(names=("similarity",))))
+    with torch.no_grad():
+        next(scorers[2].encoders["metrics.encoder 'micro'"].parameters()).mul_(2)
+    for scorer in scorers:
+        scorer(completions(WORLD))
+    one, same, other = (scorer.signatures["similarity"] for scorer in scorers)
+    assert one == same != other and str(tmp_path) not in one

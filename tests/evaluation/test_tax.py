@@ -121,3 +121,14 @@ def test_meaning_is_scored_by_the_oracle(prompts: PromptBatch) -> None:
     assert rows["rouge_l"] == (1.0, 0.0)
     assert "bleu" not in rows
     assert scores["meaning_exact"] == 0.5
+
+
+def test_a_divergence_does_not_count_the_rounding_of_the_head(tiny_model: str, prompts: PromptBatch) -> None:
+    policy = make_policy(tiny_model, dtype="bfloat16")
+    with torch.no_grad():
+        logits_CV = policy.predictions(prompts.sequences)(slice(None))
+        states_MH, _ = policy._predictors(prompts.sequences)
+    weight_VH = policy.model.get_output_embeddings().weight
+    assert weight_VH.dtype == torch.bfloat16 and logits_CV.dtype == torch.float32
+    torch.testing.assert_close(logits_CV, states_MH.float() @ weight_VH.float().T)
+    assert not torch.equal(logits_CV, logits_CV.bfloat16().float())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 import sys
 import warnings
@@ -11,7 +12,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from lsemrl.rewards.cache import VectorCache, fingerprint, user_cache_folder
+from lsemrl.rewards.cache import VectorCache, fingerprint, identity, user_cache_folder
 
 CPU = torch.device("cpu")
 TEXT = "བོད་ཡིག"
@@ -231,3 +232,21 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "home", homeless)
     assert user_cache_folder() is None
+
+
+def test_an_identity_is_of_what_an_encoder_is_and_not_of_where_it_lies(encoder_path: str, tmp_path: Path) -> None:
+    def load(path: Path | str) -> SentenceTransformer:
+        return SentenceTransformer(str(path), device="cpu", local_files_only=True)
+
+    shutil.copytree(encoder_path, tmp_path / "copy")
+    one, same, other = load(encoder_path), load(tmp_path / "copy"), load(encoder_path)
+    threads = torch.get_num_threads()
+    before = identity(one)
+    torch.set_num_threads(threads + 1)
+    assert before is not None and identity(one) == identity(same) == before
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    assert identity(other) != before
+    same.max_seq_length = 3
+    assert identity(same) != before

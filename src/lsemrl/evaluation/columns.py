@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from lsemrl.evaluation.findings import MISSING, number
+from lsemrl.evaluation.findings import MISSING, SCORE_NAMES, answers_none, number
 from lsemrl.evaluation.report import Arm, Contrast, Report
 
 
@@ -69,7 +69,7 @@ def _of(field: str, key: str) -> Callable[[Arm, Arm], float | None]:
 
 
 def _lost(arm: Arm, base: Arm) -> float | None:
-    if arm is base or "em" not in arm.general or "em" not in base.general:
+    if arm is base or "em" not in arm.general or not base.general.get("em"):
         return None
     return base.general["em"] - arm.general["em"]
 
@@ -123,10 +123,9 @@ def _percentile(field: str, percent: int) -> Callable[[Arm, Arm], float | None]:
 
 _LEARNED, _QA, _TAX, _COST = "New task", "Chinese QA", "Tax", "Training"
 _KL = {"kl": "KL(arm ‖ base)", "kl_from_base": "KL(base ‖ arm)"}
-MEANING_F1 = _percent("meaning F1", _LEARNED, "target.meaning_f1")
+_SCORES = {name: _percent(head, _LEARNED, f"target.{name}") for name, head in SCORE_NAMES.items()}
+MEANING_F1, CHRF, LANGUAGE = (_SCORES[name] for name in ("meaning_f1", "chrf", "language_rate"))
 EXACT = _percent("wholly right", _LEARNED, "target.meaning_exact")
-CHRF = _percent("chrF", _LEARNED, "target.chrf")
-LANGUAGE = _percent("language", _LEARNED, "target.language_rate")
 EM = _column("exact match", _QA, "general.em", scale=100)
 LOST = Column(head="EM lost", group=_TAX, read=_lost, better=-1, scale=100, metric="tax.em")
 DRIFT = Column(head="NLL drift", group=_TAX, read=_drift, better=-1, digits=3, metric="tax.nll")
@@ -140,9 +139,9 @@ LEARNED = (
     MEANING_F1,
     EXACT,
     CHRF,
-    _percent("chrF of sentences", _LEARNED, "target.chrf_sentence"),
-    _percent("BLEU", _LEARNED, "target.bleu"),
-    _percent("ROUGE-L", _LEARNED, "target.rouge_l"),
+    _SCORES["chrf_sentence"],
+    _SCORES["bleu"],
+    _SCORES["rouge_l"],
     _column("similarity", _LEARNED, "target.similarity", digits=3, delta=True),
     LANGUAGE,
     _percent("ended", _LEARNED, "target.ended_rate"),
@@ -191,10 +190,19 @@ MOVED = (
 )
 
 
+def speaking(report: Report, columns: Sequence[Column]) -> tuple[Column, ...]:
+    """`columns` with the score that the sentences over the table speak of, and in place of chrF where it is another."""
+    score = _SCORES[report.score]
+    if score in columns:
+        return tuple(columns)
+    return tuple(score if column is CHRF else column for column in columns)
+
+
 def grid(report: Report, columns: Sequence[Column]) -> tuple[list[Column], Rows]:
     """The columns that any arm has a value for, and a row of cells per arm.
 
-    The best is marked among trained arms only, and only where there are several to choose from.
+    The best is marked among trained arms only, where there are several that differ; not of what was lost of Chinese QA
+    where the base answers none of it, for then nothing was.
     """
     shown: list[Column] = []
     rows: Rows = [(arm, []) for arm in report.arms]
@@ -204,19 +212,22 @@ def grid(report: Report, columns: Sequence[Column]) -> tuple[list[Column], Rows]
             continue
         shown.append(column)
         rivals = [value for arm in report.trained if (value := values[arm.name]) is not None and math.isfinite(value)]
-        best = column.show(max(rivals, key=lambda value: column.better * value)) if len(rivals) > 1 else ""
+        differ = len(set(map(column.show, rivals))) > 1
+        void = answers_none(report) and column.group in (_QA, _TAX)
+        best = column.show(max(rivals, key=lambda value: column.better * value)) if differ and not void else ""
         before = values["base"]
         for arm, cells in rows:
             now, delta, spread = values[arm.name], "", arm.spread(column.metric)
             if column.delta and arm is not report.base and now is not None and before is not None:
                 delta = column.show(now - before, "+") if math.isfinite(now - before) else ""
             between = report.contrast(arm.name, "base", column.metric)
+            shown_difference = now is not None and _is_difference(column)
             cells.append(
                 Cell(
                     text=column.show(now),
                     spread="" if spread is None else f"±{column.show(spread)}",
                     delta=delta,
-                    interval=interval(column, between) if between and _is_difference(column) else "",
+                    interval=interval(column, between) if between and shown_difference else "",
                     best=column.better != 0 and arm is not report.base and column.show(now) == best,
                 )
             )
@@ -235,12 +246,11 @@ def interval(column: Column, contrast: Contrast) -> str:
 
 def differences(report: Report) -> tuple[list[Column], Rows]:
     """What each arm has over another one than the base, with intervals."""
-    gain = {"meaning_f1": MEANING_F1}.get(report.score, _percent("chrF of sentences", _LEARNED, "target.chrf_sentence"))
     similarity = _column("similarity", _LEARNED, "target.similarity", digits=3)
     shown: list[Column] = []
     rows: Rows = [(arm, []) for arm in report.trained]
     for other in report.trained:
-        for column in (gain, similarity, LOST, DRIFT):
+        for column in (_SCORES[report.score], similarity, *(() if answers_none(report) else (LOST,)), DRIFT):
             found = [report.contrast(arm.name, other.name, column.metric) for arm, _ in rows]
             if not any(found):
                 continue

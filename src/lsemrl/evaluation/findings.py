@@ -10,7 +10,16 @@ from statistics import fmean
 from lsemrl.evaluation.report import Arm, Contrast, Report
 
 MISSING = "\N{EN DASH}"
-SCORE_NAMES = {"meaning_f1": "meaning F1", "chrf": "chrF", "chrf_sentence": "chrF of sentences"}
+SCORE_NAMES = {
+    "meaning_f1": "meaning F1",
+    "chrf_sentence": "chrF of sentences",
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "bleu": "BLEU",
+    "language_rate": "language",
+}
+"""What gain is measured in, as sentences, columns and axes name it."""
+UNMEASURED = "what was lost of Chinese QA cannot be measured: the base answers none"
 _NAMED = 4
 """Arms that a headline has room for."""
 
@@ -87,9 +96,14 @@ def climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, 
     return None
 
 
+def answers_none(report: Report) -> bool:
+    """Whether the base has nothing of Chinese QA to lose, so that no loss of it says anything."""
+    return report.base.general.get("em") == 0
+
+
 def matched(report: Report) -> Iterator[tuple[Arm, Arm, MatchedTax | None]]:
     """RL beside each arm that it is an alternative to, where arms were followed through training."""
-    if not any(arm.trajectory for arm in report.arms):
+    if answers_none(report) or not any(arm.trajectory for arm in report.arms):
         return
     for rl in report.trained:
         for other in report.trained:
@@ -101,7 +115,7 @@ def finding(report: Report) -> str:
     """What the run shows, in one sentence made of its numbers."""
     cold = [arm for arm in report.trained if arm.name == "cold_start"]
     start = cold[0] if cold and len(report.trained) > 1 else report.base
-    metric, clauses, more = report.score, list[str](), 0
+    metric, clauses, more, none = report.score, list[str](), 0, answers_none(report)
     for arm in report.trained:
         gain = 100 * (arm.target.get(metric, math.nan) - start.target.get(metric, math.nan))
         loss = 100 * (report.base.general.get("em", math.nan) - arm.general.get("em", math.nan))
@@ -111,15 +125,17 @@ def finding(report: Report) -> str:
             more += 1
             continue
         gained = f"{'lost' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
-        lost = f"{'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}"
+        lost = "" if none else f" and {'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}"
         if clauses:
-            clauses.append(f"{arm.label} {gained} and {lost}")
+            clauses.append(f"{arm.label} {gained}{lost}")
         else:
             over = f"{'over' if 'gained' in gained else 'from'} the {'base' if start is report.base else 'cold start'}"
             of = f"points of {SCORE_NAMES[metric]} {over}"
-            clauses.append(f"{arm.label} {gained} {of} and {lost} points of Chinese QA against the base")
+            clauses.append(f"{arm.label} {gained} {of}{lost and f'{lost} points of Chinese QA against the base'}")
     if more:
         clauses.append(f"{more} more arm{'s' * (more > 1)} below")
+    if clauses and none:
+        clauses.append(UNMEASURED)
     return "; ".join(clauses) or f"No arm has both a {SCORE_NAMES[metric]} and a Chinese QA score to compare"
 
 
@@ -144,7 +160,7 @@ def comparisons(report: Report) -> list[str]:
 def _same(report: Report) -> Iterator[str]:
     """What two ways of training had lost at the same score."""
     labels = {arm.name: arm.label for arm in report.arms}
-    for each in report.same_scores[:_NAMED]:
+    for each in [] if answers_none(report) else report.same_scores[:_NAMED]:
         score, lost, against = map(fmean, (each.scores, each.losses, each.losses_against))
         bounds = (
             f" [{number(100 * each.low, 1, '+')}, {number(100 * each.high, 1, '+')}]" if len(each.scores) > 1 else ""
@@ -166,10 +182,9 @@ def _contrasted(report: Report) -> list[str]:
         if gain and loss:
             better = _moved(gain, "higher", "lower")
             worse = _moved(loss, "more", "less")
-            lines.append(
-                f"{arms[of].label} against {arms[against].label}: {SCORE_NAMES[report.score]} is {better}; of Chinese "
-                f"QA it lost {worse}."
-            )
+            lost = "" if answers_none(report) else f"; of Chinese QA it lost {worse}"
+            name = SCORE_NAMES[report.score]
+            lines.append(f"{arms[of].label} against {arms[against].label}: {name} is {better}{lost}.")
     return lines
 
 
@@ -203,9 +218,10 @@ def hacking(arm: Arm) -> str:
 def notes(report: Report) -> list[str]:
     """What a reader must know to take the tables for what they are."""
     lines = [
-        "Bold is the best of the trained arms; with a sign, the difference from the base. Scores are in points of 100 "
-        "except similarity, a cosine; NLL and KL in nats per token; length in characters. Wholly right: every slot and "
-        "nothing else; language: outputs in the right one; ended: outputs that stopped by themselves.",
+        "Bold is the best of the trained arms where they differ; with a sign, the difference from the base. Scores are "
+        "in points of 100 except similarity, a cosine; NLL and KL in nats per token; length in characters. Wholly "
+        "right: every slot and nothing else; language: outputs in the right one; ended: outputs that stopped by "
+        "themselves.",
         f"{MISSING} means not measured; not finite, that the measurement gave NaN or infinity.",
     ]
     if report.contrasts:

@@ -21,8 +21,9 @@ from lsemrl.evaluation.columns import (
     grid,
     harness,
     same_scores,
+    speaking,
 )
-from lsemrl.evaluation.findings import MISSING, comparisons, finding, hacking, notes, number
+from lsemrl.evaluation.findings import MISSING, answers_none, comparisons, finding, hacking, notes, number
 from lsemrl.evaluation.plots import colours, smoothing
 from lsemrl.evaluation.published import Line, beside
 from lsemrl.evaluation.report import Arm, Report, Sample
@@ -31,7 +32,6 @@ from lsemrl.foreign import markdown as plain
 
 _ABRIDGED = 90
 _TABLES = (
-    ("The arms", SUMMARY),
     ("What each arm learned", LEARNED),
     ("What each arm lost", LOSSES),
     ("How far each arm moved", MOVED),
@@ -52,10 +52,12 @@ def _sources(report: Report) -> list[tuple[Sample, list[Sample | None]]]:
 
 
 def _tables(report: Report) -> list[Table]:
-    tables: list[Table] = [(title, *grid(report, columns)) for title, columns in _TABLES]
+    tables: list[Table] = [
+        (title, *grid(report, columns)) for title, columns in (("The arms", speaking(report, SUMMARY)), *_TABLES)
+    ]
     if any(arm.harness for arm in report.arms):
         tables.append((_HARNESS, *harness(report)))
-    if report.same_scores:
+    if report.same_scores and not answers_none(report):
         tables.append((_SAME, *same_scores(report)))
     return [*tables, (_DIFFERENCES, *differences(report))] if report.contrasts else tables
 

@@ -38,6 +38,7 @@ TARGET = (
     "language_rate",
     "ended_rate",
 )
+SCORES = ("meaning_f1", "chrf_sentence", "chrf", "rouge_l", "bleu", "language_rate")
 GENERAL = ("em", "f1", "average", "answer_length", "nll")
 KL = ("target", "general", "text", "own")
 UNBOUNDED = ("answer_length", "nll")
@@ -253,11 +254,8 @@ class Report:
 
     @property
     def score(self) -> str:
-        """The metric that gain is measured in: the oracle's where every arm has it, else chrF.
-
-        That of sentences where there are intervals, as chrF of a corpus is no mean over rows.
-        """
-        names = ("meaning_f1", "chrf_sentence") if self.contrasts else ("meaning_f1",)
+        """What gain is measured in: the first of `SCORES` that all arms have; of sentences only with intervals."""
+        names = [name for name in SCORES if self.contrasts or name != "chrf_sentence"]
         return next((name for name in names if all(name in arm.target for arm in self.arms)), "chrf")
 
     @property
@@ -389,11 +387,11 @@ def table(report: Report) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from lsemrl.evaluation.columns import TERMINAL, grid
+    from lsemrl.evaluation.columns import TERMINAL, grid, speaking
     from lsemrl.evaluation.findings import comparisons, finding
     from lsemrl.foreign import visible
 
-    columns, rows = grid(report, TERMINAL)
+    columns, rows = grid(report, speaking(report, TERMINAL))
     shown = Table(
         title=Text(visible(finding(report)), style="bold"),
         title_justify="left",

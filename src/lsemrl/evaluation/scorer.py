@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lsemrl import languages, micro
 from lsemrl.evaluation import cmrc, metrics
 from lsemrl.micro import oracle
+from lsemrl.rewards.cache import identity
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import Completion, Example, UserError
 
@@ -82,6 +85,12 @@ class Scorer:
         """Score outputs against their references; the corpus scores of `score`."""
         return self.score(completions).corpus
 
+    @functools.cached_property
+    def _encoder(self) -> str:
+        """What the encoder is: its weights, which a path or a name on a hub may have others of tomorrow."""
+        assert self.encoder is not None
+        return identity(self.encoder.encoder) or Path(self.settings.encoder).name
+
     def look_at(self, examples: Sequence[Example]) -> list[str]:
         """What is left out of the scores of `examples`, in a sentence each.
 
@@ -129,7 +138,7 @@ class Scorer:
                 case "similarity":
                     assert self.encoder is not None
                     rows[name] = tuple(self.encoder.similarity(outputs, references).tolist())
-                    self.signatures[name] = f"mean cosine, encoder {self.settings.encoder}"
+                    self.signatures[name] = f"mean cosine, encoder {self._encoder}"
                     continue
                 case "meaning":
                     meanings = [oracle.meaning(said, meant[0]) for said, meant in zip(outputs, references, strict=True)]

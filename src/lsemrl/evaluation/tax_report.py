@@ -22,7 +22,7 @@ from lsemrl.evaluation.bootstrap import paired_bootstrap
 from lsemrl.evaluation.findings import climb
 from lsemrl.evaluation.folders import Found, General
 from lsemrl.evaluation.measurement import BASE, Measured
-from lsemrl.evaluation.report import GENERAL, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
+from lsemrl.evaluation.report import GENERAL, SCORES, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
 
 Array = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 _FIRST = (BASE, "cold_start", "rl", "sft", "sft_replay")
 _SAMPLES = 8
 AGAINST = ("cold_start", "rl")
-_CLAIMED = ("target.meaning_f1", "target.chrf_sentence", "target.similarity", "tax.em", "tax.nll")
+_CLAIMED = (*(f"target.{name}" for name in SCORES), "target.similarity", "tax.em", "tax.nll")
 """What they are compared in: seeds that both have are paired."""
 
 
@@ -83,6 +83,11 @@ def tax_report(
         setup=_setup(base),
         paths=tuple(map(tuple, paths)),
     )
+    if paths and report.score not in report.base.target:
+        raise UserError(
+            "--path compares ways of training where they scored the same, and the measurements have no score to "
+            "compare by; measure again with chrf in metrics.names, or leave --path out"
+        )
     return dataclasses.replace(report, same_scores=tuple(_same_scores(groups, report.paths, f"target.{report.score}")))
 
 
@@ -90,13 +95,16 @@ def _same_scores(
     groups: Mapping[str, Sequence[Measured]], paths: Sequence[tuple[str, ...]], metric: str
 ) -> Iterator[SameScore]:
     """The first path beside each of the others, wherever both can be compared on some seed."""
+    if not paths:
+        return
     base = _mean_rows(groups[BASE])
     before = float(base["general.em"].mean())
+    start = fmean(_values(each, base)[metric] for each in groups[BASE])
     by_seed = {name: {each.seed: _values(each, base) for each in seeds} for name, seeds in groups.items()}
 
     def points(path: tuple[str, ...], seed: int) -> list[tuple[float, float, float]]:
         """(place on the path, score, exact match)"""
-        measured = [(float(base[metric].mean()), before)]
+        measured = [(start, before)]
         measured += [(values[metric], values["general.em"]) for values in (by_seed[arm][seed] for arm in path)]
         return [(at, *each) for at, each in enumerate(measured)]
 

@@ -216,12 +216,24 @@ class Policy(nn.Module):
         )
 
     def predictions(self, sequences: Sequences) -> Callable[[slice], Tensor]:
-        """Compute `sequences` now; the function returned gives the float32 logits [C, V] of a slice of its tokens."""
+        """Compute `sequences` now; the function returned gives the float32 logits [C, V] of a slice of its tokens.
+
+        The head is computed in float32 whatever the model's dtype: logits rounded to bfloat16 are noise, and a
+        divergence counts all noise as distance. Only a head that does more than multiply rounds as it does.
+        """
         states_MH, _ = self._predictors(sequences)
         if self._route == "whole":
-            return lambda tokens: states_MH[tokens]
-        weight_VH, bias_V = self._head()
-        return lambda tokens: linear(states_MH[tokens].to(weight_VH.dtype), weight_VH, bias_V).float()
+            return lambda tokens: states_MH[tokens].float()
+        found = head_weight(self.model.get_output_embeddings())
+        assert found is not None  # else the way chosen would be through the model's own logits
+        weight_VH, bias_V = (None if part is None else part.float() for part in found)
+        assert weight_VH is not None
+
+        def logits_CV(tokens: slice) -> Tensor:
+            with torch.autocast(weight_VH.device.type, enabled=False):
+                return linear(states_MH[tokens].float(), weight_VH, bias_V)
+
+        return logits_CV
 
     def _head(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, H] and bias [V] of the output head, as mixed precision would have them."""

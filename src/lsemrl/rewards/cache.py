@@ -18,8 +18,11 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from transformers import PretrainedConfig
 
 _CHECKSUM_BYTES = 4
+_PASSING = {"_name_or_path", "transformers_version"}
+"""Fields of a configuration that say where it is from."""
 
 
 class VectorCache:
@@ -89,6 +92,16 @@ def user_cache_folder() -> Path | None:
         return None
 
 
+def identity(encoder: SentenceTransformer) -> str | None:
+    """A hash of what `encoder` is, wherever it lies and whatever computes it: weights, tokenizer and configuration.
+
+    Returns:
+        12 hexadecimal digits; None for a tokenizer that has no written form to be hashed.
+    """
+    facts = _facts(encoder)
+    return None if facts is None else _hash(encoder, facts)[:12]
+
+
 def fingerprint(encoder: SentenceTransformer, device: torch.device) -> str | None:
     """A hash of all that decides the bits of a vector besides its text.
 
@@ -101,30 +114,51 @@ def fingerprint(encoder: SentenceTransformer, device: torch.device) -> str | Non
     import sentence_transformers
     import transformers
 
-    tokenizer: Any = encoder.tokenizer
-    tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(tokenizer, "to_str"):
+    facts = _facts(encoder)
+    if facts is None:
         return None
-    rules = json.loads(tokenizer.to_str())
-    rules["truncation"] = rules["padding"] = None  # what the last call left behind
-    configs = {
-        f"{config.to_json_string()} {getattr(config, '_attn_implementation', None)}"
-        for config in (getattr(module, "config", None) for module in encoder.modules())
-        if isinstance(config, transformers.PretrainedConfig)
-    }
-    facts = {
-        "tokenizer": rules,
-        "modules": repr(encoder),
-        "configs": sorted(configs),
-        "max_seq_length": encoder.max_seq_length,
-        "prompts": [encoder.prompts, encoder.default_prompt_name],
-        "truncate_dim": encoder.truncate_dim,
+    facts |= {
+        "attention": sorted({str(getattr(config, "_attn_implementation", None)) for config in _configs(encoder)}),
         "versions": [torch.__version__, transformers.__version__, sentence_transformers.__version__],
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else [device.type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
         "matmul_precision": torch.get_float32_matmul_precision(),
     }
+    return _hash(encoder, facts)
+
+
+def _facts(encoder: SentenceTransformer) -> dict[str, Any] | None:
+    """What an encoder is, besides its weights; None for a tokenizer that has no written form."""
+    tokenizer: Any = encoder.tokenizer
+    tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(tokenizer, "to_str"):
+        return None
+    rules = json.loads(tokenizer.to_str())
+    rules["truncation"] = rules["padding"] = None  # what the last call left behind
+    configs = (json.loads(config.to_json_string()) for config in _configs(encoder))
+    return {
+        "tokenizer": rules,
+        "modules": repr(encoder),
+        "configs": sorted(
+            json.dumps({name: value for name, value in config.items() if name not in _PASSING}, sort_keys=True)
+            for config in configs
+        ),
+        "max_seq_length": encoder.max_seq_length,
+        "prompts": [encoder.prompts, encoder.default_prompt_name],
+        "truncate_dim": encoder.truncate_dim,
+    }
+
+
+def _configs(encoder: SentenceTransformer) -> list[PretrainedConfig]:
+    """Those of its transformers, each once."""
+    from transformers import PretrainedConfig
+
+    found = {id(config): config for module in encoder.modules() if (config := getattr(module, "config", None))}
+    return [config for config in found.values() if isinstance(config, PretrainedConfig)]
+
+
+def _hash(encoder: SentenceTransformer, facts: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, weight in encoder.state_dict().items():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
