@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bad_models import make_models
+from sent_files import make_sent
 
 from lsemrl.training import CONFIGS
 
@@ -38,6 +39,10 @@ def _rows(name: str, says: str) -> Case:
 
 def _carried(model: str, *words: str, says: str) -> Case:
     return _fit(f"--model.policy.model={{{model}}}", *words, says=says, config="sft.yaml")
+
+
+def _judge(*words: str, says: str) -> Case:
+    return Case(("judge", "a={one_row}", "b={one_row}", "--endpoint.model=m", *words), says)
 
 
 CASES = (
@@ -172,6 +177,23 @@ CASES = (
     Case(("fit-reward", "--config", "{nowhere}", "--output", "{runs}"), "nowhere"),
     Case(("best-of", "--config", str(CONFIGS / "sft.yaml")), "best-of"),
     Case(("report", "{nowhere}"), "nowhere"),
+    # What strangers send
+    Case(("generate", "{class_run}"), "data names the class 'evil.Evil'"),
+    Case(("export", "{class_run}", "--output", "{runs}"), "data names the class 'evil.Evil'"),
+    Case(("generate", "{word_run}"), "data.splits is 'evil.Evil'"),
+    Case(("generate", "{policy_run}"), "policy is"),
+    Case(("generate", "{linked_run}"), "in which 'chat_template.jinja' leads out of it"),
+    Case(("generate", "{recursive_run}"), "whose config.yaml cannot be read"),
+    _fit("--model.policy.adapter={pickled_adapter}", says="adapter_model.safetensors"),
+    _fit("--model.policy.adapter={megatron_adapter}", says="megatron"),
+    _fit("--model.policy.model={kernel_model}", "--model.policy.adapter=null", says="code from a hub"),
+    Case(("report", "{kinds_report}"), "created is '5'"),
+    Case(("tax", "{kinds_measurement}", "--output", "{runs}"), "measurement.json cannot be read"),
+    _judge("--endpoint.base_url=http://host\r\nX-Injected: 1", says="endpoint.base_url is"),
+    _judge("--endpoint.base_url=http://host:99999/v1", says="endpoint.base_url is"),
+    _judge("--endpoint.base_url=http://user:secret@host/v1", says="holds a user name or a query"),
+    Case(("judge", "../a={one_row}", "b={one_row}", "--oracle"), "an arm is given as"),
+    Case(("\x1b]0;title\x07",), r"there is no verb '\x1b]0;title\x07'"),
 )
 
 
@@ -207,7 +229,7 @@ def make_files(folder: Path) -> dict[str, str]:
     (paths["foreign_adapter"] / "adapter_config.json").write_text("{}")
     (paths["torn_checkpoint"] / "state.json").write_text('{"format": 1, "rollout_')
     (paths["forged_checkpoint"] / "state.json").write_text('{"format": 1, "files": {}, "checksum": "0"}')
-    paths |= make_models(folder)
+    paths |= make_models(folder) | make_sent(folder / "sent")
     paths["nowhere"], paths["runs"] = folder / "nowhere", folder / "runs"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     return {name: str(path) for name, path in paths.items()}

@@ -82,7 +82,7 @@ def read_run(folder: Path) -> Trained:
         parser.add_class_arguments(kind, "data")
         found = parser.instantiate_classes(parser.parse_object(read))
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"RUN is {str(folder)!r}, whose config.yaml cannot be read ({reason}); restore it") from error
     _check_links(folder, [path, adapter, folder / "metrics.csv", Path(found.policy.model)])
     where = {"model": str(adapter), "adapter": None} if found.policy.train == "full" else {"adapter": str(adapter)}
@@ -102,7 +102,7 @@ def _data_class(name: Any) -> type[TaskData]:
     if kind is None or module not in ("", kind.__module__):
         raise ValueError(
             f"data names the class {str(name)!r}; a run's folder is read without running code of others, and knows "
-            f"{', '.join(_DATA)}"
+            f"{', '.join(_DATA)}: of others, lsemrl predict --config writes the outputs, and runs their code"
         )
     return kind
 
