@@ -273,6 +273,29 @@ def test_a_path_survives_json(tmp_path: Path) -> None:
     assert Report.from_json(tmp_path / "again.json") == report
 
 
+@pytest.mark.parametrize(
+    "verdict",
+    ["[1]", "[" * 100_000, '{"arms": ["rl", "sft"], "judge": "one", "shares": {"win": 5, "loss": 0}}', '{"arms": 1}'],
+    ids=("list", "deep", "share", "arms"),
+)
+def test_a_verdict_that_is_none_is_refused_in_one_sentence(verdict: str, tmp_path: Path) -> None:
+    (tmp_path / "judge.json").write_text(verdict)
+    with pytest.raises(UserError, match=r"judge\.json cannot be read"):
+        find_judgement([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": 5}, {"before": [1]}, {"before": {"em": {"value": "high"}}}, {"after": {}}, {"difference": None}]
+)
+def test_scores_of_a_harness_that_are_none_are_refused(change: dict[str, object], tmp_path: Path) -> None:
+    general_json(tmp_path, "runs/rl/1", (0.8, 0.7))
+    content = json.loads((tmp_path / "general.json").read_text())
+    content["tasks"][0] |= change
+    (tmp_path / "general.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="run lsemrl general again"):
+        find_general([tmp_path])
+
+
 def general_json(folder: Path, adapter: str, em: tuple[float, float], stderr: float | None = 0.02) -> None:
     def scores(value: float, error: float | None) -> dict[str, dict[str, float | None]]:
         return {"em,none": {"value": value, "stderr": error}}

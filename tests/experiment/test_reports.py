@@ -70,6 +70,7 @@ def test_reports_wait_for_what_failed(world: World) -> None:
         ({"zh": {"stages": ["en_*"]}}, r"stages is \['en_\*'\], which fits none of zh_base, zh_rl, zh_sft, bo_rl"),
         ({"zh": {"stages": "zh"}}, "reports.zh in .*: stages is 'zh'; list names"),
         ({"zh": {"paths": ["rl"]}}, "reports.zh in .*: paths is 'rl'; list names"),
+        ({"../../zh": {}}, "the name is that of a folder"),
         ({"bo": {"stages": ["bo_*"], "judge": "headline"}}, "judge is 'headline', but its stages measure no arms rl"),
     ],
 )

@@ -14,6 +14,7 @@ from lsemrl.evaluation.measurement import FILE, Measured
 
 Found = tuple[Path, Measured]
 _JUDGE, _GENERAL = "judge.json", "general.json"
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,9 @@ def find_judgement(folders: Sequence[Path]) -> dict[str, float]:
             if set(arms) != set(shares):
                 continue
             won = [float(verdict["shares"][outcome]) for outcome in ("win", "loss")]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            if not all(0 <= share <= 1 for share in won):
+                raise ValueError(f"its shares are {won}")
+        except _UNREADABLE as error:
             raise UserError(f"{path} cannot be read ({error}): judge again with lsemrl judge") from error
         if judge not in (None, by):
             raise UserError(f"{path} is of another judge than the files before it: leave one judge's in the folders")
@@ -81,7 +84,22 @@ def find_general(folders: Sequence[Path]) -> list[General]:
     for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_GENERAL)}):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            found.append(General(path=path, adapter=content["policy"]["adapter"], tasks=tuple(content["tasks"])))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            adapter, tasks = content["policy"]["adapter"], tuple(content["tasks"])
+            if not isinstance(adapter, str):
+                raise ValueError(f"policy.adapter is {adapter!r}")
+            for task in tasks:
+                _check_task(task)
+            found.append(General(path=path, adapter=adapter, tasks=tasks))
+        except _UNREADABLE as error:
             raise UserError(f"{path} cannot be read ({error}): run lsemrl general again") from error
     return found
+
+
+def _check_task(task: dict[str, Any]) -> None:
+    """Raise ValueError, TypeError, AttributeError or KeyError where a task of general.json lacks what is read of it."""
+    if not isinstance(task["name"], str) or not isinstance(task["part"], bool):
+        raise ValueError(f"a task has the name {task['name']!r}")
+    for key, before in task["before"].items():
+        stderr = task["difference"][key]["stderr"]
+        for value in (before["value"], task["after"][key]["value"], 0.0 if stderr is None else stderr):
+            float(value)

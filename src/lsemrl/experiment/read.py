@@ -220,7 +220,9 @@ def read_reports(written: Mapping[str, Any], stages: Sequence[Stage], where: str
     plans = []
     for name, fields in written.items():
         place = f"reports.{name} in {where}"
-        if not isinstance(name, str) or not isinstance(fields, dict):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UserError(f"{place}: the name is that of a folder; write it in letters, digits, '_', '-' and '.'")
+        if not isinstance(fields, dict):
             raise UserError(f"{place} is {fields!r}; write its fields: {', '.join(_REPORT_FIELDS)}")
         _check_fields(fields, _REPORT_FIELDS, place)
         patterns, against = (_texts(fields.get(field, []), f"{place}: {field}") for field in ("stages", "against"))
