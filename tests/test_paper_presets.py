@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from lsemrl.cli import main
-from lsemrl.experiment.plan import read_experiment
+from lsemrl.experiment.read import read_experiment
 from lsemrl.micro import corpus
 from lsemrl.modules.policy import Policy, _lora_config
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings

@@ -12,7 +12,7 @@ import pytest
 from lightning.pytorch import Trainer
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, StaticEmbedding, Transformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -143,6 +143,24 @@ def test_what_a_policy_carries_in_part_is_told_with_its_share() -> None:
     assert found.lines[-1].endswith(
         "2 of 10 references would come back from the policy's tokenizer as other texts (odd, upper)"
     )
+
+
+def test_wording_that_is_unknown_is_told_and_chat_markers_are_no_wording() -> None:
+    tokenizer = word_pieces(*LATIN)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>"]})
+    for wording, told in (("<|user|>", 0), ("<|user|>翻译", 1)):
+        rows = [Example(id="1", prompt=f"{wording}a b", source="a b", references=("a",))]
+        found = look("m", tokenizer, rows, {}, learned=True)
+        assert found.refusals == []
+        assert len([line for line in found.lines if "of the letters of wording" in line]) == told
+
+
+def test_a_policy_whose_references_come_back_with_other_letters_is_refused() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
+    tokenizer.backend_tokenizer.decoder = decoders.Fuse()
+    rows = [Example(id=text, prompt="a", source="a", references=(text,)) for text in ("དེབ་", "ཡི་གེ་", "a")]
+    (refusal,) = look("m", tokenizer, rows, {}, learned=True).refusals
+    assert "2 of 3 references (such as row དེབ་) would come back from the tokenizer of policy.model 'm' with" in refusal
 
 
 def replace_reference(example: Example, text: str) -> Example:

@@ -17,7 +17,7 @@ import regex
 
 from lsemrl import languages
 from lsemrl.data.collate import target_ids
-from lsemrl.data.thoughts import answers
+from lsemrl.data.thoughts import answer, answers, opened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,15 +106,28 @@ def alike(texts: Sequence[str], ids: Iterable[Sequence[int]]) -> float:
     return len(_alike(different)) / max(1, len(different))
 
 
-def changed(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[str]:
-    """Ids of the rows whose first reference, learned to the letter, would be decoded to another text."""
-    texts = [example.reference for example in examples]
-    back = answers(tokenizer, target_ids(tokenizer, texts), [""] * len(texts))
-    return [
-        example.id
+def changed(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> tuple[list[str], list[str]]:
+    """Ids of the rows whose first reference, learned to the letter, would be decoded to another text.
+
+    Returns:
+        All of them, and those in which letters, marks or digits are others, but for case.
+    """
+    prompts = [example.prompt for example in examples]
+    back = answers(tokenizer, target_ids(tokenizer, [example.reference for example in examples]), prompts)
+    # In a thought that the prompt opened, what of a reference is its answer is all that is looked at of an output.
+    texts = [answer(row.reference, row.prompt) if opened(row.prompt) else row.reference for row in examples]
+    pairs = [
+        (example.id, unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", other))
         for example, text, other in zip(examples, texts, back, strict=True)
-        if unicodedata.normalize("NFC", text) != unicodedata.normalize("NFC", other)
     ]
+    return (
+        [name for name, text, other in pairs if text != other],
+        [name for name, text, other in pairs if _letters(text) != _letters(other)],
+    )
+
+
+def _letters(text: str) -> str:
+    return "".join(_LETTER.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def unknown_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

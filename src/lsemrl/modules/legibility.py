@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import regex
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -84,6 +85,7 @@ class Legibility:
         readings: Of the policy's tokenizer first, then of encoders.
         rows: How many were looked at.
         changed: Ids of those whose reference, said by the policy, would be decoded to another text.
+        garbled: Ids of those of them that lose or change letters.
         thought: The mark of a thought, if most references would be learned as the inside of one.
         ends: The token that ends a text, and the one that pads it.
     """
@@ -91,13 +93,22 @@ class Legibility:
     readings: tuple[Reading, ...]
     rows: int
     changed: tuple[str, ...]
+    garbled: tuple[str, ...]
     thought: str | None
     ends: tuple[str, str]
 
     @property
     def refusals(self) -> list[str]:
         """What cannot work, a sentence each."""
-        found = [sentence for reading in self.readings if (sentence := reading.refusal)]
+        # The wording is one for all rows: what of it is unknown can be learned.
+        readings = [reading for reading in self.readings if reading.what != "wording"]
+        found = [sentence for reading in readings if (sentence := reading.refusal)]
+        if len(self.garbled) > MOST * self.rows:
+            found.append(
+                f"{len(self.garbled):,} of {self.rows:,} references (such as row {self.garbled[0]}) would come back "
+                f"from the tokenizer of {self.readings[0].by} with other letters, so that no output could be right; "
+                "name a model whose tokenizer decodes what it encodes"
+            )
         if self.thought:
             found.append(
                 f"prompts end inside a thought ({self.thought}), and the references, which do not end it, would be "
@@ -146,21 +157,31 @@ def look(
     texts = {
         "references": [row.reference for row in rows],
         "sources": [row.source for row in rows],
-        "wording": list(dict.fromkeys(row.prompt.replace(row.source, "\n") for row in rows)),
+        "wording": _wordings(tokenizer, rows),
     }
     by = f"policy.model {model!r}"
     readings = [Reading(by=by, what=what, carried=carried(tokenizer, own)) for what, own in texts.items()]
     readings += [
         reading for field, encoder in encoders.items() if (reading := read_by_encoder(field, encoder, references))
     ]
+    others, garbled = changed(tokenizer, rows)
     inside = [row for row in rows if thoughts.opened(row.prompt) and not thoughts.answer(row.reference, row.prompt)]
     return Legibility(
         readings=tuple(readings),
         rows=len(rows),
-        changed=tuple(changed(tokenizer, rows)),
+        changed=tuple(others),
+        garbled=tuple(garbled),
         thought=thoughts.opened(inside[0].prompt) if learned and len(inside) > MOST * len(rows) else None,
         ends=(str(tokenizer.eos_token), str(tokenizer.pad_token)),
     )
+
+
+def _wordings(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[str]:
+    """What prompts say around sources, without the tokens that stand for themselves."""
+    marks = regex.compile(
+        "|".join(map(regex.escape, sorted(tokenizer.added_tokens_encoder, key=len, reverse=True))) or "$^"
+    )
+    return [marks.sub("\n", text) for text in dict.fromkeys(row.prompt.replace(row.source, "\n") for row in rows)]
 
 
 def read_by_encoder(
