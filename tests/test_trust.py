@@ -114,6 +114,13 @@ def test_own_rewards_loggers_and_callbacks_are_no_hindrance(evil: None) -> None:
     assert "evil" not in sys.modules
 
 
+def test_a_runs_folder_cannot_trust_the_code_of_its_model(evil: None) -> None:
+    config = copy.deepcopy(CONFIG)
+    config["model"]["init_args"]["policy"]["trust_remote_code"] = True
+    with pytest.raises(UserError, match="trust_remote_code is true, which is for its owner to say"):
+        read_run(make_run(config))
+
+
 def test_every_task_of_lsemrl_can_be_taken_up() -> None:
     ours = {kind.__name__ for kind in TaskData.__subclasses__() if kind.__module__.startswith("lsemrl.")}
     assert ours == trained._DATA.keys()

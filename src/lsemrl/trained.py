@@ -74,6 +74,11 @@ def read_run(folder: Path) -> Trained:
         greedy = {"num_generations": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": model.get("max_new_tokens")}
         kind, fields = _data_class(data["class_path"]), data.get("init_args", {})
         read = {"policy": model["policy"], "sampling": model.get("sampling", greedy), "data": fields}
+        if isinstance(model["policy"], dict) and model["policy"].get("trust_remote_code"):
+            raise ValueError(
+                "policy.trust_remote_code is true, which is for its owner to say: lsemrl predict --config writes the "
+                "outputs, and runs the model's code"
+            )
         for name, of in (("policy", PolicySettings), ("sampling", Sampling), ("data", kind.__init__)):
             _check_settings(name, read[name], of)
         parser = ArgumentParser(exit_on_error=False)
