@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,17 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {verb} " in shown
     main(["--version"])
     assert capsys.readouterr().out == f"lsemrl {__version__}\n"
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
+    endless = "from lsemrl import cli; cli.RUN['report'] = lambda _: [print(n) for n in range(10**9)]; cli.main()"
+    words = [sys.executable, "-c", endless, "report"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,36 @@ def test_a_file_is_answered_line_by_line_whatever_the_batch(
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1
 
 
+def test_line_n_is_answered_by_line_n(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    main(["generate", str(run), "--input", str(source)])
+    plain = capsys.readouterr().out.splitlines()
+    # Blank lines, an order mark, ends of lines and white space are none of a text's.
+    source.write_bytes(f"\ufeff{TEXTS[0]}\r\n\r\n {TEXTS[1]}\u3000\r\n \t\r\n{TEXTS[2]}\r\n\r\n".encode())
+    for size in ("1", "2", "64"):
+        main(["generate", str(run), "--input", str(source), "--batch-size", size])
+        assert capsys.readouterr().out.split("\n") == [plain[0], "", plain[1], "", plain[2], "", ""]
+
+
+def test_what_was_read_before_a_line_that_is_not_text_is_answered(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = f"{TEXTS[0]}\n{TEXTS[1]}\n".encode() + "士兵\n".encode("gb18030") + TEXTS[2].encode()
+    (tmp_path / "in.txt").write_bytes(content)
+    said = told(capsys, "generate", str(run), "--input", str(tmp_path / "in.txt"))
+    assert f"{tmp_path / 'in.txt'}:3: holds bytes that are not UTF-8" in said
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", str(run)])
+    shown = capsys.readouterr()
+    assert exit_.value.code == 2 and len(shown.out.splitlines()) == 2
+    assert "standard input:3: holds bytes that are not UTF-8" in shown.err
+    for kind, reason in (("utf-16", "UTF-16"), ("utf-8", "NUL")):
+        (tmp_path / "in.txt").write_bytes("a\0b\n".encode(kind))
+        assert reason in told(capsys, "generate", str(run), "--input", str(tmp_path / "in.txt"))
+
+
 def test_at_a_prompt_until_an_empty_line(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +188,12 @@ def test_mistakes(run: Path, exported: Path, tmp_path: Path, capsys: pytest.Capt
     assert "which holds no finished run" in told(capsys, "generate", str(tmp_path))
     assert "'nowhere.txt' cannot be opened" in told(capsys, "generate", str(run), "--input", "nowhere.txt")
     assert "--batch-size is 0" in told(capsys, "generate", str(run), "--batch-size", "0")
+    for seed in ("-1", str(2**40)):
+        assert f"--seed is {seed}" in told(capsys, "generate", str(run), "--seed", seed)
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in ((tmp_path / "pipe", "a pipe"), (tmp_path, "directory"), (Path("/dev/zero"), "a device")):
+        said = told(capsys, "generate", str(run), "--input", str(name))
+        assert "cannot be opened" in said and reason in said
     assert "which holds something already" in told(capsys, "export", str(run), "--output", str(exported))
     report = ["--report", str(exported.parent / "report.json"), "--arm", "grpo"]
     assert "choose one of rl, sft" in told(capsys, "export", str(run), "--output", str(tmp_path / "new"), *report)

@@ -7,7 +7,9 @@ ours keeps its traceback.
 from __future__ import annotations
 
 import logging
+import os
 import re
+import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -33,18 +35,21 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if args is None else args)
     verb = words[0] if words else "--help"
-    if verb in ("-h", "--help"):
-        print(_help())
-        return
-    if verb == "--version":
-        print(f"lsemrl {__version__}")
-        return
+    shown = {"-h": _help, "--help": _help, "--version": lambda: f"lsemrl {__version__}"}
     logging.setLogRecordFactory(ShownRecord)
     verbs = {**dict.fromkeys(TRAINER_VERBS, lambda rest: run_trainer([verb, *rest])), **RUN}
     try:
-        if verb not in verbs:
+        if verb in shown:
+            print(shown[verb]())
+        elif verb not in verbs:
             raise UserError(f"there is no verb {verb!r}; choose one of {', '.join(verbs)}")
-        verbs[verb](words[1:])
+        else:
+            verbs[verb](words[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a pipe that is closed is told from a fault
+    except BrokenPipeError:  # whoever reads has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of the process
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:
         number = getattr(error, "signal", None)  # of `modules.checkpoints.Interrupted`, which this must not import
         if number:

@@ -31,6 +31,16 @@ def check_all_finite(values: Mapping[str, Any], name: str = "") -> None:
             raise UserError(f"{path} is {number}; give a finite number")
 
 
+def check_seed(seed: int, name: str) -> None:
+    """Refuse a seed that some library would refuse, each in words of its own.
+
+    Raises:
+        UserError: It is not from 0 to 2**32 - 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"{name} is {seed}; give a number from 0 to {2**32 - 1}")
+
+
 def _numbers(value: object, path: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, float):
         yield path, value

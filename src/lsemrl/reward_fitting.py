@@ -29,6 +29,7 @@ from lsemrl.modules.legibility import Reading, check_examples, read_by_encoder
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.reading import Unreadable, read_yaml
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.calibration import Calibration, Tau, auc_interval, calibrate, probe, quantile
 from lsemrl.rewards.calibration_page import write
@@ -270,12 +271,12 @@ def _rewards(grpo: str) -> tuple[str, dict[str, Any]]:
         UserError: It cannot be read, or not exactly one of its rewards is a SemanticSimilarity.
     """
     try:
-        content = yaml.safe_load(Path(grpo).read_text(encoding="utf-8"))
+        content = read_yaml(grpo)
         parts = content["model"]["init_args"]["rewards"]
         names = [name for name, part in parts.items() if part["class_path"].endswith("SemanticSimilarity")]
-    except OSError as error:
-        raise UserError(f"grpo is {grpo!r}, which cannot be read ({error.strerror}); name a YAML file") from error
-    except (UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except Unreadable as reason:
+        raise UserError(f"grpo is {grpo!r}, which cannot be read ({reason}); name a YAML file") from reason
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"grpo is {grpo!r}, which holds no rewards (model.init_args.rewards, each with a class_path); name the "
             "configuration of a GRPO run"

@@ -12,7 +12,6 @@ import os
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -141,7 +140,7 @@ def _check_links(folder: Path, roots: Iterable[Path]) -> None:
 def generate(
     run: Trained, texts: Iterable[str], *, greedy: bool = True, seed: int = 1, batch_size: int = 64
 ) -> Iterator[tuple[str, str]]:
-    """Answer texts as the run was asked: each with its output, in order, a batch at a time.
+    """Answer texts as the run was asked: each with its output, in order, a batch at a time; nothing with nothing.
 
     Args:
         run: See `read_run`.
@@ -166,18 +165,36 @@ def generate(
     policy.load()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy.to(device)
-    waiting = iter(texts)
-    while batch := list(islice(waiting, batch_size)):
-        prompts = [template.render(policy.tokenizer, {"source": text, task.inputs[0]: text}) for text in batch]
+    for batch in _batches(texts, batch_size):
+        asked = [text.strip() for text in batch if text.strip()]  # as rows are read for training
+        prompts = [template.render(policy.tokenizer, {"source": text, task.inputs[0]: text}) for text in asked]
         examples = [
             Example(id=str(row), prompt=prompt, source=text, references=("",))
-            for row, (prompt, text) in enumerate(zip(prompts, batch, strict=True))
+            for row, (prompt, text) in enumerate(zip(prompts, asked, strict=True))
         ]
-        encoded = encode(policy.tokenizer, examples)
-        lengths = encoded.prompt_mask_BP.sum(dim=1)
-        what = f"prompt of {batch[int(lengths.argmax())][:30]!r} with {sampling.max_new_tokens:,} new tokens"
-        tokens = int(lengths.max()) + sampling.max_new_tokens
-        fitting(run.policy.model, policy.config, {what: tokens}, "shorten the text")
-        answered = sample(policy, encoded.to(device), sampling, seed)
+        answers: Iterator[str] = iter(())
+        if examples:
+            encoded = encode(policy.tokenizer, examples)
+            lengths = encoded.prompt_mask_BP.sum(dim=1)
+            what = f"prompt of {asked[int(lengths.argmax())][:30]!r} with {sampling.max_new_tokens:,} new tokens"
+            tokens = int(lengths.max()) + sampling.max_new_tokens
+            fitting(run.policy.model, policy.config, {what: tokens}, "shorten the text")
+            answered = sample(policy, encoded.to(device), sampling, seed)
+            answers = iter([one.text for one in answered.completions])
         seed += 1
-        yield from zip(batch, (one.text for one in answered.completions), strict=True)
+        yield from ((text, next(answers) if text.strip() else "") for text in batch)
+
+
+def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Texts in lists of `size`; the last is shorter, also where a text cannot be read and those before it can."""
+    batch: list[str] = []
+    try:
+        for text in texts:
+            batch.append(text)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except UserError:
+        yield batch
+        raise
+    yield batch

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.finite import check_all_finite
+from lsemrl.reading import Unreadable, check_file, read_yaml
 from lsemrl.runs import is_rank_zero, new_version, open_run, step_of
 
 if TYPE_CHECKING:
@@ -161,8 +162,6 @@ def _no_chatter(record: Any) -> bool:
 
 def check_configs(words: list[str]) -> None:
     """Refuse what the parser would only report at length: files that cannot be read, and those of a later version."""
-    import yaml
-
     for at, word in enumerate(words):
         if word in ("--config", "-c") and at + 1 < len(words):
             path = words[at + 1]
@@ -171,14 +170,13 @@ def check_configs(words: list[str]) -> None:
         else:
             continue
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(
-                f"--config is {path!r}, which cannot be read ({error.strerror}); name a YAML file"
-            ) from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"--config is {path!r}, which is not YAML in UTF-8 ({reason}); mend the file") from error
+            check_file(path)
+        except Unreadable as reason:
+            raise UserError(f"--config is {path!r}, which cannot be read ({reason}); name a YAML file") from reason
+        try:
+            content = read_yaml(path)
+        except Unreadable as reason:
+            raise UserError(f"--config is {path!r}, which is not YAML in UTF-8 ({reason}); mend the file") from reason
         if not isinstance(content, dict):
             raise UserError(f"--config is {path!r}, which holds no fields; write `field: value` lines")
         version = content.get("config_version", CONFIG_VERSION)

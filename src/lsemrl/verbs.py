@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsemrl.errors import UserError
+from lsemrl.finite import check_seed
 from lsemrl.foreign import visible
+from lsemrl.reading import Unreadable, fault_of, lines, read_lines
 from lsemrl.training import CONFIG_VERSION, CONFIGS, check_configs, run_trainer
 
 if TYPE_CHECKING:
@@ -46,20 +48,20 @@ def _generate(words: list[str]) -> None:
     options = parser.parse_args(words)
     if options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}; give at least 1")
+    check_seed(options.seed, "--seed")
     from contextlib import ExitStack
 
     from lsemrl.trained import generate, read_run
 
     _quiet()
     run = read_run(options.run)
-    at_prompt = options.input is None and sys.stdin.isatty()
+    at_prompt = options.input is None and sys.stdin is not None and sys.stdin.isatty()
     with ExitStack() as files:
         try:
-            lines = files.enter_context(options.input.open(encoding="utf-8")) if options.input else sys.stdin
+            texts = _asked() if at_prompt else _texts(options.input)
             out = files.enter_context(options.output.open("w", encoding="utf-8")) if options.output else sys.stdout
         except OSError as error:
             raise UserError(f"{error.filename!r} cannot be opened ({error.strerror}); name another file") from error
-        texts = _asked() if at_prompt else (line.rstrip("\n") for line in lines)
         answers = generate(
             run, texts, greedy=not options.sample, seed=options.seed, batch_size=1 if at_prompt else options.batch_size
         )
@@ -100,6 +102,7 @@ def _demo(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for adapters, logs and report")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(words)
+    check_seed(options.seed, "--seed")
     from lsemrl.demo import run_demo
 
     run_demo(options.task, options.output, options.seed)
@@ -264,6 +267,8 @@ def _experiment(words: list[str]) -> None:
     options = parser.parse_args(words)
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; give at least 1")
+    for seed in options.seeds or ():
+        check_seed(seed, "--seeds")
     from lsemrl.experiment.dry_run import print_plan
     from lsemrl.experiment.read import read_experiment
     from lsemrl.experiment.run import run_experiment
@@ -283,6 +288,7 @@ def _build_micro(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write policy/ and encoder/ to")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(words)
+    check_seed(options.seed, "--seed")
     import dataclasses
     import logging
     from tempfile import TemporaryDirectory
@@ -324,6 +330,30 @@ def _quiet() -> None:
 
     disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+
+
+def _texts(path: Path | None) -> Iterable[str]:
+    """The lines of a file, looked at before a model is read, or those of standard input as they come."""
+    try:
+        if path is not None:
+            return list(_whole_lines(read_lines(path), str(path)))
+    except Unreadable as reason:
+        raise UserError(f"'{path}' cannot be opened ({reason}); name another file") from None
+    if sys.stdin is None:
+        raise UserError("standard input is closed; give --input")
+    # A notebook's standard input has text only.
+    typed = getattr(sys.stdin, "buffer", None) or (line.encode("utf-8", "surrogateescape") for line in sys.stdin)
+    return _whole_lines(lines(typed), "standard input")
+
+
+def _whole_lines(texts: Iterable[str], name: str) -> Iterator[str]:
+    try:
+        for number, text in enumerate(texts, start=1):
+            if fault := fault_of(text):
+                raise UserError(f"{name}:{number}: {fault}; mend the line")
+            yield text
+    except Unreadable as reason:
+        raise UserError(f"{name} cannot be read ({reason})") from None
 
 
 def _asked() -> Iterator[str]:

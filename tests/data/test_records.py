@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,35 @@ def test_unwritable_skipped_path(write: Write, tmp_path: Path) -> None:
     path = write("rows.jsonl", [GOOD, GOOD | {"title": ""}])
     with pytest.raises(UserError, match=r"skipped_path .* cannot be written"):
         read(path, on_bad_row="skip", skipped_path=str(tmp_path / "absent" / "skipped.jsonl"))
+
+
+def test_skipped_rows_never_replace_a_file_of_the_users(write: Write, tmp_path: Path) -> None:
+    path = write("rows.jsonl", [GOOD] * 3 + [GOOD | {"title": ""}])
+    before = Path(path).read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(path)
+    os.mkfifo(tmp_path / "pipe")
+    os.link(path, tmp_path / "twin.jsonl")
+    other = write("config.yaml", "a: 1\n")
+    for name, reason in (
+        (path, "which is the data itself"),
+        (str(tmp_path / "link.jsonl"), "which is the data itself"),
+        (str(tmp_path / "sub" / ".." / "rows.jsonl"), "which is the data itself"),
+        (str(tmp_path / "twin.jsonl"), "holds something else already"),
+        (other, "holds something else already"),
+        (str(tmp_path), "cannot be written"),
+        (str(tmp_path / "pipe"), "cannot be written"),
+    ):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=f"skipped_path is .*{reason}"):
+            read(path, on_bad_row="skip", skipped_path=name)
+    assert Path(path).read_bytes() == before and Path(other).read_text() == "a: 1\n"
+    for _ in range(2):  # what an earlier run left out is replaced
+        assert read(path, on_bad_row="skip", skipped_path=str(tmp_path / "skipped.jsonl"))[1] == 1
+
+
+def test_nul_in_a_text_is_a_torn_file(write: Write) -> None:
+    with pytest.raises(UserError, match=r"rows.tsv:2.*NUL"):
+        read(write("rows.tsv", "content\ttitle\na\0\tb\n"))
 
 
 def test_aligned_files_need_a_task_of_two_fields(write: Write) -> None:

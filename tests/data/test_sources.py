@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +106,11 @@ def test_stray_quotation_mark_in_tsv_is_text(write: Write) -> None:
         ("open.csv", b'a,b\n1,2\n3,"4\n', r"open.csv:3: cannot be read as CSV"),
         ("latin.csv", b"zh,b\xf6\n1,2\n", "header holds bytes that are not UTF-8"),
         ("false.parquet", b"not parquet", "Parquet"),
+        ("torn.parquet", b"PAR1" + b"\0" * 20 + b"PAR1", "Parquet"),
+        ("packed.jsonl", b"\x1f\x8b\x08\0", "packed by gzip"),
+        ("excel.csv", b"PK\x03\x04\0", "Excel"),
+        ("deep.json", b"[" * 10_000, "nested too deep"),
+        ("twice.csv", b"zh,bo,zh\n1,2,3\n", "has the column 'zh' twice"),
         ("rows.xlsx", b"PK", "format is unknown"),
     ],
 )
@@ -114,12 +120,84 @@ def test_unreadable_files(write: Write, name: str, content: bytes, sentence: str
     assert "\n" not in str(error.value)
 
 
+def test_a_field_of_any_length_is_read(write: Write) -> None:
+    long = "ཀ" * 150_000
+    limit = csv.field_size_limit()
+    for name, row in (("rows.csv", f"1,{long}"), ("rows.tsv", f"1\t{long}")):
+        header = row[:2].replace("1", "a") + "b"
+        assert [each.columns for each in read(write(name, f"{header}\n{row}\n"))] == [{"a": "1", "b": long}]
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_end_of_a_line_and_every_order_mark(end: str, write: Write) -> None:
+    mark = "\ufeff"
+    jsonl = end.join([mark + '{"zh": "一", "bo": "ཀ"}', '{"zh": "二", "bo": "ཁ"}', ""])
+    table = end.join([mark + '"zh",bo', "一,ཀ", "二,ཁ", ""])
+    paths = [write("a.jsonl", jsonl), write("a.csv", table), write("a.tsv", table.replace(",", "\t").replace('"', ""))]
+    expected = [{"zh": "一", "bo": "ཀ"}, {"zh": "二", "bo": "ཁ"}]
+    for path in paths:
+        assert [row.columns for row in read(path)] == expected, path
+    aligned = read(
+        write("a.zh", end.join([mark + "一", "二", ""])), target_path=write("a.bo", end.join(["ཀ", "ཁ", ""]))
+    )
+    assert [row.columns for row in aligned] == expected
+
+
+def test_files_that_were_joined(write: Write) -> None:
+    part = b"\xef\xbb\xbf" + '{"zh": "一", "bo": "ཀ"}\n'.encode()
+    assert [row.fault for row in read(write("a.jsonl", part * 2))] == ["", ""]
+    table = b"\xef\xbb\xbf" + "zh,bo\n一,ཀ\n".encode()
+    assert [row.fault for row in read(write("a.csv", table * 2))] == [
+        "",
+        "is the header again, as where files were joined",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"zh": ' + "[" * 10_000 + "]" * 10_000 + "}", "is nested too deep"),
+        ('{"zh": "a", "bo": "b", "zh": "c"}', "has the field 'zh' twice"),
+        ("NaN", "is float, not an object"),
+        ("9" * 5_000, "is float, not an object"),
+    ],
+)
+def test_a_hostile_line_is_one_bad_row(line: str, fault: str, write: Write) -> None:
+    rows = read(write("rows.jsonl", f'{{"zh": "x"}}\n{line}\n'))
+    assert (rows[0].fault, rows[1].line) == ("", 2) and fault in rows[1].fault
+
+
+def test_a_number_of_any_length_in_a_column_that_is_not_used(write: Write) -> None:
+    huge = '{"zh": "一", "n": ' + "9" * 5_000 + "}"
+    assert read(write("rows.jsonl", huge))[0].columns["zh"] == "一"
+    assert read(write("rows.json", f"[{huge}]"))[0].columns["zh"] == "一"
+
+
+def test_cells_of_parquet_that_python_cannot_hold(tmp_path: Path) -> None:
+    broken = pyarrow.Array.from_buffers(
+        pyarrow.string(), 2, [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"a\xff")]
+    )
+    far = pyarrow.array([0, 2**60], pyarrow.timestamp("ms"))
+    pyarrow.parquet.write_table(pyarrow.table({"zh": broken}), tmp_path / "broken.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"zh": ["a", "b"], "when": far}), tmp_path / "far.parquet")
+    for name, column in (("broken", "zh"), ("far", "when")):
+        rows = read(str(tmp_path / f"{name}.parquet"))
+        assert rows[0].fault == "" and rows[0].columns["zh"] == "a"
+        assert f"holds in the column '{column}' what cannot be read" in rows[1].fault
+
+
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read(str(tmp_path / "absent.jsonl"))
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(UserError, match="is a folder"):
         read(str(tmp_path / "folder.jsonl"))
+    for name in ("pipe.jsonl", "pipe.csv", "pipe.json", "pipe.tsv", "pipe.parquet"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match="it is a pipe, not a file"):
+            read(str(tmp_path / name))
 
 
 def test_aligned_files_of_different_length(write: Write) -> None:

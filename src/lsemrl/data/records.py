@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lsemrl.data.sources import NOT_UTF8, Row, Source, is_broken, read_rows
+from lsemrl.data.columns import names_in, value_of
+from lsemrl.data.formats import Row
+from lsemrl.data.sources import Source, check_skipped, read_rows
 from lsemrl.files import write_lines
+from lsemrl.reading import fault_of
 from lsemrl.types import UserError
 
+_MOST_NAMED = 40
 Flatten = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -59,6 +63,7 @@ def read_records(
     unknown = [name for name in source.columns if name not in fields]
     if unknown:
         raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
+    check_skipped(source)
     rows = read_rows(source, (inputs[0], target) if len(inputs) == 1 else None)
     if flatten is not None:
         rows = [flat for row in rows for flat in _flat(row, flatten)]
@@ -96,7 +101,7 @@ def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
         return
     try:
         flats = flatten(row.columns)
-    except ValueError as reason:
+    except (ValueError, RecursionError) as reason:
         yield replace(row, fault=str(reason))
         return
     for columns in flats:
@@ -105,33 +110,45 @@ def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
 
 
 def _check_columns(source: Source, rows: list[Row], fields: tuple[str, ...]) -> None:
-    present = dict.fromkeys(name for row in rows if not row.fault for name in row.columns)
-    if not present:
+    whole = [row.columns for row in rows if not row.fault]
+    if not whole:
         return  # every row is bad, and each says why
     for name in fields:
         column = source.columns.get(name, name)
-        if column not in present:
+        if not any(_holds(columns, column) for columns in whole):
+            present = list(dict.fromkeys(each for columns in whole for each in names_in(columns)))
             raise UserError(
                 f"no row of {source.path!r} has the column {column!r} for the field {name!r}; its columns are "
-                f"{', '.join(map(repr, present))}: name the right one in columns (columns: {{{name}: ...}})"
+                f"{', '.join(map(repr, present[:_MOST_NAMED]))}: name the right one in columns "
+                f"(columns: {{{name}: ...}})"
             )
 
 
+def _holds(columns: dict[str, Any], column: str) -> bool:
+    try:
+        return column in columns or value_of(columns, column) is not None
+    except ValueError:
+        return True  # and the row will say what is wrong with it
+
+
 def _record(row: Row, columns: dict[str, str], inputs: tuple[str, ...], target: str) -> Record:
-    if row.fault or is_broken(row.raw):
-        raise _BadRow(row.fault or NOT_UTF8)
+    if fault := row.fault or fault_of(row.raw):
+        raise _BadRow(fault)
 
     def read(name: str) -> tuple[str, Any]:
         column = columns.get(name, name)
         label = f"field {name!r}" + (f" (column {column!r})" if column != name else "")
-        return label, row.columns.get(column)
+        try:
+            return label, value_of(row.columns, column)
+        except ValueError as reason:
+            raise _BadRow(f"{label} {reason}") from None
 
     label, own = read("id")
     if own is not None and (not isinstance(own, str | int) or isinstance(own, bool)):
         raise _BadRow(f"{label} is {type(own).__name__}, not text or a whole number")
-    if is_broken(str(own)):
-        raise _BadRow(f"{label} {NOT_UTF8}")
     name = "" if own is None else str(own).strip()
+    if fault := fault_of(name):
+        raise _BadRow(f"{label} {fault}")
     return Record(
         id=name or row.place,
         place=_place(row, columns),
@@ -143,7 +160,7 @@ def _record(row: Row, columns: dict[str, str], inputs: tuple[str, ...], target: 
 def _place(row: Row, columns: dict[str, str]) -> str:
     """file:line, and the row's own id: a nested line has many rows."""
     own = row.columns.get(columns.get("id", "id"))
-    return f"{row.place} ({own})" if isinstance(own, str | int) and not is_broken(str(own)) else row.place
+    return f"{row.place} ({own})" if isinstance(own, str | int) and not fault_of(str(own)) else row.place
 
 
 def _text(label: str, value: object) -> str:
@@ -151,8 +168,8 @@ def _text(label: str, value: object) -> str:
         raise _BadRow(f"{label} is missing")
     if not isinstance(value, str):
         raise _BadRow(f"{label} is {type(value).__name__}, not text")
-    if is_broken(value):
-        raise _BadRow(f"{label} {NOT_UTF8}")
+    if fault := fault_of(value):
+        raise _BadRow(f"{label} {fault}")
     text = value.strip()
     if not text:
         raise _BadRow(f"{label} is empty")

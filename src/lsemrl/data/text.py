@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsemrl import micro
-from lsemrl.data.sources import NOT_UTF8, Source, is_broken, read_rows
+from lsemrl.data.columns import value_of
+from lsemrl.data.sources import Source, read_rows
 from lsemrl.micro import corpus
+from lsemrl.reading import fault_of
 from lsemrl.types import Example, UserError
 
 _SENTENCE = re.compile(r".*?[。！？!?།\n]+|.*?\.(?=\s)", re.DOTALL)
@@ -23,7 +25,7 @@ class PlainText:
     """A .txt file with one text a line; a .jsonl, .json, .csv, .tsv or .parquet file; or "micro" for the held-out
     Chinese of the embedded world."""
     column: str = "text"
-    """The column of the text, where the file has columns."""
+    """The column of the text, where the file has columns; dots lead into nested ones."""
     rows: int = 100
     """Take this many texts, the first of the file; fewer where it has fewer."""
     max_characters: int = 1000
@@ -59,15 +61,19 @@ class PlainText:
     def _texts(self) -> list[tuple[str, str]]:
         if self.path == micro.NAME:
             return [(str(row["id"]), str(row["text"])) for row in corpus.chinese_text("test", self.rows, seed=0)]
-        if self.path.endswith(_LINES):
+        if self.path.lower().endswith(_LINES):
             # Read as if it were aligned with itself: the same complaints for the same mistakes.
             rows = read_rows(Source(path=self.path, target_path=self.path), (self.column, self.column))
         else:
             rows = read_rows(Source(path=self.path), None)
         texts = []
         for row in rows:
-            text = row.columns.get(self.column)
-            fault = row.fault or (NOT_UTF8 if is_broken(row.raw) else "")
+            fault = row.fault or fault_of(row.raw)
+            try:
+                text = value_of(row.columns, self.column)
+            except ValueError as reason:
+                text, fault = None, fault or f"column {self.column!r} {reason}"
+            fault = fault or (fault_of(text) if isinstance(text, str) else "")
             if fault or not isinstance(text, str):
                 fault = fault or f"has no text in the column {self.column!r} (set text.column)"
                 raise UserError(f"{row.place}: {fault}; mend the row")

@@ -13,6 +13,7 @@ from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 from lsemrl.evaluation.judge_client import printable
 from lsemrl.files import make_folder, write_lines, write_text
+from lsemrl.reading import Json, Unreadable, fault_of, read_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -166,18 +167,20 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
         UserError: The file cannot be read, a line is no prediction, or two rows have one id.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UserError(f"{path} cannot be read ({reason}); give the predictions.jsonl of lsemrl predict") from error
+        lines = read_lines(path)
+    except Unreadable as reason:
+        raise UserError(f"{path} cannot be read ({reason}); give the predictions.jsonl of lsemrl predict") from reason
+    reader = Json()
     predictions: dict[str, Prediction] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        if fault := fault_of(line):
+            raise UserError(f"{path}:{number} {fault}; write it again with lsemrl predict")
         try:
-            row = json.loads(line)
+            row = reader.parse(line)
             texts = [row["id"], row["source"], row["output"], *row.get("references", [])]
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}:{number} is no prediction, an object with id, source and output; give the predictions.jsonl "
                 "of lsemrl predict"

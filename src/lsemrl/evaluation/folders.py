@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import FILE, Measured
+from lsemrl.reading import read_json
 
 Found = tuple[Path, Measured]
 _JUDGE, _GENERAL = "judge.json", "general.json"
@@ -57,7 +57,7 @@ def find_judgement(folders: Sequence[Path]) -> dict[str, float]:
     judge = None
     for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_JUDGE)}):
         try:
-            verdict = json.loads(path.read_text(encoding="utf-8"))
+            verdict = read_json(path)
             arms, by = verdict["arms"], verdict["judge"]
             if set(arms) != set(shares):
                 continue
@@ -83,7 +83,7 @@ def find_general(folders: Sequence[Path]) -> list[General]:
     found = []
     for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_GENERAL)}):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             adapter, tasks = content["policy"]["adapter"], tuple(content["tasks"])
             if not isinstance(adapter, str):
                 raise ValueError(f"policy.adapter is {adapter!r}")

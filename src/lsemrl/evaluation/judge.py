@@ -30,6 +30,7 @@ from lsemrl.evaluation.endpoint import Endpoint
 from lsemrl.evaluation.judge_client import Conversation, ReplyCache, converse
 from lsemrl.files import try_folder
 from lsemrl.micro.oracle import meaning
+from lsemrl.reading import Unreadable, read_text
 
 Task = Literal["translation", "headline"]
 
@@ -276,7 +277,6 @@ def _arm(word: str) -> tuple[str, str]:
 
 def _read_template(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UserError(f"--prompt is {str(path)!r}, which cannot be read ({reason}); name a text file") from error
+        return read_text(path)
+    except Unreadable as reason:
+        raise UserError(f"--prompt is {str(path)!r}, which cannot be read ({reason}); name a text file") from reason

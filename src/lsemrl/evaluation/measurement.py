@@ -21,6 +21,7 @@ from lsemrl.errors import UserError
 from lsemrl.evaluation.kinds import check_kinds
 from lsemrl.evaluation.report import UNBOUNDED, json_text
 from lsemrl.files import write_text
+from lsemrl.reading import read_json
 
 if TYPE_CHECKING:
     from lsemrl.types import Completion, Example
@@ -150,7 +151,7 @@ class Measured:
             UserError: There is no such file, it holds something else, or its version is a later one.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
             if int(data["version"]) <= VERSION:
                 measured = cls(**data | _typed(data))
                 check_kinds(measured)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lsemrl.errors import UserError
 from lsemrl.evaluation.kinds import check_kinds
 from lsemrl.files import make_folder, write_bytes, write_text
+from lsemrl.reading import read_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -281,7 +282,7 @@ class Report:
             UserError: There is no such file, it holds something else, or its version is a later one.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
             if int(data["version"]) <= VERSION:
                 report = cls(
                     **data

@@ -8,11 +8,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lsemrl.errors import UserError
 from lsemrl.experiment.overlay import overlaid
 from lsemrl.experiment.plan import JUDGED, REPORTS, VERBS, Experiment, ReportPlan, Stage
+from lsemrl.reading import Unreadable, read_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _REPORT_FIELDS = ("stages", "paths", "against", "judge")
@@ -199,10 +198,9 @@ def _text(content: Mapping[str, Any], field: str, where: str) -> str:
 def _mapping(path: Path, field: str) -> dict[str, Any]:
     """The content of a YAML file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{field} is {str(path)!r}, which cannot be read as YAML ({reason}); mend it") from error
+        content = read_yaml(path)
+    except Unreadable as reason:
+        raise UserError(f"{field} is {str(path)!r}, which cannot be read as YAML ({reason}); mend it") from reason
     if not isinstance(content, dict):
         raise UserError(f"{field} is {str(path)!r}, which holds no fields; write `field: value` lines")
     return content

@@ -1,0 +1,293 @@
+"""Reads rows as they were written, whatever the format, each with the place it came from.
+
+A file is decoded as UTF-8 with every alien byte kept apart (see `reading`), so that one bad line is one bad row.
+TSV is read literally: it has no quoting, and a stray quotation mark in a sentence must not swallow the lines after it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lsemrl.reading import (
+    Json,
+    Unreadable,
+    check_file,
+    decode,
+    fault_of,
+    read_bytes,
+    read_lines,
+    user_path,
+    whole_number,
+)
+from lsemrl.types import UserError
+
+HUB = "hub:"
+_GAP = re.compile(r"[\s,:]*")
+_LONGEST = 2**31 - 1  # what csv can count to on every system
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row as it was written.
+
+    Attributes:
+        file: What the user called the file.
+        line: Its line, or its number where the format has no lines; from 1.
+        raw: The text of the row.
+        columns: Its values by column.
+        fault: Why it cannot be read; empty if it can.
+    """
+
+    file: str
+    line: int
+    raw: str
+    columns: dict[str, Any]
+    fault: str = ""
+
+    @property
+    def place(self) -> str:
+        """file:line."""
+        return f"{self.file}:{self.line}"
+
+
+def _check(path: str) -> None:
+    if os.path.isdir(user_path(path)):
+        raise UserError(f"path {path!r} is a folder; name one of its files, or write {HUB}{path} for a dataset folder")
+    try:
+        check_file(path)
+    except Unreadable as reason:
+        if isinstance(reason.__cause__, FileNotFoundError):
+            where = f"(looked from {Path.cwd()})"
+            raise UserError(f"path is {path!r}, and there is no such file {where}; correct the path") from None
+        raise _unreadable(path, reason) from None
+
+
+def _unreadable(path: str, reason: object) -> UserError:
+    return UserError(f"path {path!r} cannot be read ({reason}); correct the path, its rights, or the file")
+
+
+def _lines(path: str) -> list[str]:
+    _check(path)
+    try:
+        found = read_lines(path)
+    except Unreadable as reason:
+        raise _unreadable(path, reason) from None
+    if not any(line.strip() for line in found):
+        raise UserError(f"path {path!r} is empty; give a file with at least one row")
+    return found
+
+
+def _text(path: str) -> str:
+    _check(path)
+    try:
+        text = decode(read_bytes(path))
+    except Unreadable as reason:
+        raise _unreadable(path, reason) from None
+    if not text.strip():
+        raise UserError(f"path {path!r} is empty; give a file with at least one row")
+    return text
+
+
+def _jsonl(path: str) -> Iterator[Row]:
+    reader = Json()
+    for line, raw in enumerate(_lines(path), start=1):
+        if not raw.strip():
+            continue
+        try:
+            yield _json_row(path, line, raw, reader.parse(raw))
+        except Unreadable as fault:
+            yield Row(file=path, line=line, raw=raw, columns={}, fault=str(fault))
+
+
+def _json_row(path: str, line: int, raw: str, value: object, twice: str | None = None) -> Row:
+    fault = "" if isinstance(value, dict) else f"is {type(value).__name__}, not an object with fields"
+    if twice is not None:
+        fault = f"has the field {twice!r} twice"
+    return Row(file=path, line=line, raw=raw, columns=value if isinstance(value, dict) else {}, fault=fault)
+
+
+def _json(path: str) -> Iterator[Row]:
+    """A list of objects, or an object that holds exactly one list."""
+    text, reader = _text(path), Json()
+    try:
+        document = json.loads(text, parse_int=whole_number)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: is not JSON ({error.msg}); mend the file, or name it .jsonl") from None
+    except RecursionError:
+        raise UserError(f"path {path!r} is nested too deep; give a list of flat objects") from None
+    start = _skip_gap(text, 0)
+    if isinstance(document, dict):
+        lists = [start for start, value in _members(reader, text, start + 1) if isinstance(value, list)]
+        if len(lists) != 1:
+            raise UserError(f"path {path!r} is an object with {len(lists)} lists; give a list of rows, or one list")
+        start = lists[0]
+    elif not isinstance(document, list):
+        raise UserError(f"path {path!r} is a JSON {type(document).__name__}; give a list of objects")
+    line, counted = 1, 0
+    at = _skip_gap(text, start + 1)
+    while text[at] != "]":
+        value, end = reader.parse_from(text, at)
+        line, counted = line + text.count("\n", counted, at), at
+        yield _json_row(path, line, text[at:end], value, reader.twice)
+        at = _skip_gap(text, end)
+
+
+def _members(reader: Json, text: str, at: int) -> Iterator[tuple[int, object]]:
+    """Where each value of an object starts, and the value; `at` is just inside the brace of valid JSON."""
+    while text[at := _skip_gap(text, at)] != "}":
+        _, at = reader.parse_from(text, at)
+        start = _skip_gap(text, at)
+        value, at = reader.parse_from(text, start)
+        yield start, value
+
+
+def _skip_gap(text: str, at: int) -> int:
+    gap = _GAP.match(text, at)
+    assert gap is not None
+    return gap.end()
+
+
+def _tsv(path: str) -> Iterator[Row]:
+    cells = ((line, text.split("\t")) for line, text in enumerate(_lines(path), start=1) if text)
+    yield from _table(path, cells, "\t")
+
+
+def _csv(path: str) -> Iterator[Row]:
+    text = _text(path)
+    with _long_fields():
+        yield from _table(path, _cells(path, text), ",")
+
+
+def _cells(path: str, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Each line of a CSV file, and the values of the row that begins there."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for values in reader:
+            if values:
+                yield line, values
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}:{line}: cannot be read as CSV ({error}); mend its quotes, or use JSONL") from None
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    before = csv.field_size_limit(_LONGEST)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _table(path: str, cells: Iterable[tuple[int, list[str]]], delimiter: str) -> Iterator[Row]:
+    header: list[str] = []
+    for line, values in cells:
+        if not header:
+            header = [name.strip() for name in values]
+            twice = [name for name in header if name and header.count(name) > 1]
+            if fault := fault_of("".join(header)) or (f"has the column {twice[0]!r} twice" if twice else ""):
+                raise UserError(f"{path}:{line}: the header {fault}; mend it, and save the file as UTF-8")
+            continue
+        fault = f"has {len(values)} values for {len(header)} columns" if len(values) != len(header) else ""
+        if [value.strip() for value in values] == header:
+            fault = "is the header again, as where files were joined"
+        columns = dict(zip(header, values, strict=False))
+        yield Row(file=path, line=line, raw=delimiter.join(values), columns=columns, fault=fault)
+
+
+def _parquet(path: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    _check(path)
+    try:
+        table = pyarrow.parquet.ParquetFile(user_path(path)).read()
+    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
+        raise UserError(f"path {path!r} cannot be read as Parquet ({_first_line(error)}); correct it") from None
+    if len(set(table.column_names)) < len(table.column_names):
+        raise UserError(f"path {path!r} has two columns of one name ({', '.join(table.column_names)}); rename one")
+    columns = {name: _column(name, table.column(name)) for name in table.column_names}
+    for at in range(table.num_rows):
+        values = {name: column[at] for name, column in columns.items()}
+        faults = [str(value) for value in values.values() if isinstance(value, Unreadable)]
+        yield _numbered(path, at + 1, values, faults[0] if faults else "")
+
+
+def _column(name: str, column: Any) -> list[Any]:
+    """The values of a column; in place of one that Python cannot hold, why."""
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError, ArithmeticError, TypeError):
+        return [_cell(name, cell) for cell in column]
+
+
+def _cell(name: str, cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except (ValueError, OverflowError, ArithmeticError, TypeError) as error:
+        return Unreadable(f"holds in the column {name!r} what cannot be read ({_first_line(error)})")
+
+
+def read_aligned(path: str, target_path: str, pair: tuple[str, str]) -> Iterator[Row]:
+    """The lines of two files, of which one answers the other.
+
+    Raises:
+        UserError: One cannot be read, or they are not of one length.
+    """
+    files = [_lines(name) for name in (path, target_path)]
+    if len(files[0]) != len(files[1]):
+        raise UserError(
+            f"path {path!r} has {len(files[0])} lines and target_path {target_path!r} has {len(files[1])}; "
+            "line n of one must answer line n of the other"
+        )
+    for line, texts in enumerate(zip(*files, strict=True), start=1):
+        yield Row(file=path, line=line, raw="\t".join(texts), columns=dict(zip(pair, texts, strict=True)))
+
+
+def read_hub(path: str, config: str | None, split: str, revision: str | None) -> Iterator[Row]:
+    """A Hugging Face dataset, `path` being hub:owner/name.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    import datasets
+
+    try:
+        found = datasets.load_dataset(path.removeprefix(HUB), config, split=split, revision=revision)
+        rows = list(found)
+    except (OSError, ValueError, ImportError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"path {path!r} (config {config}, split {split}, revision {revision}) "
+            f"cannot be loaded as a Hugging Face dataset: {_first_line(error)}; correct these fields"
+        ) from None
+    for number, columns in enumerate(rows, start=1):
+        yield _numbered(path, number, columns)
+
+
+def _numbered(path: str, number: int, columns: dict[str, Any], fault: str = "") -> Row:
+    raw = json.dumps(columns, ensure_ascii=False, default=str)
+    return Row(file=path, line=number, raw=raw, columns=columns, fault=fault)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")[:300] or type(error).__name__
+
+
+READERS: dict[str, Callable[[str], Iterator[Row]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+}
+"""By the end of a file's name."""
