@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bad_adapters import make_adapters
 from bad_models import make_models
 from sent_files import make_sent
 
@@ -26,6 +27,7 @@ class Case:
     says: str
 
 
+_NEW = "--model.policy.adapter=null"
 _QUICK = ("--trainer.accelerator=cpu", "--trainer.callbacks=null", "--trainer.default_root_dir={runs}")
 
 
@@ -122,6 +124,24 @@ CASES = (
     _fit("--model.policy.adapter={nowhere}", says="policy.adapter is"),
     _fit("--model.policy.adapter={torn_adapter}", says="policy.adapter"),
     _fit("--model.policy.adapter={foreign_adapter}", says="policy.adapter"),
+    _fit("--model.policy.adapter={pissa}", says="has init_lora_weights 'pissa', which begins by taking a part"),
+    _fit("--model.policy.adapter={trained_biases}", says="has bias 'all', which trains the base model's own biases"),
+    _fit("--model.policy.adapter={ia3}", says="is of peft_type 'IA3', and only LORA is read"),
+    _fit("--model.policy.adapter={classifier}", says="is of task_type 'SEQ_CLS'"),
+    _fit("--model.policy.adapter={newer_peft}", says="which this peft does not know (it was written by 9.9)"),
+    _fit("--model.policy.adapter={no_such_layer}", says="Target modules {'query'} not found"),
+    _fit("--model.policy.adapter={other_rank}", says="and its adapter_config.json says 4"),
+    _fit("--model.policy.adapter={lacks_magnitudes}", says="tensors that its adapter_config.json says it has"),
+    _fit("--model.policy.adapter={no_tensors}", says="tensors that its adapter_config.json says it has"),
+    _fit("--model.policy.adapter={one_factor}", says="tensors that its adapter_config.json says it has"),
+    _fit("--model.policy.adapter={one_layer}", says="tensors that its adapter_config.json says it has"),
+    _fit("--model.policy.adapter={not_finite}", says="holds numbers that are not finite"),
+    _fit("--model.policy.adapter={of_the_base}", says="holds 1 tensors that its adapter_config.json has no place for"),
+    _fit("--model.policy.adapter={cut_short}", says="adapter_model.safetensors is damaged"),
+    _fit("--model.policy.adapter={torn_passport}", says="lsemrl.json, which says what model it is of, is damaged"),
+    _fit(_NEW, "--model.policy.lora.target_modules=[q_proj,query]", says="target_modules names 'query', which no"),
+    _fit(_NEW, "--model.policy.lora.modules_to_save=[embed]", says="modules_to_save names 'embed', which no module"),
+    _fit(_NEW, "--model.policy.lora.trainable_token_indices=[99999]", says="trainable_token_indices names 99999"),
     _fit("--model.rewards.similarity.encoder={nowhere}", says="encoder is"),
     _fit("--model.rewards.similarity.encoder={folder}", says="is no SentenceTransformer folder"),
     _fit("--model.rewards.similarity.threshold=1.0", says="threshold (tau) is 1.0"),
@@ -229,7 +249,7 @@ def make_files(folder: Path) -> dict[str, str]:
     (paths["foreign_adapter"] / "adapter_config.json").write_text("{}")
     (paths["torn_checkpoint"] / "state.json").write_text('{"format": 1, "rollout_')
     (paths["forged_checkpoint"] / "state.json").write_text('{"format": 1, "files": {}, "checksum": "0"}')
-    paths |= make_models(folder) | make_sent(folder / "sent")
+    paths |= make_models(folder) | make_sent(folder / "sent") | make_adapters(folder)
     paths["nowhere"], paths["runs"] = folder / "nowhere", folder / "runs"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     return {name: str(path) for name, path in paths.items()}

@@ -64,6 +64,7 @@ def save_model(folder: Path, kind: str) -> Path:
         return folder
     save_tiny_model(folder)
     if kind == "untied":
+        torch.manual_seed(1)
         model = AutoModelForCausalLM.from_pretrained(folder, tie_word_embeddings=False)
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone() * 0.9 + 0.01)
         model.config.tie_word_embeddings = False
@@ -95,9 +96,9 @@ def save_adapter(
     return folder
 
 
-def plain_peft(model: str, adapter: Path, *, rows: int | None = None) -> Any:
+def plain_peft(model: str, adapter: Path, *, rows: int | None = None, dtype: torch.dtype = torch.float32) -> Any:
     """The adapter as its documentation says to read it."""
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     if rows:
         base.resize_token_embeddings(rows)
     return PeftModel.from_pretrained(base, adapter).eval()

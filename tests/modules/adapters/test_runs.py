@@ -1,0 +1,116 @@
+"""Runs that start from adapters of other kinds: trained, stopped, resumed to the same bits, exported, measured."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lsemrl.errors import UserError
+from lsemrl.modules.adapters.config import check_placement, new_config
+from lsemrl.modules.forward import logits
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
+from lsemrl.types import PromptBatch
+from modules.adapters.kinds import KINDS, plain_peft, read, save_adapter, save_model
+from short_runs import At, Stop, grpo, run, sft, stop, trained
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "settings"),
+    [
+        (grpo, "dora", {}),
+        (grpo, "rows", {"ref_model_sync_steps": 3, "ref_model_mixup_alpha": 0.6}),
+        (sft, "saved and kept tied", {}),
+        (sft, "Conv1D dora", {}),
+    ],
+    ids=str,
+)
+def test_it_ends_as_if_nothing_had_happened(make: Any, kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    name, fields = KINDS[kind]
+    model = str(save_model(tmp_path / "model", name))
+    settings = settings | {"adapter": str(save_adapter(model, tmp_path / "adapter", lora_dropout=0.1, **fields))}
+    whole = run(make(model, **settings), tmp_path / "whole", epochs=1)
+    with pytest.raises(Stop):
+        run(make(model, **settings), tmp_path / "stopped", At(3, stop), every_n_steps=2, epochs=1)
+    newest = tmp_path / "stopped" / "checkpoints" / "step_2"
+    resumed = run(make(model, **settings), tmp_path / "stopped", resume=str(newest), epochs=1)
+    one, other = trained(whole), trained(resumed)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    began = trained(make_loaded(make(model, **settings)))
+    assert all(not torch.equal(one[name], began[name]) for name in one)
+    ids = torch.arange(12)[None]
+    with torch.no_grad(), whole.policy.inference():
+        found = whole.policy.model(ids).logits
+        torch.testing.assert_close(found, plain_peft(model, tmp_path / "whole" / "adapter")(ids).logits)
+
+
+def make_loaded(module: Any) -> Any:
+    module.policy.load()
+    return module
+
+
+@pytest.mark.parametrize("kind", ["dora", "saved", "rows", "embedding and head", "biased"])
+def test_layers_computed_anew_give_the_same_gradients(kind: str, prompts: PromptBatch, tmp_path: Path) -> None:
+    name, fields = KINDS[kind]
+    model = str(save_model(tmp_path / "model", name))
+    adapter = save_adapter(model, tmp_path / "adapter", **fields)
+    found = []
+    for anew in (False, True):
+        policy = read(model, adapter, gradient_checkpointing=anew, reference="base")
+        policy.logprobs(prompts.sequences)[0].sum().backward()
+        found.append({name: weight.grad for name, weight in policy.trained().items()})
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("kind", ["plain", "dora", "rows", "saved", "embedding and head"])
+def test_a_base_in_bfloat16_is_what_plain_peft_computes(kind: str, prompts: PromptBatch, tmp_path: Path) -> None:
+    name, fields = KINDS[kind]
+    model = str(save_model(tmp_path / "model", name))
+    adapter = save_adapter(model, tmp_path / "adapter", **fields)
+    policy = read(model, adapter, dtype="bfloat16")
+    plain = plain_peft(model, adapter, dtype=torch.bfloat16)
+    with policy.merged():
+        assert torch.equal(logits(policy.model, prompts.sequences), logits(plain, prompts.sequences).detach())
+
+
+SHARDED, HALVED = {"sharded": True, "halved": False}, {"sharded": False, "halved": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "placed", "reason"),
+    [
+        (
+            {"modules_to_save": ["embed_tokens"]},
+            SHARDED,
+            r"has modules_to_save \['embed_tokens'\], which is not proven",
+        ),
+        ({"trainable_token_indices": [3]}, SHARDED, r"has trainable_token_indices \[3\], which is not proven"),
+        ({"modules_to_save": ["embed_tokens"]}, HALVED, "rounded away; set policy.dtype to float32"),
+    ],
+)
+def test_what_is_not_proven_there_is_refused(settings: dict[str, Any], placed: dict[str, bool], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        check_placement(new_config(LoraSettings(**settings)), **placed)
+    check_placement(new_config(LoraSettings()), sharded=True, halved=True)
+
+
+def test_new_adapters_train_rows_and_modules(tiny_model: str, prompts: PromptBatch, tmp_path: Path) -> None:
+    for settings, count in (
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, 2),
+        ({"trainable_token_indices": [3]}, 1),
+    ):
+        lora = LoraSettings(rank=2, target_modules=["q_proj"], **settings)  # type: ignore[arg-type]
+        policy = Policy(PolicySettings(model=tiny_model, lora=lora))
+        policy.load()
+        assert len(policy.trained()) == 4 + count
+        with policy.inference():
+            before, _ = policy.logprobs(prompts.sequences)
+        with policy.base():
+            torch.testing.assert_close(policy.logprobs(prompts.sequences)[0], before)
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+        policy.save(tmp_path / "new")
+        assert read(tiny_model, tmp_path / "new").trained().keys() == policy.trained().keys()
