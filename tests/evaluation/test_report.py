@@ -160,6 +160,9 @@ def test_drift_columns_summarise_the_questions(report: Report) -> None:
     assert cells_of(drifts, "NLL drift")["rl"].text == "4.000"
     assert cells_of(drifts, "drift P50")["rl"].text == "2.000"
     assert cells_of(drifts, "drift P90")["rl"].text == "9.600"  # linear between the fourth and the fifth of five
+    gains = replace(report, arms=(report.base, replace(arms[1], nll_drifts=(-14.0, -3.0, -2.0, -1.0, 0.0))))
+    assert cells_of(gains, "drift P50")["rl"].text == "\N{MINUS SIGN}2.000"
+    assert cells_of(gains, "drift P90")["rl"].text == "\N{MINUS SIGN}0.400"
     broken = replace(report, arms=(report.base, replace(arms[1], nll_drifts=(0.0, math.inf))))
     assert cells_of(broken, "NLL drift")["rl"].text == "not finite"
 
@@ -372,6 +375,9 @@ def test_drift_histograms_share_bins_and_count_every_finite_question(report: Rep
     assert np.array_equal(rl_edges, sft_edges)
     assert (rl_shares.sum(), sft_shares.sum()) == pytest.approx((100, 80))
     assert "2 not finite" in axes[1].texts[0].get_text()
+    gains = replace(make_arm("rl"), nll_drifts=(-14.0, -3.0, -2.0, -1.0, 0.0))
+    words = plots.draw(replace(report, arms=(report.base, gains)))["nll_drift"].axes[0].texts[0].get_text()
+    assert words.replace("\N{MINUS SIGN}", "-") == "mean -4.00, P50 -2.00, P90 -0.40"
 
 
 def test_terminal_table_fits_110_columns(report: Report) -> None:

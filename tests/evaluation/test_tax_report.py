@@ -57,6 +57,12 @@ def test_drifts_and_contrasts_are_taken_row_by_row_against_the_base(report: Repo
     base = np.mean([make_measured("base", seed).general_rows["nll"] for seed in SEEDS], axis=0)
     drifts_SN = np.array([np.array(make_measured("rl", seed).general_rows["nll"]) - base for seed in SEEDS])
     assert rl.nll_drifts == pytest.approx(tuple(drifts_SN.ravel()))
+    replay = next(arm for arm in report.arms if arm.name == "sft_replay")  # some of whose drifts are gains
+    each = [np.array(make_measured("sft_replay", seed).general_rows["nll"]) - base for seed in SEEDS]
+    for percent in (50, 90):
+        signed = statistics.stdev(float(np.percentile(drifts, percent)) for drifts in each)
+        assert replay.spread(f"tax.nll_p{percent}") == pytest.approx(signed)
+    assert min(map(min, each)) < -0.05
     contrast = report.contrast("rl", "base", "tax.nll")
     expected = paired_bootstrap(drifts_SN)
     assert contrast is not None
@@ -143,6 +149,15 @@ def test_ours_stand_beside_the_published_figures(report: Report) -> None:
         "0.4519", f"{rl.target['bleu']:.4f}", "0.7164", f"{rl.target['similarity']:.4f}",
         "46.97", f"{100 * rl.general['average']:.2f}", "65.79", f"{100 * rl.general['f1']:.2f}", "33.5", "30.0",
     ]  # fmt: skip
+    gains = dataclasses.replace(
+        report,
+        arms=[
+            dataclasses.replace(arm, nll_drifts=(-9.0, -8.0, 0.0, 1.0)) if arm.name == "rl" else arm
+            for arm in report.arms
+        ],
+    )
+    drifts = {title: rows for title, _, rows in published.beside(gains)}["Drift on CMRC against the base"]
+    assert "0.70" in [cell.text for line, row in drifts if line.name == "rl" for cell in row]  # P90, of 0 and 1
     headlines = dataclasses.replace(report, paper="headline")
     assert published.beside(headlines)[0][0] == "Headline generation"
     assert published.beside(dataclasses.replace(report, paper="")) == []

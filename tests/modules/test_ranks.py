@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.snapshot import read_snapshot
 
 SCRIPT = Path(__file__).with_name("ranks.py")
@@ -95,3 +97,9 @@ def test_a_run_goes_on_with_another_layout(
     train(folder, tiny_model, str(folder), then, trained, str(begun / "checkpoints" / "step_2"))
     for name, value in weights(folder).items():
         torch.testing.assert_close(value, weights(alone)[name], rtol=1e-5, atol=1e-5)
+
+
+def test_every_rank_and_every_step_draws_of_a_seed_of_its_own() -> None:
+    places = [SimpleNamespace(rollout_step=step, global_rank=rank) for step in range(50) for rank in range(16)]
+    seeds = [PolicyModule.rollout_seed(place) for place in places]  # type: ignore[arg-type]
+    assert len(set(seeds)) == len(places)

@@ -234,6 +234,14 @@ def test_top_p_keeps_the_smallest_nucleus(top_p: float, spread: float) -> None:
         assert ((counts[nucleus] - expected).abs() < 5 * expected.sqrt() + 5).all()
 
 
+@pytest.mark.parametrize("vocabulary", [500, 3000])
+def test_a_nucleus_is_as_wide_as_a_flat_row_needs(vocabulary: int) -> None:
+    """It is looked for among the likeliest 64 first, and then among more."""
+    sampling, generator = Sampling(temperature=1.0, top_p=0.8), torch.Generator().manual_seed(1)
+    tokens = draw(torch.zeros(20 * vocabulary, vocabulary), sampling, generator)
+    assert len(tokens.unique()) == pytest.approx(0.8 * vocabulary, abs=1)
+
+
 def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptBatch) -> None:
     rollouts = sample(policy, prompts, SAMPLING, seed=1)
     tokens = int(rollouts.sequences.completion_mask_NT.sum())

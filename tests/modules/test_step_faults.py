@@ -144,10 +144,10 @@ def test_memory_that_runs_out_halves_micro_batches(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = sft(tiny_model)
-    whole.policy.settings.lora.__dict__["dropout"] = 0.0  # micro-batches of another size drop other numbers
+    whole.policy.adapter_config.lora_dropout = 0.0  # micro-batches of another size drop other numbers
     run(whole, tmp_path / "whole")
     module = sft(tiny_model)
-    module.policy.settings.lora.__dict__["dropout"] = 0.0
+    module.policy.adapter_config.lora_dropout = 0.0
     module.micro_batch_tokens = whole.micro_batch_tokens = 120
     out_of_memory(monkeypatch, {1})
     with caplog.at_level("WARNING"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,15 @@ import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from lsemrl import micro
+from lsemrl.evaluation.scorer import MetricSettings
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.optimization import OptimizerSettings
-from lsemrl.modules.policy_settings import LoraSettings
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling
+from lsemrl.modules.sft import SFT
 from lsemrl.rewards import Chrf
-from short_runs import metrics, policy_settings, run, sft, trained
+from short_runs import At, metrics, policy_settings, run, trained
 from tiny import make_policy
 
 
@@ -85,13 +86,31 @@ def test_dropout_can_be_asked_for_in_updates(noisy: str, tmp_path: Path) -> None
     assert float(first["kl"]) > 1e-4 and float(first["clip_ratio/region_mean"]) > 0.1
 
 
+def test_old_log_probs_are_scored_without_dropout(noisy: str, tmp_path: Path) -> None:
+    """Also where updates have it: scored twice, they are the same."""
+    module = untouched(noisy, tmp_path, loss=LOSSES["token"], policy={}, dropout_in_updates=True)
+    scored: list[torch.Tensor] = []
+
+    def score() -> None:
+        assert module.policy.model.training
+        sequences = next(iter(module.trainer.datamodule.val_dataloader())).sequences
+        scored.extend(module.score(sequences) for _ in range(2))
+        with module.policy.inference():
+            scored.append(module.policy.logprobs(sequences, 1.0)[0])
+
+    run(module, tmp_path, At(2, score), resume="never", epochs=1)
+    assert torch.equal(scored[0], scored[1])
+    torch.testing.assert_close(scored[0], scored[2], rtol=0, atol=1e-5)
+
+
 def test_sft_keeps_its_dropout(tiny_model: str, tmp_path: Path) -> None:
     """Without it the same run ends elsewhere; computed again, what was dropped is the same."""
     ends = []
     for at, (dropout, checkpointing) in enumerate(((0.5, False), (0.5, True), (0.0, False))):
-        module = sft(tiny_model, gradient_checkpointing=checkpointing)
+        torch.manual_seed(5)
         lora = LoraSettings(rank=4, alpha=8.0, dropout=dropout)
-        module.policy.settings = replace(module.policy.settings, lora=lora)
+        policy = PolicySettings(model=tiny_model, lora=lora, gradient_checkpointing=checkpointing)
+        module = SFT(policy, OptimizerSettings(lr=1e-2), MetricSettings(names=("chrf",)), max_new_tokens=6)
         run(module, tmp_path / str(at), resume="never", epochs=1)
         ends.append(torch.cat([value.flatten() for value in trained(module).values()]))
     kept, again, without = ends

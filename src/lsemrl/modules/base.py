@@ -440,7 +440,7 @@ class PolicyModule(LightningModule):
     def stands_on(self) -> dict[str, str]:
         """Hashes of what a resumed run must find as it was, by the field that names it."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return ground(self.policy, data.train_examples)
+        return ground(self.policy, data.train_examples, self.encoders())
 
     def resume_state(self, state: dict[str, Any]) -> None:
         """Take up what `own_state` gave; the random numbers in `on_train_start`, after everything else has drawn."""

@@ -7,24 +7,32 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
+from lsemrl.modules.pretrained import fingerprint
 from lsemrl.types import Example, UserError
 
 _TRIED = 64  # rows
 
 
-def ground(policy: Policy, rows: Iterable[Example]) -> dict[str, str]:
-    """Hashes of what a policy is made from, by the field that names it; `rows` are what is trained on."""
+def ground(policy: Policy, rows: Iterable[Example], encoders: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Hashes of what a run stands on, by the field that names it.
+
+    Args:
+        policy: What is trained.
+        rows: What it is trained on.
+        encoders: Of rewards and metrics, by their fields.
+    """
     found = {
         "policy.model": policy.fingerprint,
-        "the policy's tokenizer": _tokenizer_fingerprint(policy.tokenizer, [*rows][:_TRIED]),
+        "policy's tokenizer": _tokenizer_fingerprint(policy.tokenizer, [*rows][:_TRIED]),
     }
     if policy.adapter:
         found["policy.adapter"] = adapter_fingerprint(policy.adapter)
-    return found
+    return found | {field: fingerprint(encoder) for field, encoder in encoders.items()}
 
 
 def check_ground(before: Mapping[str, str], now: Mapping[str, str], folder: Path, *, same_run: bool) -> None:
@@ -34,13 +42,13 @@ def check_ground(before: Mapping[str, str], now: Mapping[str, str], folder: Path
         before: When the checkpoint was written.
         now: As it is found.
         folder: Of the checkpoint.
-        same_run: Whether it is the run itself that goes on; another may be paid by other encoders.
+        same_run: Whether it is the run itself that goes on; another may be paid and scored by other encoders.
 
     Raises:
         UserError: The first field that does not name what it named.
     """
     for field in sorted(before.keys() | now.keys()):
-        if before.get(field) != now.get(field) and (same_run or not field.startswith("rewards.")):
+        if before.get(field) != now.get(field) and (same_run or field.startswith("policy")):
             raise UserError(
                 f"{field} is not what it was when {str(folder)!r} was written; restore it, or set checkpoints.resume "
                 "to never to begin anew"

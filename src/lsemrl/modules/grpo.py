@@ -25,7 +25,6 @@ from lsemrl.modules.memory import estimate_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.pretrained import fingerprint
 from lsemrl.modules.ranks import every_rank
 from lsemrl.modules.sampler import Sampling
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
@@ -163,15 +162,6 @@ class GRPO(PolicyModule):
         """Say how much memory the run took."""
         peak = peak_memory(self.device) - self.held_by_others
         self.say(f"memory: the peak was {peak / 1e6:,.0f} MB, {self.estimate.total / 1e6:,.0f} MB were estimated")
-
-    def stands_on(self) -> dict[str, str]:
-        """The encoders of rewards too."""
-        parts = self.reward_mix.parts.items()
-        encoders = {name: part.encoder for name, part in parts if isinstance(part, SemanticSimilarity)}
-        return {
-            **super().stands_on(),
-            **{f"rewards.{name}.encoder": fingerprint(encoder) for name, encoder in encoders.items()},
-        }
 
     def own_state(self) -> dict[str, Any]:
         """The counters of the rewards too."""
