@@ -65,6 +65,27 @@ def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
     assert process.returncode == 128 + signal.SIGPIPE
 
 
+def test_a_class_of_ones_own_is_found_where_one_works_and_beside_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = [folder for folder in sys.path if folder not in ("", os.getcwd())]  # as the command has it
+    (tmp_path / "work").mkdir()
+    own = "from lsemrl.rewards.lexical import Chrf\nclass Mine(Chrf):\n    pass\n"
+    (tmp_path / "work" / "own_reward_here.py").write_text(own)
+    (tmp_path / "own_reward_beside.py").write_text(own)
+    (tmp_path / "work" / "yaml.py").write_text("raise AssertionError('shadows what is installed')")
+    (tmp_path / "overlay.yaml").write_text("seed_everything: 1\n")
+    monkeypatch.chdir(tmp_path / "work")
+    for module in ("own_reward_here", "own_reward_beside"):
+        monkeypatch.setattr(sys, "path", list(installed))
+        with pytest.raises(SystemExit) as exit_:
+            fit("--config=../overlay.yaml", f"--model.rewards.mine.class_path={module}.Mine", "--print_config")
+        assert exit_.value.code == 0 and f"class_path: {module}.Mine" in capsys.readouterr().out
+        assert sys.path[: len(installed)] == installed
+    sentence = told(capsys, "--model.rewards.mine.class_path=own_reward_nowhere.Mine")
+    assert "there is no module 'own_reward_nowhere'" in sentence and str(tmp_path / "work") in sentence
+
+
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["train"])

@@ -104,6 +104,12 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     complaint = " ".join(re.sub(r'^Parser key "[^"]+":', "", texts[-1]).split())
     complaint = re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
     where = f"{path}: " if path else ""
+    missing = next((link.name for link in chain if isinstance(link, ModuleNotFoundError)), None)
+    if missing is not None:
+        places = f"among installed packages, in {os.getcwd()}, and beside each --config"
+        return f"{where}there is no module {missing!r}; it is looked for {places}"
+    if re.search(r"Expected a (builtins\.)?str\b", complaint):
+        return f"{where}{complaint.rstrip('.')}; put text that YAML reads as something else in quotes"
     remedy = (
         f"lsemrl {verb} --help lists every option"
         if verb in OWN_VERBS

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsemrl import __version__
+from lsemrl.as_typed import take_text_as_typed
 from lsemrl.errors import UserError
 from lsemrl.finite import check_all_finite
-from lsemrl.reading import Unreadable, check_file, read_yaml
+from lsemrl.reading import Unreadable, check_file, read_yaml, user_path
 from lsemrl.runs import is_rank_zero, new_version, open_run, step_of
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     from transformers.utils.logging import disable_progress_bar
 
     check_configs(words)
+    find_own_classes(words)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    take_text_as_typed()
     words = ["--print_config=comments" if word == "--print_config" else word for word in words]
     # Lightning's advice on loader workers and log intervals is not about this program.
     for about in (
@@ -160,15 +164,24 @@ def _no_chatter(record: Any) -> bool:
     return not str(record.getMessage()).startswith(("GPU available", "TPU available", "💡 Tip"))
 
 
-def check_configs(words: list[str]) -> None:
-    """Refuse what the parser would only report at length: files that cannot be read, and those of a later version."""
+def _configs(words: list[str]) -> Iterator[str]:
     for at, word in enumerate(words):
         if word in ("--config", "-c") and at + 1 < len(words):
-            path = words[at + 1]
+            yield words[at + 1]
         elif word.startswith("--config="):
-            path = word.removeprefix("--config=")
-        else:
-            continue
+            yield word.removeprefix("--config=")
+
+
+def find_own_classes(words: list[str]) -> None:
+    """Let a `class_path` name a module in the working directory or beside a configuration, behind what is installed."""
+    for folder in (Path.cwd(), *(user_path(path).parent.resolve() for path in _configs(words))):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def check_configs(words: list[str]) -> None:
+    """Refuse what the parser would only report at length: files that cannot be read, and those of a later version."""
+    for path in _configs(words):
         try:
             check_file(path)
         except Unreadable as reason:

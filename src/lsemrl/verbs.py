@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsemrl.as_typed import take_text_as_typed
 from lsemrl.errors import UserError
 from lsemrl.finite import check_seed
 from lsemrl.foreign import visible
 from lsemrl.reading import Unreadable, fault_of, lines, read_lines
-from lsemrl.training import CONFIG_VERSION, CONFIGS, check_configs, run_trainer
+from lsemrl.training import CONFIG_VERSION, CONFIGS, check_configs, find_own_classes, run_trainer
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser as TypedParser
@@ -176,6 +177,7 @@ def _judge(words: list[str]) -> None:
     from lsemrl.evaluation.judge import Task, run_judge
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    take_text_as_typed()
     parser = TypedParser("lsemrl judge", description=OWN_VERBS["judge"], exit_on_error=False)
     parser.add_argument("arms", nargs="*", metavar="NAME=FILE", help="an arm's name and its predictions.jsonl")
     parser.add_argument("--oracle", action="store_true", help="judge by the oracle of the embedded world")
@@ -314,7 +316,9 @@ def _typed_parser(verb: str, words: list[str]) -> TypedParser:
     from jsonargparse import set_parsing_settings
 
     check_configs(words)
+    find_own_classes(words)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    take_text_as_typed()
     _quiet()
     parser = TypedParser(f"lsemrl {verb}", description=OWN_VERBS[verb], exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file of the fields below; a later one overrides")

@@ -1,0 +1,53 @@
+"""The text of a setting is taken as it was typed.
+
+jsonargparse reads the value of an option of a class as YAML, and hands it on as Python prints what came of that: a text
+with a colon becomes a dictionary and then its repr, and null the text "None". It has no setting for this, so that the
+one method through which every value goes is wrapped.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from contextlib import suppress
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+_NULL = ("null", "Null", "NULL", "~")
+
+
+class _Typed(str):
+    """Marks text that is not to be read before the field that it is meant for is known."""
+
+
+@functools.cache  # once a process
+def take_text_as_typed() -> None:
+    """Make every parser of jsonargparse do so."""
+    from jsonargparse._typehints import ActionTypeHint
+    from jsonargparse._util import NestedArg
+
+    check = ActionTypeHint._check_type
+
+    @functools.wraps(check)
+    def check_typed(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
+        kinds = _kinds(self._typehint)
+        if isinstance(value, _Typed):
+            value = str(value)
+        if isinstance(value, NestedArg) and type(value.val) is str:
+            if any(get_origin(kind) is dict and get_args(kind)[1] is str for kind in kinds):
+                value = {**((cfg and cfg.get(self.dest)) or {}), value.key: value.val}
+            elif not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in kinds):
+                raw = NestedArg(key=value.key, val=_Typed(value.val))
+                if "." in value.key:
+                    return check(self, raw, append=append, cfg=cfg, mode=mode)
+                with suppress(TypeError, ValueError):  # a group of settings is read at once: {train: 20}
+                    return check(self, raw, append=append, cfg=cfg, mode=mode)
+        elif type(value) is str and str in kinds and kinds <= {str, NoneType}:
+            return None if NoneType in kinds and value in _NULL else value
+        return check(self, value, append=append, cfg=cfg, mode=mode)
+
+    setattr(ActionTypeHint, "_check_type", check_typed)  # noqa: B010
+
+
+def _kinds(hint: Any) -> set[Any]:
+    return set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}

@@ -1,0 +1,93 @@
+"""What is typed for a field of text arrives as it was typed, however deep the field lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from lsemrl.as_typed import take_text_as_typed
+from lsemrl.cli import users_mistake
+from lsemrl.data.base import TaskData
+from lsemrl.data.text import PlainText
+from lsemrl.data.translation import TranslationData
+from lsemrl.evaluation.measure import MeasureSettings
+
+TASK = "lsemrl.data.translation.TranslationData"
+TEXTS = [
+    "Note: answer in Tibetan only",
+    "Translate: {source}",
+    "[a]",
+    "{a}",
+    "{a: b}",
+    "- a",
+    "? a",
+    "#x",
+    "x #y",
+    "1e5",
+    "017",
+    "true",
+    "on",
+    "2024-01-01",
+    "1:30",
+    ".nan",
+    "*x",
+    "&x",
+    "!!x",
+    '"x"',
+    "'x'",
+    "a: b\nc: d",
+    " x ",
+    "",
+]
+
+
+def parse(*words: str) -> Any:
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(TaskData, "data")
+    parser.add_class_arguments(TranslationData, "flat")
+    parser.add_class_arguments(PlainText, "text")
+    return parser.parse_args([f"--data={TASK}", *words])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_arrives_as_typed(text: str) -> None:
+    names = ("template.system", "source_field", "source.columns.zh")
+    words = [f"--{kind}.{name}={text}" for kind in ("data", "flat") for name in names]
+    found = parse(*words, f"--text.column={text}")
+    for data in (found.data.init_args, found.flat):
+        assert (data.template.system, data.source_field, data.source.columns) == (text, text, {"zh": text})
+        assert type(data.source_field) is type(data.source.columns["zh"]) is str
+    assert found.text.column == text
+
+
+def test_null_is_none_and_groups_are_read_at_once() -> None:
+    words = ["--data.template.system=x", "--data.template.system=null", "--data.validation={path: a}"]
+    data = parse(*words, "--data.micro={train: 20}", "--data.source.columns={zh: a}", "--data.source.columns.bo=b").data
+    assert data.init_args.template.system is None and data.init_args.micro.train == 20
+    assert data.init_args.source.columns == {"zh": "a", "bo": "b"} and data.init_args.validation.path == "a"
+    assert parse("--data.validation.path=a", "--data.validation=null").data.init_args.validation is None
+
+
+def test_null_deep_within_a_class_of_settings() -> None:
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MeasureSettings)
+    words = [f"--target={TASK}", "--general=lsemrl.data.comprehension.ComprehensionData", "--policy.adapter=null"]
+    found = parser.parse_args([*words, "--target.validation.skipped_path=null"])
+    assert found.target.init_args.validation.skipped_path is None and found.policy.adapter is None
+
+
+@pytest.mark.parametrize("value", ["{Note: x}", "[a]", "on", "5", "1.5"])
+@pytest.mark.parametrize(
+    "field", ["template: {system: VALUE}", "source: {columns: {zh: VALUE}}", "source_field: VALUE"]
+)
+def test_yaml_that_is_no_text_is_refused_where_text_is_meant(value: str, field: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"data: {{class_path: {TASK}, init_args: {{{field.replace('VALUE', value)}}}}}\n")
+    with pytest.raises(Exception) as error:
+        parse(f"--config={tmp_path / 'a.yaml'}")
+    assert "in quotes" in (users_mistake(error.value) or "")
