@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from lsemrl.cli import main
+from lsemrl.local_paths import names_only
 from lsemrl.training import CONFIGS
+from tiny import save_tiny_model
 
 
 class Hub(ThreadingHTTPServer):
@@ -139,3 +141,46 @@ def test_what_cannot_be_pushed_is_told(
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_would_be_pushed_names_files_and_does_not_say_where_they_lay(tmp_path: Path) -> None:
+    home = tmp_path / "home of someone"
+    base, rows = save_tiny_model(home / "models" / "tiny"), home / "data" / "rows.jsonl"
+    rows.parent.mkdir()
+    pairs = [{"zh": f"第{at}句", "bo": f"བོད{at}་ཡིག"} for at in range(60)]
+    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs), encoding="utf-8")
+    words = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--trainer.callbacks=null"]
+    words += [
+        f"--model.policy.model={base}",
+        f"--data.source.path={rows}",
+        f"--trainer.default_root_dir={home / 'runs'}",
+    ]
+    words += ["--data.batch_size=2", "--data.splits.part=all", "--trainer.limit_val_batches=0"]
+    main(["fit", "--config", str(CONFIGS / "sft.yaml"), *words, "--model.metrics.names=[chrf]"])
+    main(["export", str(home / "runs" / "version_0"), "--output", str(home / "out"), "--merged"])
+    sent = {path.name: path.read_bytes() for path in (home / "out" / "merged").iterdir()}
+    sent["adapter's card"] = (home / "out" / "adapter" / "README.md").read_bytes()
+    assert not [name for name, body in sent.items() if b"home of someone" in body or str(tmp_path).encode() in body]
+    card = sent["README.md"].decode()
+    assert "base_model: tiny" in card and "on rows.jsonl (part all)" in card and "path: rows.jsonl" in card
+    assert "The base is a folder of that name" in card
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data/me/enc", "enc"),
+        ("/data/me/enc/", "enc"),
+        ("~/enc", "enc"),
+        ("../me/enc.jsonl", "enc.jsonl"),
+        ("C:\\Users\\me\\enc", "enc"),
+        ("file:///data/me/rows.csv", "rows.csv"),
+        ("Qwen/Qwen3-4B", "Qwen/Qwen3-4B"),
+        ("micro:train", "micro:train"),
+        ("micro", "micro"),
+        ("/data\nand more", "/data\nand more"),
+    ],
+)
+def test_a_path_becomes_its_name_and_an_id_stays(path: str, name: str) -> None:
+    settings = {"a": [{"b": path}], "template": "/no_think{source}"}
+    assert names_only(settings) == {"a": [{"b": name}], "template": "/no_think{source}"}

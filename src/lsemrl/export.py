@@ -18,6 +18,7 @@ from lsemrl import __version__, micro
 from lsemrl.evaluation.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.evaluation.report import Report
 from lsemrl.foreign import fenced, markdown
+from lsemrl.local_paths import is_local, name_only, names_only
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.policy import Policy
@@ -126,7 +127,7 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, card: str) -> Pat
         config = json.loads(path.read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = str((output / "base").resolve())
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    head = {"base_model": run.policy.model, "library_name": "peft", "pipeline_tag": "text-generation"}
+    head = {"base_model": name_only(run.policy.model), "library_name": "peft", "pipeline_tag": "text-generation"}
     (folder / "README.md").write_text(_front(head) + card, encoding="utf-8")
     return folder
 
@@ -145,7 +146,11 @@ def _write_merged(run: Trained, policy: Policy, output: Path, card: str) -> Path
     off = float((before - after).abs().mean())
     if not off <= _TOLERANCE[dtype]:  # nor where it is no number
         raise UserError(f"{folder}: log-probs of the merged model are off by {off:.2g} nats; use the adapter instead")
-    head = {"base_model": run.policy.model, "library_name": "transformers", "pipeline_tag": "text-generation"}
+    head = {
+        "base_model": name_only(run.policy.model),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+    }
     note = (
         f"\nBase and adapter, added in float32 and stored in {dtype}; log-probs differ by {off:.1g} nats on average.\n"
     )
@@ -162,11 +167,12 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
     module = run.config["model"]["class_path"].rpartition(".")[2]
     plan, loading = run.data.plan, run.data.loading
     steps = _steps(run.folder / "metrics.csv")
+    source = markdown(name_only(plan.source.path))
     rank = json.loads((run.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     lines = [
-        f"# {markdown(f'{run.policy.model}, {plan.task.name}, by {module}')}",
+        f"# {markdown(f'{name_only(run.policy.model)}, {plan.task.name}, by {module}')}",
         "",
-        f"Trained with lsemrl {__version__}, LoRA rank {markdown(str(rank))}, on {markdown(plan.source.path)} "
+        f"Trained with lsemrl {__version__}, LoRA rank {markdown(str(rank))}, on {source} "
         f"(part {plan.splits.part}), {steps} batches of {loading.batch_size} rows.",
         "",
     ]
@@ -175,10 +181,12 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
             "The base is the embedded model of lsemrl: it knows a small made-up world, and is for trials only.",
             "",
         ]
+    elif is_local(run.policy.model):
+        lines += ["The base is a folder of that name on the machine that trained this; no hub is named for it.", ""]
     if figures:
         lines += [*_figures(*figures, adapter_fingerprint(run.folder / "adapter")), ""]
     # Where this machine kept its runs is nobody's business.
-    settings = {key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config}
+    settings = names_only({key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config})
     asked = str(plan.resolved_template().template).replace("{source}", "...")
     lines += ["## Use", "", _USE, fenced(asked), ""]
     lines += ["## Configuration", "", fenced(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), "yaml"), ""]
