@@ -27,7 +27,6 @@ class Case:
     says: str
 
 
-_NEW = "--model.policy.adapter=null"
 _QUICK = ("--trainer.accelerator=cpu", "--trainer.callbacks=null", "--trainer.default_root_dir={runs}")
 
 
@@ -139,9 +138,21 @@ CASES = (
     _fit("--model.policy.adapter={of_the_base}", says="holds 1 tensors that its adapter_config.json has no place for"),
     _fit("--model.policy.adapter={cut_short}", says="adapter_model.safetensors is damaged"),
     _fit("--model.policy.adapter={torn_passport}", says="lsemrl.json, which says what model it is of, is damaged"),
-    _fit(_NEW, "--model.policy.lora.target_modules=[q_proj,query]", says="target_modules names 'query', which no"),
-    _fit(_NEW, "--model.policy.lora.modules_to_save=[embed]", says="modules_to_save names 'embed', which no module"),
-    _fit(_NEW, "--model.policy.lora.trainable_token_indices=[99999]", says="trainable_token_indices names 99999"),
+    _fit(
+        "--model.policy.lora.target_modules=[q_proj,query]",
+        says="target_modules names 'query', which no",
+        config="sft.yaml",
+    ),
+    _fit(
+        "--model.policy.lora.modules_to_save=[embed]",
+        says="modules_to_save names 'embed', which no module",
+        config="sft.yaml",
+    ),
+    _fit(
+        "--model.policy.lora.trainable_token_indices=[99999]",
+        says="trainable_token_indices names 99999",
+        config="sft.yaml",
+    ),
     _fit("--model.rewards.similarity.encoder={nowhere}", says="encoder is"),
     _fit("--model.rewards.similarity.encoder={folder}", says="is no SentenceTransformer folder"),
     _fit("--model.rewards.similarity.threshold=1.0", says="threshold (tau) is 1.0"),
