@@ -29,7 +29,8 @@ from transformers import (
 from lsemrl.cli import main
 from lsemrl.experiment.read import read_experiment
 from lsemrl.micro import corpus
-from lsemrl.modules.policy import Policy, _lora_config
+from lsemrl.modules.adapters.config import new_config
+from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.training import CONFIGS
 
@@ -281,7 +282,7 @@ def test_the_real_architecture_takes_the_paper_s_adapters() -> None:
         model = Qwen3ForCausalLM(qwen3_4b())
         model.tie_weights()  # which transformers 5.0 leaves undone on a meta device
         assert sum(weight.numel() for weight in model.parameters()) == 4_022_468_096
-        adapted = get_peft_model(model, _lora_config(LoraSettings()))
+        adapted = get_peft_model(model, new_config(LoraSettings()))
     assert isinstance(adapted, PeftModel)
     per_layer = 2 * (2560 + 4096) + 2 * (2560 + 1024) + 3 * (2560 + 9728)
     trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
