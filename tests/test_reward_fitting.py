@@ -12,6 +12,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from full_disk import full_disk
 from lsemrl import micro
 from lsemrl.cli import main
 from lsemrl.micro import corpus
@@ -36,6 +37,10 @@ QUICK = [
 
 def fit_reward(output: Path, *words: str) -> None:
     main(["fit-reward", "--config", str(CONFIGS / "reward.yaml"), *QUICK, f"--output={output}", *words])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def told(capsys: pytest.CaptureFixture[str], output: Path, *words: str) -> str:
@@ -70,6 +75,18 @@ def test_what_is_written(fitted: Path) -> None:
     reward = SemanticSimilarity(encoder=str(fitted / "encoder"), cache_dir="none")
     outputs = [row["bo"] for row in corpus.translation("test", 3, seed=0)]
     assert reward.similarity(outputs, [[text] for text in outputs]).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 100_000])
+def test_after_a_full_disk_the_same_command_goes_on(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    words = ["--train.epochs=0", "--tau.policy=null"]  # quick, with every file
+    with full_disk(size):
+        assert "cannot be written to (File too large); make room" in told(capsys, tmp_path, *words)
+    assert not (tmp_path / "encoder").exists()
+    fit_reward(tmp_path, *words)
+    assert names(tmp_path) == names(fitted)
 
 
 def test_the_overlay_keeps_the_other_rewards_in_a_grpo_run(fitted: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from full_disk import full_disk
 from lsemrl.cli import main
 from lsemrl.data.collate import encode
 from lsemrl.evaluation.tax_report import tax_report
@@ -116,6 +117,32 @@ def test_what_was_read_before_a_line_that_is_not_text_is_answered(
         assert reason in told(capsys, "generate", str(run), "--input", str(tmp_path / "in.txt"))
 
 
+def test_a_file_can_be_answered_into_itself(run: Path, tmp_path: Path) -> None:
+    path, other = tmp_path / "x.txt", tmp_path / "y.txt"
+    path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    main(["generate", str(run), "--input", str(path), "--output", str(other)])
+    main(["generate", str(run), "--input", str(path), "--output", str(path)])
+    assert path.read_text(encoding="utf-8") == other.read_text(encoding="utf-8")
+
+
+def test_answers_that_came_to_nothing_leave_the_old_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    output.write_text("old")
+    words = ("generate", str(run), "--input", str(source), "--output")
+    assert "which cannot be written to (No such file or directory)" in told(capsys, *words, str(tmp_path / "no" / "x"))
+    with full_disk(10):
+        sentence = told(capsys, *words, str(output))
+    assert f"--output is '{output}', which cannot be written to (File too large); make room" in sentence
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Policy, "load", lambda policy: 1 / 0)
+        main([*words, str(output)])
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]
+
+
 def test_at_a_prompt_until_an_empty_line(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +186,19 @@ def test_plain_libraries_give_the_same_log_probs(run: Path, exported: Path, kind
     words = [sys.executable, "-c", PLAIN, str(exported / kind), kind, prompt, target]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert torch.allclose(torch.tensor(json.loads(done.stdout.splitlines()[-1])), ours[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 100_000])
+def test_a_full_disk_leaves_nothing_that_the_same_command_stumbles_over(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    output = tmp_path / "out"
+    with full_disk(size):
+        sentence = told(capsys, "export", str(run), "--output", str(output))
+    assert f"--output is '{output}', which cannot be written to (File too large); make room" in sentence
+    (output / ".new-elsewhere-1-01234567-killed").mkdir()
+    main(["export", str(run), "--output", str(output)])
+    assert (output / "adapter" / "README.md").is_file()
 
 
 def test_the_card_says_what_it_is(exported: Path) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
+from lsemrl.files import full_disk
 from lsemrl.foreign import ShownRecord, visible
 from lsemrl.training import TRAINER_VERBS, run_trainer
 from lsemrl.verbs import OWN_VERBS, RUN
@@ -83,8 +84,8 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     """What to tell the user about `error` of `verb`, in one sentence; None if the fault is ours.
 
     The parser wraps an error once for every level of the configuration, so the telling one is the innermost: a
-    UserError as it stands, Lightning's complaint about the trainer, memory that ran out, or the parser's own complaint
-    behind the path of fields that led there.
+    UserError as it stands, Lightning's complaint about the trainer, a disk that is full, memory that ran out, or the
+    parser's own complaint behind the path of fields that led there.
     """
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
@@ -94,6 +95,9 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
             return " ".join(str(link).split())
         if type(link).__name__ == "MisconfigurationException":  # Lightning's
             return f"trainer: {' '.join(str(link).split())[:300]}"
+        if reason := full_disk(link):
+            where = getattr(link, "filename", None) or "a file"
+            return f"{where} cannot be written to ({reason}); make room, and run the same command again"
         if type(link).__name__ == "OutOfMemoryError":  # torch's, which this must not import
             reason = " ".join(str(link).split())[:120]
             return f"memory ran out ({reason}); docs/scale.md says what takes it, and what to lower"

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from lsemrl import __version__, micro
 from lsemrl.evaluation.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.evaluation.report import Report
+from lsemrl.files import fill_folder, is_free, try_folder, write_text
 from lsemrl.foreign import fenced, markdown
 from lsemrl.local_paths import is_local, name_only, names_only
 from lsemrl.modules.adapters.files import adapter_fingerprint
@@ -56,20 +57,19 @@ def export(run: Trained, output: Path, *, merged: bool, figures: tuple[Report, s
             f"RUN is {str(run.folder)!r}, which was fully fine-tuned: its adapter/ is a plain model already"
         )
     card = _card(run, figures)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not is_free(output):
         raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
+    try_folder(output, "--output")
     policy = Policy(dataclasses.replace(run.policy, dtype="float32"))
     policy.load()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        folders = [_write_adapter(run, policy, output, card)]
+
+    def fill(part: Path) -> None:
+        _write_adapter(run, policy, part, output.resolve() / "base", card)
         if merged:
-            folders.append(_write_merged(run, policy, output, card))
-    except OSError as error:
-        raise UserError(
-            f"--output is {str(output)!r}, which cannot be written ({error.strerror}); name another"
-        ) from error
-    return folders
+            _write_merged(run, policy, part / "merged", card)
+
+    fill_folder(output, fill, "--output")
+    return [output / name for name in ("adapter", *(["merged"] if merged else []))]
 
 
 def push(run: Trained, folders: Sequence[Path], name: str, *, private: bool, dry_run: bool) -> list[str]:
@@ -116,7 +116,8 @@ def push(run: Trained, folders: Sequence[Path], name: str, *, private: bool, dry
     return lines
 
 
-def _write_adapter(run: Trained, policy: Policy, output: Path, card: str) -> Path:
+def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, card: str) -> None:
+    """Write adapter/, and base/ if no hub has it, to `output`; `base_path` is where the latter will be."""
     folder = output / "adapter"
     policy.save(folder)
     if run.policy.model == micro.NAME:  # a name that only lsemrl knows: its model goes along
@@ -125,15 +126,14 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, card: str) -> Pat
         policy.tokenizer.save_pretrained(output / "base")
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = str((output / "base").resolve())
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        config["base_model_name_or_path"] = str(base_path)
+        write_text(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     head = {"base_model": name_only(run.policy.model), "library_name": "peft", "pipeline_tag": "text-generation"}
-    (folder / "README.md").write_text(_front(head) + card, encoding="utf-8")
-    return folder
+    write_text(folder / "README.md", _front(head) + card)
 
 
-def _write_merged(run: Trained, policy: Policy, output: Path, card: str) -> Path:
-    folder, dtype = output / "merged", run.policy.dtype
+def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None:
+    dtype = run.policy.dtype
     ids = policy.tokenizer(_PROBE, return_tensors="pt")["input_ids"]
     with policy.inference():
         before = policy.model(input_ids=ids).logits.log_softmax(dim=-1)
@@ -145,7 +145,7 @@ def _write_merged(run: Trained, policy: Policy, output: Path, card: str) -> Path
         after = stored.eval()(input_ids=ids).logits.log_softmax(dim=-1)
     off = float((before - after).abs().mean())
     if not off <= _TOLERANCE[dtype]:  # nor where it is no number
-        raise UserError(f"{folder}: log-probs of the merged model are off by {off:.2g} nats; use the adapter instead")
+        raise UserError(f"--merged: log-probs of the merged model are off by {off:.2g} nats; use the adapter instead")
     head = {
         "base_model": name_only(run.policy.model),
         "library_name": "transformers",
@@ -154,8 +154,7 @@ def _write_merged(run: Trained, policy: Policy, output: Path, card: str) -> Path
     note = (
         f"\nBase and adapter, added in float32 and stored in {dtype}; log-probs differ by {off:.1g} nats on average.\n"
     )
-    (folder / "README.md").write_text(_front(head) + card + note, encoding="utf-8")
-    return folder
+    write_text(folder / "README.md", _front(head) + card + note)
 
 
 def _front(fields: dict[str, str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import prepare
 from lsemrl.data.translation import TranslationData
+from lsemrl.files import replace_folder, told, try_folder, write_text
 from lsemrl.modules.legibility import Reading, check_examples, read_by_encoder
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
@@ -77,11 +77,13 @@ def fit_reward(
     held_out: int = 1000,
     tau: TauSettings = TauSettings(),
     grpo: str | None = None,
+    config: str = "",
 ) -> None:
     """Adapt an encoder to parallel pairs, measure it before and after, and derive tau.
 
-    Writes to `output`: encoder/ (a SentenceTransformer), calibration.json, .md and .png, and, where `grpo` is given,
-    reward.yaml.
+    Writes to `output`: calibration.json, .md and .png, config.yaml, where `grpo` is given reward.yaml, and, when all
+    of these are there, encoder/ (a SentenceTransformer). Until then it is encoder.unfinished/, and the same command
+    begins anew.
 
     Args:
         data: The pairs.
@@ -93,6 +95,7 @@ def fit_reward(
         tau: How to set the threshold of the reward.
         grpo: The GRPO configuration that the encoder is for. Its rewards, with encoder and tau replaced, become the
             overlay reward.yaml, whole: of two configurations the later one replaces the dictionary of rewards.
+        config: All of this as YAML, for config.yaml.
 
     Raises:
         UserError: A setting that cannot be, nothing to train or measure on, or a folder that cannot be written.
@@ -117,12 +120,10 @@ def fit_reward(
         calibrations["after"] = calibrate(model, texts)
     seconds = time.monotonic() - begun
     place, unfinished = folder / "encoder", folder / "encoder.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save(str(unfinished), create_model_card=False)
-    unfinished.replace(place)  # so that an encoder folder is a whole one
+    replace_folder(unfinished, lambda part: model.save(str(part), create_model_card=False))
 
     chance = _chance(calibrations["after" if train.epochs else "as it is"], len(texts.references))
-    threshold = _tau(str(place), outputs, tau, train) if tau.policy and not chance else None
+    threshold = _tau(str(unfinished), outputs, tau, train) if tau.policy and not chance else None
     start = f"Encoder {encoder}, its weights drawn anew" if train.fresh else f"Encoder {encoder}"
     trained = f"trained on {len(pairs):,} pairs for {train.epochs:g} epochs in {seconds:.0f} s"
     facts = {
@@ -142,7 +143,14 @@ def fit_reward(
             f"report is in {str(folder)!r}. Train longer or on more pairs (train, data), name another encoder, or set "
             "tau.policy to null"
         )
-    _tell(folder, grpo, rewards, threshold)
+    write_text(folder / "config.yaml", config)
+    if rewards is not None:
+        head = f"# The rewards of {grpo} with the encoder of `lsemrl fit-reward`: name it after that configuration.\n"
+        changed = overlay(rewards, str(place), threshold.value if threshold else None)
+        write_text(folder / "reward.yaml", head + yaml.safe_dump(changed, allow_unicode=True, sort_keys=False))
+    with told(place):
+        unfinished.rename(place)
+    _tell(folder, grpo, rewards[0] if rewards else None, threshold)
 
 
 def _chance(calibration: Calibration, pairs: int) -> str | None:
@@ -168,7 +176,7 @@ def _check_reading(reading: Reading | None) -> None:
 
 
 def _folder(output: str) -> Path:
-    """The folder to write to, made and tried.
+    """The folder to write to, tried.
 
     Raises:
         UserError: It cannot be written to, or holds an encoder.
@@ -176,15 +184,7 @@ def _folder(output: str) -> Path:
     folder = Path(output).expanduser()
     if (folder / "encoder").exists():
         raise UserError(f"output is {output!r}, which holds an encoder already; name another folder, or delete it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / ".writable"
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise UserError(
-            f"output is {output!r}, which cannot be written to ({error.strerror}); name another folder"
-        ) from error
+    try_folder(folder, "output")
     return folder
 
 
@@ -299,18 +299,13 @@ def overlay(rewards: tuple[str, dict[str, Any]], encoder: str, threshold: float 
     return {"model": {"init_args": {"rewards": parts}}}
 
 
-def _tell(folder: Path, grpo: str | None, rewards: tuple[str, dict[str, Any]] | None, tau: Tau | None) -> None:
-    """Write the overlay, and say how to go on."""
-    encoder, threshold = str(folder / "encoder"), tau.value if tau else None
+def _tell(folder: Path, grpo: str | None, reward: str | None, tau: Tau | None) -> None:
+    """Say how to go on."""
     if tau is not None:
         below = f"{tau.quantile:.1%} of {len(tau.cosines)} outputs of policy {tau.policy} lie below it"
         print(f"tau = {tau.value:g}: {below}")
     print(f"Report: {folder / 'calibration.md'}\nThe encoder for a GRPO run:")
-    if rewards is not None:
-        path = folder / "reward.yaml"
-        head = f"# The rewards of {grpo} with the encoder of `lsemrl fit-reward`: name it after that configuration.\n"
-        text = yaml.safe_dump(overlay(rewards, encoder, threshold), allow_unicode=True, sort_keys=False)
-        path.write_text(head + text, encoding="utf-8")
-        print(f"  lsemrl fit --config {grpo} --config {path}")
-    part = f"--model.rewards.{rewards[0] if rewards else 'similarity'}.init_args"
-    print(f"  or add: {part}.encoder {encoder}" + (f" {part}.threshold {tau.value:g}" if tau else ""))
+    if reward is not None:
+        print(f"  lsemrl fit --config {grpo} --config {folder / 'reward.yaml'}")
+    part = f"--model.rewards.{reward or 'similarity'}.init_args"
+    print(f"  or add: {part}.encoder {folder / 'encoder'}" + (f" {part}.threshold {tau.value:g}" if tau else ""))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lsemrl.as_typed import take_text_as_typed
 from lsemrl.errors import UserError
+from lsemrl.files import replace_folder, replacing, try_folder
 from lsemrl.finite import check_seed
 from lsemrl.foreign import visible
 from lsemrl.reading import Unreadable, fault_of, lines, read_lines
@@ -57,12 +58,9 @@ def _generate(words: list[str]) -> None:
     _quiet()
     run = read_run(options.run)
     at_prompt = options.input is None and sys.stdin is not None and sys.stdin.isatty()
+    texts = _asked() if at_prompt else _texts(options.input)
     with ExitStack() as files:
-        try:
-            texts = _asked() if at_prompt else _texts(options.input)
-            out = files.enter_context(options.output.open("w", encoding="utf-8")) if options.output else sys.stdout
-        except OSError as error:
-            raise UserError(f"{error.filename!r} cannot be opened ({error.strerror}); name another file") from error
+        out = files.enter_context(replacing(options.output, "--output")) if options.output else sys.stdout
         answers = generate(
             run, texts, greedy=not options.sample, seed=options.seed, batch_size=1 if at_prompt else options.batch_size
         )
@@ -113,9 +111,9 @@ def _report(words: list[str]) -> None:
     parser = ArgumentParser("lsemrl report", description=OWN_VERBS["report"], exit_on_error=False)
     parser.add_argument("report", type=Path, help="a report.json")
     options = parser.parse_args(words)
-    from lsemrl.evaluation.report import Report, write_report
+    from lsemrl.evaluation.report import Report, write_pages
 
-    print(write_report(Report.from_json(options.report), options.report.parent))
+    print(write_pages(Report.from_json(options.report), options.report.parent))
 
 
 def _measure(words: list[str]) -> None:
@@ -161,7 +159,7 @@ def _tax(words: list[str]) -> None:
         paths=options.path,
         general=find_general(options.folders),
     )
-    page = write_report(report, options.output)
+    page = write_report(report, options.output, "--output")
     Console().print(table(report))
     print(page)
 
@@ -247,13 +245,13 @@ def _fit_reward(words: list[str]) -> None:
 
     parser = _typed_parser("fit-reward", words)
     set_verbosity_error()
-    parser.add_function_arguments(fit_reward, skip={"data"})
+    parser.add_function_arguments(fit_reward, skip={"data", "config"})
     unused = {"batch_size", "eval_batch_size", "seed", "num_workers"}
     parser.add_class_arguments(TranslationData, "data", skip=unused)
     config = parser.parse_args(["--print_config=comments" if word == "--print_config" else word for word in words])
     settings = vars(parser.instantiate_classes(config))
-    fit_reward(**{name: value for name, value in settings.items() if name not in ("config", "config_version")})
-    parser.save(config, Path(config.output).expanduser() / "config.yaml", skip_none=False, overwrite=True)
+    settings["config"] = parser.dump(config, skip_none=False)
+    fit_reward(**{name: value for name, value in settings.items() if name != "config_version"})
 
 
 def _experiment(words: list[str]) -> None:
@@ -299,6 +297,7 @@ def _build_micro(words: list[str]) -> None:
     from lsemrl.micro.build import build
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try_folder(options.output, "--output")
     build(options.output, seed=options.seed)
     with TemporaryDirectory() as folder:
         cold_start = ["fit", "--config", str(CONFIGS / "sft.yaml"), "--data.splits.part=cold_start"]
@@ -306,8 +305,12 @@ def _build_micro(words: list[str]) -> None:
         length = ["--trainer.max_steps=200", "--trainer.max_epochs=-1", "--trainer.callbacks=null"]
         module = run_trainer([*cold_start, *policy, *length, f"--trainer.default_root_dir={folder}"]).model
         module.policy.settings = dataclasses.replace(module.policy.settings, model=NAME)  # its name once installed
-        module.policy.save(options.output / "cold_start")
-        (options.output / "cold_start" / "README.md").unlink(missing_ok=True)  # peft's empty model card
+
+        def fill(part: Path) -> None:
+            module.policy.save(part)
+            (part / "README.md").unlink(missing_ok=True)  # peft's empty model card
+
+        replace_folder(options.output / "cold_start", fill)
 
 
 def _typed_parser(verb: str, words: list[str]) -> TypedParser:

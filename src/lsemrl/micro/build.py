@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from lsemrl.files import replace_folder, write_text
 from lsemrl.micro import corpus, grammar, words
 
 log = logging.getLogger(__name__)
@@ -251,8 +252,6 @@ def build(folder: Path, *, steps: int = 4000, seed: int = 1) -> None:
     model = build_policy(tokenizer, steps=steps, seed=seed)
     accuracy = answer_accuracy(model, tokenizer)
     log.info("reading comprehension, exact match on held-out events: %.3f", accuracy)
-    model.half().save_pretrained(folder / "policy")
-    tokenizer.save_pretrained(folder / "policy")
     report = {
         "seed": seed,
         "steps": steps,
@@ -260,4 +259,10 @@ def build(folder: Path, *, steps: int = 4000, seed: int = 1) -> None:
         "held_out_questions": 500,
         "comprehension_exact_match": accuracy,
     }
-    (folder / "policy" / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+
+    def fill(part: Path) -> None:
+        model.half().save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        write_text(part / "report.json", json.dumps(report, indent=2) + "\n")
+
+    replace_folder(folder / "policy", fill)

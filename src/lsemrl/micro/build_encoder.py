@@ -21,6 +21,7 @@ from sentence_transformers.losses import MultipleNegativesRankingLoss
 from sentence_transformers.models import Pooling, Transformer
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from lsemrl.files import replace_folder, write_text
 from lsemrl.micro import grammar, oracle
 
 log = logging.getLogger(__name__)
@@ -126,8 +127,12 @@ def encoder_report(encoder: SentenceTransformer, *, count: int = 1000, seed: int
 def build(folder: Path, tokenizer: PreTrainedTokenizerFast, *, steps: int = 1200, seed: int = 1) -> None:
     """Write the encoder and the report of what it can tell to `folder`."""
     encoder = build_encoder(tokenizer, steps=steps, seed=seed)
-    encoder.half().save(str(folder), create_model_card=False)
-    encoder.float()
-    report = {"seed": seed, "steps": steps, "held_out_events": 1000, **encoder_report(encoder)}
-    log.info("encoder: %s", report)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+
+    def fill(part: Path) -> None:
+        encoder.half().save(str(part), create_model_card=False)
+        encoder.float()
+        report = {"seed": seed, "steps": steps, "held_out_events": 1000, **encoder_report(encoder)}
+        log.info("encoder: %s", report)
+        write_text(part / "report.json", json.dumps(report, indent=2) + "\n")
+
+    replace_folder(folder, fill)
