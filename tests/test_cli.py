@@ -153,6 +153,10 @@ def test_a_field_is_overridden_from_the_line_and_by_a_second_file(tmp_path: Path
         ("--model.policy.adapter=nowhere", "policy.adapter is 'nowhere'"),
         ("--data.source.path=nowhere.jsonl", "'nowhere.jsonl', and there is no such file"),
         ("--data.batch_size=0", "batch_size is 0"),
+        ("--seed_everything=-1", "seed_everything is -1; give a number from 0 to 4294967295"),
+        ("--seed_everything=1099511627776", "seed_everything is 1099511627776"),
+        ("--data.seed=-1", "data.seed is -1"),
+        ("--data.splits.seed=18446744073709551616", "data.splits.seed is 18446744073709551616"),
         ("--data.batch_size=100000", "batch_size is 100000, but there are"),
     ],
 )

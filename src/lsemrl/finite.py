@@ -41,6 +41,20 @@ def check_seed(seed: int, name: str) -> None:
         raise UserError(f"{name} is {seed}; give a number from 0 to {2**32 - 1}")
 
 
+def check_all_seeds(values: Mapping[str, Any], name: str = "") -> None:
+    """The same for every seed in dictionaries, at any depth.
+
+    Raises:
+        UserError: The first that is not.
+    """
+    for field, inner in values.items():
+        path = name if field == "init_args" else f"{name}.{field}" if name else str(field)
+        if isinstance(inner, Mapping):
+            check_all_seeds(inner, path)
+        elif field in ("seed", "seed_everything") and isinstance(inner, int):
+            check_seed(inner, path)
+
+
 def _numbers(value: object, path: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, float):
         yield path, value

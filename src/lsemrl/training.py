@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lsemrl import __version__
 from lsemrl.as_typed import take_text_as_typed
 from lsemrl.errors import UserError
-from lsemrl.finite import check_all_finite
+from lsemrl.finite import check_all_finite, check_all_seeds
 from lsemrl.reading import Unreadable, check_file, read_yaml, user_path
 from lsemrl.runs import is_rank_zero, new_version, open_run, step_of
 
@@ -92,6 +92,11 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
                 "--config_version", type=int, default=CONFIG_VERSION, help="Format of this file; leave it as it is."
             )
             parser.add_lightning_class_args(Checkpoints, "checkpoints")
+
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            super().parse_arguments(parser, args)
+            config = self.config.as_dict()
+            check_all_seeds(config[config["subcommand"]] if run else config)
 
         def before_instantiate_classes(self) -> None:
             if not run:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lsemrl.as_typed import take_text_as_typed
 from lsemrl.errors import UserError
 from lsemrl.files import replace_folder, replacing, try_folder
-from lsemrl.finite import check_seed
+from lsemrl.finite import check_all_seeds, check_seed
 from lsemrl.foreign import visible
 from lsemrl.reading import Unreadable, fault_of, lines, read_lines
 from lsemrl.training import CONFIG_VERSION, CONFIGS, check_configs, find_own_classes, run_trainer
@@ -123,6 +123,7 @@ def _measure(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for measurement.json")
     parser.add_class_arguments(MeasureSettings)
     config = parser.parse_args(["--print_config=comments" if word == "--print_config" else word for word in words])
+    check_all_seeds(config.as_dict())
     options = parser.instantiate_classes(config)
     folder = options.output.expanduser()
     settings = MeasureSettings(**{name: options[name] for name in MeasureSettings.__dataclass_fields__})
@@ -249,6 +250,7 @@ def _fit_reward(words: list[str]) -> None:
     unused = {"batch_size", "eval_batch_size", "seed", "num_workers"}
     parser.add_class_arguments(TranslationData, "data", skip=unused)
     config = parser.parse_args(["--print_config=comments" if word == "--print_config" else word for word in words])
+    check_all_seeds(config.as_dict())
     settings = vars(parser.instantiate_classes(config))
     settings["config"] = parser.dump(config, skip_none=False)
     fit_reward(**{name: value for name, value in settings.items() if name != "config_version"})
