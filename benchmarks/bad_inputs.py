@@ -187,6 +187,27 @@ CASES = (
     _rows("header_only", "header.csv"),
     _rows("unknown_kind", "rows.xyz"),
     _rows("one_row", "batch_size"),
+    _rows("pipe", "it is a pipe, not a file"),
+    _rows("packed", "packed by gzip"),
+    _rows("utf16", "UTF-16"),
+    _rows("deep", "deep.jsonl:1: is nested too deep"),
+    _rows("twice", "has the field 'zh' twice"),
+    _rows("turns", "'messages.user', 'messages.assistant'"),
+    _rows("torn_parquet", "cannot be read as Parquet"),
+    _fit(
+        "--data.source.path={one_row}",
+        "--data.source.on_bad_row=skip",
+        "--data.source.skipped_path={one_row}",
+        says="which is the data itself",
+        config="sft.yaml",
+    ),
+    _fit("--seed_everything=-1", says="seed_everything is -1"),
+    _fit("--data.seed=1099511627776", says="data.seed is 1099511627776"),
+    _fit("--model.rewards.mine.class_path=nowhere_at_all.Mine", says="there is no module 'nowhere_at_all'"),
+    Case(("fit", "--config", "{pipe}"), "it is a pipe, not a file"),
+    Case(("fit", "--config", "{laughs}"), "repeats its parts"),
+    Case(("fit", "--config", "{endless}"), "nested without end"),
+    Case(("fit", "--config", "{field_twice}"), "a second time"),
     _fit("--data.batch_size=0", says="batch_size is 0"),
     _fit("--data.batch_size=100000", says="batch_size is 100000"),
     _fit("--data.micro.train=0", says="micro.train is 0"),
@@ -227,6 +248,8 @@ CASES = (
     Case(("\x1b]0;title\x07",), r"there is no verb '\x1b]0;title\x07'"),
 )
 
+_LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+
 
 def make_files(folder: Path) -> dict[str, str]:
     """Write the files that `CASES` name into `folder`."""
@@ -247,6 +270,15 @@ def make_files(folder: Path) -> dict[str, str]:
         "header_only": ("header.csv", b"id,zh,bo\n"),
         "unknown_kind": ("rows.xyz", b"a\n"),
         "one_row": ("one.jsonl", (row + "\n").encode()),
+        "packed": ("packed.jsonl", b"\x1f\x8b\x08\0"),
+        "utf16": ("utf16.jsonl", (row + "\n").encode("utf-16")),
+        "deep": ("deep.jsonl", b'{"zh": ' + b"[" * 10_000 + b"]" * 10_000 + b"}\n"),
+        "twice": ("twice.jsonl", b'{"zh": "a", "bo": "b", "zh": "c"}\n'),
+        "turns": ("turns.jsonl", b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}\n'),
+        "torn_parquet": ("torn.parquet", b"PAR1" + b"\0" * 20 + b"PAR1"),
+        "laughs": ("laughs.yaml", _LAUGHS.encode()),
+        "endless": ("endless.yaml", b"a: &a [*a]\n"),
+        "field_twice": ("field_twice.yaml", b"seed_everything: 1\nseed_everything: 2\n"),
         "file": ("file", b""),
         "pickle": ("last.ckpt", b"\x80\x04K\x01."),
     }
@@ -261,6 +293,8 @@ def make_files(folder: Path) -> dict[str, str]:
     (paths["torn_checkpoint"] / "state.json").write_text('{"format": 1, "rollout_')
     (paths["forged_checkpoint"] / "state.json").write_text('{"format": 1, "files": {}, "checksum": "0"}')
     paths |= make_models(folder) | make_sent(folder / "sent") | make_adapters(folder)
+    paths["pipe"] = folder / "pipe.jsonl"
+    os.mkfifo(paths["pipe"])
     paths["nowhere"], paths["runs"] = folder / "nowhere", folder / "runs"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     return {name: str(path) for name, path in paths.items()}
