@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from lsemrl import micro
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
+from lsemrl.types import Sequences
 
 
 def save_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
@@ -56,3 +59,15 @@ def stir(policy: Policy, scale: float = 0.3) -> None:
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter += scale * torch.randn(parameter.shape, generator=generator)
+
+
+def plain_logits(model: Any, sequences: Sequences) -> Tensor:
+    """A model's own logits of every completion token, each row by itself: [N, T, V], zero where there is none."""
+    rows = []
+    for row, prompt in enumerate(sequences.prompt_of_N.tolist()):
+        prompt_P = sequences.prompt_ids_BP[prompt][sequences.prompt_mask_BP[prompt]]
+        own_T = sequences.completion_ids_NT[row][sequences.completion_mask_NT[row]]
+        logits_LV = model(input_ids=torch.cat([prompt_P, own_T])[None]).logits[0]
+        rows.append(logits_LV[len(prompt_P) - 1 : -1])
+    width = sequences.completion_mask_NT.shape[1]
+    return torch.stack([torch.nn.functional.pad(one, (0, 0, 0, width - len(one))) for one in rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig, MistralConfig, Qwen3Config
+from transformers import AutoModelForCausalLM
 
 from lsemrl import micro
-from lsemrl.modules.forward import choose_route, head, logits, predictors
+from lsemrl.modules.forward import predictors, prove
 from lsemrl.modules.losses import likelihood_loss
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.types import PromptBatch, Sequences
-from tiny import make_policy
+from tiny import make_policy, plain_logits
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2}
 ATTENTION = {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
@@ -42,7 +41,7 @@ def sequences(prompts: list[int], completions: list[tuple[int, int]], vocabulary
 
 def plain_logprobs(policy: Policy, whole: Sequences) -> Tensor:
     """By the model's own logits, [M]."""
-    logits_MV = logits(policy.model, whole)[whole.completion_mask_NT]
+    logits_MV = plain_logits(policy.model, whole)[whole.completion_mask_NT]
     targets_M = whole.completion_ids_NT[whole.completion_mask_NT]
     return logits_MV.log_softmax(-1).gather(1, targets_M[:, None])[:, 0]
 
@@ -73,7 +72,7 @@ def test_shared_prefix_equals_the_plain_way(tiny_model: str, rows: Any, settings
     policy.train()
     weights_M = torch.linspace(-1, 1, int(whole.completion_mask_NT.sum()))
     loss, _ = policy.loss(whole, likelihood_loss(weights_M))
-    assert policy.shares_prompts and policy._route == "shared"
+    assert policy.shares_prompts and policy._way == "shared"
     plain_M = plain_logprobs(policy, whole)
     found_NT, _ = policy.logprobs(whole)
     torch.testing.assert_close(found_NT[whole.completion_mask_NT], plain_M, rtol=1e-5, atol=2e-5)
@@ -89,7 +88,7 @@ def test_eager_attention_shares_too(tiny_model: str) -> None:
         sdpa_NT, _ = policy.logprobs(whole)
         policy.model.set_attn_implementation("eager")
         eager_NT, _ = policy.logprobs(whole)
-        assert policy._route == "shared"
+        assert policy._way == "shared"
     torch.testing.assert_close(eager_NT, sdpa_NT, rtol=1e-5, atol=2e-5)
 
 
@@ -102,7 +101,7 @@ def test_flex_attention_shares_too(tiny_model: str, prompts: PromptBatch, device
     with policy.inference(), plain.inference():
         found_NT, _ = policy.logprobs(whole)
         torch.testing.assert_close(found_NT, plain.logprobs(whole)[0], rtol=1e-5, atol=2e-5)
-    assert policy._route == "shared"
+    assert policy._way == "shared"
     drawn = [sample(one, prompts.to(device), Sampling(num_generations=2), seed=1) for one in (policy, plain)]
     assert drawn[0].completions == drawn[1].completions
     assert policy.model.config._attn_implementation == "flex_attention"
@@ -122,62 +121,14 @@ def test_the_reference_shares_too(tiny_model: str, tmp_path: Path) -> None:
         )
 
 
-MODELS = {
-    "shared": Qwen3Config(**SMALL, **ATTENTION),
-    "sliding window": MistralConfig(**SMALL, **ATTENTION, sliding_window=4),
-    "soft cap": Gemma2Config(**SMALL, **ATTENTION, final_logit_softcapping=0.5, sliding_window=4),
-    "recurrent": MambaConfig(**SMALL, state_size=4, num_heads=2, head_dim=16),
-}
-
-
-@pytest.mark.parametrize(
-    ("kind", "route", "said"),
-    [
-        ("shared", "shared", ""),
-        ("sliding window", "packed", "sliding window of 4"),
-        ("soft cap", "whole", "logits are held whole"),
-        ("recurrent", "packed", "every completion computes its prompt anew"),
-    ],
-)
-def test_the_route_fits_the_model(kind: str, route: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
-    torch.manual_seed(0)
-    config = MODELS[kind]
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))  # far from uniform, so that mistakes show
-        whole = sequences(*UNEVEN)
-        with caplog.at_level(logging.WARNING, logger="lsemrl.modules.forward"):
-            assert choose_route(model, whole) == route
-        assert (said in caplog.text) if said else not caplog.text
-        # The way that was chosen gives the truth on all rows, not only on those that were probed.
-        truth_MV = logits(model, whole)[whole.completion_mask_NT]
-        found_M, _ = predictors(model, whole, route)  # type: ignore[arg-type]
-        found_MV = found_M if route == "whole" else head(model)(found_M)
-    torch.testing.assert_close(found_MV.log_softmax(-1), truth_MV.log_softmax(-1), rtol=1e-4, atol=1e-4)
-
-
 def test_rounding_of_mixed_precision_is_no_difference(caplog: pytest.LogCaptureFixture) -> None:
     model = AutoModelForCausalLM.from_pretrained(micro.POLICY, dtype=torch.float32).eval()
     whole = sequences([33], [(0, 9), (0, 12), (0, 11), (0, 14)], vocabulary=1000)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert choose_route(model, whole) == "shared"
+        assert prove(model, whole, "it") == "shared"
         assert not caplog.text
         shared_MH, packed = predictors(model, whole, "shared")
-        found_MV = head(model)(shared_MH).float().log_softmax(-1)
-        truth_MV = logits(model, whole)[whole.completion_mask_NT].log_softmax(-1)
+        found_MV = model.lm_head(shared_MH).float().log_softmax(-1)
+        truth_MV = plain_logits(model, whole)[whole.completion_mask_NT].log_softmax(-1)
     off_M = (found_MV - truth_MV).gather(1, packed.targets_M[:, None])
     assert off_M.abs().mean() > 1e-3  # more than may differ in float32, and less than bfloat16 rounds
-
-
-def test_sharing_would_be_wrong_in_a_sliding_window() -> None:
-    """The refusal is not idle: rows longer than the window get other numbers."""
-    torch.manual_seed(0)
-    whole = sequences([12], [(0, 6), (0, 6)])
-    model = AutoModelForCausalLM.from_config(MODELS["sliding window"]).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-        truth_MV = logits(model, whole)[whole.completion_mask_NT]
-        found_MV = head(model)(predictors(model, whole, "shared")[0])
-    assert (found_MV - truth_MV).abs().max() > 0.01

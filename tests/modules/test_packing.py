@@ -50,18 +50,18 @@ def test_a_row_by_hand() -> None:
     #                                     q  a  b  q  q  e   r  g
     assert packed.sources_M.tolist() == [1, 2, 3, 1, 1, 4, 5, 6]
     assert packed.lengths == [3, 1, 2, 2]
-    assert packed.mask[0, 0].int().tolist() == [
+    assert packed.mask()[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
         [1, 1, 1, 1, 0],
         [1, 1, 0, 0, 1],
     ]
-    assert packed.mask.any(dim=-1).all(), "a query that sees nothing is NaN"
+    assert packed.mask().any(dim=-1).all(), "a query that sees nothing is NaN"
 
 
 def test_without_siblings_the_mask_is_of_padding_only() -> None:
-    assert pack(make([2, 1], [(0, 3), (1, 1)])).mask.tolist() == [[True] * 4, [True, False, False, False]]
+    assert pack(make([2, 1], [(0, 3), (1, 1)])).mask().tolist() == [[True] * 4, [True, False, False, False]]
 
 
 def test_repeated_gives_every_completion_its_prompt() -> None:
@@ -115,7 +115,9 @@ def test_dealing_loses_nothing_and_keeps_to_its_budget(sequences: Sequences, max
 def test_every_token_stands_behind_its_own_past(sequences: Sequences) -> None:
     packed = pack(sequences)
     length = packed.ids_BL.shape[1]
-    mask_BLL = packed.mask[:, 0] if packed.shared else packed.mask[:, None] & torch.ones(length, length).tril().bool()
+    mask_BLL = (
+        packed.mask()[:, 0] if packed.shared else packed.mask()[:, None] & torch.ones(length, length).tril().bool()
+    )
     at = 0
     for row, prompt in enumerate(sequences.prompt_of_N.tolist()):
         past = sequences.prompt_ids_BP[prompt][sequences.prompt_mask_BP[prompt]].tolist()

@@ -10,12 +10,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lsemrl.errors import UserError
-from lsemrl.modules.forward import logits
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.pretrained import fingerprint
 from lsemrl.types import PromptBatch
-from tiny import make_policy, save_tiny_model, stir
+from tiny import make_policy, plain_logits, save_tiny_model, stir
 
 
 def test_logprobs_of_a_padded_batch_are_those_of_each_row_alone(policy: Policy, prompts: PromptBatch) -> None:
@@ -208,23 +207,23 @@ def test_merged_is_the_same_model_and_leaves_no_trace(
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     asking = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     with policy.inference():
-        apart = logits(policy.model, prompts.sequences)
+        apart = plain_logits(policy.model, prompts.sequences)
     with policy.merged():
-        together = logits(policy.model, prompts.sequences)
+        together = plain_logits(policy.model, prompts.sequences)
         changed = [name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])]
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
     assert bool(changed) == (not settings)  # rounded weights are left alone, and full ones have nothing to merge
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
     assert asking == [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     with policy.inference():
-        assert torch.equal(logits(policy.model, prompts.sequences), apart)
+        assert torch.equal(plain_logits(policy.model, prompts.sequences), apart)
 
 
 def test_merged_is_whatever_model_is_switched_on(policy: Policy, prompts: PromptBatch) -> None:
     with policy.base():
-        apart = logits(policy.model, prompts.sequences)
+        apart = plain_logits(policy.model, prompts.sequences)
         with policy.merged():
-            assert torch.equal(logits(policy.model, prompts.sequences), apart)
+            assert torch.equal(plain_logits(policy.model, prompts.sequences), apart)
 
 
 def test_weights_come_back_after_an_error(policy: Policy) -> None:

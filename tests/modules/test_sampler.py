@@ -11,12 +11,11 @@ from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
 from lsemrl.modules import decoding
-from lsemrl.modules.forward import logits
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.modules.sampler import Sampling, draw, sample
 from lsemrl.types import PromptBatch, Rollouts
-from tiny import make_policy
+from tiny import make_policy, plain_logits
 
 SAMPLING = Sampling(num_generations=4, temperature=1.0, top_p=0.9, max_new_tokens=12)
 
@@ -69,7 +68,12 @@ def test_a_compiled_step_says_the_same_in_mixed_precision(
     policy, mask_NP = make_policy(tiny_model, dtype=dtype), prompts.prompt_mask_BP.repeat_interleave(2, dim=0)
     with policy.merged(), torch.autocast("cpu", torch.bfloat16):
         ways = [
-            way(policy, decoding.read_prompts(policy, prompts.prompt_ids_BP, prompts.prompt_mask_BP, 2)[1], mask_NP, 5)
+            way(
+                policy,
+                decoding.read_prompts(policy, prompts.prompt_ids_BP, prompts.prompt_mask_BP, 2, 5)[1],
+                mask_NP,
+                5,
+            )
             for way in (decoding.Growing, decoding.Compiled)
         ]
         for step in range(5):
@@ -82,8 +86,8 @@ def test_a_compiled_step_says_the_same_in_mixed_precision(
     assert graphs
 
 
-def test_what_cannot_be_compiled_is_told(policy: Policy, prompts: PromptBatch) -> None:
-    policy.model.config.sliding_window = 4
+def test_what_cannot_be_compiled_is_told(policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "window", lambda model: 4)
     with pytest.raises(UserError, match=r"sampling\.compile is true, but the model attends in a sliding window of 4"):
         sample(policy, prompts, replace(SAMPLING, compile=True), seed=0)
 
@@ -145,7 +149,7 @@ def test_sampled_tokens_are_those_the_training_path_scores(policy: Policy, promp
     narrow = Sampling(num_generations=2, temperature=0.8, top_p=1e-6, max_new_tokens=8)
     rollouts = sample(policy, prompts, narrow, seed=0)
     with policy.inference():
-        best_NT = logits(policy.model, rollouts.sequences).argmax(dim=-1)
+        best_NT = plain_logits(policy.model, rollouts.sequences).argmax(dim=-1)
     mask = rollouts.sequences.completion_mask_NT
     assert torch.equal(best_NT[mask], rollouts.sequences.completion_ids_NT[mask])
 

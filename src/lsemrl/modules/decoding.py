@@ -1,8 +1,8 @@
 """The next token's logits, from keys and values that are kept of what was read.
 
-A prompt is read once, and what is kept of it is repeated for its group. From there on there are two ways: keys and
-values that grow by a copy with every token, as transformers has it, or ones that have their final size from the
-beginning and are written in place by a step that is compiled.
+A prompt is read once, and what is kept of it, keys and values or the states of linear attention, is repeated for its
+group. From there on there are two ways: what is kept grows by a copy with every token, as transformers has it, or keys
+and values have their final size from the beginning and are written in place by a step that is compiled.
 """
 
 from __future__ import annotations
@@ -14,38 +14,93 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from lsemrl.modules.forward import blindness, positions
+from lsemrl.modules.families import native_positions, unshared, window
+from lsemrl.modules.forward import TOLERANCE, check_length, looking_back, positions, probe
 from lsemrl.modules.policy import Policy
-from lsemrl.types import UserError
+from lsemrl.types import PromptBatch, Sequences, UserError
 
 
-def read_prompts(policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int) -> tuple[Tensor, DynamicCache]:
+def read_prompts(policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int, longest: int) -> tuple[Tensor, Cache]:
     """Read B prompts, padded on the left, each once.
+
+    Args:
+        policy: Whose next tokens are asked for.
+        ids_BP: int64.
+        mask_BP: bool.
+        group: Completions of each prompt.
+        longest: Tokens of the longest completion.
 
     Returns:
         The logits [N, V] of the first tokens of their N = B * group completions, and what is kept of the prompts.
+
+    Raises:
+        UserError: A row may become longer than the model can tell from its companions.
     """
-    kept = DynamicCache(config=policy.model.config)
-    logits_BV = policy(
+    native = native_positions(policy.model.config)
+    if native is not None:
+        check_length(int(mask_BP.sum(dim=1).max()) + longest - 1, native)
+    output = policy(
         input_ids=ids_BP,
         # Where nothing is padding, a model spares itself the mask.
         attention_mask=None if bool(mask_BP.all()) else mask_BP.long(),
         position_ids=positions(mask_BP),
-        past_key_values=kept,
         use_cache=True,
         logits_to_keep=1,
-    ).logits[:, -1]
-    kept.batch_repeat_interleave(group)
+    )
+    logits_BV, kept = output.logits[:, -1], output.past_key_values
+    if group > 1:
+        kept.reorder_cache(torch.arange(len(ids_BP), device=ids_BP.device).repeat_interleave(group))
     return logits_BV.repeat_interleave(group, dim=0), kept
+
+
+def prove_decoding(policy: Policy, prompts: PromptBatch) -> None:
+    """Compare what is read token by token with what is scored, on the first of `prompts`.
+
+    Raises:
+        UserError: They differ: completions would be drawn from another model than the one that learns from them.
+    """
+    rows = probe(prompts.prompt_ids_BP, prompts.prompt_mask_BP)
+    with torch.autocast(rows.completion_ids_NT.device.type, enabled=False):
+        scored_NT, _ = policy.logprobs(rows)
+        try:
+            with looking_back(policy.model):
+                read_NT = _read(policy, rows)
+            off = (read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item()
+            reason = f"log-probs were off by {off:.2g} nats"
+            wrong = not off <= TOLERANCE[next(policy.model.parameters()).dtype]
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
+            reason, wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}", True
+    if wrong:
+        raise UserError(
+            f"policy.model is {policy.settings.model!r}, whose cache of what it has read cannot be sampled from "
+            f"({reason}); name a model of another family"
+        )
+
+
+def _read(policy: Policy, rows: Sequences) -> Tensor:
+    """Log-probs [N, T] of completions, two behind each prompt, as if they were just drawn, of ever fewer rows."""
+    ids_NT, mask_NT = rows.completion_ids_NT, rows.completion_mask_NT
+    longest, alive = ids_NT.shape[1], torch.arange(len(ids_NT), device=ids_NT.device)
+    logits_NV, kept = read_prompts(policy, rows.prompt_ids_BP, rows.prompt_mask_BP, 2, longest)
+    go_on = Growing(policy, kept, rows.prompt_mask_BP.repeat_interleave(2, dim=0), longest)
+    found_NT = torch.zeros(ids_NT.shape, device=ids_NT.device)
+    for step in range(longest):
+        if step:
+            going = mask_NT[alive, step].nonzero().squeeze(1)
+            go_on.keep(going)
+            alive = alive[going]
+            logits_NV = go_on(ids_NT[alive, step - 1])
+        found_NT[alive, step] = logits_NV.float().log_softmax(-1).gather(1, ids_NT[alive, step, None])[:, 0]
+    return found_NT
 
 
 class Growing:
     """Keys and values that grow by a copy with every token."""
 
-    def __init__(self, policy: Policy, kept: DynamicCache, prompt_mask_NP: Tensor, longest: int) -> None:
+    def __init__(self, policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int) -> None:
         """
         Args:
             policy: Whose next tokens are asked for.
@@ -76,7 +131,7 @@ class Growing:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these of the completions only."""
-        self._kept.batch_select_indices(rows)
+        self._kept.reorder_cache(rows)  # type: ignore[arg-type]  # which all kinds of layers have, to pick and to repeat
         self._mask_NL, self._position_N = self._mask_NL[rows], self._position_N[rows]
 
 
@@ -86,13 +141,15 @@ class Compiled:
     One compilation serves all batches: numbers of completions and of tokens are left open in it.
     """
 
-    def __init__(self, policy: Policy, kept: DynamicCache, prompt_mask_NP: Tensor, longest: int) -> None:
+    def __init__(self, policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int) -> None:
         """As `Growing`, but that `kept` is empty afterwards.
 
         Raises:
             UserError: The model does not look where a mask of ours tells it to, or its weights are spread over ranks.
         """
-        reason = "its weights are spread over ranks" if policy.sharded else blindness(policy.model)
+        reason = "its weights are spread over ranks" if policy.sharded else unshared(policy.model)
+        if reason is None and (back := window(policy.model)) is not None:
+            reason = f"the model attends in a sliding window of {back}"
         if reason:
             raise UserError(f"sampling.compile is true, but {reason}; set it to false")
         self._model = policy.model.get_base_model() if policy.adapted else policy.model

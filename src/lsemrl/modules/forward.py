@@ -1,88 +1,134 @@
-"""Three ways through a causal language model to the predictions of completion tokens, and how one is chosen.
+"""Two ways through a causal language model to the predictions of completion tokens, and how each is proven.
 
-shared: a prompt is computed once for all its completions, and the head only where completions are predicted.
-packed: as shared, but every completion brings its prompt; for models that do not look where they are told to.
-whole: the model's own logits, for models that do something to them behind the head, such as a soft cap.
+shared: a prompt is computed once for all its completions, and the head only where completions are predicted. For
+known families, whose layers follow a mask of ours and whose logits are a linear of the hidden states.
+plain: every completion behind its own prompt, and the model's own logits. For all others.
 
-The first rows that a policy scores are scored in the quickest way and in the plainest; where these differ the next
-way is tried. Left out: attention other than SDPA, eager and flex, which cannot be given a mask of their own.
+The first rows are scored by the way that is to be taken and one by one, each alone. A way that gives other log-probs
+is given up; without any, the model is refused.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, and_masks, create_block_mask
+from torch.nn.functional import linear
 
 from lsemrl.modules.adapters.embeddings import head_weight
+from lsemrl.modules.families import has_layer_masks, native_positions, unshared, window
 from lsemrl.modules.packing import PROMPT, Packed, pack
-from lsemrl.types import Sequences
+from lsemrl.types import Sequences, UserError
 
 log = logging.getLogger(__name__)
 
-Route = Literal["shared", "packed", "whole"]
+Way = Literal["shared", "plain"]
 
-_PROBED = 4  # completions
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_LONGEST = 32  # tokens of a prompt that is probed
+_WRITTEN = (5, 3, 2, 4)  # and of completions behind it, the longest first
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Of the mean difference between two log-probs, in nats: rounding is far below, another computation far above."""
 
 
-def predictors(model: Any, sequences: Sequences, route: Route) -> tuple[Tensor, Packed]:
+def predictors(model: Any, sequences: Sequences, way: Way) -> tuple[Tensor, Packed]:
     """What each completion token is predicted from.
 
     Args:
         model: A causal language model of transformers.
         sequences: N completions of M tokens together.
-        route: The way through it.
+        way: Through it.
 
     Returns:
-        The hidden states [M, H] that go into the head, or, by way of whole, the logits [M, V]; and the layout.
+        The hidden states [M, H] that go into the head, or, by the plain way, float32 logits [M, V]; and the layout.
+
+    Raises:
+        UserError: A row is longer than a model can tell from its companions.
     """
-    if route == "whole":
-        return logits(model, sequences)[sequences.completion_mask_NT], pack(sequences)
-    packed = pack(sequences if route == "shared" else sequences.repeated)
-    mask: Any = packed.mask
-    if mask.dim() == 4 and model.config._attn_implementation == "flex_attention":
-        mask = _blocks(packed.segments_BL)
-    elif mask.dim() == 4:
-        # Numbers, since attention would make them of a boolean mask in every layer and keep each for the backward pass.
-        dtype = next(model.parameters()).dtype
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-    states_BLH = model.get_decoder()(
-        input_ids=packed.ids_BL, attention_mask=mask, position_ids=packed.positions_BL, use_cache=False
-    ).last_hidden_state
-    return states_BLH.flatten(0, 1)[packed.sources_M], packed
+    packed = pack(sequences if way == "shared" else sequences.repeated)
+    native = native_positions(model.config)
+    if native is not None:
+        check_length(int(packed.positions_BL.max()) + 1, native)
+    if way == "shared":
+        states_BLH = model.get_decoder()(
+            input_ids=packed.ids_BL,
+            attention_mask=_mask(model, packed),
+            position_ids=packed.positions_BL,
+            use_cache=False,
+        ).last_hidden_state
+        return states_BLH.flatten(0, 1)[packed.sources_M], packed
+    length = packed.ids_BL.shape[1]
+    columns, column_M = torch.unique(packed.sources_M % length, return_inverse=True)
+    logits_BCV = model(
+        input_ids=packed.ids_BL,
+        attention_mask=packed.mask().long(),
+        position_ids=packed.positions_BL,
+        logits_to_keep=columns,
+        use_cache=False,
+    ).logits
+    return logits_BCV[packed.sources_M // length, column_M].float(), packed
 
 
-def _blocks(segments_BL: Tensor) -> BlockMask:
+def check_length(tokens: int, native: int) -> None:
+    """Refuse a row whose numbers would depend on what else is in its batch, see `families.native_positions`."""
+    if tokens > native:
+        raise UserError(
+            f"a row of {tokens:,} tokens is longer than the {native:,} from which policy.model scales its positions "
+            "by the longest row of a batch (dynamic or longrope), so that rows would change with their companions; "
+            "shorten prompts (data.limits) or outputs (max_new_tokens)"
+        )
+
+
+@contextmanager
+def looking_back(model: Any) -> Iterator[None]:
+    """Inside, attention is SDPA where it was flex: for single rows and single tokens, which have nothing to skip."""
+    if model.config._attn_implementation != "flex_attention":
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("flex_attention")
+
+
+def _mask(model: Any, packed: Packed) -> Any:
+    """Who sees whom, as the decoder of a known family takes it."""
+    if not packed.shared:  # plain causality, which it knows by itself
+        return packed.mask()
+    back = window(model)
+    everything = _form(model, packed, None) if back is None or has_layer_masks(model) else None
+    if back is None:
+        return everything
+    near = _form(model, packed, back)
+    return near if everything is None else {"full_attention": everything, "sliding_attention": near}
+
+
+def _form(model: Any, packed: Packed, back: int | None) -> Any:
+    if model.config._attn_implementation == "flex_attention":
+        return _blocks(packed.segments_BL, packed.positions_BL, back)
+    # Numbers, since attention would make them of a boolean mask in every layer and keep each for the backward pass.
+    mask, dtype = packed.mask(back), next(model.parameters()).dtype
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def _blocks(segments_BL: Tensor, positions_BL: Tensor, back: int | None) -> BlockMask:
     """`Packed.mask` for flex attention, which leaves out blocks that nobody looks into."""
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         own = segments_BL[row, key] == segments_BL[row, query]
         return (query >= key) & (own | (segments_BL[row, key] == PROMPT))
 
+    def near(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return positions_BL[row, query] - positions_BL[row, key] < (back or length)
+
     rows, length = segments_BL.shape
-    return create_block_mask(sees, rows, None, length, length, device=segments_BL.device)
-
-
-def logits(model: Any, sequences: Sequences) -> Tensor:
-    """The model's own logits of every completion token, nothing shared or packed: float32 [N, T, V]."""
-    sequences = sequences.repeated
-    ids = torch.cat([sequences.prompt_ids_BP, sequences.completion_ids_NT], dim=1)
-    mask = torch.cat([sequences.prompt_mask_BP, sequences.completion_mask_NT], dim=1)
-    output = model(
-        input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=positions(mask),
-        logits_to_keep=sequences.completion_ids_NT.shape[1] + 1,
-        use_cache=False,
-    )
-    logits_NTV: Tensor = output.logits[:, :-1].float()
-    return logits_NTV
+    seen = sees if back is None else and_masks(sees, near)
+    return create_block_mask(seen, rows, None, length, length, device=segments_BL.device)
 
 
 def score_logits(logits_MV: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -97,66 +143,95 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def head(model: Any) -> nn.Module:
-    """The output head."""
-    module: nn.Module = model.get_output_embeddings()
-    return module
+def prove(model: Any, sequences: Sequences, name: str) -> Way:
+    """The way through `model`, proven on prompts of `sequences`.
 
+    To be called in eval mode and without gradients. That it is the plain one is logged with the reason.
 
-def choose_route(model: Any, sequences: Sequences) -> Route:
-    """The quickest way through `model` that gives the log-probs of the plainest on the first few of `sequences`.
+    Args:
+        model: A causal language model of transformers.
+        sequences: Rows to come.
+        name: As the user named the model.
 
-    To be called in eval mode and without gradients. Every way that has to be given up is logged with the reason.
+    Raises:
+        UserError: The model gives a row other numbers in company than alone, or sees what comes after a token.
     """
-    device = sequences.completion_ids_NT.device.type
-    with torch.autocast(device, enabled=False):  # whose rounding would pass for a difference
-        return _quickest(model, sequences)
-
-
-def _quickest(model: Any, sequences: Sequences) -> Route:
-    probe = sequences.select([[row] for row in range(min(_PROBED, len(sequences)))])
-    # Any completion can stand behind any prompt, so siblings are made of whatever rows there are.
-    probe = replace(
-        probe,
-        prompt_ids_BP=probe.prompt_ids_BP[:1],
-        prompt_mask_BP=probe.prompt_mask_BP[:1],
-        prompt_of_N=torch.zeros_like(probe.prompt_of_N),
-    )
-    truth_MV = predictors(model, probe, "whole")[0].log_softmax(dim=-1)
-    ways: tuple[tuple[Route, str], ...] = (
-        ("shared", "every completion computes its prompt anew"),
-        ("packed", "logits are held whole instead of in chunks"),
-    )
-    if head_weight(head(model)) is None:
-        log.warning("%s: the head carries factors of an adapter", ways[1][1])
-        return "whole"
-    for route, price in ways:
-        reason = (blindness(model) if route == "shared" else None) or _difference(model, probe, truth_MV, route)
+    rows = probe(sequences.prompt_ids_BP, sequences.prompt_mask_BP)
+    with torch.autocast(
+        rows.completion_ids_NT.device.type, enabled=False
+    ):  # whose rounding would pass for a difference
+        reason = unshared(model) or _other_head(model, rows)
         if reason is None:
-            return route
-        log.warning("%s: %s", price, reason)
-    return "whole"
+            reason = _difference(model, rows, "shared")
+        if reason is None:
+            return "shared"
+        log.warning("every completion computes its prompt anew, and its logits are held whole: %s", reason)
+        reason = _difference(model, rows, "plain")
+    if reason is None:
+        return "plain"
+    raise UserError(
+        f"policy.model is {name!r}, which cannot be trained: a token is not predicted from what stands before it alone "
+        f"({reason}); name a causal language model that gives a row the same numbers in any company"
+    )
 
 
-def blindness(model: Any) -> str | None:
-    """Why a model would not look where a mask tells it to, although short rows may not show it."""
-    config = model.config
-    layers = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
-    if layers:
-        return f"the model has layers of {', '.join(layers)}"
-    if getattr(config, "sliding_window", None) is not None:
-        return f"the model attends in a sliding window of {config.sliding_window}"
-    if config._attn_implementation not in ("sdpa", "eager", "flex_attention"):
-        return f"the model's attention, {config._attn_implementation}, takes no mask of ours"
-    return None
+def probe(prompt_ids_BP: Tensor, prompt_mask_BP: Tensor) -> Sequences:
+    """The end of the first prompt and a shorter one of it, with two completions each, none as long as another."""
+    ids_P = prompt_ids_BP[0][prompt_mask_BP[0]][-_LONGEST:]
+    starts = torch.tensor([0, len(ids_P) // 2], device=ids_P.device)
+    own_L = ids_P.repeat(_WRITTEN[0])  # as long on all ranks, which go through a sharded model together
+    lengths_N = torch.tensor(_WRITTEN, device=ids_P.device)
+    return Sequences(
+        prompt_ids_BP=ids_P.repeat(2, 1),
+        prompt_mask_BP=torch.arange(len(ids_P), device=ids_P.device) >= starts[:, None],
+        prompt_of_N=torch.tensor([0, 0, 1, 1], device=ids_P.device),
+        completion_ids_NT=torch.stack([own_L[: _WRITTEN[0]], own_L[-_WRITTEN[0] :]]).repeat(2, 1),
+        completion_mask_NT=torch.arange(_WRITTEN[0], device=ids_P.device) < lengths_N[:, None],
+    )
 
 
-def _difference(model: Any, probe: Sequences, truth_MV: Tensor, route: Route) -> str | None:
-    """How `route` disagrees with the truth; None if it does not."""
+def _alone(model: Any, sequences: Sequences) -> Iterator[Tensor]:
+    """The model's own logits of each completion in turn [T, V], from single rows without any padding.
+
+    The first token's are those of the prompt by itself: a model that sees what comes after would give others.
+    """
+    for row, prompt in enumerate(sequences.prompt_of_N.tolist()):
+        prompt_P = sequences.prompt_ids_BP[prompt][sequences.prompt_mask_BP[prompt]]
+        fed_T = sequences.completion_ids_NT[row][sequences.completion_mask_NT[row]][:-1]
+        first_1V = model(input_ids=prompt_P[None], use_cache=False).logits[0, -1:]
+        whole_LV = model(input_ids=torch.cat([prompt_P, fed_T])[None], use_cache=False).logits[0]
+        yield torch.cat([first_1V, whole_LV[len(prompt_P) :]]).float()
+
+
+def _other_head(model: Any, sequences: Sequences) -> str | None:
+    """What the model does to make logits of hidden states besides a linear, told from the same states to the bit."""
+    weight = head_weight(model.get_output_embeddings())
+    if weight is None:
+        return "the head carries factors of an adapter, or is no linear"
+    states: list[Tensor] = []
+    hook = model.get_decoder().register_forward_hook(
+        lambda module, args, output: states.append(output.last_hidden_state)
+    )
     try:
-        states_MH, packed = predictors(model, probe, route)
-        found_MV = head(model)(states_MH).float().log_softmax(dim=-1)
-    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        logits_1PV = model(input_ids=sequences.prompt_ids_BP[:1], use_cache=False).logits
+    finally:
+        hook.remove()
+    plain_1PV = linear(states[0].to(weight[0].dtype), *weight).to(logits_1PV.dtype)
+    return None if torch.equal(plain_1PV, logits_1PV) else "the model's logits are more than a linear of hidden states"
+
+
+def _difference(model: Any, sequences: Sequences, way: Way) -> str | None:
+    """How `way` disagrees with each row alone; None if it does not."""
+    try:
+        found_MV, packed = predictors(model, sequences, way)
+        if way == "shared":
+            weight = head_weight(model.get_output_embeddings())
+            assert weight is not None
+            found_MV = linear(found_MV.to(weight[0].dtype), *weight).float()
+        with looking_back(model):
+            truth_MV = torch.cat(list(_alone(model, sequences)))
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
-    off = (found_MV - truth_MV).gather(1, packed.targets_M[:, None]).abs().mean().item()
-    return None if off <= _TOLERANCE[next(model.parameters()).dtype] else f"log-probs were off by {off:.2g} nats"
+    off_MV = found_MV.log_softmax(dim=-1) - truth_MV.log_softmax(dim=-1)
+    off = off_MV.gather(1, packed.targets_M[:, None]).abs().mean().item()
+    return None if off <= TOLERANCE[next(model.parameters()).dtype] else f"log-probs were off by {off:.2g} nats"

@@ -147,7 +147,9 @@ class GRPO(PolicyModule):
             group=self.sampling.num_generations if self.policy.shares_prompts else 1,
             micro_batch_tokens=self.micro_batch_tokens,
             checkpointing=self.policy.settings.gradient_checkpointing,
-            chunk_tokens=default_chunk_tokens(self.policy.model.config.vocab_size, self.device),
+            chunk_tokens=default_chunk_tokens(self.policy.model.config.get_text_config().vocab_size, self.device)
+            if self.policy.shares_prompts
+            else self.micro_batch_tokens,  # the model's own logits come whole
             autocast=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
             reference=self.policy.reference_model,
             shards=self.trainer.world_size if self.policy.sharded else 1,

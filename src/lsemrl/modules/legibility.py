@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from lsemrl.data import thoughts
 from lsemrl.data.carried import Carried, alike, carried, changed, spaced
 from lsemrl.data.collate import prompt_ids, target_ids
+from lsemrl.modules.families import native_positions
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -202,7 +203,9 @@ def read_by_encoder(
 
 
 def positions(config: PretrainedConfig) -> int | None:
-    """How many tokens a model of `config` can read; None where nothing bounds them."""
+    """How many tokens a model of `config` can read as it reads them alone; None where nothing bounds them."""
+    if (native := native_positions(config)) is not None:
+        return native
     text = config.get_text_config()
     attention = getattr(text, "attn_config", None) or {}
     if getattr(text, "alibi", False) or (attention if isinstance(attention, dict) else vars(attention)).get("alibi"):

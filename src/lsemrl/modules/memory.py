@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 _DRAW_BYTES = 16
 """A logit that is drawn from is there in float32 as made, scaled and as a probability, and once more between these."""
@@ -186,9 +187,10 @@ def estimate_memory(
         ),
         kv_cache=cached * layers + cached // 2,
         merged=_bytes(
-            layer.get_base_layer().weight  # type: ignore[misc]
+            base.weight
             for layer in model.modules()
             if isinstance(layer, LoraLayer) and stream == 4 and (shards == 1 or gather_for_sampling)
+            if isinstance(base := layer.get_base_layer(), nn.Linear | Conv1D)
         ),
         sampled_logits=drawn,
         activations=behind + (tokens * hidden * stream * layers if checkpointing else kept),
@@ -288,19 +290,26 @@ def peak_memory(device: torch.device) -> int:
 def _shape(model: nn.Module) -> _Shape:
     config: Any = model.config
     config = config.get_text_config()
-    heads = config.num_attention_heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    hidden, heads = config.hidden_size, _most(config, "num_attention_heads", 1)
+    key_heads = _most(config, "num_key_value_heads", heads)
+    width = _most(config, "head_dim", hidden // heads)
+    chosen = _most(config, "num_experts_per_tok", 1)  # of the experts, each of a size of its own
     return _Shape(
         layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        hidden=hidden,
+        intermediate=chosen * _most(config, "moe_intermediate_size", _most(config, "intermediate_size", 4 * hidden)),
         vocabulary=config.vocab_size,
         heads=heads,
         key_heads=key_heads,
         queries=heads * width,
         keys=key_heads * width,
     )
+
+
+def _most(config: Any, name: str, other: int) -> int:
+    """A number of a configuration, the largest where layers differ; `other` where there is none."""
+    found = getattr(config, name, None)
+    return max(found) if isinstance(found, list | tuple) else found or other
 
 
 def _stream(model: nn.Module) -> torch.dtype:

@@ -47,13 +47,15 @@ class Packed:
     lengths: list[int]
     shared: bool
 
-    @property
-    def mask(self) -> Tensor:
+    def mask(self, window: int | None = None) -> Tensor:
         """What a decoder is told of who sees whom.
+
+        Args:
+            window: Tokens that a token sees, itself among them; None for all before it.
 
         Returns:
             bool [B, 1, L, L], True where the query (third) sees the key (fourth). Where no row holds two completions
-            plain causality will do, and models other than full attention understand: bool [B, L], False for padding.
+            plain causality will do, of which a decoder knows its windows itself: bool [B, L], False for padding.
         """
         if not self.shared:
             return self.segments_BL != _PADDING
@@ -61,7 +63,10 @@ class Packed:
         length = self.segments_BL.shape[1]
         causal_LL = torch.ones(length, length, dtype=torch.bool, device=queries.device).tril()
         # Padding sees the prompt and itself: a query that sees nothing would be NaN.
-        return (causal_LL & ((keys == PROMPT) | (keys == queries)))[:, None]
+        seen_BLL = causal_LL & ((keys == PROMPT) | (keys == queries))
+        if window is not None:
+            seen_BLL &= self.positions_BL[:, :, None] - self.positions_BL[:, None, :] < window
+        return seen_BLL[:, None]
 
 
 def pack(sequences: Sequences) -> Packed:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import linear
-from transformers import AutoModelForCausalLM
 
 from lsemrl import kernels, micro
 from lsemrl.modules.adapters.config import new_config, read_config
@@ -39,7 +38,9 @@ from lsemrl.modules.adapters.loading import (
     reference_of,
 )
 from lsemrl.modules.adapters.merging import merged_adapters
-from lsemrl.modules.forward import Route, choose_route, predictors, score_logits
+from lsemrl.modules.base_model import read_model
+from lsemrl.modules.families import unshared
+from lsemrl.modules.forward import Way, predictors, prove, score_logits
 from lsemrl.modules.losses import LossFunction
 from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import PolicySettings
@@ -72,19 +73,20 @@ class Policy(nn.Module):
         super().__init__()
         self.settings = settings
         self.path = str(micro.POLICY) if settings.model == micro.NAME else settings.model
-        self.config, self.tokenizer = read_config_and_tokenizer(self.path)
+        self.config, self.tokenizer = read_config_and_tokenizer(self.path, trust=settings.trust_remote_code)
         self.adapter: Path | None = None
         if settings.adapter is not None:
             self.adapter = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
         self.adapter_config: LoraConfig | None = new_config(settings.lora) if settings.train == "lora" else None
         if self.adapter:
             self.adapter_config = read_config(self.adapter)
-            self.tokenizer = adapter_tokenizer(self.adapter, self.tokenizer)
+            self.tokenizer = adapter_tokenizer(self.adapter, self.tokenizer, trust=settings.trust_remote_code)
         self.resized = False  # whether the adapter brought other rows of embeddings than the base has
         self.model = None
         self.reference_model: Any = None  # only full fine-tuning needs a second copy
         self.traffic: Traffic | None = None  # what sharding costs, where weights are sharded
-        self._route: Route | None = None  # through the model; chosen on the first rows
+        self._way: Way | None = None  # through the model, once it is proven on the first rows
+        self.sampled = False  # whether reading token by token is proven, too
 
     def load(self) -> None:
         """Read the weights and set up adapter, reference and checkpointing. Calling it again changes nothing.
@@ -97,9 +99,7 @@ class Policy(nn.Module):
         settings = self.settings
         attention = "flex_attention" if settings.flex_attention else None
         tensors = read_tensors(self.adapter) if self.adapter else {}
-        model = AutoModelForCausalLM.from_pretrained(
-            self.path, dtype=getattr(torch, settings.dtype), attn_implementation=attention
-        )
+        model = read_model(self.path, dtype=settings.dtype, attention=attention, trust=settings.trust_remote_code)
         self.fingerprint = fingerprint(model)
         if self.adapter and self.adapter_config:
             check_passport(self.adapter, self.fingerprint)
@@ -154,14 +154,17 @@ class Policy(nn.Module):
         """Every id that ends a completion: the tokenizer's and all those the model declares (Qwen3 has two)."""
         generation = self.model.generation_config
         ids = {self.tokenizer.eos_token_id}
-        for declared in (self.model.config.eos_token_id, generation.eos_token_id if generation else None):
+        for declared in (
+            self.model.config.get_text_config().eos_token_id,
+            generation.eos_token_id if generation else None,
+        ):
             ids.update(as_ids(declared))
         return sorted(ids)
 
     @property
     def shares_prompts(self) -> bool:
         """Whether siblings are computed behind one prompt, as far as is known yet."""
-        return self._route in (None, "shared")
+        return self._way == "shared" or (self._way is None and unshared(self.model) is None)
 
     def logprobs(self, sequences: Sequences, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Score completions under the current weights and mode.
@@ -174,7 +177,7 @@ class Policy(nn.Module):
             logprobs_NT and entropy_NT, float32, in nats; padding holds 0. The entropy carries no gradient.
         """
         states_MH, packed = self._predictors(sequences)
-        if self._route == "whole":
+        if self._way == "plain":
             scored = score_logits(states_MH, packed.targets_M, temperature)
         else:
             weight_VH, bias_V = self._head()
@@ -201,7 +204,7 @@ class Policy(nn.Module):
             The sum of the shares, to call backward on, and the sums of the metrics.
         """
         states_MH, packed = self._predictors(sequences)
-        if self._route == "whole":
+        if self._way == "plain":
             logprobs_M, entropy_M = score_logits(states_MH, packed.targets_M, temperature)
             return loss_fn(slice(0, len(logprobs_M)), logprobs_M, entropy_M)
         weight_VH, bias_V = self._head()
@@ -222,7 +225,7 @@ class Policy(nn.Module):
         divergence counts all noise as distance. Only a head that does more than multiply rounds as it does.
         """
         states_MH, _ = self._predictors(sequences)
-        if self._route == "whole":
+        if self._way == "plain":
             return lambda tokens: states_MH[tokens].float()
         found = head_weight(self.model.get_output_embeddings())
         assert found is not None  # else the way chosen would be through the model's own logits
@@ -245,10 +248,10 @@ class Policy(nn.Module):
         return weight_VH, bias_V
 
     def _predictors(self, sequences: Sequences) -> tuple[Tensor, Packed]:
-        if self._route is None:
+        if self._way is None:
             with self.inference():
-                self._route = choose_route(self.model, sequences)
-        return predictors(self.model, sequences, self._route)
+                self._way = prove(self.model, sequences, self.settings.model)
+        return predictors(self.model, sequences, self._way)
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -307,18 +310,6 @@ class Policy(nn.Module):
                 yield
         finally:
             model.train(training)
-
-    @contextmanager
-    def looking_back(self) -> Iterator[None]:
-        """Inside, attention is SDPA: a single query, such as a token that is drawn from, has nothing to skip."""
-        if not self.settings.flex_attention:
-            yield
-            return
-        self.model.set_attn_implementation("sdpa")
-        try:
-            yield
-        finally:
-            self.model.set_attn_implementation("flex_attention")
 
     @contextmanager
     def merged(self) -> Iterator[None]:

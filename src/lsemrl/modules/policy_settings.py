@@ -21,7 +21,8 @@ class LoraSettings:
     dropout: float = 0.05
     """Dropout before the first factor, in [0, 1); in RL only with model.dropout_in_updates."""
     target_modules: list[str] | None = None
-    """Names of the linears to adapt; null adapts every linear but the output head."""
+    """Names of the linears to adapt; null adapts every linear but the output head, and where experts are one
+    parameter, as in Mixtral, those outside of the experts."""
 
     modules_to_save: list[str] | None = None
     """Names of modules to train whole beside them, such as [embed_tokens, lm_head] for a script that is new."""
@@ -44,6 +45,8 @@ class PolicySettings:
 
     model: str = micro.NAME
     """A folder, a hub id, or "micro" for the embedded policy."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with `model`, where transformers has none of its own for it."""
     train: Literal["lora", "full"] = "lora"
     """Train low-rank adapters on a frozen model, or every weight."""
     lora: LoraSettings = LoraSettings()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from lsemrl.data.collate import complete_tokenizer
+from lsemrl.modules.base_model import read_config, refusal
 from lsemrl.types import UserError
 
 _PIECE = 1 << 24
@@ -30,28 +31,22 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_config_and_tokenizer(path: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+def read_config_and_tokenizer(path: str, *, trust: bool) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """What a model is, and its tokenizer, ready to end and pad texts.
 
+    Args:
+        path: A folder or a hub id.
+        trust: Whether code that comes with it may run.
+
     Raises:
-        UserError: They cannot be read, nothing says how a text ends, or the model does not embed every token.
+        UserError: They cannot be read, are of no model that can be trained here, nothing says how a text ends, or the
+            model does not embed every token.
     """
+    config = read_config(path, trust=trust)
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(path)
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"policy.model is {path!r}, which cannot be read as a causal language model with its tokenizer ({reason}); "
-            "name a folder or hub id that holds both"
-        ) from error
-    for part in (config, config.get_text_config()):
-        asked = part._attn_implementation
-        if isinstance(asked, str) and "/" in asked:  # transformers would fetch it, and run it, without asking
-            raise UserError(
-                f"policy.model is {path!r}, whose config.json asks for attention by code from a hub ({asked!r}); take "
-                "_attn_implementation out of it"
-            )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+    except Exception as error:
+        raise refusal(path, error) from error
     complete_tokenizer(tokenizer, _declared_eos(path, config))
     check_vocabulary(f"policy.model {path!r}", tokenizer, config.get_text_config().vocab_size)
     tokenizer.padding_side = "left"
@@ -86,12 +81,12 @@ def as_ids(declared: int | list[int] | None) -> list[int]:
     return declared if isinstance(declared, list) else [] if declared is None else [declared]
 
 
-def adapter_tokenizer(folder: Path, base: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def adapter_tokenizer(folder: Path, base: PreTrainedTokenizerBase, *, trust: bool) -> PreTrainedTokenizerBase:
     """The tokenizer beside an adapter, where its tokens are others than those of `base`, else `base`."""
     if not (folder / "tokenizer_config.json").is_file():
         return base
     try:
-        own: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+        own: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -14,7 +14,8 @@ from torch.nn.functional import pad
 
 from lsemrl.data.thoughts import answers
 from lsemrl.finite import check_finite
-from lsemrl.modules.decoding import Compiled, Growing, read_prompts
+from lsemrl.modules.decoding import Compiled, Growing, prove_decoding, read_prompts
+from lsemrl.modules.forward import looking_back
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
@@ -66,8 +67,12 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, 
     """
     generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
     rows = list(zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True))
-    with policy.gathered(), policy.merged(), policy.looking_back():
-        drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator) for ids_BP, mask_BP in rows]
+    with policy.gathered(), policy.merged():
+        if not policy.sampled:
+            prove_decoding(policy, prompts)
+            policy.sampled = True
+        with looking_back(policy.model):
+            drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator) for ids_BP, mask_BP in rows]
     ids, masks, ends, slots = zip(*drawn, strict=True)
     ended_N = torch.cat(ends)
     width = max(mask_NT.shape[1] for mask_NT in masks)
@@ -105,7 +110,7 @@ def _decode(
     eos = torch.tensor(policy.eos_ids(), device=device)
     # Sharded weights are gathered by all ranks together, so that none may stop before the others.
     together = policy.sharded and not policy.settings.gather_for_sampling
-    logits_NV, kept = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, group)
+    logits_NV, kept = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, group, sampling.max_new_tokens)
     count, longest = len(logits_NV), sampling.max_new_tokens
     prompt_mask_NP = prompt_mask_BP.repeat_interleave(group, dim=0)
     go_on = (Compiled if sampling.compile else Growing)(policy, kept, prompt_mask_NP, longest)

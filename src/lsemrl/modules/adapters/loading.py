@@ -13,6 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from lsemrl.modules.adapters.embeddings import take_embeddings
+from lsemrl.modules.families import lora_targets
 from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.types import UserError
 
@@ -40,7 +41,8 @@ def attach(model: Any, config: LoraConfig, field: str) -> PeftModel:
         adapted = get_peft_model(model, config)
     except (*_MISFITS, re.error) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{field} does not fit policy.model: {reason}; name layers that it has") from error
+        remedy = "set its dropout to 0" if "lora_dropout" in reason else "name layers that it has"
+        raise UserError(f"{field} does not fit policy.model: {reason}; {remedy}") from error
     trained = {id(weight): weight for weight in adapter_tensors(adapted).values()}
     if not trained:
         raise UserError(f"{field} adapts nothing of policy.model; name layers that it has")
@@ -70,6 +72,10 @@ def new_adapter(model: Any, config: LoraConfig, settings: LoraSettings) -> PeftM
             f"policy.lora.trainable_token_indices names {beyond[0]}, and policy.model has {rows} rows of embeddings; "
             "resize the model and save it, and name that as policy.model"
         )
+    targets, outside = lora_targets(model)
+    if settings.target_modules is None and targets is not None:
+        config.target_modules = targets  # type: ignore[assignment]  # as peft keeps what it was given as a list
+    config.exclude_modules = outside
     return attach(model, config, "policy.lora")
 
 

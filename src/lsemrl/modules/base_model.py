@@ -1,0 +1,154 @@
+"""Reading the model that is trained: what it is before its weights, and its weights whole, or a sentence."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from lsemrl.types import UserError
+
+log = logging.getLogger(__name__)
+
+_WRITERS = frozenset(
+    name
+    for names in (*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values())
+    for name in ([names] if isinstance(names, str) else names)
+)
+"""Classes of transformers that predict the next token of a text."""
+_UNTRUSTED = (
+    "policy.model is {!r}, which comes with Python code of its own that would have to run; read that code, and set "
+    "policy.trust_remote_code to true if you trust it"
+)
+
+_SHOWN = 4
+"""Names of weights in a sentence."""
+
+
+def read_config(path: str, *, trust: bool) -> PretrainedConfig:
+    """What a model says of itself.
+
+    Args:
+        path: A folder or a hub id.
+        trust: Whether code that comes with it may run.
+
+    Raises:
+        UserError: It cannot be read, or is no causal language model that can be trained here.
+    """
+    try:
+        # Never asked on the terminal, as happens where trust is left open.
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=trust)
+    except Exception as error:
+        raise refusal(path, error) from error
+    _check(path, config, trust)
+    return config
+
+
+def read_model(path: str, *, dtype: str, attention: str | None, trust: bool) -> Any:
+    """The model with every weight that its configuration says it has.
+
+    Args:
+        path: As for `read_config`.
+        dtype: Of the weights: float32 or bfloat16.
+        attention: As transformers names it; None lets it choose.
+        trust: As there.
+
+    Raises:
+        UserError: Weights are missing, damaged, of other shapes, or stored as pickle.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors*")):
+        pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
+        kept = f"its weights as pickle only ({pickled[0]}), which can run code" if pickled else "no *.safetensors"
+        raise UserError(
+            f"policy.model is {path!r}, which holds {kept}; write it again as safetensors (save_pretrained), or name "
+            "another model"
+        )
+    try:
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            trust_remote_code=trust,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise refusal(path, error) from error
+    model, found = read
+    missing = sorted(found["missing_keys"])
+    if missing:  # which transformers draws at random
+        raise UserError(
+            f"policy.model is {path!r}, which lacks {len(missing)} weights of its {type(model).__name__}: "
+            f"{_listed(missing)}; name a model that is whole"
+        )
+    if found["unexpected_keys"]:
+        names, kind = _listed(sorted(found["unexpected_keys"])), type(model).__name__
+        log.warning("policy.model %r holds weights that its %s has no place for, unused: %s", path, kind, names)
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):  # for a loss beside the logits, which is nobody's here
+        text.output_router_logits = False
+    return model
+
+
+def refusal(path: str, error: Exception) -> UserError:
+    """A sentence about a model that cannot be read."""
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said:
+        return UserError(_UNTRUSTED.format(path))
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        said = "it has no config.json"
+    return UserError(
+        f"policy.model is {path!r}, which cannot be read as a causal language model with its tokenizer "
+        f"({type(error).__name__}: {said[:200]}); name a folder or hub id that holds both, whole"
+    )
+
+
+def _check(path: str, config: PretrainedConfig, trust: bool) -> None:
+    """Refuse a configuration no model of which can be trained here."""
+
+    def refuse(what: str) -> None:
+        raise UserError(f"policy.model is {path!r}, {what}")
+
+    kind, own_code = config.model_type, getattr(config, "auto_map", None) or {}
+    if config.is_encoder_decoder:
+        refuse(f"an encoder-decoder ({kind}), and only decoders that go on from their prompt are trained; name one")
+    for one in (config, config.get_text_config()):
+        quantised = getattr(one, "quantization_config", None) or getattr(one, "compression_config", None)
+        if quantised:
+            how = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+            refuse(f"whose weights are quantised ({how}), and only whole ones are trained; name what it was made from")
+        asked = one._attn_implementation
+        if isinstance(asked, str) and "/" in asked:  # transformers would fetch it, and run it, without asking
+            refuse(
+                f"whose config.json asks for attention by code from a hub ({asked!r}); take _attn_implementation out "
+                "of it"
+            )
+    if trust and "AutoModelForCausalLM" in own_code:
+        return  # its own code says what it is, and the first rows whether that is true
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if "AutoModelForCausalLM" in own_code:
+            raise UserError(_UNTRUSTED.format(path))
+        refuse(f"a {kind} model, of which transformers knows no causal language model; name one that writes text")
+    stored = config.architectures or []
+    if stored and not _WRITERS.intersection(stored) and any(hasattr(transformers, name) for name in stored):
+        refuse(f"the weights of a {stored[0]}, which does not predict the next token; name one that writes text")
+    made: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    made = made[0] if isinstance(made, tuple) else made
+    if "past_key_values" not in inspect.signature(made.forward).parameters:
+        refuse(f"a {kind} model, which keeps no cache of keys and values to sample from; name one with attention")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,103 @@
+"""What a model family can do: asked of a configuration and of the model's own structure, never of its name on a hub.
+
+Known families follow a mask of ours, so that a prompt is computed once for all its completions. All others go the
+plain way. Every way is proven anew on the first rows, see `forward`; the list says where that is worth trying.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from transformers import PretrainedConfig
+
+KNOWN = frozenset(
+    {"gemma", "gemma3_text", "gpt2", "llama", "mistral", "mixtral", "phi3"}
+    | {"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}
+)
+"""Decoders of transformers (model_type) whose layers look where a mask tells them to, and nowhere else."""
+
+
+def unshared(model: Any) -> str | None:
+    """Why a model cannot be told by a mask who sees whom; None if it can."""
+    decoder = model.get_decoder()
+    config = getattr(decoder, "config", model.config)
+    kind, attention = config.model_type, config._attn_implementation
+    if kind not in KNOWN or not type(decoder).__module__.startswith("transformers.models."):
+        return f"the model ({kind}) is of no family that is known to follow a mask of ours"
+    if attention not in ("sdpa", "eager", "flex_attention"):
+        return f"the model's attention, {attention}, takes no mask of ours"
+    return None
+
+
+def window(model: Any) -> int | None:
+    """How many tokens back the layers of a known family see, if not all see everything."""
+    config = model.get_decoder().config
+    layers = getattr(config, "layer_types", None)
+    if layers and "sliding_attention" not in layers:
+        return None
+    found: int | None = getattr(config, "sliding_window", None)
+    return found
+
+
+def has_layer_masks(model: Any) -> bool:
+    """Whether a known family with a window takes a mask for each kind of layer, rather than one for all."""
+    return bool(getattr(model.get_decoder().config, "layer_types", None))
+
+
+def native_positions(config: PretrainedConfig) -> int | None:
+    """Tokens of a row up to which its rotary embeddings do not depend on the longest row beside it.
+
+    None where they never do. Beyond, a row would get other numbers with other companions, and a completion other
+    numbers once it is longer.
+    """
+    text = config.get_text_config()
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    found = []
+    for way in (scaling, *(way for way in scaling.values() if isinstance(way, Mapping))):  # one for each kind of layer
+        kind = str(way.get("rope_type") or way.get("type"))
+        if "dynamic" in kind:
+            found.append(text.max_position_embeddings)
+        elif kind in ("longrope", "su"):
+            own = getattr(text, "original_max_position_embeddings", None)
+            found.append(way.get("original_max_position_embeddings") or own or text.max_position_embeddings)
+    return min(found, default=None)
+
+
+def lora_targets(model: Any) -> tuple[set[str] | None, str | None]:
+    """Which linears a new adapter is for, where the user names none, and which modules are none of its business.
+
+    With experts that are one parameter (a matrix for each expert), the linears outside the blocks that hold them: peft
+    would make whole new weights of all experts in every layer, and has no dropout there. A tower for pictures has
+    nothing to learn from text.
+
+    Returns:
+        The ends of names, or None for every linear but the head; and a pattern of names that are left alone, or None.
+    """
+    decoder, outside, targets = model.get_decoder(), None, None
+    if model.config.get_text_config() is not model.config:
+        path, head = (
+            next((name for name, module in model.named_modules() if module is wanted), "")
+            for wanted in (decoder, model.get_output_embeddings())
+        )
+        outside = rf"(?!{re.escape(path)}\.|{re.escape(head)}$).*" if path else None
+    if blocks := expert_blocks(decoder):
+        linears = {name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+        targets = {name.rpartition(".")[2] for name in linears if _block(name) not in blocks}
+    return targets, outside
+
+
+def expert_blocks(decoder: nn.Module) -> set[str]:
+    """The names, within a layer, of what holds experts that are one parameter."""
+    return {
+        _block(name)
+        for name, module in decoder.named_modules()
+        if any(weight.dim() == 3 for weight in module.parameters(recurse=False)) and not isinstance(module, nn.Conv1d)
+    }
+
+
+def _block(name: str) -> str:
+    """Of layers.3.mlp.experts: mlp."""
+    return re.sub(r"^.*?\.\d+\.", "", name).partition(".")[0]

@@ -1,0 +1,287 @@
+"""Every family in the matrix: scored, trained and sampled as transformers computes it, row by row."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+
+from lsemrl import micro
+from lsemrl.errors import UserError
+from lsemrl.modules.families import expert_blocks, native_positions
+from lsemrl.modules.forward import prove
+from lsemrl.modules.losses import likelihood_loss
+from lsemrl.modules.memory import estimate_memory
+from lsemrl.modules.packing import micro_batches
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
+from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.types import PromptBatch, Sequences
+from tiny import plain_logits, stir
+
+TOKENIZER = AutoTokenizer.from_pretrained(micro.POLICY)
+SMALL = {
+    "vocab_size": len(TOKENIZER) + 3,  # some tokenizers add tokens of their own
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "eos_token_id": TOKENIZER.eos_token_id,
+    "pad_token_id": TOKENIZER.pad_token_id,
+    "bos_token_id": None,
+    "initializer_range": 0.3,  # far from uniform, so that mistakes show
+}
+NO_WIDTH = {key: value for key, value in SMALL.items() if key != "head_dim"}
+SLIDING = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
+VISION = {
+    **{"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1},
+    **{"num_attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_use_head": False},
+}
+LINEAR = {
+    **{"layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4},
+}
+
+
+def config(kind: str, **fields: Any) -> PretrainedConfig:
+    found: PretrainedConfig = AutoConfig.for_model(kind, **fields)
+    return found
+
+
+FAMILIES = {
+    "llama": lambda: config("llama", **SMALL),
+    "gemma": lambda: config("gemma", **SMALL),
+    "qwen2": lambda: config("qwen2", **SMALL),
+    "qwen2 sliding": lambda: config("qwen2", **SMALL, **SLIDING, use_sliding_window=True),
+    "qwen3": lambda: config("qwen3", **SMALL),
+    "qwen3 sliding": lambda: config("qwen3", **SMALL, **SLIDING, use_sliding_window=True),
+    "qwen3 moe": lambda: config("qwen3_moe", **SMALL, **EXPERTS, mlp_only_layers=[1]),
+    "qwen2 moe": lambda: config("qwen2_moe", **SMALL, **EXPERTS, shared_expert_intermediate_size=24),
+    "mixtral": lambda: config("mixtral", **SMALL, num_local_experts=4, router_jitter_noise=0.1),
+    "mixtral that logs its router": lambda: config("mixtral", **SMALL, num_local_experts=4, output_router_logits=True),
+    "mistral": lambda: config("mistral", **SMALL, sliding_window=None),
+    "mistral sliding": lambda: config("mistral", **SMALL, sliding_window=6),
+    "phi3": lambda: config("phi3", **SMALL, sliding_window=6),
+    "gpt2": lambda: config(
+        "gpt2",
+        **{key: SMALL[key] for key in ("vocab_size", "eos_token_id", "pad_token_id", "bos_token_id")},
+        **{"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "initializer_range": 0.3},
+    ),
+    "gemma3 text": lambda: config("gemma3_text", **SMALL, **SLIDING),
+    "gemma3": lambda: config("gemma3", text_config={**SMALL, **SLIDING}, vision_config=VISION, mm_tokens_per_image=4),
+    "gemma2": lambda: config("gemma2", **SMALL, **SLIDING, final_logit_softcapping=2.0),
+    "qwen3.5": lambda: config("qwen3_5_text", **SMALL, **LINEAR),
+    "qwen3-next": lambda: config("qwen3_next", **SMALL, **LINEAR, **EXPERTS, shared_expert_intermediate_size=24),
+    "granite": lambda: config("granite", **NO_WIDTH, logits_scaling=3.0),
+    "cohere": lambda: config("cohere", **NO_WIDTH, logit_scale=0.3),
+    "gpt-oss": lambda: config(
+        "gpt_oss", **SMALL, **SLIDING, num_local_experts=4, num_experts_per_tok=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    ),
+    "bloom": lambda: config(
+        "bloom", **{key: SMALL[key] for key in ("vocab_size", "hidden_size", "eos_token_id", "pad_token_id")},
+        n_layer=2, n_head=2,
+    ),
+}  # fmt: skip
+PLAIN = {"gemma2", "qwen3.5", "qwen3-next", "granite", "cohere", "gpt-oss", "bloom"}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder with the model of a family, written once."""
+    folders: dict[str, Path] = {}
+
+    def write(family: str) -> Path:
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp("family")
+            save(FAMILIES[family](), folders[family])
+        return folders[family]
+
+    return write
+
+
+def save(made: PretrainedConfig, folder: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(made)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() < 2:
+                weight.add_(0.1 * torch.randn(weight.shape))
+    model.generation_config.eos_token_id = TOKENIZER.eos_token_id
+    model.generation_config.pad_token_id = TOKENIZER.pad_token_id
+    model.save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+
+
+def load(folder: Path, **settings: Any) -> Policy:
+    settings = {"lora": LoraSettings(rank=4, alpha=8.0, dropout=0.0), **settings}
+    policy = Policy(PolicySettings(model=str(folder), **settings))
+    torch.manual_seed(1)
+    policy.load()
+    stir(policy, 0.1)
+    return policy
+
+
+def completions(prompts: PromptBatch) -> Sequences:
+    """Two behind each prompt, of many lengths, some longer than the windows."""
+    generator = torch.Generator().manual_seed(3)
+    count = 2 * len(prompts.examples)
+    lengths = torch.tensor([9, 4, 1, 7, 12, 2])[:count]
+    return Sequences(
+        prompt_ids_BP=prompts.prompt_ids_BP,
+        prompt_mask_BP=prompts.prompt_mask_BP,
+        prompt_of_N=torch.arange(count) // 2,
+        completion_ids_NT=torch.randint(10, 900, (count, 12), generator=generator),
+        completion_mask_NT=torch.arange(12) < lengths[:, None],
+    )
+
+
+def truth(model: Any, whole: Sequences) -> Tensor:
+    """Log-probs [M] of completion tokens, each row by itself."""
+    logits_MV = plain_logits(model, whole)[whole.completion_mask_NT]
+    targets_M = whole.completion_ids_NT[whole.completion_mask_NT]
+    return logits_MV.log_softmax(-1).gather(1, targets_M[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_scored_and_learns_as_row_by_row(
+    family: str, saved: Any, prompts: PromptBatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy, whole = load(saved(family)), completions(prompts)
+    policy.model.eval()  # experts that are jittered in training are not what this is about
+    with caplog.at_level(logging.WARNING, logger="lsemrl"):
+        loss, _ = policy.loss(whole, likelihood_loss(torch.linspace(-1, 1, int(whole.completion_mask_NT.sum()))))
+    assert policy.shares_prompts == (family not in PLAIN)
+    assert ("computes its prompt anew" in caplog.text) == (family in PLAIN)
+    found_NT, _ = policy.logprobs(whole)
+    true_M = truth(policy.model, whole)
+    torch.testing.assert_close(found_NT[whole.completion_mask_NT], true_M, rtol=1e-4, atol=1e-4)
+    trained = list(policy.trained().values())
+    own = torch.autograd.grad(loss, trained, allow_unused=True)
+    plain = torch.autograd.grad(-(true_M * torch.linspace(-1, 1, len(true_M))).sum(), trained, allow_unused=True)
+    off = sum(float((a - b).square().sum()) for a, b in zip(own, plain, strict=True) if a is not None and b is not None)
+    size = sum(float(b.square().sum()) for b in plain if b is not None)
+    assert size > 0 and (off / size) ** 0.5 < 1e-4
+    assert [one is None for one in own] == [one is None for one in plain]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_sampled_as_transformers_generates(family: str, saved: Any, prompts: PromptBatch) -> None:
+    policy = load(saved(family))
+    rollouts = sample(policy, prompts, Sampling(num_generations=2, temperature=0.0, max_new_tokens=10), seed=0)
+    ids_NT, mask_NT = rollouts.sequences.completion_ids_NT, rollouts.sequences.completion_mask_NT
+    policy.model.eval()
+    for row, prompt in enumerate(rollouts.sequences.prompt_of_N.tolist()):
+        alone = prompts.prompt_ids_BP[prompt][prompts.prompt_mask_BP[prompt]][None]
+        written = policy.model.generate(
+            input_ids=alone, attention_mask=torch.ones_like(alone), do_sample=False, max_new_tokens=10,
+            eos_token_id=policy.eos_ids(),
+        )[0, alone.shape[1] :]  # fmt: skip
+        assert ids_NT[row][mask_NT[row]].tolist() == written.tolist()
+    drawn = sample(policy, prompts, Sampling(num_generations=2, temperature=1.0, max_new_tokens=6), seed=0)
+    assert len(drawn.completions) == 6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_of_a_family_is_estimated(family: str, saved: Any) -> None:
+    policy = load(saved(family), lora=LoraSettings(rank=2))  # with dropout, as by default
+    estimate = estimate_memory(
+        policy.model,
+        num_sequences=4, prompt_tokens=10, completion_tokens=6, group=2, micro_batch_tokens=64, checkpointing=False,
+        chunk_tokens=32,
+    )  # fmt: skip
+    assert estimate.activations > 0 and estimate.kv_cache > 0
+
+
+def test_experts_that_are_one_parameter_keep_to_themselves(saved: Any) -> None:
+    for family in ("mixtral", "qwen3 moe", "qwen2 moe"):
+        policy = load(saved(family), lora=LoraSettings(rank=2))
+        assert expert_blocks(policy.model.get_decoder()) == {"mlp"}
+        ends = {name.split(".lora_")[0].rpartition(".")[2] for name in policy.trained()}
+        assert ends == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def test_adapters_leave_the_tower_for_pictures_alone(saved: Any) -> None:
+    for lora in (LoraSettings(rank=2), LoraSettings(rank=2, target_modules=["q_proj", "v_proj"])):
+        names = load(saved("gemma3"), lora=lora).trained()
+        assert names and all("language_model" in name for name in names)
+
+
+def test_a_soft_cap_is_no_rounding(saved: Any, prompts: PromptBatch) -> None:
+    """R4: in bfloat16 the cap moved log-probs by less than is lost in the layers; the head is compared to the bit."""
+    made = config("llama", **SMALL)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(made).to(torch.bfloat16).eval()
+    with torch.no_grad():
+        assert prove(model, completions(prompts), "it") == "shared"
+        plain = model.forward
+
+        def capped(*args: Any, **inputs: Any) -> Any:
+            output = plain(*args, **inputs)
+            output.logits = 300 * torch.tanh(output.logits / 300)
+            return output
+
+        model.forward = capped
+        assert prove(model, completions(prompts), "it") == "plain"
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rows_beyond_the_native_positions_are_refused(kind: str, tmp_path: Path, prompts: PromptBatch) -> None:
+    """R6: there a short row's log-probs would depend on its companions."""
+    scaling: dict[str, Any] = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
+    if kind == "longrope":
+        scaling |= {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "original_max_position_embeddings": 24}
+    fields = {**SMALL, "max_position_embeddings": 96 if kind == "longrope" else 24}
+    save(config("llama", **fields, rope_parameters=scaling), tmp_path)
+    policy, whole = load(tmp_path), completions(prompts)
+    assert native_positions(policy.model.config) == 24
+    policy.model.eval()
+    longest = int(prompts.prompt_mask_BP.sum(dim=1).max())
+    short = whole.select([[0, 1], [2, 3]])
+    if longest + 9 <= 25:
+        torch.testing.assert_close(
+            policy.logprobs(short)[0][short.completion_mask_NT], truth(policy.model, short), rtol=1e-4, atol=1e-4
+        )
+    with pytest.raises(UserError, match="longer than the 24 from which"):
+        sample(policy, prompts, Sampling(num_generations=2, max_new_tokens=40), seed=0)
+    wide = Sequences(**{**vars(whole), "completion_ids_NT": whole.completion_ids_NT.repeat(1, 4),
+                        "completion_mask_NT": torch.ones(6, 48, dtype=torch.bool)})  # fmt: skip
+    with pytest.raises(UserError, match="longer than the 24"):
+        policy.logprobs(wide)
+
+
+def test_a_model_that_sees_its_companions_is_refused(prompts: PromptBatch) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config("granite", **NO_WIDTH)).eval()
+    plain = model.forward
+
+    def mixed(*args: Any, **inputs: Any) -> Any:
+        output = plain(*args, **inputs)
+        output.logits = output.logits + output.logits.mean(dim=0, keepdim=True)
+        return output
+
+    model.forward = mixed
+    with torch.no_grad(), pytest.raises(UserError, match="the same numbers in any company"):
+        prove(model, completions(prompts), "it")
+
+
+def test_a_model_that_looks_ahead_is_refused(prompts: PromptBatch) -> None:
+    fields = {key: SMALL[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "initializer_range")}
+    model = transformers.BertLMHeadModel(config("bert", **fields, num_hidden_layers=2, num_attention_heads=2)).eval()
+    with torch.no_grad(), pytest.raises(UserError, match="from what stands before it alone"):
+        prove(model, completions(prompts), "it")
+
+
+def test_padding_is_dealt_where_prompts_are_not_shared(saved: Any, prompts: PromptBatch) -> None:
+    policy, whole = load(saved("qwen3.5")), completions(prompts)
+    dealt = micro_batches(whole, torch.arange(6), 64, share=policy.shares_prompts)
+    assert sum(len(batch.sequences) for batch in dealt) == 6
