@@ -29,8 +29,9 @@ from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
 from lsemrl.evaluation.measure import read_battery
 from lsemrl.evaluation.measurement import machine, versions
-from lsemrl.evaluation.report import Arm, Report, Sample, table, write_report
+from lsemrl.evaluation.report import Arm, Report, Sample
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure, scores
+from lsemrl.evaluation.write import table, write_report
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy

@@ -111,7 +111,8 @@ def _report(words: list[str]) -> None:
     parser = ArgumentParser("lsemrl report", description=OWN_VERBS["report"], exit_on_error=False)
     parser.add_argument("report", type=Path, help="a report.json")
     options = parser.parse_args(words)
-    from lsemrl.evaluation.report import Report, write_pages
+    from lsemrl.evaluation.report import Report
+    from lsemrl.evaluation.write import write_pages
 
     print(write_pages(Report.from_json(options.report), options.report.parent))
 
@@ -149,8 +150,8 @@ def _tax(words: list[str]) -> None:
     from rich.console import Console
 
     from lsemrl.evaluation.folders import find_general, find_judgement, find_measurements
-    from lsemrl.evaluation.report import table, write_report
     from lsemrl.evaluation.tax_report import AGAINST, tax_report
+    from lsemrl.evaluation.write import table, write_report
 
     report = tax_report(
         find_measurements(options.folders),

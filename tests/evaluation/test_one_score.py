@@ -13,8 +13,9 @@ from lsemrl.evaluation import page, plots
 from lsemrl.evaluation.columns import LOSSES, SUMMARY, TERMINAL, grid, speaking
 from lsemrl.evaluation.findings import SCORE_NAMES, comparisons, finding
 from lsemrl.evaluation.measurement import Measured
-from lsemrl.evaluation.report import Report, table
+from lsemrl.evaluation.report import Report
 from lsemrl.evaluation.tax_report import tax_report
+from lsemrl.evaluation.write import table
 from lsemrl.types import UserError
 from made_up import make_measured
 

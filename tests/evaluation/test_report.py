@@ -19,7 +19,8 @@ from rich.console import Console
 
 from lsemrl.errors import UserError
 from lsemrl.evaluation import columns, findings, page, plots
-from lsemrl.evaluation.report import Arm, HarnessScore, Report, Sample, table, write_report
+from lsemrl.evaluation.report import Arm, HarnessScore, Report, Sample
+from lsemrl.evaluation.write import table, write_report
 from lsemrl.micro import grammar
 from lsemrl.micro.oracle import meaning
 

@@ -1,6 +1,6 @@
 """The report of an experiment: what every arm learned, what it lost, and what can be said from that.
 
-Here are the records and their JSON; `findings` says what follows from them, `page` and `plots` show it.
+Here are the records and their JSON; `findings` says what follows from them, `page`, `plots` and `write` show it.
 Units of every record: scores are fractions, at most 1; NLL and KL are nats per token; lengths are characters; times
 are seconds. A value that was not measured is absent, never 0; one that came out NaN or infinite is kept and shown as
 such.
@@ -14,15 +14,12 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lsemrl.errors import UserError
 from lsemrl.evaluation.kinds import check_kinds
-from lsemrl.files import make_folder, write_bytes, write_text
+from lsemrl.files import write_text
 from lsemrl.reading import read_json
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 VERSION = 1
 """Of the JSON; raised when a field changes its meaning."""
@@ -344,66 +341,3 @@ def _arm(data: dict[str, Any]) -> Arm:
             "samples": tuple(Sample(**sample | {"rewards": floats(sample["rewards"])}) for sample in data["samples"]),
         }
     )
-
-
-def write_report(report: Report, folder: Path, field: str = "") -> Path:
-    """Write report.json, and what `write_pages` writes.
-
-    Args:
-        report: The report.
-        folder: Made where it is missing.
-        field: Where the user named it.
-
-    Returns:
-        The path of report.html, which needs no other file.
-
-    Raises:
-        UserError: `folder` cannot be written.
-    """
-    make_folder(folder, field)
-    report.to_json(folder / "report.json")
-    return write_pages(report, folder)
-
-
-def write_pages(report: Report, folder: Path) -> Path:
-    """Write report.md, report.html and the plots as PNG to a folder that exists; the path of report.html.
-
-    Raises:
-        UserError: `folder` cannot be written.
-    """
-    from lsemrl.evaluation import page, plots  # matplotlib and jinja2 take a second to import
-
-    figures = plots.draw(report)
-    write_text(folder / "report.md", page.markdown(report, list(figures)))
-    for name, figure in figures.items():
-        write_bytes(folder / f"{name}.png", plots.png(figure))
-    images = {name: plots.svg(figure) for name, figure in figures.items()}
-    write_text(folder / "report.html", page.html(report, images))
-    return folder / "report.html"
-
-
-def table(report: Report) -> Table:
-    """The most telling columns, as many as a terminal of 80 characters has room for."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from lsemrl.evaluation.columns import TERMINAL, grid, speaking
-    from lsemrl.evaluation.findings import comparisons, finding
-    from lsemrl.foreign import visible
-
-    columns, rows = grid(report, speaking(report, TERMINAL))
-    shown = Table(
-        title=Text(visible(finding(report)), style="bold"),
-        title_justify="left",
-        caption=Text(visible("\n".join(comparisons(report)))),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    shown.add_column("arm", no_wrap=True)
-    for column in columns:
-        shown.add_column(column.head, justify="right", no_wrap=True)
-    for arm, cells in rows:
-        shown.add_row(Text(visible(arm.label)), *(Text(cell.text, style="bold" if cell.best else "") for cell in cells))
-    return shown
