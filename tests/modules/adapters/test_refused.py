@@ -162,7 +162,6 @@ def with_value(value: float) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]
         (lambda tensors: {key: value.T.contiguous() for key, value in tensors.items()}, "another base model"),
         (lambda tensors: {key: value[0] for key, value in tensors.items()}, "belongs to another base model"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_tensors_are_exactly_those_that_the_configuration_implies(
     spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]], reason: str, copied: Path, tiny_model: str
