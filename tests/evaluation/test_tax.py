@@ -12,11 +12,10 @@ from lsemrl.data.collate import encode
 from lsemrl.errors import UserError
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.evaluation.tax import Battery, answer, divergence, gold_nll, measure, weight_change
-from lsemrl.modules.forward import logits
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.types import Completion, PromptBatch
-from tiny import make_policy
+from tiny import make_policy, plain_logits
 
 
 def test_gold_nll_is_the_mean_over_each_answers_own_tokens(policy: Policy, prompts: PromptBatch) -> None:
@@ -39,9 +38,9 @@ def test_divergence_is_zero_for_the_base_and_exact_both_ways(
     assert (none.to_base, none.from_base) == pytest.approx((0, 0), abs=1e-6)
     sequences = prompts.sequences
     with policy.inference():
-        now = torch.distributions.Categorical(logits=logits(policy.model, sequences))
+        now = torch.distributions.Categorical(logits=plain_logits(policy.model, sequences))
     with policy.base():
-        then = torch.distributions.Categorical(logits=logits(policy.model, sequences))
+        then = torch.distributions.Categorical(logits=plain_logits(policy.model, sequences))
     mask_NT = sequences.completion_mask_NT
     there_NT, back_NT = torch.distributions.kl_divergence(now, then), torch.distributions.kl_divergence(then, now)
     for batches in ([sequences], [encode(policy.tokenizer, [example]).sequences for example in prompts.examples]):

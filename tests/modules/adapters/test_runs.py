@@ -11,12 +11,12 @@ import torch
 
 from lsemrl.errors import UserError
 from lsemrl.modules.adapters.config import check_placement, new_config
-from lsemrl.modules.forward import logits
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.types import PromptBatch
 from modules.adapters.kinds import KINDS, plain_peft, read, save_adapter, save_model
 from short_runs import At, Stop, grpo, run, sft, stop, trained
+from tiny import plain_logits
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,9 @@ def test_a_base_in_bfloat16_is_what_plain_peft_computes(kind: str, prompts: Prom
     policy = read(model, adapter, dtype="bfloat16")
     plain = plain_peft(model, adapter, dtype=torch.bfloat16)
     with policy.merged():
-        assert torch.equal(logits(policy.model, prompts.sequences), logits(plain, prompts.sequences).detach())
+        assert torch.equal(
+            plain_logits(policy.model, prompts.sequences), plain_logits(plain, prompts.sequences).detach()
+        )
 
 
 SHARDED, HALVED = {"sharded": True, "halved": False}, {"sharded": False, "halved": True}
