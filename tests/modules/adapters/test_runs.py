@@ -27,7 +27,7 @@ from tiny import plain_logits
         (sft, "saved and kept tied", {}),
         (sft, "Conv1D dora", {}),
     ],
-    ids=str,
+    ids=["rl dora", "rl rows", "sft saved and kept tied", "sft Conv1D dora"],
 )
 def test_it_ends_as_if_nothing_had_happened(make: Any, kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
     name, fields = KINDS[kind]
