@@ -192,17 +192,18 @@ class Measured:
 def save_model(folder: Path, model: Model, device: Device, eos_ids: Sequence[int] = ()) -> None:
     """Write a model and its tokenizer of words w0, w1, ... in Hugging Face's format.
 
-    The tokenizer's EOS lies beyond the vocabulary, so that no system can sample it and every completion runs to the
-    length limit; `eos_ids` end a completion besides.
+    The tokenizer's EOS, the last of the vocabulary, is so unlikely that no system samples it and every completion runs
+    to the length limit; `eos_ids` end a completion besides.
     """
-    eos, words = "<eos>", {f"w{at}": at for at in range(model.vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel({**words, eos: model.vocabulary}, unk_token=eos))
+    end = model.vocabulary - 1
+    eos, words = "<eos>", {f"w{at}": at for at in range(end)}
+    tokenizer = Tokenizer(models.WordLevel({**words, eos: end}, unk_token=eos))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=eos, pad_token="w0", clean_up_tokenization_spaces=False
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    ids = [model.vocabulary, *eos_ids]
+    ids = [end, *eos_ids]
     with torch.device(device):
         network = Qwen3ForCausalLM(
             Qwen3Config(
@@ -220,6 +221,9 @@ def save_model(folder: Path, model: Model, device: Device, eos_ids: Sequence[int
                 bos_token_id=None,
             )
         )
+    with torch.no_grad():  # a dimension in which all hidden states are far from the EOS
+        embeddings = network.get_input_embeddings().weight
+        embeddings[:, 0], embeddings[end, 0] = 0.5, -4
     network.generation_config = GenerationConfig(eos_token_id=ids, pad_token_id=0)
     network.save_pretrained(folder)
 
@@ -229,7 +233,7 @@ def save_prompts(folder: Path, lengths: Sequence[int], vocabulary: int) -> None:
     draw = random.Random(0)
     with (folder / "prompts.jsonl").open("w", encoding="utf-8") as file:
         for at, length in enumerate(lengths):
-            prompt = " ".join(f"w{draw.randrange(1, vocabulary)}" for _ in range(length))
+            prompt = " ".join(f"w{draw.randrange(1, vocabulary - 1)}" for _ in range(length))
             file.write(json.dumps({"id": str(at), "prompt": prompt, "answer": "w1"}) + "\n")
 
 
