@@ -44,6 +44,8 @@ SAID = {"role": "assistant", "content": "ཀ"}
             "messages.user",
             "ab",
         ),
+        ({"messages": [{"role": "developer", "content": "短"}, ASKED, SAID]}, "messages.user", "短\n翻译"),
+        ({"messages": [{"role": "zh", "content": "一"}, {"role": "bo", "content": "ཀ"}]}, "messages.bo", "ཀ"),
         ({"messages": [ASKED]}, "messages.assistant", None),
         ({"messages": []}, "messages.user", None),
     ],
@@ -56,6 +58,9 @@ def test_a_dotted_name_leads_to_its_value(row: dict[str, Any], column: str, expe
     ("turns", "reason"),
     [
         ([ASKED, SAID, ASKED, SAID], "has 2 turns of 'user'"),
+        ([SAID, ASKED], "has a turn of 'assistant' before that of 'user'"),
+        ([ASKED, {"role": "tool", "content": "x"}, SAID], "has a turn of 'tool' before that of 'assistant'"),
+        ([{"role": "function", "content": "x"}, ASKED, SAID], "has a turn of 'function' before that of 'user'"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, SAID], "more than text"),
     ],
 )

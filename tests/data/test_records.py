@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,20 @@ def test_aligned_files_need_a_task_of_two_fields(write: Write) -> None:
     blank = Source(path=write("b.zh", "一\n\n三\n"), target_path=write("b.bo", "ཀ\nཁ\nག\n"))
     with pytest.raises(UserError, match=r"b.zh:2: field 'zh' is empty"):
         read_records(blank, inputs=("zh",), target="bo")
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "sentence"),
+    [
+        (("a.jsonl", "b.jsonl"), {}, "is no plain text: rows of .jsonl hold every field"),
+        (("a.txt", "b.CSV"), {}, "is no plain text: rows of .CSV hold every field"),
+        (("a.txt", "a.txt"), {}, "which is path itself"),
+        (("a.txt", "b.txt"), {"columns": {"zh": "bo"}}, "'zh' and 'bo' the same column 'bo'"),
+    ],
+)
+def test_an_output_that_would_be_the_input_or_a_line_of_a_table(
+    names: tuple[str, str], settings: dict[str, Any], sentence: str, write: Write
+) -> None:
+    path, target_path = (write(name, "一\n".encode()) for name in names)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        read_records(Source(path=path, target_path=target_path, **settings), inputs=("zh",), target="bo")

@@ -1,7 +1,8 @@
 """Values of a row by the name of their column, also within others: `translation.zh`, `messages.user`.
 
 A list of turns is told by their roles. A row is one question and its answer, so that a role which comes twice is
-refused: what was said between would be lost. What the system says stands before what the user asks, as in a prompt.
+refused, and so is what was said before the question or between it and the answer: it would be lost. What the system
+says stands before what the user asks, as in a prompt.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 _ROLES = ("role", "from")
 _SAID = ("content", "value")
 _ASKING = ("user", "human")
-_SYSTEM = "system"
+_SYSTEM = ("system", "developer")
 _DEPTH = 3
 
 
@@ -68,13 +69,23 @@ def _role(turn: Mapping[str, Any]) -> str:
 
 
 def _said_by(turns: list[Mapping[str, Any]], role: str) -> Any:
-    spoken = [_text(turn) for turn in turns if _role(turn) == role]
-    if len(spoken) > 1:
-        raise ValueError(f"has {len(spoken)} turns of {role!r}; give a row for each question and its answer")
-    if not spoken or role not in _ASKING:
-        return spoken[0] if spoken else None
-    system = [text for turn in turns if _role(turn) == _SYSTEM and isinstance(text := _text(turn), str)]
-    return "\n".join([*system, spoken[0]]) if isinstance(spoken[0], str) else spoken[0]
+    places = [at for at, turn in enumerate(turns) if _role(turn) == role]
+    if len(places) > 1:
+        raise ValueError(f"has {len(places)} turns of {role!r}; give a row for each question and its answer")
+    if not places:
+        return None
+    said = _text(turns[places[0]])
+    if role in _SYSTEM:
+        return said
+    before = [_role(turn) for turn in turns[: places[0]] if _role(turn) not in _SYSTEM]
+    known = any(_role(turn) in _ASKING for turn in turns)  # roles of one's own are in an order of one's own
+    lost = next((name for name in before if name not in _ASKING or role in _ASKING), None) if known else None
+    if lost is not None:
+        raise ValueError(f"has a turn of {lost!r} before that of {role!r}, which would be lost; give rows without it")
+    if role not in _ASKING:
+        return said
+    system = [text for turn in turns if _role(turn) in _SYSTEM and isinstance(text := _text(turn), str)]
+    return "\n".join([*system, said]) if isinstance(said, str) else said
 
 
 def _text(turn: Mapping[str, Any]) -> Any:

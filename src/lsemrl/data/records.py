@@ -6,15 +6,17 @@ Text is kept as it was written but for white space at its ends: normalising it w
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lsemrl.data.columns import names_in, value_of
-from lsemrl.data.formats import Row
+from lsemrl.data.formats import READERS, Row
 from lsemrl.data.sources import Source, check_skipped, read_rows
 from lsemrl.files import write_lines
-from lsemrl.reading import fault_of
+from lsemrl.reading import fault_of, user_path
 from lsemrl.types import UserError
 
 _MOST_NAMED = 40
@@ -63,6 +65,7 @@ def read_records(
     unknown = [name for name in source.columns if name not in fields]
     if unknown:
         raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
+    _check_two(source, inputs, target)
     check_skipped(source)
     rows = read_rows(source, (inputs[0], target) if len(inputs) == 1 else None)
     if flatten is not None:
@@ -107,6 +110,23 @@ def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
     for columns in flats:
         nested = columns is not row.columns
         yield replace(row, columns=columns, raw=json.dumps(columns, ensure_ascii=False) if nested else row.raw)
+
+
+def _check_two(source: Source, inputs: tuple[str, ...], target: str) -> None:
+    """Refuse a source in which the output would be the input, or a line of a table."""
+    for name in inputs:
+        if source.columns.get(name, name) == (column := source.columns.get(target, target)):
+            raise UserError(f"columns give {name!r} and {target!r} the same column {column!r}; name one for each")
+    if source.target_path is None:
+        return
+    for path in (source.path, source.target_path):
+        if Path(path).suffix.lower() in READERS:
+            raise UserError(
+                f"target_path is {source.target_path!r}, but {path!r} is no plain text: rows of {Path(path).suffix} "
+                "hold every field, so that path alone names them"
+            )
+    if len({os.path.realpath(user_path(path)) for path in (source.path, source.target_path)}) == 1:
+        raise UserError(f"target_path is {source.target_path!r}, which is path itself; name the file of the answers")
 
 
 def _check_columns(source: Source, rows: list[Row], fields: tuple[str, ...]) -> None:
