@@ -91,3 +91,14 @@ def test_yaml_that_is_no_text_is_refused_where_text_is_meant(value: str, field: 
     with pytest.raises(Exception) as error:
         parse(f"--config={tmp_path / 'a.yaml'}")
     assert "in quotes" in (users_mistake(error.value) or "")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_path_arrives_as_typed(text: str) -> None:
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--root", type=str | Path | None)
+    parser.add_argument("--folder", type=Path | None)
+    found = parser.parse_args([f"--root={text}", f"--folder={text}"])
+    assert (found.root, found.folder) == (text, Path(text))
+    assert parser.parse_args(["--root=null", "--folder=null"]).as_dict() == {"root": None, "folder": None}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -42,8 +43,10 @@ def take_text_as_typed() -> None:
                     return check(self, raw, append=append, cfg=cfg, mode=mode)
                 with suppress(TypeError, ValueError):  # a group of settings is read at once: {train: 20}
                     return check(self, raw, append=append, cfg=cfg, mode=mode)
-        elif type(value) is str and str in kinds and kinds <= {str, NoneType}:
-            return None if NoneType in kinds and value in _NULL else value
+        elif type(value) is str and kinds & {str, Path} and kinds <= {str, Path, NoneType}:
+            if NoneType in kinds and value in _NULL:
+                return None
+            return value if str in kinds else Path(value)
         return check(self, value, append=append, cfg=cfg, mode=mode)
 
     setattr(ActionTypeHint, "_check_type", check_typed)  # noqa: B010
