@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bad_adapters import make_adapters
+from bad_bases import make_bases
 from bad_models import make_models
 from sent_files import make_sent
 
@@ -120,6 +121,19 @@ CASES = (
     # Models, adapters, encoders
     _fit("--model.policy.model={nowhere}", says="policy.model is"),
     _fit("--model.policy.model={folder}", says="policy.model is"),
+    _fit("--model.policy.model={mt5}", says="an encoder-decoder (mt5)"),
+    _fit("--model.policy.model={picture_model}", says="a vit model, of which transformers knows no causal language"),
+    _fit("--model.policy.model={bert}", says="the weights of a BertForMaskedLM, which does not predict the next token"),
+    _fit("--model.policy.model={mamba}", says="a mamba model, which keeps no cache of keys and values"),
+    _fit("--model.policy.model={gptq}", says="whose weights are quantised (gptq)"),
+    _fit("--model.policy.model={four_bits}", says="whose weights are quantised (bitsandbytes)"),
+    _fit("--model.policy.model={own_code}", says="set policy.trust_remote_code to true if you trust it"),
+    _fit("--model.policy.model={dynamic_positions}", says="30 positions"),
+    _fit("--model.policy.model={other_shapes}", says="and needed as"),
+    _fit("--model.policy.model={torn_weights}", says="which cannot be read as a causal language model"),
+    _fit("--model.policy.model={pickled}", says="as pickle only (pytorch_model.bin), which can run code"),
+    _fit("--model.policy.model={lacks_weights}", says="which lacks 3 weights of its Qwen3ForCausalLM"),
+    _fit("--model.policy.model={lacks_a_shard}", says="model-00001-of-00002.safetensors"),
     _fit("--model.policy.adapter={nowhere}", says="policy.adapter is"),
     _fit("--model.policy.adapter={torn_adapter}", says="policy.adapter"),
     _fit("--model.policy.adapter={foreign_adapter}", says="policy.adapter"),
@@ -292,7 +306,7 @@ def make_files(folder: Path) -> dict[str, str]:
     (paths["foreign_adapter"] / "adapter_config.json").write_text("{}")
     (paths["torn_checkpoint"] / "state.json").write_text('{"format": 1, "rollout_')
     (paths["forged_checkpoint"] / "state.json").write_text('{"format": 1, "files": {}, "checksum": "0"}')
-    paths |= make_models(folder) | make_sent(folder / "sent") | make_adapters(folder)
+    paths |= make_models(folder) | make_bases(folder / "bases") | make_sent(folder / "sent") | make_adapters(folder)
     paths["pipe"] = folder / "pipe.jsonl"
     os.mkfifo(paths["pipe"])
     paths["nowhere"], paths["runs"] = folder / "nowhere", folder / "runs"

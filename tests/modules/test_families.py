@@ -23,6 +23,7 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.types import PromptBatch, Sequences
+from short_runs import At, Stop, grpo, run, sft, stop, trained
 from tiny import plain_logits, stir
 
 TOKENIZER = AutoTokenizer.from_pretrained(micro.POLICY)
@@ -285,3 +286,17 @@ def test_padding_is_dealt_where_prompts_are_not_shared(saved: Any, prompts: Prom
     policy, whole = load(saved("qwen3.5")), completions(prompts)
     dealt = micro_batches(whole, torch.arange(6), 64, share=policy.shares_prompts)
     assert sum(len(batch.sequences) for batch in dealt) == 6
+
+
+@pytest.mark.parametrize(
+    ("family", "make"), [("mixtral", grpo), ("qwen3 moe", sft), ("qwen3.5", grpo), ("gemma3", sft)]
+)
+def test_a_family_is_trained_validated_and_resumed(family: str, make: Any, saved: Any, tmp_path: Path) -> None:
+    """With dropout, as by default; to the same bits."""
+    model = str(saved(family))
+    whole = trained(run(make(model), tmp_path / "whole", epochs=1))
+    with pytest.raises(Stop):
+        run(make(model), tmp_path / "cut", At(3, stop), epochs=1)
+    resumed = trained(run(make(model), tmp_path / "cut", epochs=1))
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+    assert any(value.any() for name, value in whole.items() if "lora_B" in name)

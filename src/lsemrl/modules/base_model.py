@@ -80,11 +80,17 @@ def read_model(path: str, *, dtype: str, attention: str | None, trust: bool) -> 
             attn_implementation=attention,
             trust_remote_code=trust,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are named here instead of in a table
             output_loading_info=True,
         )
     except Exception as error:
         raise refusal(path, error) from error
     model, found = read
+    for name, stored, needed in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"policy.model is {path!r}, whose {name} is stored as {list(stored)} and needed as {list(needed)} by its "
+            "config.json; put those files together that were written together"
+        )
     missing = sorted(found["missing_keys"])
     if missing:  # which transformers draws at random
         raise UserError(
