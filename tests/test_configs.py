@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from lsemrl.cli import main
@@ -209,11 +210,13 @@ def test_the_other_verbs(verb: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     words = [verb, "--config", str(CONFIGS / "sft.yaml"), *SMALL, "--trainer.accelerator=cpu"]
     main([*words, f"--trainer.default_root_dir={tmp_path}", "--trainer.callbacks=null"])
     if verb == "predict":
-        rows = (tmp_path / "version_0" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = (tmp_path / "predict_0" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        assert yaml.safe_load((tmp_path / "predict_0" / "config.yaml").read_text())["data"]
         assert len(rows) == 4
         assert set(json.loads(rows[0])) == {"id", "source", "output", "references"}
     else:
         assert "meaning_f1" in capsys.readouterr().out
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not HEADLINES.is_file(), reason="the real Tibetan headlines are not here (../shared/data)")

@@ -16,8 +16,10 @@ LIGHTNING = {
     "lsemrl.demo",
     "lsemrl.modules.base",
     "lsemrl.modules.checkpoints",
+    "lsemrl.modules.event_log",
     "lsemrl.modules.metrics_log",
     "lsemrl.modules.preemption",
+    "lsemrl.modules.run_folder",
     "lsemrl.data.base",
     "lsemrl.data.mixed",
 }

@@ -8,18 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lsemrl.errors import UserError
-from lsemrl.runs import checkpoints, finish_run, is_rank_zero, open_run
+from lsemrl.runs import begin_run, checkpoints, file_sizes, find_run, finish_run, is_rank_zero, truncate_files
 
-CONFIG = {"seed_everything": 1, "trainer": {"max_epochs": 1, "devices": 1}, "config": ["a.yaml"]}
+CONFIG: dict[str, object] = {"seed_everything": 1, "trainer": {"max_epochs": 1, "devices": 1}, "config": ["a.yaml"]}
 
 
 def opened(root: Path, config: object = CONFIG, *, resume: bool = True) -> tuple[str, str | None]:
     """As another process finds it, which ends at once."""
     code = (
-        "import json, sys; from pathlib import Path; from lsemrl.runs import open_run;"
-        "folder, found = open_run(Path(sys.argv[1]), json.loads(sys.argv[2]), resume=sys.argv[3] == 'True');"
+        "import json, sys; from pathlib import Path; from lsemrl.runs import begin_run, find_run;"
+        "root, config, resume = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3] == 'True';"
+        "found = find_run(root, config) if resume else None;"
+        "folder = found.parents[1] if found else begin_run(root, config, resume=resume);"
         "print(json.dumps([folder.name, found and found.name]))"
     )
     words = [sys.executable, "-c", code, str(root), json.dumps(config), str(resume)]
@@ -50,9 +53,75 @@ def test_what_came_to_nothing_is_begun_again_in_its_place(tmp_path: Path) -> Non
 
 
 def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
-    folder, _ = open_run(tmp_path, CONFIG, resume=True)
+    folder = begin_run(tmp_path, CONFIG, resume=True)
     (folder / "checkpoints" / "step_5").mkdir(parents=True)
     assert opened(tmp_path) == ("version_1", None)
+
+
+@pytest.mark.parametrize("name", ["adapter", "best"])
+def test_what_was_kept_for_others_is_not_emptied(tmp_path: Path, name: str) -> None:
+    assert opened(tmp_path) == ("version_0", None)
+    (tmp_path / "version_0" / name).mkdir()
+    assert opened(tmp_path) == ("version_1", None)
+    assert (tmp_path / "version_0" / name).is_dir()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\0" * 80, b"[]", b"\xff", b'{"identity": 1}', None])
+def test_a_record_that_cannot_be_read_is_made_again_from_the_configuration(
+    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert opened(tmp_path) == ("version_0", None)
+    folder = tmp_path / "version_0"
+    (folder / "checkpoints" / "step_5").mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "run.json").unlink()
+    if content is not None:
+        (folder / "run.json").write_bytes(content)
+    assert find_run(tmp_path, {**CONFIG, "seed_everything": 2}) is None
+    assert "cannot be read" in caplog.text and "made again from config.yaml" in caplog.text
+    assert find_run(tmp_path, CONFIG) == folder / "checkpoints" / "step_5"
+    assert (folder / "run.json.damaged").exists() == (content is not None)
+    (folder / "run.json").write_bytes(b"{")
+    (folder / "adapter").mkdir()
+    assert find_run(tmp_path, CONFIG) is None, "it has come to its end"
+
+
+def test_a_run_that_nothing_tells_of_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
+    (tmp_path / "version_0" / "run.json").write_bytes(b"{")
+    assert begin_run(tmp_path, CONFIG, resume=True).name == "version_1"
+    assert "version_0/run.json cannot be read, nor config.yaml beside it: the run is left as it is" in caplog.text
+
+
+def test_all_of_many_starts_at_once_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from lsemrl.runs import new_folder\n"
+        "print(*(new_folder(Path(sys.argv[1]) / 'runs').name for _ in range(60)))"
+    )
+    starts = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    names = [name for start in starts for name in start.communicate()[0].split()]
+    assert len(set(names)) == len(names) == 240
+
+
+def test_appended_files_end_where_the_checkpoint_left_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "samples.csv"
+    path.write_text("a\nb\n")
+    sizes = file_sizes(tmp_path)
+    assert sizes == {"samples.csv": 4}
+    path.write_text("a\nb\nc\n")
+    (tmp_path / "skipped.jsonl").write_text("{}\n")
+    truncate_files(tmp_path, sizes)
+    assert path.read_text() == "a\nb\n" and not (tmp_path / "skipped.jsonl").exists() and not caplog.text
+    for damaged in ("a\n", "a\nb\0", ""):  # shorter, or padded
+        path.write_text(damaged)
+        truncate_files(tmp_path, sizes)
+        assert not path.exists() and "is not as its checkpoint left it: kept as" in caplog.text
+    truncate_files(tmp_path, sizes)
+    assert not path.exists() and "samples.csv is gone: it is begun again" in caplog.text
+    assert sorted(each.read_text() for each in tmp_path.iterdir()) == ["", "a\n", "a\nb\0"]
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
@@ -64,7 +133,7 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
 def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"trainer\.default_root_dir is .*, which cannot be written to"):
-        open_run(tmp_path / "file", CONFIG, resume=True)
+        begin_run(tmp_path / "file", CONFIG, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
-from lsemrl.runs import new_version
+from lsemrl.runs import new_folder
 from lsemrl.training import CONFIGS, run_trainer
 from lsemrl.types import Completion
 
@@ -145,7 +145,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     begun, console = time.monotonic(), Console()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # the bar says it all
     plan = demo_stages(task) if stages is None else stages
-    folder = folder / new_version(folder, "--output")
+    folder = new_folder(folder, field="--output")
     battery = make_battery(task)
     arms: list[Arm] = []
     adapters: dict[str, Path] = {}

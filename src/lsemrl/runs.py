@@ -9,74 +9,95 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lsemrl.errors import UserError
-from lsemrl.files import write_text
+from lsemrl.files import set_aside, told, write_text
 
 CHECKPOINTS, SAMPLES, SKIPPED = "checkpoints", "samples.csv", "skipped.jsonl"
+CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
+KEPT = (ADAPTER, BEST)
+"""What a run leaves for others."""
 APPENDED = (SAMPLES, SKIPPED)
 """Files in a run's folder that steps append to."""
-_RECORD, _LOCK = "run.json", ".lock"
+_RECORD, _LOCK, _ROOT = "run.json", ".lock", "trainer.default_root_dir"
 _PLACES = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "logger")
 """Fields of the trainer that say where a run is at work, not what it does."""
+
+log = logging.getLogger(__name__)
 
 _held: list[int] = []  # descriptors of locks: closing one would let go of its lock
 
 
-def new_version(root: Path, field: str = "trainer.default_root_dir") -> str:
-    """Make the next free folder of a run under `root`, and return its name; `field` is where the user set `root`.
+def new_folder(root: Path, name: str = "version", field: str = "trainer.default_root_dir") -> Path:
+    """Make the next free folder NAME_N under `root`, whoever else is doing the same.
+
+    Args:
+        root: Made where it is missing.
+        name: Of the folder, before its number.
+        field: Where the user named `root`.
 
     Raises:
         UserError: `root` cannot be written to.
     """
-    with _told(root, field):
-        root.mkdir(parents=True, exist_ok=True)
-        taken = [_number(path) for path in _versions(root)]
-        name = f"version_{max(taken, default=-1) + 1}"
-        (root / name).mkdir()
-    return name
+    with told(root, field):
+        while True:
+            root.mkdir(parents=True, exist_ok=True)
+            folder = root / f"{name}_{max(map(_number, _numbered(root, name)), default=-1) + 1}"
+            # Another start may have made it meanwhile, or a trial may have taken `root` away again.
+            with suppress(FileExistsError, FileNotFoundError):
+                folder.mkdir()
+                return folder
 
 
-def open_run(root: Path, config: Mapping[str, Any], *, resume: bool) -> tuple[Path, Path | None]:
-    """Take a folder for a training run and hold it until this process ends.
+def find_run(root: Path, config: Mapping[str, Any]) -> Path | None:
+    """The newest checkpoint of the last run of a configuration under `root`, if that was interrupted.
+
+    Its folder is held until this process ends.
 
     Args:
         root: Where the folders of runs are.
         config: The run's whole configuration, as it would be saved.
-        resume: Whether to go on with an interrupted run of the same configuration, if there is one that is not at work.
 
-    Returns:
-        The folder, and the newest checkpoint in it to go on from; None to begin.
+    Raises:
+        UserError: `root` cannot be written to.
+    """
+    with told(root, _ROOT):
+        folder = _left(root, _identity(config))
+        return checkpoints(folder)[-1] if folder and checkpoints(folder) else None
+
+
+def begin_run(root: Path, config: Mapping[str, Any], *, resume: bool) -> Path:
+    """Take a folder for a run that begins, and hold it until this process ends.
+
+    Args:
+        root: Made where it is missing.
+        config: As for `find_run`.
+        resume: Whether the folder of a run of the same configuration that came to nothing may be taken.
 
     Raises:
         UserError: `root` cannot be written to.
     """
     identity = _identity(config)
-    with _told(root, "trainer.default_root_dir"):
-        left = sorted(_versions(root), key=_number, reverse=True) if resume else []
-        for folder in left:
-            record = _read(folder)
-            if record is None or record["identity"] != identity or record["finished"] or not _lock(folder):
-                continue
-            found = checkpoints(folder)
-            if not found:  # it never came so far, so that there is nothing to keep
-                _empty(folder)
-            return folder, found[-1] if found else None
-        folder = root / new_version(root)
+    with told(root, _ROOT):
+        folder = _left(root, identity) if resume else None
+        if folder and not any((folder / name).exists() for name in (*KEPT, CHECKPOINTS)):
+            _empty(folder)
+            return folder
+        folder = new_folder(root)
         _lock(folder)
         write_record(folder / _RECORD, {"identity": identity, "finished": False})
-    return folder, None
+    return folder
 
 
 def finish_run(folder: Path) -> None:
     """Record that the run in `folder` has come to its end, so that the same command begins another."""
-    record = _read(folder)
+    record = _record(folder)
     if record is not None:
         write_record(folder / _RECORD, {**record, "finished": True})
 
@@ -93,24 +114,39 @@ def step_of(checkpoint: Path) -> int:
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
-    """How long the files are that steps append to, once they are on the disk."""
+    """How long the files are that steps append to, once they are on the disk.
+
+    Raises:
+        UserError: They cannot be brought there.
+    """
     found = {}
     for name in APPENDED:
         path = folder / name
         if path.is_file():
-            with path.open("ab") as file:
+            with told(path), path.open("ab") as file:
                 os.fsync(file.fileno())
                 found[name] = file.tell()
     return found
 
 
 def truncate_files(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Drop what was appended after a checkpoint."""
+    """Drop what was appended after a checkpoint; a file that is not as it was then is set aside.
+
+    Raises:
+        UserError: They cannot be written to.
+    """
     for name in APPENDED:
-        if sizes.get(name):
-            os.truncate(folder / name, sizes[name])
-        else:
-            (folder / name).unlink(missing_ok=True)
+        path, size = folder / name, sizes.get(name, 0)
+        with told(path):
+            if not size:
+                path.unlink(missing_ok=True)
+            elif not path.exists():
+                log.warning("%s is gone: it is begun again", path)
+            elif _ends_at(path, size):
+                os.truncate(path, size)
+            else:
+                kept = set_aside(path)
+                log.warning("%s is not as its checkpoint left it: kept as %s, and begun again", path, kept)
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -136,12 +172,56 @@ def _identity(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _versions(root: Path) -> Iterator[Path]:
-    return (path for path in root.glob("version_*") if path.name[8:].isdigit())
+def _numbered(root: Path, name: str = "version") -> Iterator[Path]:
+    return (path for path in root.glob(f"{name}_*") if path.name[len(name) + 1 :].isdecimal())
 
 
 def _number(folder: Path) -> int:
-    return int(folder.name[8:])
+    return int(folder.name.rpartition("_")[2])
+
+
+def _left(root: Path, identity: str) -> Path | None:
+    """The newest folder of an unfinished run that nobody is at work on, held from here on."""
+    for folder in sorted(_numbered(root), key=_number, reverse=True):
+        record = _record(folder)
+        if record is None or record["identity"] != identity or record["finished"] or not _lock(folder):
+            continue
+        if (record := _record(folder)) and not record["finished"]:  # by whoever held it until now
+            return folder
+    return None
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """What is being run in `folder`; None where that is not known.
+
+    A record that cannot be read is set aside, and made again from the configuration beside it.
+    """
+    path = folder / _RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if {"identity", "finished"} <= record.keys():
+            return dict(record)
+    except (OSError, ValueError, AttributeError):
+        pass
+    if not checkpoints(folder) or not _lock(folder):
+        return None
+    import yaml
+
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        record = {"identity": _identity(config), "finished": (folder / ADAPTER).exists()}
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        log.warning(
+            "%s cannot be read, nor %s beside it: the run is left as it is; --checkpoints.resume names a checkpoint "
+            "of it to go on from",
+            path,
+            CONFIG,
+        )
+        return None
+    kept = f"kept as {set_aside(path)}" if path.exists() else "it is gone"
+    log.warning("%s cannot be read (%s): made again from %s", path, kept, CONFIG)
+    write_record(path, record)
+    return record
 
 
 def _lock(folder: Path) -> bool:
@@ -167,19 +247,8 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    try:
-        record: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return record if {"identity", "finished"} <= record.keys() else None
-
-
-@contextmanager
-def _told(root: Path, field: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{field} is {str(root)!r}, which cannot be written to ({error.strerror}); name another folder"
-        ) from error
+def _ends_at(path: Path, size: int) -> bool:
+    """Whether a line of `path` ends at `size`."""
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return file.read(1) == b"\n"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from lsemrl import __version__
 from lsemrl.as_typed import take_text_as_typed
 from lsemrl.errors import UserError
+from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
 from lsemrl.reading import Unreadable, check_file, read_yaml, user_path
-from lsemrl.runs import is_rank_zero, new_version, open_run, step_of
+from lsemrl.runs import find_run, is_rank_zero
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
@@ -78,6 +79,9 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
 
     from lsemrl.modules.base import PolicyModule
     from lsemrl.modules.checkpoints import Checkpoints
+    from lsemrl.modules.event_log import EventLog
+    from lsemrl.modules.metrics_log import MetricsLog
+    from lsemrl.modules.run_folder import Asked, RunFolder
 
     class Cli(LightningCLI):
         @staticmethod
@@ -105,30 +109,26 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
             check_all_finite(config.as_dict())
             if config.trainer.enable_checkpointing is False:
                 config.trainer.enable_checkpointing, config.checkpoints.keep = None, 0
-            if config.trainer.logger not in (None, True):
-                return
-            root, folder, resumed = Path(config.trainer.default_root_dir or "runs"), Path(), None
-            if is_rank_zero():  # the others are told where they are
-                if self.subcommand == "fit" and not config.trainer.fast_dev_run:
-                    whole = self._parser(self.subcommand).dump(config, format="json", skip_none=False)
-                    folder, resumed = open_run(root, json.loads(whole), resume=config.checkpoints.resume == "auto")
-                else:
-                    folder = root / new_version(root)
-            if resumed:
-                config.checkpoints.resume = str(resumed)
-            at = step_of(resumed) if resumed else None
-            config.trainer.logger = [
-                {
-                    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-                    "init_args": {"save_dir": str(folder), "name": "", "version": ""},
-                    "dict_kwargs": {"purge_step": at},  # hides what was logged after the checkpoint
-                },
-                {"class_path": "lsemrl.modules.metrics_log.MetricsLog", "init_args": {"folder": str(folder)}},
-            ]
+            parser, auto = self._parser(self.subcommand), config.checkpoints.resume == "auto"
+            whole = json.loads(parser.dump(config, format="json", skip_none=False))
+            root = checkpoint = None
+            if config.trainer.logger in (None, True):
+                root = Path(config.trainer.default_root_dir or "runs")
+            if root and is_rank_zero() and self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
+                try_folder(root, "trainer.default_root_dir")
+                checkpoint = find_run(root, whole) if self.subcommand == "fit" and auto else None
+            self.asked = Asked(
+                root=root,
+                config=whole,
+                text=parser.dump(config, skip_none=False),
+                resume=auto,
+                checkpoint=checkpoint,
+            )
 
         def instantiate_trainer(self, **kwargs: Any) -> Any:
+            ours = run and self.asked.root is not None
             try:
-                trainer = super().instantiate_trainer(**kwargs)
+                trainer = super().instantiate_trainer(**({"logger": False} if ours else {}), **kwargs)
             except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
                 raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
             if run and trainer.world_size == 1 and not is_rank_zero():
@@ -144,6 +144,10 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
                     f"trainer.strategy has data_parallel_size {sharded} and tensor_parallel_size {split}; set them to "
                     f"{trainer.world_size}, which is trainer.devices times trainer.num_nodes, and 1"
                 )
+            if run and not config.trainer.fast_dev_run:
+                trainer.callbacks.insert(0, RunFolder(self.asked))  # type: ignore[attr-defined]
+                if ours and self.subcommand == "fit":
+                    trainer.loggers = [MetricsLog(), EventLog()]
             return trainer
 
     return Cli(
@@ -154,7 +158,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
         seed_everything_default=1,
         trainer_defaults={"callbacks": callbacks},
         auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=None,  # ours is in RunFolder
         parser_kwargs={
             "exit_on_error": False,
             **({verb: {"exit_on_error": False} for verb in TRAINER_VERBS} if run else {}),

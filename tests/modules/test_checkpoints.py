@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import platform
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 from torch import Tensor
 
+from full_disk import full_disk
+from lsemrl import files
 from lsemrl.errors import UserError
 from lsemrl.modules import checkpoints
 from lsemrl.modules.base import PolicyModule
@@ -211,8 +217,78 @@ def test_an_unwritable_metrics_file_is_told(tmp_path: Path) -> None:
     log.log_metrics({"a": 1.0}, 0)
     log.path.unlink()
     log.path.mkdir()
-    with pytest.raises(UserError, match=r"cannot be written to .*; make room, and run the same command again"):
+    with pytest.raises(UserError, match=r"metrics\.csv' cannot be written to \(Is a directory\); mend that"):
         log.log_metrics({"a": 1.0}, 1)
+
+
+@pytest.mark.parametrize("size", [0, 3, 60])
+def test_a_row_of_metrics_is_there_whole_or_not_at_all(size: int, tmp_path: Path) -> None:
+    log = MetricsLog(str(tmp_path))
+    for step in range(2):
+        log.log_metrics({"a": 1.0}, step)
+    before = log.path.read_bytes()
+    with full_disk(min(size, len(before) + 3)), pytest.raises(UserError, match="make room, and run the same command"):
+        log.log_metrics({"a" if size else "b": 1.0}, 2)
+    assert log.path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "sound"),
+    [
+        (lambda text: text.replace(b"0.25", b"0.2\xff"), [0, 2]),
+        (lambda text: text.replace(b"0.25,1\r\n", b"0.25,"), [0]),  # two rows in one
+        (lambda text: text + b"\0" * 40, [0, 1, 2]),
+        (lambda text: text.replace(b"0.25,1", b"\0\0\0\0\0\0"), [0, 2]),
+        (lambda text: text.replace(b"0.25,1", b'"0.25,1'), [0, 2]),
+        (lambda text: text.replace(b"0.25,1", b"0.25,one"), [0, 2]),
+        (lambda text: b"\0" * len(text), []),
+        (lambda text: text.partition(b"\n")[2], []),
+    ],
+)
+def test_rows_that_cannot_be_read_are_kept_aside_and_the_others_go_on(
+    damage: Callable[[bytes], bytes], sound: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = MetricsLog(str(tmp_path))
+    for step in range(3):
+        log.log_metrics({"a": step / 4}, step)
+    damaged = damage(log.path.read_bytes())
+    log.path.write_bytes(damaged)
+    again = MetricsLog(str(tmp_path))
+    again.rewind(3)
+    again.log_metrics({"a": 0.75}, 3)
+    with log.path.open(newline="") as file:
+        assert [(row["a"], row["step"]) for row in csv.DictReader(file)] == [
+            (str(at / 4), str(at)) for at in [*sound, 3]
+        ]
+    assert (tmp_path / "metrics.csv.damaged").read_bytes() == damaged
+    assert f"kept as {tmp_path / 'metrics.csv.damaged'}, and begun again with {len(sound)} rows" in caplog.text
+
+
+def test_files_beside_a_checkpoint_are_no_hindrance(
+    saved: Path, tiny_model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = saved.parent
+    (folder / "metrics.csv").write_bytes(b"\0" * 500)
+    os.truncate(folder / "samples.csv", 100)
+    assert run(grpo(tiny_model), folder, resume=str(saved / "step_6")).rollout_step == 8
+    with (folder / "samples.csv").open(newline="") as file:
+        assert {row["rollout_step"] for row in csv.DictReader(file)} == {"6", "7"}
+    assert {row["step"] for row in metrics(folder)} == {"6", "7"}
+    assert all((folder / f"{name}.csv.damaged").is_file() for name in ("metrics", "samples"))
+
+
+@pytest.mark.parametrize(("size", "name"), [(0, "metrics.csv"), (6_000, "samples.csv"), (20_000, "adapter")])
+def test_a_full_disk_stops_a_run_with_the_file_named_and_it_goes_on(
+    size: int, name: str, tiny_model: str, tmp_path: Path
+) -> None:
+    with ExitStack() as stack, pytest.raises(UserError) as error:
+        run(grpo(tiny_model), tmp_path, At(4, lambda: stack.enter_context(full_disk(size))), monitor=None)
+    assert f"'{tmp_path / name}' cannot be written to (File too large); make room" in str(error.value)
+    assert not [path for path in tmp_path.rglob(".*")]
+    resumed = run(grpo(tiny_model), tmp_path, resume=str(tmp_path / "checkpoints" / "step_3"), monitor=None)
+    assert resumed.rollout_step == 8
+    assert len(metrics(tmp_path)) == 10
 
 
 def test_rows_are_taken_back_and_a_torn_one_dropped(tmp_path: Path) -> None:
@@ -241,7 +317,10 @@ def test_the_best_is_kept_by_a_metric_that_is_measured(tiny_model: str, tmp_path
 
 
 def test_what_a_kill_left_half_done_is_swept(saved: Path, tiny_model: str) -> None:
-    for name in (".step_9", ".step_1"):  # half written, half deleted
-        (saved / name / "adapter").mkdir(parents=True)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = saved / f".new-{platform.node()}-{gone.pid}-01234567-89abcdef"
+    (left / "adapter").mkdir(parents=True)
+    files._sweep.cache_clear()
     run(grpo(tiny_model), saved.parent, resume=str(saved / "step_6"))
     assert sorted(path.name for path in saved.iterdir()) == ["step_6", "step_8"]

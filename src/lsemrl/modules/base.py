@@ -18,7 +18,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors import SafetensorError
 from torch.distributed import all_reduce
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
@@ -26,6 +25,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lsemrl.evaluation.scorer import MetricSettings, Scorer
+from lsemrl.files import append, make_folder, replace_folder, write_lines
 from lsemrl.modules.adapters.config import check_placement
 from lsemrl.modules.ground import ground
 from lsemrl.modules.legibility import check_run
@@ -38,7 +38,6 @@ from lsemrl.modules.random_state import random_state, seed_of, set_random_state
 from lsemrl.modules.ranks import averages, every_rank, highest, leave_at_exit
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
-from lsemrl.modules.snapshot import replace_folder
 from lsemrl.modules.step_faults import texts, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.runs import SKIPPED
@@ -307,8 +306,7 @@ class PolicyModule(LightningModule):
         rows = [row for rank in every_rank(own) for row in rank]
         path = self.folder / SKIPPED
         if self.trainer.is_global_zero:
-            with path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self.say(f"the gradient of rollout step {self.rollout_step} is not finite: skipped; its rows are in {path}")
         if self.skipped_in_a_row >= self.optimizer.max_skipped_steps:
             raise UserError(
@@ -414,18 +412,14 @@ class PolicyModule(LightningModule):
         completions = self._everyones()
         if not self.trainer.is_global_zero:
             return
+        rows = [
+            {"id": row.id, "source": row.source, "output": completion.text, "references": row.references}
+            for completion in completions
+            for row in (completion.example,)
+        ]
+        make_folder(self.folder)
         path = self.folder / "predictions.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
-            for completion in completions:
-                example = completion.example
-                row = {
-                    "id": example.id,
-                    "source": example.source,
-                    "output": completion.text,
-                    "references": example.references,
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        write_lines(path, rows)
         self.print(f"{len(completions)} outputs in {path}")
 
     def own_state(self) -> dict[str, Any]:
@@ -472,10 +466,4 @@ class PolicyModule(LightningModule):
         weights = whole_tensors(self.policy.trained())
         if not self.trainer.is_global_zero:
             return
-        try:
-            replace_folder(folder, lambda part: self.policy.save(part, weights))
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{str(folder)!r} cannot be written to ({error}); make room, and run the same command again: it goes "
-                "on from the last checkpoint"
-            ) from error
+        replace_folder(folder, lambda part: self.policy.save(part, weights))

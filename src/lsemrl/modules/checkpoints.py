@@ -18,12 +18,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningsOwn
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from lsemrl import __version__
+from lsemrl.files import remove_folder
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.ground import check_ground
 from lsemrl.modules.metrics_log import MetricsLog
@@ -31,7 +31,7 @@ from lsemrl.modules.optimization import set_schedule
 from lsemrl.modules.preemption import Signals
 from lsemrl.modules.ranks import every_rank, highest
 from lsemrl.modules.sharding import scatter_into, whole_tensors
-from lsemrl.modules.snapshot import read_snapshot, remove_snapshot, sweep, write_snapshot
+from lsemrl.modules.snapshot import read_snapshot, write_snapshot
 from lsemrl.runs import CHECKPOINTS, checkpoints, file_sizes, finish_run, truncate_files
 from lsemrl.types import UserError
 
@@ -113,8 +113,6 @@ class Checkpoints(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from a checkpoint, if there is one to go on from."""
         assert isinstance(pl_module, PolicyModule)
-        if trainer.is_global_zero:
-            sweep(self.folder / CHECKPOINTS)
         self._stands_on = pl_module.stands_on()
         if self.resume is not None:
             self._load(trainer, pl_module, self.resume)
@@ -232,8 +230,8 @@ class Checkpoints(Checkpoint):
         target = self.folder / CHECKPOINTS / f"step_{step}"
         try:
             write_snapshot(target, state, fill)
-        except (OSError, SafetensorError) as error:
-            log.warning("%s could not be written (%s); training goes on without it", target, error)
+        except UserError as error:
+            log.warning("%s could not be written (%s); training goes on without it", target, error.__cause__)
 
     def _rotate(self, trainer: Trainer) -> None:
         """Delete all checkpoints but the newest."""
@@ -242,7 +240,7 @@ class Checkpoints(Checkpoint):
             return
         try:
             for old in checkpoints(self.folder)[: -self.keep]:
-                remove_snapshot(old)
+                remove_folder(old)
         except OSError as error:
             log.warning("an old checkpoint in %s could not be deleted (%s)", self.folder, error)
 

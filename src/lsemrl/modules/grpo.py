@@ -7,6 +7,7 @@ a second inference engine (what samples is what is trained).
 from __future__ import annotations
 
 import csv
+import io
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lsemrl.canonical import canonical
 from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.files import append
 from lsemrl.foreign import cell
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.advantages import AdvantageSettings, group_advantages, validate_group
@@ -326,24 +328,23 @@ class GRPO(PolicyModule):
     def _write_samples(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor) -> None:
         path = self.folder / SAMPLES
         columns = ["rollout_step", "id", "source", "reference", "completion", "ended", "reward", "advantage"]
-        new = not path.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            if new:
-                table.writerow([*columns, *map(cell, rewards.parts_N)])
-            for row, completion in enumerate(rollouts.completions[: 2 * rollouts.num_generations]):
-                example = completion.example
-                numbers = [
-                    rewards.total_N[row],
-                    advantages_N[row],
-                    *(part_N[row] for part_N in rewards.parts_N.values()),
+        text = io.StringIO()
+        table = csv.writer(text)
+        if not path.exists() or not path.stat().st_size:
+            table.writerow([*columns, *map(cell, rewards.parts_N)])
+        for row, completion in enumerate(rollouts.completions[: 2 * rollouts.num_generations]):
+            example = completion.example
+            numbers = [
+                rewards.total_N[row],
+                advantages_N[row],
+                *(part_N[row] for part_N in rewards.parts_N.values()),
+            ]
+            table.writerow(
+                [
+                    self.rollout_step,
+                    *map(cell, (example.id, example.source, example.reference, completion.text)),
+                    completion.ended,
                 ]
-                table.writerow(
-                    [
-                        self.rollout_step,
-                        *map(cell, (example.id, example.source, example.reference, completion.text)),
-                        completion.ended,
-                    ]
-                    + [f"{number:.4f}" for number in numbers]
-                )
+                + [f"{number:.4f}" for number in numbers]
+            )
+        append(path, text.getvalue())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
+import logging
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from lsemrl.types import UserError
+from lsemrl.files import append, make_folder, set_aside, told, write_text
+
+log = logging.getLogger(__name__)
 
 _STEP = "step"
 
@@ -25,13 +28,13 @@ class MetricsLog(Logger):
     Lightning's own CSVLogger begins a file by deleting the one that is there, and keeps rows back until many have come.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str | None = None) -> None:
         """
         Args:
-            folder: The run's.
+            folder: The run's; None where it is to be set before anything is logged.
         """
         super().__init__()
-        self.path = Path(folder) / "metrics.csv"
+        self.folder = None if folder is None else Path(folder)
         self._columns: list[str] | None = None
 
     @property
@@ -45,14 +48,15 @@ class MetricsLog(Logger):
         return ""
 
     @property
-    def log_dir(self) -> str:
-        """The run's folder."""
-        return str(self.path.parent)
+    def path(self) -> Path:
+        """The file."""
+        assert self.folder is not None
+        return self.folder / "metrics.csv"
 
     @property
-    def save_dir(self) -> str:
+    def save_dir(self) -> str | None:
         """The run's folder."""
-        return str(self.path.parent)
+        return None if self.folder is None else str(self.folder)
 
     @property
     @rank_zero_experiment
@@ -73,41 +77,63 @@ class MetricsLog(Logger):
         """
         row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
         row[_STEP] = step
-        try:
-            if self._columns is None:
-                self._columns = self._read()[0]
-            if not row.keys() <= set(self._columns):
-                self._write(sorted({*self._columns, *row}), [*self._read()[1], row])
-            else:
-                with self.path.open("a", newline="", encoding="utf-8") as file:
-                    csv.DictWriter(file, self._columns).writerow(row)
-        except OSError as error:
-            raise UserError(
-                f"{str(self.path)!r} cannot be written to ({error.strerror}); make room, and run the same command "
-                "again: it goes on from the last checkpoint"
-            ) from error
+        if self._columns is None:
+            self._columns = self._read()[0]
+        if row.keys() <= set(self._columns):
+            append(self.path, _text(self._columns, [row]))
+        else:
+            self._write(sorted({*self._columns, *row}), [*self._read()[1], row])
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drop what was logged at `step` or later, and a last row that a kill cut short."""
+        """Drop what was logged at `step` or later."""
         columns, rows = self._read()
-        self._write(columns, [row for row in rows if int(row[_STEP]) < step])
+        self._write(columns, [row for row in rows if not row[_STEP] or int(row[_STEP]) < step])
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """What the file holds, after it has been mended.
+
+        A last row that a kill cut short is dropped; where anything else cannot be read, the file is set aside and
+        another begun with what can.
+        """
         if not self.path.is_file():
             return [], []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            whole = [line for line in file if line.endswith("\n")]
-        table = csv.DictReader(whole)
-        return list(table.fieldnames or ()), list(table)
+        with told(self.path):
+            *lines, torn = self.path.read_bytes().decode("utf-8", errors="replace").split("\n")
+        columns, *cells = map(_cells, lines or [""])
+        if _STEP not in columns:
+            columns, cells = [], [columns, *cells] if lines else []
+        rows = [dict(zip(columns, row, strict=True)) for row in cells if len(row) == len(columns)]
+        rows = [row for row in rows if not row[_STEP] or row[_STEP].isdecimal()]
+        damaged = len(rows) < len(cells) or not (torn == "" or _cells(torn))
+        if damaged:
+            with told(self.path):
+                kept = set_aside(self.path)
+            log.warning("%s cannot be read whole: kept as %s, and begun again with %d rows", self.path, kept, len(rows))
+        if damaged or torn:
+            self._write(columns, rows)
+        return columns, rows
 
     def _write(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}")
-        with part.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, columns)
-            if columns:
-                table.writeheader()
-            table.writerows(rows)
-        os.replace(part, self.path)
+        make_folder(self.path.parent)
+        write_text(self.path, _text(columns, rows, header=True) if columns else "")
         self._columns = columns
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line; none if it is not as it was written."""
+    if "\0" in line or "\N{REPLACEMENT CHARACTER}" in line:
+        return []
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
+def _text(columns: list[str], rows: list[dict[str, Any]], *, header: bool = False) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns)
+    if header:
+        table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lsemrl.files import replace_folder, write_text
 from lsemrl.runs import checkpoints
 from lsemrl.types import UserError
 
@@ -26,7 +25,7 @@ _STATE = "state.json"
 
 
 def write_snapshot(folder: Path, state: Mapping[str, Any], fill: Callable[[Path], None]) -> None:
-    """Write a checkpoint under a temporary name, and give it its own when all of it is on the disk.
+    """Write a checkpoint.
 
     Args:
         folder: Of the checkpoint; left as it is where it exists.
@@ -34,27 +33,18 @@ def write_snapshot(folder: Path, state: Mapping[str, Any], fill: Callable[[Path]
         fill: Writes the other files into the folder it is given.
 
     Raises:
-        OSError: It cannot be written; nothing of it is left then.
+        UserError: It cannot be written; nothing of it is left then.
     """
-    part = folder.with_name(f".{folder.name}")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+
+    def write(part: Path) -> None:
         fill(part)
         files = sorted(path for path in part.rglob("*") if path.is_file())
         sums = {str(path.relative_to(part)): _checksum(path) for path in files}
         record: dict[str, Any] = {"format": FORMAT, **state, "files": sums}
-        (part / _STATE).write_text(json.dumps({**record, "checksum": _digest(record)}) + "\n", encoding="utf-8")
-        for path in (*files, part / _STATE, *(path for path in part.rglob("*") if path.is_dir()), part):
-            _sync(path)
-        if folder.exists():
-            shutil.rmtree(part)
-        else:
-            part.rename(folder)
-            _sync(folder.parent)
-    except Exception:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        write_text(part / _STATE, json.dumps({**record, "checksum": _digest(record)}) + "\n")
+
+    if not folder.exists():
+        replace_folder(folder, write)
 
 
 def read_snapshot(folder: Path) -> dict[str, Any]:
@@ -86,40 +76,6 @@ def read_snapshot(folder: Path) -> dict[str, Any]:
     return record
 
 
-def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Write a folder that is no checkpoint, such as the best adapter so far, in the place of the one before it.
-
-    Args:
-        folder: Holds the old files or the new, and is missing only between two renames.
-        fill: Writes the files into the folder it is given, and makes it.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    part, old = folder.with_name(f".{folder.name}"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(part, ignore_errors=True)
-    fill(part)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def remove_snapshot(folder: Path) -> None:
-    """Delete a checkpoint so that a kill leaves no half of it under its name."""
-    gone = folder.with_name(f".{folder.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    shutil.rmtree(gone)
-
-
-def sweep(root: Path) -> None:
-    """Delete what a kill left half written, or half deleted, among the checkpoints in `root`."""
-    for left in root.glob(".step_*"):
-        shutil.rmtree(left)
-
-
 def _others(folder: Path) -> str:
     """What a user can do without this checkpoint."""
     others = [str(path) for path in checkpoints(folder.parent.parent) if path != folder]
@@ -135,11 +91,3 @@ def _digest(record: Mapping[str, Any]) -> str:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,91 @@
+"""When a run takes its folder: once all checks have passed and there is something to write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lsemrl.files import make_folder, write_text
+from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.checkpoints import Checkpoints
+from lsemrl.modules.event_log import EventLog
+from lsemrl.modules.metrics_log import MetricsLog
+from lsemrl.runs import CONFIG, begin_run, new_folder, step_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line says of a run.
+
+    Attributes:
+        root: Where its folder is to be; None where the user's own loggers say that.
+        config: Its whole configuration.
+        text: The same as YAML.
+        resume: Whether an interrupted run of the same configuration may be taken up.
+        checkpoint: The one to go on from, if there is one; the first rank knows.
+    """
+
+    root: Path | None
+    config: Mapping[str, Any]
+    text: str
+    resume: bool = False
+    checkpoint: Path | None = None
+
+
+class RunFolder(Callback):
+    """Takes a folder, tells loggers and checkpoints, and writes config.yaml; to be the first of the callbacks."""
+
+    def __init__(self, asked: Asked) -> None:
+        """
+        Args:
+            asked: See there.
+        """
+        self.asked = asked
+        self._taken = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the folder of the run that is gone on with."""
+        if stage != "fit" or self.asked.root is None:
+            return
+        found = trainer.strategy.broadcast(str(self.asked.checkpoint) if self.asked.checkpoint else None)
+        if found is None:
+            return
+        checkpoint = Path(found)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints):
+                callback.resume = checkpoint
+        self._take(trainer, pl_module, checkpoint.parents[1], step_of(checkpoint))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a new folder, unless one is gone on with."""
+        if not self._taken and self.asked.root is not None:
+            own = trainer.is_global_zero
+            folder = begin_run(self.asked.root, self.asked.config, resume=self.asked.resume) if own else Path()
+            self._take(trainer, pl_module, Path(trainer.strategy.broadcast(str(folder))))
+        self._configuration(trainer, pl_module)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make a folder for the outputs that are there now."""
+        if trainer.is_global_zero and self.asked.root is not None:
+            assert isinstance(pl_module, PolicyModule)
+            pl_module.folder = new_folder(self.asked.root, "predict")
+        self._configuration(trainer, pl_module)
+
+    def _take(self, trainer: Trainer, module: LightningModule, folder: Path, resumed_at: int | None = None) -> None:
+        assert isinstance(module, PolicyModule)
+        self._taken = True
+        for each in (*trainer.loggers, *trainer.callbacks, module):  # type: ignore[attr-defined]
+            if isinstance(each, MetricsLog | EventLog | Checkpoints | PolicyModule):
+                each.folder = folder
+            if isinstance(each, EventLog):
+                each.resumed_at = resumed_at
+
+    def _configuration(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, PolicyModule)
+        if trainer.is_global_zero:
+            make_folder(module.folder)
+            write_text(module.folder / CONFIG, self.asked.text)
