@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -143,3 +144,38 @@ def test_arms_that_are_alike_have_no_best() -> None:
     one = make_measured("rl")
     report = report_of(make_measured("base"), one, dataclasses.replace(one, arm="sft", label="Strong SFT"))
     assert not any(cell.best for _, row in grid(report, SUMMARY)[1] for cell in row)
+
+
+def answering(measured: Measured, right: int, rows: int = 120) -> Measured:
+    em = (1.0,) * right + (0.0,) * (rows - right)
+    scores = measured.general | {"em": right / rows, "average": (right / rows + measured.general["f1"]) / 2}
+    return dataclasses.replace(measured, general=scores, general_rows=measured.general_rows | {"em": em})
+
+
+@pytest.mark.parametrize(("right", "known"), [(1, False), (3, False), (4, True)])
+def test_a_base_that_answers_next_to_nothing_has_as_good_as_nothing_to_lose(right: int, known: bool) -> None:
+    report = report_of(*(answering(make_measured(arm), at) for arm, at in (("base", right), ("rl", 0), ("sft", 1))))
+    sentence = f"cannot be measured: the base answers only {right} of 120"
+    assert (sentence in page.markdown(report, [])) is not known
+    columns, rows = grid(report, LOSSES)
+    assert ("EM lost" in [column.head for column in columns]) is known
+    assert any(cell.best for _, row in rows for cell in row) is known
+    assert ("kl_tax" in plots.draw(report)) is known
+
+
+def test_of_a_single_row_there_is_no_interval() -> None:
+    arms = [make_measured(arm, rows=1) for arm in ("base", "cold_start", "rl")]
+    report = report_of(*(dataclasses.replace(one, outputs=one.outputs[:1]) for one in arms))
+    assert report.contrasts and all(math.isnan(each.low) and math.isnan(each.high) for each in report.contrasts)
+    assert not any(cell.interval for _, row in grid(report, LOSSES)[1] for cell in row)
+    text = page.markdown(report, [])
+    assert "[" not in "".join(line for line in text.splitlines() if line.startswith("|")) and "nan" not in text
+    assert plots.draw(report)
+
+
+def test_a_score_that_is_not_finite_is_no_sentence() -> None:
+    broken = make_measured("rl")
+    rows = broken.general_rows | {"em": (math.nan, *broken.general_rows["em"][1:])}
+    broken = dataclasses.replace(broken, general=broken.general | {"em": math.nan}, general_rows=rows)
+    said = comparisons(report_of(make_measured("base"), make_measured("cold_start"), broken, make_measured("sft")))
+    assert said and not any("nan" in line for line in said)

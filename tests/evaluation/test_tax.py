@@ -131,3 +131,14 @@ def test_a_divergence_does_not_count_the_rounding_of_the_head(tiny_model: str, p
     assert weight_VH.dtype == torch.bfloat16 and logits_CV.dtype == torch.float32
     torch.testing.assert_close(logits_CV, states_MH.float() @ weight_VH.float().T)
     assert not torch.equal(logits_CV, logits_CV.bfloat16().float())
+
+
+def test_the_nll_of_an_answer_does_not_count_the_rounding_of_the_head(tiny_model: str, prompts: PromptBatch) -> None:
+    policy = make_policy(tiny_model, dtype="bfloat16")
+    with torch.no_grad():
+        states_MH, packed = policy._predictors(prompts.sequences)
+    logits_MV = states_MH.float() @ policy.model.get_output_embeddings().weight.float().T
+    nll_M = -logits_MV.log_softmax(-1).gather(1, packed.targets_M[:, None])[:, 0]
+    parts = nll_M.split(prompts.sequences.completion_mask_NT.sum(dim=1).tolist())
+    expected_N = torch.stack([part.mean() for part in parts])
+    torch.testing.assert_close(gold_nll(policy, prompts.examples, 3), expected_N, rtol=1e-5, atol=1e-5)

@@ -19,7 +19,7 @@ class Interval:
 
     Attributes:
         value: The mean.
-        low: Its lower bound.
+        low: Its lower bound; NaN where there is none.
         high: Its upper bound.
     """
 
@@ -30,6 +30,8 @@ class Interval:
 
 def paired_bootstrap(differences_SN: Array, *, level: float = 0.95, draws: int = _DRAWS, seed: int = 0) -> Interval:
     """The mean of paired differences and its bootstrap interval; NaN where a difference is not finite.
+
+    A single row has no interval: every draw is that row, and none would look like certainty.
 
     A draw takes N rows with replacement, the same ones for every seed. Where there are several seeds it also moves by
     what their means differ: by Student's t with S - 1 degrees of freedom times their standard error. Drawing the seeds
@@ -53,6 +55,8 @@ def paired_bootstrap(differences_SN: Array, *, level: float = 0.95, draws: int =
         return Interval(value=np.nan, low=np.nan, high=np.nan)
     seeds, rows = differences_SN.shape
     mean_N = differences_SN.mean(axis=0)
+    if rows == 1:
+        return Interval(value=float(mean_N.mean()), low=np.nan, high=np.nan)
     # Around the mean, so that rows which do not differ leave no rounding.
     means_R = mean_N.mean() + _drawn_rows(rows, draws, seed) @ (mean_N - mean_N.mean()) / rows
     if seeds > 1:

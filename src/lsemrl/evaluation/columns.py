@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from lsemrl.evaluation.findings import MISSING, SCORE_NAMES, answers_none, number
+from lsemrl.evaluation.findings import MISSING, SCORE_NAMES, number, unmeasured
 from lsemrl.evaluation.report import Arm, Contrast, Report
 
 
@@ -69,7 +69,7 @@ def _of(field: str, key: str) -> Callable[[Arm, Arm], float | None]:
 
 
 def _lost(arm: Arm, base: Arm) -> float | None:
-    if arm is base or "em" not in arm.general or not base.general.get("em"):
+    if arm is base or "em" not in arm.general or "em" not in base.general:
         return None
     return base.general["em"] - arm.general["em"]
 
@@ -202,18 +202,21 @@ def grid(report: Report, columns: Sequence[Column]) -> tuple[list[Column], Rows]
     """The columns that any arm has a value for, and a row of cells per arm.
 
     The best is marked among trained arms only, where there are several that differ; not of what was lost of Chinese QA
-    where the base answers none of it, for then nothing was.
+    where the base answers (next to) none of it, for then nothing was.
     """
     shown: list[Column] = []
     rows: Rows = [(arm, []) for arm in report.arms]
+    nothing_to_lose = bool(unmeasured(report))
     for column in columns:
+        if column == LOST and nothing_to_lose:
+            continue
         values = {arm.name: column.read(arm, report.base) for arm in report.arms}
         if all(value is None for value in values.values()):
             continue
         shown.append(column)
         rivals = [value for arm in report.trained if (value := values[arm.name]) is not None and math.isfinite(value)]
         differ = len(set(map(column.show, rivals))) > 1
-        void = answers_none(report) and column.group in (_QA, _TAX)
+        void = nothing_to_lose and column.group in (_QA, _TAX)
         best = column.show(max(rivals, key=lambda value: column.better * value)) if differ and not void else ""
         before = values["base"]
         for arm, cells in rows:
@@ -240,7 +243,9 @@ def _is_difference(column: Column) -> bool:
 
 
 def interval(column: Column, contrast: Contrast) -> str:
-    """The bounds of `contrast` as `column` shows its values."""
+    """The bounds of `contrast` as `column` shows its values; "" where it has none."""
+    if not (math.isfinite(contrast.low) and math.isfinite(contrast.high)):
+        return ""
     return f"[{column.show(contrast.low)}, {column.show(contrast.high)}]"
 
 
@@ -250,7 +255,7 @@ def differences(report: Report) -> tuple[list[Column], Rows]:
     shown: list[Column] = []
     rows: Rows = [(arm, []) for arm in report.trained]
     for other in report.trained:
-        for column in (_SCORES[report.score], similarity, *(() if answers_none(report) else (LOST,)), DRIFT):
+        for column in (_SCORES[report.score], similarity, *(() if unmeasured(report) else (LOST,)), DRIFT):
             found = [report.contrast(arm.name, other.name, column.metric) for arm, _ in rows]
             if not any(found):
                 continue

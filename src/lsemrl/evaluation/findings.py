@@ -19,7 +19,8 @@ SCORE_NAMES = {
     "language_rate": "language",
 }
 """What gain is measured in, as sentences, columns and axes name it."""
-UNMEASURED = "what was lost of Chinese QA cannot be measured: the base answers none"
+_FEW = 4
+"""Right answers of the base below which other rows of its kind might well have shown none: e^-3 is .05."""
 _NAMED = 4
 """Arms that a headline has room for."""
 
@@ -96,14 +97,19 @@ def climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, 
     return None
 
 
-def answers_none(report: Report) -> bool:
-    """Whether the base has nothing of Chinese QA to lose, so that no loss of it says anything."""
-    return report.base.general.get("em") == 0
+def unmeasured(report: Report) -> str:
+    """Why no loss of Chinese QA says anything: the base has none of it to lose, or next to none; "" where it has."""
+    share = report.base.general.get("em", math.nan)
+    rows = max((len(arm.nll_drifts) // max(1, len(arm.seeds)) for arm in report.trained), default=0)
+    if share != 0 and not (rows and share * rows < _FEW - 1e-6):
+        return ""
+    answered = "none" if share == 0 else f"only {number(share * rows, 0)} of {rows}"
+    return f"what was lost of Chinese QA cannot be measured: the base answers {answered}"
 
 
 def matched(report: Report) -> Iterator[tuple[Arm, Arm, MatchedTax | None]]:
     """RL beside each arm that it is an alternative to, where arms were followed through training."""
-    if answers_none(report) or not any(arm.trajectory for arm in report.arms):
+    if unmeasured(report) or not any(arm.trajectory for arm in report.arms):
         return
     for rl in report.trained:
         for other in report.trained:
@@ -115,7 +121,7 @@ def finding(report: Report) -> str:
     """What the run shows, in one sentence made of its numbers."""
     cold = [arm for arm in report.trained if arm.name == "cold_start"]
     start = cold[0] if cold and len(report.trained) > 1 else report.base
-    metric, clauses, more, none = report.score, list[str](), 0, answers_none(report)
+    metric, clauses, more, none = report.score, list[str](), 0, unmeasured(report)
     for arm in report.trained:
         gain = 100 * (arm.target.get(metric, math.nan) - start.target.get(metric, math.nan))
         loss = 100 * (report.base.general.get("em", math.nan) - arm.general.get("em", math.nan))
@@ -135,7 +141,7 @@ def finding(report: Report) -> str:
     if more:
         clauses.append(f"{more} more arm{'s' * (more > 1)} below")
     if clauses and none:
-        clauses.append(UNMEASURED)
+        clauses.append(none)
     return "; ".join(clauses) or f"No arm has both a {SCORE_NAMES[metric]} and a Chinese QA score to compare"
 
 
@@ -160,7 +166,7 @@ def comparisons(report: Report) -> list[str]:
 def _same(report: Report) -> Iterator[str]:
     """What two ways of training had lost at the same score."""
     labels = {arm.name: arm.label for arm in report.arms}
-    for each in [] if answers_none(report) else report.same_scores[:_NAMED]:
+    for each in [] if unmeasured(report) else report.same_scores[:_NAMED]:
         score, lost, against = map(fmean, (each.scores, each.losses, each.losses_against))
         bounds = (
             f" [{number(100 * each.low, 1, '+')}, {number(100 * each.high, 1, '+')}]" if len(each.scores) > 1 else ""
@@ -179,10 +185,10 @@ def _contrasted(report: Report) -> list[str]:
     for of, against in list(pairs.items())[:_NAMED]:
         gain = report.contrast(of, against, f"target.{report.score}")
         loss = report.contrast(of, against, "tax.em")
-        if gain and loss:
+        if gain and loss and math.isfinite(gain.value) and math.isfinite(loss.value):
             better = _moved(gain, "higher", "lower")
             worse = _moved(loss, "more", "less")
-            lost = "" if answers_none(report) else f"; of Chinese QA it lost {worse}"
+            lost = "" if unmeasured(report) else f"; of Chinese QA it lost {worse}"
             name = SCORE_NAMES[report.score]
             lines.append(f"{arms[of].label} against {arms[against].label}: {name} is {better}{lost}.")
     return lines
@@ -190,6 +196,8 @@ def _contrasted(report: Report) -> list[str]:
 
 def _moved(contrast: Contrast, up: str, down: str) -> str:
     """The size of `contrast` in points, its direction and interval; whether it may be chance."""
+    if not all(map(math.isfinite, (contrast.value, contrast.low, contrast.high))):
+        return f"{number(100 * contrast.value, 1, '+')} points, of which nobody can tell whether it is chance"
     low, high = sorted((abs(contrast.low), abs(contrast.high)))
     if contrast.low <= 0 <= contrast.high:
         shown = f"[{number(100 * contrast.low, 1, '+')}, {number(100 * contrast.high, 1, '+')}]"

@@ -214,6 +214,8 @@ def _check_sense(measured: Measured) -> None:
         for name, values in rows.items():
             if len(values) != measured.data[part].count:
                 raise ValueError(f"{part}_rows.{name} has {len(values)} rows of {measured.data[part].count}")
+    if len(measured.outputs) > measured.data["target"].count:
+        raise ValueError(f"outputs are {len(measured.outputs)} of {measured.data['target'].count} target rows")
     if not measured.divergence["general"].to_base_rows or not all(output.references for output in measured.outputs):
         raise ValueError("it lacks rows of divergence, or references")
 

@@ -23,7 +23,7 @@ from lsemrl.evaluation.columns import (
     same_scores,
     speaking,
 )
-from lsemrl.evaluation.findings import MISSING, answers_none, comparisons, finding, hacking, notes, number
+from lsemrl.evaluation.findings import MISSING, comparisons, finding, hacking, notes, number, unmeasured
 from lsemrl.evaluation.plots import colours, smoothing
 from lsemrl.evaluation.published import Line, beside
 from lsemrl.evaluation.report import Arm, Report, Sample
@@ -57,7 +57,7 @@ def _tables(report: Report) -> list[Table]:
     ]
     if any(arm.harness for arm in report.arms):
         tables.append((_HARNESS, *harness(report)))
-    if report.same_scores and not answers_none(report):
+    if report.same_scores and not unmeasured(report):
         tables.append((_SAME, *same_scores(report)))
     return [*tables, (_DIFFERENCES, *differences(report))] if report.contrasts else tables
 

@@ -17,7 +17,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from lsemrl.evaluation.findings import SCORE_NAMES, answers_none, matched, number, path
+from lsemrl.evaluation.findings import SCORE_NAMES, matched, number, path, unmeasured
 from lsemrl.evaluation.report import Arm, Report
 from lsemrl.foreign import visible
 
@@ -108,7 +108,7 @@ def _gain_tax(report: Report) -> Figure | None:
     for arm in report.arms:
         if rows := path(arm, report.score):
             lines[arm.name] = [(100 * (before - em), 100 * score) for _, score, em in rows]
-    measured = math.isfinite(before) and not answers_none(report)
+    measured = math.isfinite(before) and not unmeasured(report)
     if not measured or not any(arm.name in lines for arm in report.trained):
         return None
     figure = Figure(figsize=_MANY_SIZE if len(lines) > _MANY else (7.4, 4.7), layout="constrained")
@@ -181,7 +181,7 @@ def _kl_tax(report: Report) -> Figure | None:
     points = [
         (arm, arm.kl_from_base["target"], 100 * (before - arm.general["em"]))
         for arm in report.arms
-        if "target" in arm.kl_from_base and "em" in arm.general and not answers_none(report)
+        if "target" in arm.kl_from_base and "em" in arm.general and not unmeasured(report)
     ]
     words = ("KL(base ‖ arm) on the new task, nats per token", "Chinese QA exact match lost, points")
     return _scatter(report, points, ("kl_from_base.target", "tax.em"), words, scale=100)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lsemrl.data.collate import encode
 from lsemrl.evaluation.measurement import Divergence
@@ -140,9 +141,13 @@ def gold_nll(policy: Policy, examples: Sequence[Example], batch_size: int) -> Te
     pieces = []
     with policy.inference():
         for prompts in _batches(policy, examples, batch_size):
-            sequences = prompts.sequences
-            logprobs_NT, _ = policy.logprobs(sequences)
-            pieces.append(-logprobs_NT.sum(dim=1) / sequences.completion_mask_NT.sum(dim=1))
+            sequences, mask_NT = prompts.sequences, prompts.sequences.completion_mask_NT
+            # As divergences are: a head in bfloat16 would add its rounding to every drift.
+            logits, targets_M = policy.predictions(sequences), sequences.completion_ids_NT[mask_NT]
+            cuts = [slice(at, at + _CHUNK) for at in range(0, len(targets_M), _CHUNK)]
+            nll_M = torch.cat([cross_entropy(logits(cut), targets_M[cut], reduction="none") for cut in cuts])
+            nll_NT = torch.zeros(mask_NT.shape, device=mask_NT.device).masked_scatter(mask_NT, nll_M)
+            pieces.append(nll_NT.sum(dim=1) / mask_NT.sum(dim=1))
     return torch.cat(pieces).cpu()
 
 
