@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RESULTS := benchmarks/results
 
-.PHONY: demo test format assets bench bench-gpu faults soak clean
+.PHONY: demo test format assets bench bench-gpu faults mutants soak clean
 
 demo: $(VENV)/ready  ## the main job on the embedded world; about ten minutes on two CPU cores
 	$(BIN)/lsemrl demo
@@ -40,6 +40,9 @@ faults: $(VENV)/ready  ## 200 kills at random moments, 100 more of two ranks, ba
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --results $(RESULTS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --layout ddp --kills 50 --results $(RESULTS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --layout fsdp --kills 50 --results $(RESULTS)
+
+mutants: $(VENV)/ready  ## faults put into the code one at a time, and whether a test fails; about half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py --results $(RESULTS)
 
 soak: $(VENV)/ready  ## 2,000 rollout steps, watched for what grows; about twenty minutes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --results $(RESULTS)

@@ -135,3 +135,16 @@ def test_real_headlines() -> None:
         assert metric(titles, references).value == pytest.approx(1.0)
         assert metric(shifted, references).value < 0.3
     assert language_rate(titles, "bo").value > 0.95
+
+
+def test_rows_are_shares_too_and_their_mean_is_that_of_the_corpus() -> None:
+    scored = chrf([REFERENCE, "a"], [[REFERENCE], ["b"]])
+    assert scored.rows == pytest.approx((1.0, 0.0))
+
+
+def test_references_most_of_which_have_no_units_are_refused() -> None:
+    """Half of them may be long words; two of three are a writing that is not cut."""
+    whole = "ལ" * 60
+    syllable_bleu(["a"] * 2, [[whole], [REFERENCE]], "bo")
+    with pytest.raises(UserError, match="would be 0 whatever the outputs say"):
+        syllable_bleu(["a"] * 3, [[whole], [REFERENCE], [whole]], "bo")

@@ -233,3 +233,10 @@ def test_large_rewards_teach_what_small_ones_do(scale: Scale, unit: float) -> No
     large_BG, _ = group_advantages(small_BG * unit, AdvantageSettings(scale_rewards=scale))
     expected_BG, _ = group_advantages(small_BG, AdvantageSettings(scale_rewards=scale))
     torch.testing.assert_close(large_BG, expected_BG, rtol=1e-3, atol=0)
+
+
+def test_a_spread_of_just_the_resolution_is_a_tie() -> None:
+    advantages_BG, metrics = group_advantages(torch.tensor([[0.0, 0.25]]), AdvantageSettings(resolution=0.25))
+    assert advantages_BG.tolist() == [[0, 0]] and metrics["frac_reward_near_tie"] == 1
+    _, metrics = group_advantages(torch.full((1, 3), 0.1), AdvantageSettings(resolution=0.0))
+    assert metrics["frac_reward_near_tie"] == 1

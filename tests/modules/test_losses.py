@@ -20,6 +20,7 @@ from lsemrl.modules.losses import (
     LossType,
     WindowCounts,
     active_mask,
+    likelihood_loss,
     packed_policy_loss,
     policy_loss,
     token_weights,
@@ -570,3 +571,29 @@ def test_bad_settings_give_one_sentence(fields: dict[str, object], said: str) ->
     with pytest.raises(UserError, match=said) as error:
         LossSettings(**fields)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+def test_a_row_of_zero_advantage_clips_nothing() -> None:
+    """Its gradient is none, wherever the ratio went."""
+    ones_NT = torch.ones(2, 3)
+    mask_NT = ones_NT.bool()
+    output = policy_loss(
+        torch.stack([ones_NT[0], -ones_NT[0]]),
+        0 * ones_NT,
+        None,
+        torch.zeros(2),
+        mask_NT,
+        ones_NT,
+        LossSettings(beta=0.0),
+        WindowCounts.of(mask_NT),
+    )
+    assert output.loss == 0
+    assert all(value == 0 for name, value in output.metrics.items() if name.startswith("clip_ratio/"))
+
+
+def test_likelihood_falls_with_the_loss() -> None:
+    logprobs_M = torch.tensor([-1.0, -2.0, -4.0], requires_grad=True)
+    loss, metrics = likelihood_loss(torch.tensor([0.5, 0.25, 9.0]))(slice(0, 2), logprobs_M[:2], torch.zeros(2))
+    loss.backward()
+    assert (float(loss), metrics) == (1.0, {})
+    assert logprobs_M.grad is not None and logprobs_M.grad.tolist() == [-0.5, -0.25, 0.0]

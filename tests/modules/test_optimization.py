@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import Parameter
+from torch.optim.lr_scheduler import LambdaLR
 
-from lsemrl.modules.optimization import OptimizerSettings, clipped_step, make_optimizer
+from lsemrl.modules.optimization import OptimizerSettings, clipped_step, make_optimizer, set_schedule
 from lsemrl.types import UserError
 
 
@@ -58,3 +59,14 @@ def test_a_step_is_clipped_and_skipped_where_it_is_not_finite() -> None:
 def test_settings_are_checked(field: str, value: object) -> None:
     with pytest.raises(UserError, match=rf"optimizer\.{field} is "):
         OptimizerSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_schedule_that_is_taken_up_goes_on_from_its_step() -> None:
+    settings = OptimizerSettings(lr=2.0, warmup_ratio=0.0, schedule="linear")
+    optimizer, rates = make_optimizer([Parameter(torch.zeros(1))], settings, 10)
+    assert isinstance(rates, LambdaLR)
+    set_schedule(rates, 6)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8)
+    optimizer.step()
+    rates.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.6)

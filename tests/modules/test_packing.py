@@ -130,3 +130,17 @@ def test_every_token_stands_behind_its_own_past(sequences: Sequences) -> None:
             past.append(token)
             at += 1
     assert at == len(packed.targets_M)
+
+
+def test_siblings_are_parted_where_a_row_would_break_the_budget() -> None:
+    """A prompt of 10 and completions that feed 5: two of four fit behind it in 20 tokens."""
+    sequences = make([10], [(0, 6)] * 4)
+    dealt = micro_batches(sequences, torch.arange(4), 20, share=True)
+    assert [(batch.slots, len(batch.rows)) for batch in dealt] == [(20, 2), (20, 2)]
+    assert [len(batch.rows) for batch in micro_batches(sequences, torch.arange(4), 19, share=True)] == [1] * 4
+
+
+def test_rows_share_a_micro_batch_up_to_a_tenth_of_padding() -> None:
+    for lengths, count in (([8, 10], 1), ([7, 10], 2)):
+        sequences = make(lengths, [(0, 1), (1, 1)])
+        assert len(micro_batches(sequences, torch.arange(2), 1000, share=True)) == count

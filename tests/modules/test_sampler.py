@@ -211,6 +211,7 @@ def test_draw_follows_temperature_top_k_and_top_p() -> None:
     assert frequencies(logits, Sampling(temperature=1.0, top_p=1.0, top_k=2)) == pytest.approx(
         [0.625, 0.375, 0, 0], abs=0.015
     )
+    assert frequencies(logits, Sampling(temperature=1.0, top_p=1.0, top_k=1)) == [1, 0, 0, 0]
     # .5 + .3 falls short of .81, so the third is kept; the fourth is not.
     assert frequencies(logits, Sampling(temperature=1.0, top_p=0.81)) == pytest.approx(
         [0.526, 0.316, 0.158, 0], abs=0.015
@@ -236,6 +237,14 @@ def test_top_p_keeps_the_smallest_nucleus(top_p: float, spread: float) -> None:
         assert counts[nucleus].sum() == 5000
         expected = 5000 * logits_NV[row].softmax(-1)[nucleus] / logits_NV[row].softmax(-1)[nucleus].sum()
         assert ((counts[nucleus] - expected).abs() < 5 * expected.sqrt() + 5).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_told(policy: Policy, prompts: PromptBatch, temperature: float) -> None:
+    """The likeliest of NaNs would be a token like any other."""
+    next(iter(policy.trained().values())).data[0] = torch.nan
+    with pytest.raises(UserError, match=r"logits are not finite: .*lower optimizer\.lr"):
+        sample(policy, prompts, replace(SAMPLING, temperature=temperature), seed=0)
 
 
 @pytest.mark.parametrize("vocabulary", [500, 3000])
