@@ -51,6 +51,8 @@ def _generate(words: list[str]) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch-size is {options.batch_size}; give at least 1")
     check_seed(options.seed, "--seed")
+    if sys.stdout is None and not options.output:
+        raise UserError("standard output is closed and --output is not given; name a file by --output")
     from contextlib import ExitStack
 
     from lsemrl.trained import generate, read_run

@@ -86,6 +86,7 @@ def test_duplicates_are_encoded_once_and_references_remembered(
     encoder_path: str, answer: Callable[..., Completion], encoded: list[list[str]]
 ) -> None:
     reward = SemanticSimilarity(encoder=encoder_path, threshold=-1.0)
+    encoded.clear()  # of what it reads, it was tried at the start
     answers = [answer(text, "the cat") for text in ("tree", "bird", "tree", "tree")]
     first = reward(answers)
     assert sorted(text for call in encoded for text in call) == ["bird", "the cat", "tree"]
@@ -204,7 +205,7 @@ def test_max_tokens_is_what_the_encoder_reads(encoder_path: str) -> None:
 
 def test_max_tokens_may_use_all_positions_and_no_more(encoder_path: str) -> None:
     assert SemanticSimilarity(encoder=encoder_path, max_tokens=24).encoder.max_seq_length == 24
-    with pytest.raises(UserError, match=r"max_tokens is 25 .* set it to 16 or less"):
+    with pytest.raises(UserError, match=r"max_tokens is 25 .* set it to 16 or fewer"):
         SemanticSimilarity(encoder=encoder_path, max_tokens=25)
 
 

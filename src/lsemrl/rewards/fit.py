@@ -28,6 +28,7 @@ from transformers import AutoModel, PreTrainedModel, PrinterCallback, TrainerCal
 
 from lsemrl import micro
 from lsemrl.canonical import canonical
+from lsemrl.rewards.encoder import check_weights, reads
 from lsemrl.rewards.semantic import EncoderDtype, computing_dtype
 from lsemrl.types import UserError
 
@@ -116,12 +117,12 @@ def load_encoder(name: str, training: EncoderTraining) -> SentenceTransformer:
     encoder.max_seq_length = training.max_tokens if own is None else min(own, training.max_tokens)
     if training.fresh:
         _forget(encoder)
-    try:
-        encoder.encode(" ".join(["a"] * encoder.max_seq_length), show_progress_bar=False)
-    except (IndexError, RuntimeError) as error:  # RoBERTa's count of positions is two more than it can use
+    else:
+        check_weights(name, encoder)
+    if not reads(encoder):
         raise UserError(
             f"train.max_tokens is {training.max_tokens}, and encoder {name!r} has no positions for so many; lower it"
-        ) from error
+        )
     return encoder.eval()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import re
 import warnings
 from collections import Counter
@@ -19,6 +18,7 @@ from lsemrl import micro
 from lsemrl.canonical import canonical
 from lsemrl.rewards.base import Reward
 from lsemrl.rewards.cache import VectorCache, fingerprint, user_cache_folder
+from lsemrl.rewards.encoder import check_weights, reads
 from lsemrl.types import Completion, UserError
 
 if TYPE_CHECKING:
@@ -92,8 +92,14 @@ class SemanticSimilarity(Reward):
         self.batch_size = batch_size
         # Loaded now and not at the first use: a bad encoder should stop a run before its policy is loaded.
         self.encoder = _load(encoder, computing_dtype(dtype, self.device))
-        if max_tokens is not None:
-            self._limit(encoder, max_tokens)
+        own = self.encoder.max_seq_length
+        self.encoder.max_seq_length = own if max_tokens is None else max_tokens
+        if not reads(self.encoder):
+            fewer = f"{own} or fewer" if max_tokens is not None else f"fewer than {own}"
+            raise UserError(
+                f"max_tokens is {max_tokens} in SemanticSimilarity: encoder {encoder!r} has no positions for "
+                f"{self.encoder.max_seq_length} tokens, set it to {fewer}"
+            )
         self.name = encoder
         self._counts = Counter(
             {"overlong/outputs": 0, "overlong/references": 0, "empty/outputs": 0, "broken/outputs": 0}
@@ -224,19 +230,6 @@ class SemanticSimilarity(Reward):
                 stacklevel=3,
             )
 
-    def _limit(self, name: str, max_tokens: int) -> None:
-        """Set what the encoder reads, trying it out where it is more than the encoder was saved with."""
-        own = self.encoder.max_seq_length
-        self.encoder.max_seq_length = max_tokens
-        if max_tokens > (math.inf if own is None else own):
-            try:
-                self.encoder.encode(" ".join(["a"] * max_tokens), show_progress_bar=False)
-            except (IndexError, RuntimeError) as error:
-                raise UserError(
-                    f"max_tokens is {max_tokens} in SemanticSimilarity: encoder {name!r} has no positions for so many, "
-                    f"set it to {own} or less"
-                ) from error
-
 
 def says_something(text: str) -> bool:
     """Whether the reward looks at an output at all: it is neither empty nor broken (U+FFFD)."""
@@ -293,6 +286,7 @@ def _load(name: str, dtype: torch.dtype) -> SentenceTransformer:
                 f"encoder {name!r} could not be loaded ({type(error).__name__}: {reason}): name a SentenceTransformer "
                 "folder or a hub id"
             ) from error
+    check_weights(name, encoder)
     first, *others = encoder
     for module in others if dtype == torch.bfloat16 else [first, *others]:
         module.float()
