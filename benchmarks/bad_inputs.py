@@ -142,7 +142,7 @@ CASES = (
     _fit("--model.policy.adapter={ia3}", says="is of peft_type 'IA3', and only LORA is read"),
     _fit("--model.policy.adapter={classifier}", says="is of task_type 'SEQ_CLS'"),
     _fit("--model.policy.adapter={newer_peft}", says="which this peft does not know (it was written by 9.9)"),
-    _fit("--model.policy.adapter={no_such_layer}", says="Target modules {'query'} not found"),
+    _fit("--model.policy.adapter={no_such_layer}", says="Target modules {{'query'}} not found"),
     _fit("--model.policy.adapter={other_rank}", says="and its adapter_config.json says 4"),
     _fit("--model.policy.adapter={lacks_magnitudes}", says="tensors that its adapter_config.json says it has"),
     _fit("--model.policy.adapter={no_tensors}", says="tensors that its adapter_config.json says it has"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from mutants import EQUIVALENT, MUTANTS, Mutant, found, tests_of
+from mutants import EQUIVALENT, MUTANTS, Mutant, files_of, found
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.file}: {mutant.becomes[:40]}")
 def test_what_a_mutant_changes_is_there(mutant: Mutant) -> None:
-    assert found(mutant) and tests_of(mutant)
+    assert found(mutant) and files_of(mutant)
     assert mutant.was != mutant.becomes
 
 

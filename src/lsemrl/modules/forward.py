@@ -200,7 +200,22 @@ def _alone(model: Any, sequences: Sequences) -> Iterator[Tensor]:
         fed_T = sequences.completion_ids_NT[row][sequences.completion_mask_NT[row]][:-1]
         first_1V = model(input_ids=prompt_P[None], use_cache=False).logits[0, -1:]
         whole_LV = model(input_ids=torch.cat([prompt_P, fed_T])[None], use_cache=False).logits[0]
-        yield torch.cat([first_1V, whole_LV[len(prompt_P) :]]).float()
+        logits_TV = torch.cat([first_1V, whole_LV[len(prompt_P) :]]).float()
+        check_logits(logits_TV)
+        yield logits_TV
+
+
+def check_logits(logits_NV: Tensor) -> None:
+    """Refuse logits from which nothing can be drawn or learned.
+
+    Raises:
+        UserError: The highest of a row is infinite or no number.
+    """
+    if not bool(logits_NV.amax(dim=-1).isfinite().all()):
+        raise UserError(
+            "the policy's logits are not finite: its weights have run away, or were read so; lower optimizer.lr, or "
+            "start from another policy.model or policy.adapter"
+        )
 
 
 def _other_head(model: Any, sequences: Sequences) -> str | None:

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from lsemrl.data.thoughts import answers
 from lsemrl.finite import check_finite
 from lsemrl.modules.decoding import Compiled, Growing, prove_decoding, read_prompts
-from lsemrl.modules.forward import looking_back
+from lsemrl.modules.forward import check_logits, looking_back
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
@@ -121,11 +121,7 @@ def _decode(
     slots = 0
     for step in range(longest):
         slots += len(rows)
-        if not bool(logits_NV.amax(dim=-1).isfinite().all()):
-            raise UserError(
-                "the policy's logits are not finite: its weights have run away, or were read so; lower optimizer.lr, "
-                "or start from another policy.model or policy.adapter"
-            )
+        check_logits(logits_NV)
         token_N = draw(logits_NV.float(), sampling, generator)
         open_N = ~ended_N[rows]
         ids_NT[rows, step], mask_NT[rows, step] = token_N, open_N
