@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,13 @@ def test_walls(name: str) -> None:
         assert not {module for module in modules if module.startswith("lsemrl.modules")}
     if name in ("lsemrl.micro.grammar", "lsemrl.micro.corpus", "lsemrl.micro.oracle"):
         assert not {module for module in modules if module.split(".")[0] in ("torch", "transformers")}
+
+
+def test_only_files_writes_where_a_file_is_to_lie() -> None:
+    """The cache of vectors writes aside too, and goes on without where it cannot."""
+    way = re.compile(r"""\.(write_text|write_bytes|touch)\(|json\.dump\(|to_csv\(|open\([^)]*["'][wx][bt+]?["']""")
+    found = {name for name, path in FILES.items() if way.search(path.read_text(encoding="utf-8"))}
+    assert found == {"lsemrl.files", "lsemrl.rewards.cache"}, "write with lsemrl.files"
 
 
 def test_importing_the_package_or_its_command_line_loads_nothing_heavy() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.experiment.plan import ADAPTER, Run
-from lsemrl.files import fill_folder
+from lsemrl.files import fill_folder, told
 from lsemrl.runs import checkpoints, write_record
 
 LOG = "log.txt"
@@ -153,8 +153,9 @@ def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str |
         if newest is None:
             return "it left no adapter"
         link = run.folder / ADAPTER
-        link.unlink(missing_ok=True)
-        link.symlink_to(newest.relative_to(run.folder), target_is_directory=True)
+        with told(link):
+            link.unlink(missing_ok=True)
+            link.symlink_to(newest.relative_to(run.folder), target_is_directory=True)
     write_record(
         run.folder / _DONE,
         {

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lsemrl.files import write_text
 from lsemrl.modules.adapters.config import CONFIG
 from lsemrl.modules.adapters.loading import TRAINED
 from lsemrl.types import UserError
@@ -105,6 +106,6 @@ def write_adapter(
     for field in ("target_modules", "exclude_modules", "modules_to_save"):
         if isinstance(settings.get(field), list):
             settings[field].sort()
-    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
     passport = {"base": base, "base_fingerprint": base_fingerprint}
-    (folder / PASSPORT).write_text(json.dumps(passport, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / PASSPORT, json.dumps(passport, indent=2) + "\n")
