@@ -229,6 +229,16 @@ CASES = (
     _fit("--data.splits.part=middle", says="middle"),
     # Where it writes
     _fit("--trainer.default_root_dir={file}/runs", says="cannot be written to"),
+    Case(
+        ("predict", "--config", str(CONFIGS / "sft.yaml"), *_QUICK, "--trainer.default_root_dir={file}/runs"),
+        "cannot be written to",
+    ),
+    Case(
+        ("best-of", "--config", str(CONFIGS / "grpo.yaml"), *_QUICK, "--trainer.default_root_dir={file}/runs"),
+        "cannot be written to",
+    ),
+    Case(("fit-reward", "--config", str(CONFIGS / "reward.yaml"), "--output={file}/reward"), "cannot be written to"),
+    Case(("demo", "--output={file}/demo"), "--output is"),
     # Other verbs
     Case(("measure", "--config", str(CONFIGS / "measure" / "translation.yaml"), "--arm", "x"), "output"),
     Case(("tax", "{nowhere}", "--output", "{runs}"), "nowhere"),

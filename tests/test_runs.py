@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from full_disk import full_disk
 from lsemrl.errors import UserError
 from lsemrl.runs import begin_run, checkpoints, file_sizes, find_run, finish_run, is_rank_zero, truncate_files
 
@@ -91,6 +92,12 @@ def test_a_run_that_nothing_tells_of_is_named(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "version_0" / "run.json").write_bytes(b"{")
     assert begin_run(tmp_path, CONFIG, resume=True).name == "version_1"
     assert "version_0/run.json cannot be read, nor config.yaml beside it: the run is left as it is" in caplog.text
+
+
+def test_a_start_on_a_full_disk_leaves_no_folder(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(UserError, match=r"run\.json' cannot be written to"):
+        begin_run(tmp_path, CONFIG, resume=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_all_of_many_starts_at_once_have_a_folder_of_their_own(tmp_path: Path) -> None:

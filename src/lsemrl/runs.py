@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lsemrl.errors import UserError
 from lsemrl.files import set_aside, told, write_text
 
 CHECKPOINTS, SAMPLES, SKIPPED = "checkpoints", "samples.csv", "skipped.jsonl"
@@ -91,7 +92,11 @@ def begin_run(root: Path, config: Mapping[str, Any], *, resume: bool) -> Path:
             return folder
         folder = new_folder(root)
         _lock(folder)
-        write_record(folder / _RECORD, {"identity": identity, "finished": False})
+        try:
+            write_record(folder / _RECORD, {"identity": identity, "finished": False})
+        except UserError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     return folder
 
 
