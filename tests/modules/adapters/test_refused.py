@@ -230,6 +230,16 @@ def test_a_new_adapter_says_what_it_does_not_find(settings: dict[str, Any], reas
 
 
 def test_its_passport_is_read(tiny_model: str, copied: Path) -> None:
-    (copied / "lsemrl.json").write_text(json.dumps({"base": "another/model", "base_fingerprint": "0" * 16}))
+    passport = {"format": 2, "base": "another/model", "base_fingerprint": "0" * 16}
+    (copied / "lsemrl.json").write_text(json.dumps(passport))
     with pytest.raises(UserError, match=r"was trained on another base model \(another/model\)"):
         read(tiny_model, copied)
+
+
+def test_a_passport_of_an_earlier_lsemrl_is_not_taken_for_that_of_another_model(tiny_model: str, copied: Path) -> None:
+    earlier = {"base": tiny_model, "base_fingerprint": "0" * 16}
+    (copied / "lsemrl.json").write_text(json.dumps(earlier))
+    with pytest.raises(UserError, match=r"of format 1, and this lsemrl .* which it was trained on, delete that file"):
+        read(tiny_model, copied)
+    (copied / "lsemrl.json").unlink()
+    read(tiny_model, copied)

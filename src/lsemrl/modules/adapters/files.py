@@ -20,6 +20,7 @@ from lsemrl.types import UserError
 
 PASSPORT = "lsemrl.json"
 """In an adapter's folder: which base model it was trained on."""
+_FORMAT = 2  # the first knew a base by the beginnings of its weights only
 
 
 def check_passport(folder: Path, base_fingerprint: str) -> None:
@@ -29,12 +30,17 @@ def check_passport(folder: Path, base_fingerprint: str) -> None:
         return
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        base, expected = said["base"], said["base_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        base, expected, written = said["base"], said["base_fingerprint"], said.get("format", 1)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"policy.adapter {str(folder)!r} cannot be read: {PASSPORT}, which says what model it is of, is damaged; "
             "export it again, or delete that file if you know that policy.model is its base"
         ) from error
+    if written != _FORMAT:
+        raise UserError(
+            f"policy.adapter {str(folder)!r} has a {PASSPORT} of format {written}, and this lsemrl tells a base by "
+            f"format {_FORMAT}; if policy.model is {base}, which it was trained on, delete that file"
+        )
     if expected != base_fingerprint:
         raise UserError(
             f"policy.adapter {str(folder)!r} was trained on another base model ({base}); "
@@ -107,5 +113,5 @@ def write_adapter(
         if isinstance(settings.get(field), list):
             settings[field].sort()
     write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    passport = {"base": base, "base_fingerprint": base_fingerprint}
+    passport = {"format": _FORMAT, "base": base, "base_fingerprint": base_fingerprint}
     write_text(folder / PASSPORT, json.dumps(passport, indent=2) + "\n")
