@@ -291,7 +291,7 @@ def test_a_full_disk_stops_a_run_with_the_file_named_and_it_goes_on(
     assert len(metrics(tmp_path)) == 10
 
 
-def test_rows_are_taken_back_and_a_torn_one_dropped(tmp_path: Path) -> None:
+def test_rows_are_taken_back_and_a_torn_one_dropped_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = MetricsLog(str(tmp_path))
     for step in range(4):
         log.log_metrics({"a": step / 4}, step)
@@ -306,6 +306,10 @@ def test_rows_are_taken_back_and_a_torn_one_dropped(tmp_path: Path) -> None:
             *({"a": str(step / 4), "b": "", "step": str(step)} for step in range(3)),
             {"a": "0.9", "b": "", "step": "3"},
         ]
+    assert "ends in the middle of a row, which is left out" in caplog.text
+    log.path.unlink()
+    MetricsLog(str(tmp_path)).rewind(3)
+    assert "is gone: it is begun again" in caplog.text
 
 
 def test_the_best_is_kept_by_a_metric_that_is_measured(tiny_model: str, tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ class MetricsLog(Logger):
     @rank_zero_only
     def rewind(self, step: int) -> None:
         """Drop what was logged at `step` or later."""
+        if step and not self.path.exists():
+            log.warning("%s is gone: it is begun again", self.path)
         columns, rows = self._read()
         self._write(columns, [row for row in rows if not row[_STEP] or int(row[_STEP]) < step])
 
@@ -110,6 +112,8 @@ class MetricsLog(Logger):
             with told(self.path):
                 kept = set_aside(self.path)
             log.warning("%s cannot be read whole: kept as %s, and begun again with %d rows", self.path, kept, len(rows))
+        elif torn:
+            log.warning("%s ends in the middle of a row, which is left out", self.path)
         if damaged or torn:
             self._write(columns, rows)
         return columns, rows
