@@ -36,7 +36,7 @@ from typing import Any
 import harness
 from bad_inputs import CASES, Case, make_files
 
-from lsemrl.training import CONFIGS
+from lsemrl.cli.trainer import CONFIGS
 
 PHASES = ("sample", "reward", "update", "step", "validate", "write", "fill", "save")
 _RUN = (
@@ -175,7 +175,7 @@ def _fork(words: tuple[str, ...], telling: int, rank: int, ranks: int, port: int
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         _tell_phases(telling, silent=rank > 0)
-        from lsemrl.cli import main
+        from lsemrl.cli.main import main
 
         main(list(words))
         status = 0
@@ -300,7 +300,7 @@ def kill_campaign(kills: int, seed: int, jobs: int = 1, layout: str = "one") -> 
 
 def told_in_one_sentence(case: Case, folder: Path) -> str | None:
     """What is wrong with the answer to a bad input; None if nothing is."""
-    from lsemrl.cli import main
+    from lsemrl.cli.main import main
 
     files = make_files(folder)
     words = [word.format(**files) for word in case.words]
@@ -340,7 +340,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=None)
     options = parser.parse_args()
     import lsemrl.modules.checkpoints  # noqa: F401 - before the forks
-    from lsemrl import cli  # noqa: F401
+    from lsemrl.cli import main  # noqa: F401
 
     alone = options.layout == "one"
     outcomes = kill_campaign(options.kills, options.seed, options.jobs or (2 if alone else 1), options.layout)

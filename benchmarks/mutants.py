@@ -140,8 +140,8 @@ MUTANTS = (
         ("stacked_KN.isinf().any() or", "False or"),
     ),
     *_room(
-        "metrics.py",
-        ("test_metrics.py", "test_canonical.py"),
+        "corpus.py",
+        ("test_corpus.py", "test_canonical.py"),
         ("metric.sentence_score(output, list(texts)).score / 100", "metric.sentence_score(output, list(texts)).score"),
         ('accumulate="best"', 'accumulate="avg"'),
         ("if 2 * len(whole) > len(texts):", "if len(whole) == len(texts):"),
@@ -170,7 +170,7 @@ MUTANTS = (
     ),
     *_room(
         "columns.py",
-        ("test_report.py",),
+        ("test_records.py",),
         ("values = np.array(getattr(arm, field))", "values = abs(np.array(getattr(arm, field)))"),
     ),
     *_room("sharding.py", ("test_policy.py",), ("target.lerp_(source, share)", "target.lerp_(source, 1 - share)")),

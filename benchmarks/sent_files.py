@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from lsemrl import micro
-from lsemrl.training import CONFIGS
+from lsemrl.cli.trainer import CONFIGS
 
 
 def make_sent(folder: Path) -> dict[str, Path]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lsemrl import demo
+from lsemrl.commands import demo
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("task", "arm", "lr", "seed", "step", "meaning_f1", "meaning_exact", "chrf", "em", "seconds")

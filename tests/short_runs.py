@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
-from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.grpo import GRPO

@@ -9,7 +9,7 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from lsemrl.as_typed import take_text_as_typed
-from lsemrl.cli import users_mistake
+from lsemrl.cli.main import users_mistake
 from lsemrl.data.base import TaskData
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData

@@ -15,11 +15,12 @@ from torch import Tensor
 from lsemrl import micro
 from lsemrl.canonical import canonical
 from lsemrl.data.splits import content_key, without_shared
-from lsemrl.evaluation import cmrc, metrics
-from lsemrl.evaluation.comparison import Pair, Prediction, pair_up
-from lsemrl.evaluation.judge import judge_by_endpoint
-from lsemrl.evaluation.judge_client import Endpoint, ReplyCache
-from lsemrl.evaluation.scorer import MetricSettings, Scorer
+from lsemrl.judging.client import Endpoint, ReplyCache
+from lsemrl.judging.comparison import Pair, Prediction, pair_up
+from lsemrl.judging.judge import judge_by_endpoint
+from lsemrl.metrics import cmrc
+from lsemrl.metrics import corpus as metrics
+from lsemrl.metrics.scorer import MetricSettings, Scorer
 from lsemrl.micro import corpus, oracle
 from lsemrl.rewards import Bleu, Chrf, LanguageConsistency, Reward, RewardMix, SemanticSimilarity
 from lsemrl.rewards.calibration import probe

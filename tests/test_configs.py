@@ -18,9 +18,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lsemrl.cli import main
+from lsemrl.cli.main import main
+from lsemrl.cli.trainer import CONFIGS
 from lsemrl.micro import corpus
-from lsemrl.training import CONFIGS
 
 HEADLINES = Path(__file__).parents[2] / "shared" / "data" / "tibetan_headlines.jsonl"
 OVERLAYS = {"headline.yaml": ["grpo.yaml"], "replay.yaml": ["sft.yaml"]}

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lsemrl.cli import main
+from lsemrl.cli.main import main
 from lsemrl.foreign import ShownRecord, cell, code, fenced, markdown, visible
 
 CONTROLS = [*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), *range(0x7F, 0xA0)]

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from full_disk import full_disk
-from lsemrl import cli
+from lsemrl.cli import main as cli
 from lsemrl.data.records import read_records
 from lsemrl.data.sources import Source
 from lsemrl.errors import UserError
-from lsemrl.evaluation.comparison import Comparison, Judgement, Pair, write_comparison
-from lsemrl.evaluation.judge_client import Reply, ReplyCache
-from lsemrl.evaluation.report import Report
-from lsemrl.evaluation.tax_report import tax_report
-from lsemrl.evaluation.write import write_report
+from lsemrl.judging.client import Reply, ReplyCache
+from lsemrl.judging.comparison import Comparison, Judgement, Pair, write_comparison
 from lsemrl.modules.event_log import EventLog
+from lsemrl.report.records import Report
+from lsemrl.report.tax_report import tax_report
+from lsemrl.report.write import write_report
 from lsemrl.runs import begin_run, finish_run
 from made_up import make_measured
 

@@ -26,13 +26,13 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from lsemrl.cli import main
+from lsemrl.cli.main import main
+from lsemrl.cli.trainer import CONFIGS
 from lsemrl.experiment.read import read_experiment
 from lsemrl.micro import corpus
 from lsemrl.modules.adapters.config import new_config
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.training import CONFIGS
 
 PAPER = CONFIGS / "paper"
 OVERLAY = PAPER / "qwen3_4b.yaml"

@@ -22,15 +22,16 @@ import pytest
 import torch
 import yaml
 
-from lsemrl import micro, trained
-from lsemrl.cli import main
+from lsemrl import micro
+from lsemrl.cli.main import main
+from lsemrl.commands import generate as trained
+from lsemrl.commands.generate import read_run
 from lsemrl.data.base import TaskData
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.rewards.semantic import SemanticSimilarity
-from lsemrl.trained import read_run
 from lsemrl.types import Completion, Example, UserError
 
 ROOT = Path(__file__).parents[1]

@@ -1,5 +1,5 @@
 """python -m lsemrl."""
 
-from lsemrl.cli import main
+from lsemrl.cli.main import main
 
 main()

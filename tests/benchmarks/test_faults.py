@@ -12,7 +12,7 @@ from faults import told_in_one_sentence
 
 SCRIPT = """
 import lsemrl.modules.checkpoints
-from lsemrl import cli
+from lsemrl.cli import main
 from faults import kill_campaign
 
 outcomes = kill_campaign(kills=5, seed=1)

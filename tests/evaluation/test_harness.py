@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from lsemrl import micro
-from lsemrl.cli import main
+from lsemrl.cli.main import main
 from lsemrl.data.comprehension import TASK
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.evaluation import harness_library

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lsemrl.cli import main
+from lsemrl.cli.main import main
+from lsemrl.cli.trainer import CONFIGS
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
@@ -16,12 +17,11 @@ from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measure import MeasureSettings, run_measure
 from lsemrl.evaluation.measurement import FILE, Measured, hash_rows
-from lsemrl.evaluation.report import Report
-from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.report.records import Report
 from lsemrl.rewards.semantic import paid_for
-from lsemrl.training import CONFIGS
 from lsemrl.types import Example
 from tiny import make_policy, save_tiny_model, stir
 

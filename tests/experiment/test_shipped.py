@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from experiment.world import World
-from lsemrl.cli import main
+from lsemrl.cli.main import main
+from lsemrl.cli.trainer import CONFIGS
 from lsemrl.experiment.read import read_experiment
-from lsemrl.training import CONFIGS
 
 FILES = sorted((CONFIGS / "experiment").glob("*.yaml"))
 

@@ -12,8 +12,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lsemrl import micro
-from lsemrl.evaluation import metrics
 from lsemrl.evaluation.tax import answer
+from lsemrl.metrics import corpus as metrics
 from lsemrl.micro import build, build_encoder, oracle
 from lsemrl.micro.corpus import translation
 from lsemrl.modules.policy import Policy

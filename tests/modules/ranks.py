@@ -23,7 +23,7 @@ from torch import Tensor
 from lsemrl.data.collate import epoch_sampler
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
-from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules import base, grpo
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.losses import LossSettings

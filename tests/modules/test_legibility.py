@@ -33,12 +33,13 @@ from transformers import (
 
 import short_runs
 from lsemrl import micro
-from lsemrl.best_of import best_of
+from lsemrl.commands.best_of import best_of
+from lsemrl.commands.generate import Trained, generate
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
-from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.legibility import look, positions, read_by_encoder
@@ -46,7 +47,6 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.base import RewardMix
-from lsemrl.trained import Trained, generate
 from lsemrl.types import Example
 from tiny import save_tiny_model
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsemrl.modules.advantages import AdvantageSettings, Scale, group_advantages
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import Level, LossSettings, LossType, WindowCounts, policy_loss, token_weights
 from lsemrl.modules.sampler import Sampling
 from lsemrl.rewards import Reward
+from lsemrl.rewards.advantages import AdvantageSettings, Scale, group_advantages
 from lsemrl.types import Completion, Example
 
 trl = pytest.importorskip("trl", minversion="1.16", reason="trl >= 1.16 is not installed; it is needed for comparison")

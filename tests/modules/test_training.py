@@ -16,8 +16,7 @@ from torch import Tensor
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
-from lsemrl.evaluation.scorer import MetricSettings
-from lsemrl.modules.advantages import AdvantageSettings
+from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
@@ -27,6 +26,7 @@ from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling
 from lsemrl.modules.sft import SFT
 from lsemrl.rewards import Reward
+from lsemrl.rewards.advantages import AdvantageSettings
 from lsemrl.types import Completion
 
 METRICS = MetricSettings(names=("chrf", "language_rate"))

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from lsemrl import micro
-from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.optimization import OptimizerSettings

@@ -17,9 +17,9 @@ from lsemrl.data.base import TaskData
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
-from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
 from lsemrl.files import make_folder, try_folder, write_lines
+from lsemrl.metrics.scorer import MetricSettings, Scorer
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.legibility import check_examples
 from lsemrl.modules.policy import Policy

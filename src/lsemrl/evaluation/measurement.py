@@ -1,7 +1,7 @@
 """One arm of one seed, measured: the record that `lsemrl measure` writes and `lsemrl tax` reads.
 
 It holds every row's scores, for intervals, and what must be equal for two arms to be compared: a hash of the rows, the
-conditions, the definition of every metric and the base model. Units are those of `report`.
+conditions, the definition of every metric and the base model. Units are those of `report.records`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsemrl.errors import UserError
-from lsemrl.evaluation.kinds import check_kinds
-from lsemrl.evaluation.report import UNBOUNDED, json_text
 from lsemrl.files import write_text
+from lsemrl.kinds import check_kinds
 from lsemrl.reading import read_json
+from lsemrl.report.records import UNBOUNDED, json_text
 
 if TYPE_CHECKING:
     from lsemrl.types import Completion, Example

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from lsemrl.data.collate import encode
 from lsemrl.evaluation.measurement import Divergence
-from lsemrl.evaluation.scorer import MetricSettings, Scorer, Scores
+from lsemrl.metrics.scorer import MetricSettings, Scorer, Scores
 from lsemrl.modules.adapters.merging import adapted_weights
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import Sampling, sample

@@ -24,8 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lsemrl.evaluation.scorer import MetricSettings, Scorer
 from lsemrl.files import append, make_folder, replace_folder, write_lines
+from lsemrl.metrics.scorer import MetricSettings, Scorer
 from lsemrl.modules.adapters.config import check_placement
 from lsemrl.modules.ground import ground
 from lsemrl.modules.legibility import check_run

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from lsemrl.canonical import canonical
-from lsemrl.evaluation.scorer import MetricSettings
 from lsemrl.files import append
 from lsemrl.foreign import cell
 from lsemrl.kernels import default_chunk_tokens
-from lsemrl.modules.advantages import AdvantageSettings, group_advantages, validate_group
+from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import estimate_memory, peak_memory
@@ -29,6 +28,7 @@ from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.ranks import every_rank
 from lsemrl.modules.sampler import Sampling
+from lsemrl.rewards.advantages import AdvantageSettings, group_advantages, validate_group
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lsemrl.evaluation.scorer import MetricSettings
+from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.losses import likelihood_loss, token_weights
 from lsemrl.modules.optimization import OptimizerSettings

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lsemrl.canonical import canonical
-from lsemrl.modules.advantages import AdvantageSettings, group_advantages
+from lsemrl.rewards.advantages import AdvantageSettings, group_advantages
 from lsemrl.rewards.patience import Attendant, Patience
 from lsemrl.types import Completion, Example, Rewards, UserError
 

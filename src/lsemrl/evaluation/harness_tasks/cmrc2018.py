@@ -13,7 +13,7 @@ from lsemrl.data.records import Record, read_records, to_record
 from lsemrl.data.sources import Source
 from lsemrl.data.task import MicroRows
 from lsemrl.errors import UserError
-from lsemrl.evaluation import cmrc as official
+from lsemrl.metrics import cmrc as official
 
 
 def records(cmrc: str) -> list[Record]:

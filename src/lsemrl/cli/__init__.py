@@ -1,0 +1,1 @@
+"""The command line: which verb, with which settings."""

@@ -1,0 +1,122 @@
+"""The command line: Lightning's fit, validate, test and predict, and the project's own verbs.
+
+`main` answers --help without importing torch, and turns a user's mistake into one sentence and exit code 2. A fault of
+ours keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+
+from lsemrl import __version__
+from lsemrl.cli.trainer import TRAINER_VERBS, run_trainer
+from lsemrl.cli.verbs import OWN_VERBS, RUN
+from lsemrl.errors import UserError
+from lsemrl.files import full_disk
+from lsemrl.foreign import ShownRecord, visible
+
+_RANK_IS_GONE = ("gloo/transport", "ncclRemoteError")
+"""Parts of what torch.distributed raises where a rank waits for another that has ended."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Words after the program's name; None takes them from the process.
+
+    Raises:
+        SystemExit: 2 for a user's mistake and 1 where another rank has gone, told in one sentence on standard error.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    verb = words[0] if words else "--help"
+    shown = {"-h": _help, "--help": _help, "--version": lambda: f"lsemrl {__version__}"}
+    logging.setLogRecordFactory(ShownRecord)
+    verbs = {**dict.fromkeys(TRAINER_VERBS, lambda rest: run_trainer([verb, *rest])), **RUN}
+    try:
+        if verb in shown:
+            print(shown[verb]())
+        elif verb not in verbs:
+            raise UserError(f"there is no verb {verb!r}; choose one of {', '.join(verbs)}")
+        else:
+            verbs[verb](words[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a pipe that is closed is told from a fault
+    except BrokenPipeError:  # whoever reads has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of the process
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    except Exception as error:
+        number = getattr(error, "signal", None)  # of `modules.checkpoints.Interrupted`, which this must not import
+        if number:
+            print(f"lsemrl: {visible(str(error))}", file=sys.stderr)
+            raise SystemExit(128 + number) from None
+        sentence, status = users_mistake(error, verb), 2
+        if sentence is None and any(sign in str(error) for sign in _RANK_IS_GONE):
+            sentence, status = "another rank has gone; what it said is above, and the same command goes on", 1
+        if sentence is None:
+            raise
+        print(f"lsemrl: error: {visible(sentence)}", file=sys.stderr)
+        raise SystemExit(status) from error
+
+
+def _help() -> str:
+    width = max(map(len, (*TRAINER_VERBS, *OWN_VERBS)))
+
+    def lines(verbs: dict[str, str]) -> str:
+        return "\n".join(f"  {verb:<{width}}  {text}" for verb, text in verbs.items())
+
+    return (
+        f"lsemrl {__version__}: teach a language model a low-resource language, and see what it lost\n\n"
+        f"usage: lsemrl VERB [--config FILE ...] [--field value ...]\n\n"
+        f"{lines(TRAINER_VERBS)}\n\n{lines(OWN_VERBS)}\n\n"
+        "lsemrl VERB --help explains a verb.\n"
+        "lsemrl fit --config FILE --print_config shows every field with its comment."
+    )
+
+
+def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
+    """What to tell the user about `error` of `verb`, in one sentence; None if the fault is ours.
+
+    The parser wraps an error once for every level of the configuration, so the telling one is the innermost: a
+    UserError as it stands, Lightning's complaint about the trainer, a disk that is full, memory that ran out, or the
+    parser's own complaint behind the path of fields that led there.
+    """
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    for link in chain:
+        if isinstance(link, UserError):
+            return " ".join(str(link).split())
+        if type(link).__name__ == "MisconfigurationException":  # Lightning's
+            return f"trainer: {' '.join(str(link).split())[:300]}"
+        if reason := full_disk(link):
+            where = getattr(link, "filename", None) or "a file"
+            return f"{where} cannot be written to ({reason}); make room, and run the same command again"
+        if type(link).__name__ == "OutOfMemoryError":  # torch's, which this must not import
+            reason = " ".join(str(link).split())[:120]
+            return f"memory ran out ({reason}); docs/scale.md says what takes it, and what to lower"
+    if not isinstance(error, ArgumentError):
+        return None
+    texts = [str(link) for link in chain]
+    path = ".".join(dict.fromkeys(key for text in texts for key in re.findall(r'^Parser key "([^"]+)"', text)))
+    complaint = " ".join(re.sub(r'^Parser key "[^"]+":', "", texts[-1]).split())
+    complaint = re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
+    where = f"{path}: " if path else ""
+    missing = next((link.name for link in chain if isinstance(link, ModuleNotFoundError)), None)
+    if missing is not None:
+        places = f"among installed packages, in {os.getcwd()}, and beside each --config"
+        return f"{where}there is no module {missing!r}; it is looked for {places}"
+    if re.search(r"Expected a (builtins\.)?str\b", complaint):
+        return f"{where}{complaint.rstrip('.')}; put text that YAML reads as something else in quotes"
+    remedy = (
+        f"lsemrl {verb} --help lists every option"
+        if verb in OWN_VERBS
+        else "lsemrl fit --config FILE --print_config lists every field with its type"
+    )
+    return f"{where}{complaint.rstrip('.')}; {remedy}"

@@ -1,0 +1,211 @@
+"""Lightning's command line, with our two parts in it: policies that are trained, and data for them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsemrl import __version__
+from lsemrl.as_typed import take_text_as_typed
+from lsemrl.errors import UserError
+from lsemrl.files import try_folder
+from lsemrl.finite import check_all_finite, check_all_seeds
+from lsemrl.reading import Unreadable, check_file, read_yaml, user_path
+from lsemrl.runs import find_run, is_rank_zero
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
+
+CONFIGS = next(
+    folder
+    for folder in (Path(__file__).parents[1] / "configs", Path(__file__).parents[3] / "configs")
+    if folder.is_dir()
+)
+"""The shipped configurations: inside an installed package, or beside src/ in a checkout."""
+CONFIG_VERSION = 1
+"""Raised when a configuration of an older version would be misread."""
+TRAINER_VERBS = {
+    "fit": "train a policy: SFT or GRPO, as the configuration says",
+    "validate": "score a policy on the validation rows",
+    "test": "score a policy on the test rows",
+    "predict": "write a policy's outputs for the test rows",
+}
+
+
+def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = True) -> Any:
+    """Run one of Lightning's verbs.
+
+    Args:
+        words: The verb and its options; without the verb if `run` is False.
+        callbacks: Lightning callbacks beside those that the configuration names.
+        run: Whether to run the verb, or only to make what its configuration says.
+
+    Returns:
+        The LightningCLI, whose trainer and model can be asked further.
+    """
+    import logging
+    import warnings
+
+    from jsonargparse import set_parsing_settings
+    from transformers.utils.logging import disable_progress_bar
+
+    check_configs(words)
+    find_own_classes(words)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    take_text_as_typed()
+    words = ["--print_config=comments" if word == "--print_config" else word for word in words]
+    # Lightning's advice on loader workers and log intervals is not about this program.
+    for about in (
+        "does not have many workers",
+        "smaller than the logging interval",
+        "LightningCLI's args parameter",
+        "Experiment logs directory",
+        "in eval mode at the start of training",
+        "is_gradient_checkpointing",
+        r".*torch\.distributed\.(all_gather_into|reduce_scatter)_tensor",  # their new names are too new
+        "isinstance.treespec, LeafSpec",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{about}")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
+    disable_progress_bar()
+    return _trainer_cli(words, list(callbacks), run)
+
+
+def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.cli import LightningCLI
+
+    from lsemrl.modules.base import PolicyModule
+    from lsemrl.modules.checkpoints import Checkpoints
+    from lsemrl.modules.event_log import EventLog
+    from lsemrl.modules.metrics_log import MetricsLog
+    from lsemrl.modules.run_folder import Asked, RunFolder
+
+    class Cli(LightningCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            # Lightning would read a pickle; ours is checkpoints.resume.
+            return {
+                verb: skipped | {"ckpt_path", "weights_only"} for verb, skipped in LightningCLI.subcommands().items()
+            }
+
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument(
+                "--config_version", type=int, default=CONFIG_VERSION, help="Format of this file; leave it as it is."
+            )
+            parser.add_lightning_class_args(Checkpoints, "checkpoints")
+
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            super().parse_arguments(parser, args)
+            config = self.config.as_dict()
+            check_all_seeds(config[config["subcommand"]] if run else config)
+
+        def before_instantiate_classes(self) -> None:
+            if not run:
+                return
+            config = self.config[self.subcommand]
+            check_all_finite(config.as_dict())
+            if config.trainer.enable_checkpointing is False:
+                config.trainer.enable_checkpointing, config.checkpoints.keep = None, 0
+            parser, auto = self._parser(self.subcommand), config.checkpoints.resume == "auto"
+            whole = json.loads(parser.dump(config, format="json", skip_none=False))
+            root = checkpoint = None
+            if config.trainer.logger in (None, True):
+                root = Path(config.trainer.default_root_dir or "runs")
+            if root and is_rank_zero() and self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
+                try_folder(root, "trainer.default_root_dir")
+                checkpoint = find_run(root, whole) if self.subcommand == "fit" and auto else None
+            self.asked = Asked(
+                root=root,
+                config=whole,
+                text=parser.dump(config, skip_none=False),
+                resume=auto,
+                checkpoint=checkpoint,
+            )
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            ours = run and self.asked.root is not None
+            try:
+                trainer = super().instantiate_trainer(**({"logger": False} if ours else {}), **kwargs)
+            except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
+                raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
+            if run and trainer.world_size == 1 and not is_rank_zero():
+                raise UserError(
+                    "several processes were started, but trainer.devices times trainer.num_nodes is 1; add "
+                    "configs/ddp.yaml or configs/fsdp.yaml, or start one process"
+                )
+            config = self.config[self.subcommand] if run else self.config
+            sizes = getattr(config.trainer.strategy, "init_args", {})
+            sharded, split = sizes.get("data_parallel_size"), sizes.get("tensor_parallel_size")
+            if sharded is not None and (sharded, split) != (trainer.world_size, 1):
+                raise UserError(
+                    f"trainer.strategy has data_parallel_size {sharded} and tensor_parallel_size {split}; set them to "
+                    f"{trainer.world_size}, which is trainer.devices times trainer.num_nodes, and 1"
+                )
+            if run and not config.trainer.fast_dev_run:
+                trainer.callbacks.insert(0, RunFolder(self.asked))  # type: ignore[attr-defined]
+                if ours and self.subcommand == "fit":
+                    trainer.loggers = [MetricsLog(), EventLog()]
+            return trainer
+
+    return Cli(
+        PolicyModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=1,
+        trainer_defaults={"callbacks": callbacks},
+        auto_configure_optimizers=False,
+        save_config_callback=None,  # ours is in RunFolder
+        parser_kwargs={
+            "exit_on_error": False,
+            **({verb: {"exit_on_error": False} for verb in TRAINER_VERBS} if run else {}),
+        },
+        args=words,
+        run=run,
+    )
+
+
+def _no_chatter(record: Any) -> bool:
+    """Keep what a run says of its data, drop Lightning's greetings; named, so that adding it again adds nothing."""
+    return not str(record.getMessage()).startswith(("GPU available", "TPU available", "💡 Tip"))
+
+
+def _configs(words: list[str]) -> Iterator[str]:
+    for at, word in enumerate(words):
+        if word in ("--config", "-c") and at + 1 < len(words):
+            yield words[at + 1]
+        elif word.startswith("--config="):
+            yield word.removeprefix("--config=")
+
+
+def find_own_classes(words: list[str]) -> None:
+    """Let a `class_path` name a module in the working directory or beside a configuration, behind what is installed."""
+    for folder in (Path.cwd(), *(user_path(path).parent.resolve() for path in _configs(words))):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def check_configs(words: list[str]) -> None:
+    """Refuse what the parser would only report at length: files that cannot be read, and those of a later version."""
+    for path in _configs(words):
+        try:
+            check_file(path)
+        except Unreadable as reason:
+            raise UserError(f"--config is {path!r}, which cannot be read ({reason}); name a YAML file") from reason
+        try:
+            content = read_yaml(path)
+        except Unreadable as reason:
+            raise UserError(f"--config is {path!r}, which is not YAML in UTF-8 ({reason}); mend the file") from reason
+        if not isinstance(content, dict):
+            raise UserError(f"--config is {path!r}, which holds no fields; write `field: value` lines")
+        version = content.get("config_version", CONFIG_VERSION)
+        if not isinstance(version, int) or not 1 <= version <= CONFIG_VERSION:
+            raise UserError(
+                f"config_version in {path} is {version!r}, but this lsemrl ({__version__}) reads up to "
+                f"{CONFIG_VERSION}; upgrade lsemrl, or rewrite the file"
+            )

@@ -1,0 +1,1 @@
+"""What a verb does that no room below does alone."""

@@ -1,0 +1,1 @@
+"""Two outputs for one source, and which of them is better."""

@@ -1,0 +1,1 @@
+"""Scores of outputs, of a corpus and of a row."""

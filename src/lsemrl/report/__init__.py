@@ -1,0 +1,1 @@
+"""What was measured, as records, tables, plots and pages."""

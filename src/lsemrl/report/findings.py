@@ -1,0 +1,258 @@
+"""What a report's numbers say: gain and loss, arms compared at the same score, the reward held against the oracle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+
+from lsemrl.report.records import Arm, Contrast, Report
+
+MISSING = "\N{EN DASH}"
+SCORE_NAMES = {
+    "meaning_f1": "meaning F1",
+    "chrf_sentence": "chrF of sentences",
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "bleu": "BLEU",
+    "language_rate": "language",
+}
+"""What gain is measured in, as sentences, columns and axes name it."""
+_FEW = 4
+"""Right answers of the base below which other rows of its kind might well have shown none: e^-3 is .05."""
+_NAMED = 4
+"""Arms that a headline has room for."""
+
+
+def number(value: float | None, digits: int = 1, sign: str = "") -> str:
+    """`value` for people: a dash where it is missing, said so where it is not finite, zero without a sign."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return "not finite"
+    text = f"{value:{sign}.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("+-")
+
+
+def path(arm: Arm, metric: str) -> list[tuple[float, float, float]]:
+    """(step, score, QA exact match) through training, as fractions; the final evaluation stands for the last step.
+
+    Points where either was not measured or is not finite are left out.
+    """
+    final = {"step": arm.steps, **arm.target, **arm.general}
+    measured = [*(point for point in arm.trajectory if point["step"] != arm.steps), final]
+    rows = [(point["step"], point.get(metric, math.nan), point.get("em", math.nan)) for point in measured]
+    return [row for row in rows if all(map(math.isfinite, row))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedTax:
+    """What two arms had lost when they scored the same.
+
+    Attributes:
+        score: The score compared at.
+        loss_a: Base's QA exact match minus the first arm's there, a fraction.
+        loss_b: The second arm's.
+        step_a: When the first arm got there.
+        step_b: When the second did.
+    """
+
+    score: float
+    loss_a: float
+    loss_b: float
+    step_a: float
+    step_b: float
+
+
+def tax_at_matched_score(a: Arm, b: Arm, *, base: Arm, metric: str = "meaning_f1") -> MatchedTax | None:
+    """Compare the losses of `a` and `b` at the same target score: the lower of their two best.
+
+    Step and exact match are interpolated linearly where a trajectory first climbs to that score, since a practitioner
+    stops there.
+
+    Returns:
+        None where an arm never climbs to the score because it was always above it, or where nothing was measured.
+    """
+    paths = path(a, metric), path(b, metric)
+    before = base.general.get("em", math.nan)
+    if not all(paths) or not math.isfinite(before):
+        return None
+    score = min(max(at for _, at, _ in each) for each in paths)
+    reached = [climb(each, score) for each in paths]
+    if reached[0] is None or reached[1] is None:
+        return None
+    (step_a, em_a), (step_b, em_b) = reached[0], reached[1]
+    return MatchedTax(score=score, loss_a=before - em_a, loss_b=before - em_b, step_a=step_a, step_b=step_b)
+
+
+def climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, float] | None:
+    """(step, exact match) where `rows` first reach `score` from below."""
+    for (step, low, em), (next_step, high, next_em) in zip(rows, [*rows[1:], rows[-1]], strict=True):
+        if low == score:
+            return step, em
+        if low < score <= high:
+            share = (score - low) / (high - low)
+            return step + share * (next_step - step), em + share * (next_em - em)
+    return None
+
+
+def unmeasured(report: Report) -> str:
+    """Why no loss of Chinese QA says anything: the base has none of it to lose, or next to none; "" where it has."""
+    share = report.base.general.get("em", math.nan)
+    rows = max((len(arm.nll_drifts) // max(1, len(arm.seeds)) for arm in report.trained), default=0)
+    if share != 0 and not (rows and share * rows < _FEW - 1e-6):
+        return ""
+    answered = "none" if share == 0 else f"only {number(share * rows, 0)} of {rows}"
+    return f"what was lost of Chinese QA cannot be measured: the base answers {answered}"
+
+
+def matched(report: Report) -> Iterator[tuple[Arm, Arm, MatchedTax | None]]:
+    """RL beside each arm that it is an alternative to, where arms were followed through training."""
+    if unmeasured(report) or not any(arm.trajectory for arm in report.arms):
+        return
+    for rl in report.trained:
+        for other in report.trained:
+            if rl.name == "rl" and other.name not in ("rl", "cold_start"):
+                yield rl, other, tax_at_matched_score(rl, other, base=report.base, metric=report.score)
+
+
+def finding(report: Report) -> str:
+    """What the run shows, in one sentence made of its numbers."""
+    cold = [arm for arm in report.trained if arm.name == "cold_start"]
+    start = cold[0] if cold and len(report.trained) > 1 else report.base
+    metric, clauses, more, none = report.score, list[str](), 0, unmeasured(report)
+    for arm in report.trained:
+        gain = 100 * (arm.target.get(metric, math.nan) - start.target.get(metric, math.nan))
+        loss = 100 * (report.base.general.get("em", math.nan) - arm.general.get("em", math.nan))
+        if arm is start or not (math.isfinite(gain) and math.isfinite(loss)):
+            continue
+        if len(clauses) == _NAMED:
+            more += 1
+            continue
+        gained = f"{'lost' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
+        lost = "" if none else f" and {'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}"
+        if clauses:
+            clauses.append(f"{arm.label} {gained}{lost}")
+        else:
+            over = f"{'over' if 'gained' in gained else 'from'} the {'base' if start is report.base else 'cold start'}"
+            of = f"points of {SCORE_NAMES[metric]} {over}"
+            clauses.append(f"{arm.label} {gained} {of}{lost and f'{lost} points of Chinese QA against the base'}")
+    if more:
+        clauses.append(f"{more} more arm{'s' * (more > 1)} below")
+    if clauses and none:
+        clauses.append(none)
+    return "; ".join(clauses) or f"No arm has both a {SCORE_NAMES[metric]} and a Chinese QA score to compare"
+
+
+def comparisons(report: Report) -> list[str]:
+    """RL against the cold start and each alternative, a sentence each; at the same score where that is known."""
+    name, lines = SCORE_NAMES[report.score], [*_contrasted(report), *_same(report)]
+    for rl, other, same in matched(report):
+        if same is None:
+            lines.append(
+                f"{rl.label} and {other.label} cannot be compared at the same {name}: one was always above the other, "
+                "or they were not both measured."
+            )
+            continue
+        losses = [number(100 * loss) for loss in (same.loss_a, same.loss_b)]
+        lines.append(
+            f"At the same {name} of {100 * same.score:.1f}, {rl.label} has lost {losses[0]} points of "
+            f"Chinese QA and {other.label} {losses[1]} (at steps {same.step_a:.0f} and {same.step_b:.0f})."
+        )
+    return lines
+
+
+def _same(report: Report) -> Iterator[str]:
+    """What two ways of training had lost at the same score."""
+    labels = {arm.name: arm.label for arm in report.arms}
+    for each in [] if unmeasured(report) else report.same_scores[:_NAMED]:
+        score, lost, against = map(fmean, (each.scores, each.losses, each.losses_against))
+        bounds = (
+            f" [{number(100 * each.low, 1, '+')}, {number(100 * each.high, 1, '+')}]" if len(each.scores) > 1 else ""
+        )
+        yield (
+            f"At the same {SCORE_NAMES[report.score]} of {100 * score:.1f}, {labels[each.of]} has lost "
+            f"{number(100 * lost)} points of Chinese QA and the way to {labels[each.against]} {number(100 * against)}: "
+            f"{number(100 * (against - lost), 1, '+')}{bounds}."
+        )
+
+
+def _contrasted(report: Report) -> list[str]:
+    """What the intervals say of each arm against the last that it is held against: RL against the cold start."""
+    lines, arms = list[str](), {arm.name: arm for arm in report.arms}
+    pairs = {each.of: each.against for each in report.contrasts if each.against != "base"}
+    for of, against in list(pairs.items())[:_NAMED]:
+        gain = report.contrast(of, against, f"target.{report.score}")
+        loss = report.contrast(of, against, "tax.em")
+        if gain and loss and math.isfinite(gain.value) and math.isfinite(loss.value):
+            better = _moved(gain, "higher", "lower")
+            worse = _moved(loss, "more", "less")
+            lost = "" if unmeasured(report) else f"; of Chinese QA it lost {worse}"
+            name = SCORE_NAMES[report.score]
+            lines.append(f"{arms[of].label} against {arms[against].label}: {name} is {better}{lost}.")
+    return lines
+
+
+def _moved(contrast: Contrast, up: str, down: str) -> str:
+    """The size of `contrast` in points, its direction and interval; whether it may be chance."""
+    if not all(map(math.isfinite, (contrast.value, contrast.low, contrast.high))):
+        return f"{number(100 * contrast.value, 1, '+')} points, of which nobody can tell whether it is chance"
+    low, high = sorted((abs(contrast.low), abs(contrast.high)))
+    if contrast.low <= 0 <= contrast.high:
+        shown = f"[{number(100 * contrast.low, 1, '+')}, {number(100 * contrast.high, 1, '+')}]"
+        return f"{number(100 * contrast.value, 1, '+')} points {shown}, which may be chance"
+    direction = up if contrast.value > 0 else down
+    return f"{100 * abs(contrast.value):.1f} points {direction} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def hacking(arm: Arm) -> str:
+    """How reward and oracle moved between the first and the last tenth of an arm's rollouts; "" without both."""
+    pairs = [(point.get("similarity", math.nan), point.get("meaning_f1", math.nan)) for point in arm.curve]
+    pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    if not pairs:
+        return ""
+    tenth = -(-len(pairs) // 10)
+    reward, oracle = (sum(values) / tenth for values in zip(*pairs[:tenth], strict=True))
+    reward_end, oracle_end = (sum(values) / tenth for values in zip(*pairs[-tenth:], strict=True))
+    change = number(reward_end - oracle_end - reward + oracle, 2, "+")
+    return (
+        f"From the first tenth of the run to the last, the similarity reward went from {number(reward, 2)} to "
+        f"{number(reward_end, 2)} and the oracle's meaning F1 from {number(oracle, 2)} to {number(oracle_end, 2)}: "
+        f"the gap moved by {change}."
+    )
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader must know to take the tables for what they are."""
+    lines = [
+        "Bold is the best of the trained arms where they differ; with a sign, the difference from the base. Scores are "
+        "in points of 100 except similarity, a cosine; NLL and KL in nats per token; length in characters. Wholly "
+        "right: every slot and nothing else; language: outputs in the right one; ended: outputs that stopped by "
+        "themselves.",
+        f"{MISSING} means not measured; not finite, that the measurement gave NaN or infinity.",
+    ]
+    if report.contrasts:
+        lines += [
+            "± is the standard deviation over seeds. Brackets hold the 95% interval of the difference from the base, "
+            "by paired bootstrap over rows and Student's t over seeds: wide with three seeds, and with a single one "
+            "silent about others. Corpus chrF and BLEU have none, as they are no means over rows.",
+            "KL is KL(arm \N{DOUBLE VERTICAL LINE} base), reverse KL(base \N{DOUBLE VERTICAL LINE} arm); own outputs "
+            "are what the arm itself draws on the new task. Similarity reward is the cosine as the reward counts it; "
+            "the hacking gap is that minus the oracle's meaning F1.",
+        ]
+    if report.paths:
+        lines.append(
+            "A way of training is its arms in order of strength, joined from the base on. Two ways are compared, seed "
+            "by seed, at the lower of their two best scores, where each first climbs to it on a straight line between "
+            "its arms. The interval is Student's t over seeds."
+        )
+    questions = max((len(arm.nll_drifts) // max(1, len(arm.seeds)) for arm in report.arms), default=0)
+    em = report.base.general.get("em", math.nan)
+    if questions and math.isfinite(em) and not report.contrasts:
+        margin = 196 * math.sqrt(em * (1 - em) / questions)
+        lines.append(
+            f"Chinese QA has {questions} questions: an exact match near the base's is known to ±{margin:.1f} points "
+            "(95%, binomial); arms closer than that may differ by chance."
+        )
+    return lines

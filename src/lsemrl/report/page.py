@@ -1,0 +1,162 @@
+"""The pages of a report: Markdown, and HTML that needs no other file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lsemrl.foreign import code, fenced, visible
+from lsemrl.foreign import markdown as plain
+from lsemrl.report.columns import (
+    LEARNED,
+    LOSSES,
+    MOVED,
+    SUMMARY,
+    Cell,
+    Column,
+    differences,
+    grid,
+    harness,
+    same_scores,
+    speaking,
+)
+from lsemrl.report.findings import MISSING, comparisons, finding, hacking, notes, number, unmeasured
+from lsemrl.report.plots import colours, smoothing
+from lsemrl.report.published import Line, beside
+from lsemrl.report.records import Arm, Report, Sample
+
+_ABRIDGED = 90
+_TABLES = (
+    ("What each arm learned", LEARNED),
+    ("What each arm lost", LOSSES),
+    ("How far each arm moved", MOVED),
+)
+_DIFFERENCES = "Arms against each other"
+_HARNESS = "General ability by lm-evaluation-harness"
+_SAME = "What was lost at the same score"
+Table = tuple[str, list[Column], Sequence[tuple[Arm | Line, list[Cell]]]]
+
+
+def _sources(report: Report) -> list[tuple[Sample, list[Sample | None]]]:
+    """Each source once with its reference, beside what every arm said."""
+    said = [{(sample.source, sample.reference): sample for sample in arm.samples} for arm in report.arms]
+    return [
+        (next(by[key] for by in said if key in by), [by.get(key) for by in said])
+        for key in dict.fromkeys(key for by in said for key in by)
+    ]
+
+
+def _tables(report: Report) -> list[Table]:
+    tables: list[Table] = [
+        (title, *grid(report, columns)) for title, columns in (("The arms", speaking(report, SUMMARY)), *_TABLES)
+    ]
+    if any(arm.harness for arm in report.arms):
+        tables.append((_HARNESS, *harness(report)))
+    if report.same_scores and not unmeasured(report):
+        tables.append((_SAME, *same_scores(report)))
+    return [*tables, (_DIFFERENCES, *differences(report))] if report.contrasts else tables
+
+
+def language(text: str) -> str:
+    """The language tag that makes a browser choose the right font: by the script of most letters."""
+    tibetan, han = len(re.findall(r"[\u0f40-\u0fbc]", text)), len(re.findall(r"[\u4e00-\u9fff]", text))
+    return "und" if not tibetan + han else "bo" if tibetan >= han else "zh"
+
+
+def _shown(value: Any) -> Any:
+    """What a template writes; markup is its own."""
+    return visible(value) if type(value) is str else value
+
+
+def _shorter(text: str) -> str:
+    return text if len(text) <= _ABRIDGED else text[:_ABRIDGED] + "…"
+
+
+def _said(sample: Sample | None) -> str:
+    """An output and its rewards in Markdown."""
+    return f"{plain(sample.output) or '(empty)'} ({plain(', '.join(_rewards(sample)))})" if sample else MISSING
+
+
+def _rewards(sample: Sample) -> list[str]:
+    return [f"{name} {number(value, 2)}" for name, value in sample.rewards.items()]
+
+
+def html(report: Report, images: dict[str, str]) -> str:
+    """One page that needs no other file: `images` are data URIs by the name of the plot."""
+    environment = jinja2.Environment(
+        autoescape=True, finalize=_shown, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"language": language, "shorter": _shorter, "rewards": _rewards}
+    template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        report=report,
+        finding=finding(report),
+        comparisons=comparisons(report),
+        tables=_tables(report),
+        published=beside(report),
+        published_words=_beside_words(report),
+        curves=[(arm, hacking(arm), smoothing(len(arm.curve))) for arm in report.trained if arm.curve],
+        sources=_sources(report),
+        notes=notes(report),
+        images=images,
+        colours=colours(report),
+        missing=MISSING,
+        abridged=_ABRIDGED,
+    )
+
+
+def markdown(report: Report, figures: list[str]) -> str:
+    """The same report for a terminal or a repository, the plots as files beside it."""
+    lines = [f"# {plain(finding(report))}.", ""]
+    lines += [f"{plain(sentence)}\n" for sentence in comparisons(report)]
+    lines += [plain(f"{report.task}, {report.seeds}, {report.created}, lsemrl {report.lsemrl}"), ""]
+    for title, columns, rows in _tables(report):
+        lines += [f"## {title}", "", *_markdown_table(columns, rows), ""]
+    lines += [f"- {plain(note)}" for note in notes(report)]
+    if tables := beside(report):
+        lines += ["", "## Beside the paper", "", plain(_beside_words(report)), ""]
+    for title, columns, beside_rows in tables:
+        named = [replace(column, head=f"{column.group}, {column.head}") for column in columns]
+        lines += [f"### {title}", "", *_markdown_table(named, beside_rows), ""]
+    lines += ["", *(f"{plain(f'{arm.label}: {words}')}\n" for arm in report.trained if (words := hacking(arm)))]
+    lines += [f"![{name.replace('_', ' ')}]({name}.png)\n" for name in figures]
+    if sources := _sources(report):
+        heads = ["source", "reference", *(plain(arm.label) for arm in report.arms)]
+        lines += ["## Outputs side by side", "", *_row(heads), "|" + " --- |" * len(heads)]
+        for first, samples in sources:
+            lines += _row([plain(_shorter(first.source)), plain(first.reference), *map(_said, samples)])
+    lines += ["", "## How to get these numbers again", "", fenced(str(report.command)), ""]
+    lines += [f"- {plain(arm.label)}: {plain(arm.trained_by)}" for arm in report.arms]
+    lines += [f"- {plain(metric)}: {code(str(signature))}" for metric, signature in report.signatures.items()]
+    rest = report.setup | report.machine | report.versions
+    lines += [f"- {plain(key)}: {plain(str(value))}" for key, value in rest.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _beside_words(report: Report) -> str:
+    """What the figures beside each other are of."""
+    return (
+        f"Published: arXiv 2605.14366, Qwen3-4B on real Tibetan. Ours: {report.setup.get('base model', 'see below')}, "
+        f"{report.task}. Models and data differ, so directions can be compared and figures cannot."
+    )
+
+
+def _markdown_table(columns: list[Column], rows: Sequence[tuple[Arm | Line, list[Cell]]]) -> Iterator[str]:
+    def show(cell: Cell) -> str:
+        text = " ".join(filter(None, (f"**{cell.text}**" if cell.best else cell.text, cell.spread)))
+        aside = " ".join(filter(None, (cell.delta, cell.interval)))
+        return f"{text} ({aside})" if aside else text
+
+    yield from _row(["arm", *(plain(column.head) for column in columns)])
+    yield "| --- |" + " ---: |" * len(columns)
+    for arm, cells in rows:
+        yield from _row([plain(arm.label), *map(show, cells)])
+
+
+def _row(cells: list[str]) -> list[str]:
+    return [f"| {' | '.join(cells)} |"]

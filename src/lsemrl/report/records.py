@@ -1,0 +1,343 @@
+"""The report of an experiment: what every arm learned, what it lost, and what can be said from that.
+
+Here are the records and their JSON; `findings` says what follows from them, `page`, `plots` and `write` show it.
+Units of every record: scores are fractions, at most 1; NLL and KL are nats per token; lengths are characters; times
+are seconds. A value that was not measured is absent, never 0; one that came out NaN or infinite is kept and shown as
+such.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lsemrl.errors import UserError
+from lsemrl.files import write_text
+from lsemrl.kinds import check_kinds
+from lsemrl.reading import read_json
+
+VERSION = 1
+"""Of the JSON; raised when a field changes its meaning."""
+TARGET = (
+    "meaning_f1",
+    "meaning_exact",
+    "chrf",
+    "chrf_sentence",
+    "bleu",
+    "rouge_l",
+    "similarity",
+    "similarity_reward",
+    "hacking_gap",
+    "language_rate",
+    "ended_rate",
+)
+SCORES = ("meaning_f1", "chrf_sentence", "chrf", "rouge_l", "bleu", "language_rate")
+GENERAL = ("em", "f1", "average", "answer_length", "nll")
+KL = ("target", "general", "text", "own")
+UNBOUNDED = ("answer_length", "nll")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One output of one arm.
+
+    Attributes:
+        source: What was asked.
+        reference: The accepted output.
+        output: What the arm said.
+        rewards: Each reward part by name, unweighted.
+    """
+
+    source: str
+    reference: str
+    output: str
+    rewards: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """What one arm scored more than another on the same rows, with a 95% interval (see `bootstrap`).
+
+    Attributes:
+        of: An arm's name.
+        against: Another's.
+        metric: A field of `Arm` and a key in it, such as "target.meaning_f1"; or "tax.em", exact match lost, and
+            "tax.nll", mean NLL drift, both counted against the base.
+        value: The mean difference.
+        low: Lower bound.
+        high: Upper bound.
+    """
+
+    of: str
+    against: str
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessScore:
+    """One score of one task of lm-evaluation-harness, in the harness's own unit; means over seeds.
+
+    Attributes:
+        before: Of the base.
+        after: Of the arm.
+        low: Lower bound of after minus before, 95%: by Student's t over seeds; of a single seed, by the standard error
+            over its questions. NaN where neither is known.
+        high: Upper bound.
+    """
+
+    before: float
+    after: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SameScore:
+    """What two ways of training had lost when they scored the same, seed by seed.
+
+    Attributes:
+        of: The last arm of one path (see `Report.paths`).
+        against: That of the other.
+        scores: Where each seed's two paths are compared: the lower of their two best.
+        losses: Base's QA exact match minus the first path's there, a fraction.
+        losses_against: The other's.
+        low: Lower bound of what the other lost more, 95% by Student's t over seeds; NaN of a single seed.
+        high: Upper bound.
+    """
+
+    of: str
+    against: str
+    scores: tuple[float, ...]
+    losses: tuple[float, ...]
+    losses_against: tuple[float, ...]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way of training, measured; where it was trained from several seeds, every number is the mean over them.
+
+    Attributes:
+        name: "base", "cold_start", "rl", "sft", "sft_replay" or another identifier; names files and colours.
+        label: The name for people.
+        trained_by: How it was trained, in one sentence.
+        seconds: Training time.
+        steps: Optimizer steps, the clock of `trajectory` too.
+        target: Scores on the new task, keys among `TARGET`.
+        general: Scores on Chinese reading comprehension, keys among `GENERAL`.
+        nll_drifts: Per question and seed, NLL of the gold answer minus the base's; empty for the base.
+        kl: KL(arm || original base) on the new task ("target"), on reading comprehension ("general"), on Chinese
+            text ("text") and along the arm's own outputs on the new task ("own").
+        kl_from_base: KL(original base || arm), likewise.
+        kl_rows: Per question and seed, KL(arm || original base) along the gold answer.
+        weight_change: ||trained - base|| / ||base|| over the weights that were trained.
+        harness: "task, metric" -> what lm-evaluation-harness found (see `harness`).
+        judge_win: Share of rows that a judge gave it, RL against strong SFT; None for other arms.
+        adapters: Fingerprints of what was measured, where it was adapters.
+        seeds: It was trained from; empty where only one run is known, and for the base.
+        by_seed: In the order of `seeds`, the values behind a number: keys as in `Contrast.metric`.
+        samples: Outputs on the same sources for every arm.
+        curve: Per rollout step, any of rollout_step, reward, similarity (the rescaled reward part), language,
+            meaning_f1 (the oracle's, of the same rollouts), kl and length; empty without RL.
+        trajectory: Measured during training on the examples of the final evaluation, from before the first step on:
+            step, meaning_f1 (or chrf without an oracle), meaning_exact, em.
+
+    Raises:
+        ValueError: A name is not an identifier, a key is unknown, or a score is above 1.
+    """
+
+    name: str
+    label: str
+    trained_by: str
+    seconds: float
+    steps: int
+    target: dict[str, float]
+    general: dict[str, float]
+    nll_drifts: tuple[float, ...] = ()
+    kl: dict[str, float]
+    kl_from_base: dict[str, float] = field(default_factory=dict)
+    kl_rows: tuple[float, ...] = ()
+    weight_change: float | None = None
+    harness: dict[str, HarnessScore] = field(default_factory=dict)
+    judge_win: float | None = None
+    adapters: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    by_seed: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    curve: tuple[dict[str, float], ...] = ()
+    trajectory: tuple[dict[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"an arm's name must be an identifier, got {self.name!r}")
+        for name, keys in (("target", TARGET), ("general", GENERAL), ("kl", KL), ("kl_from_base", KL)):
+            for key, value in getattr(self, name).items():
+                if key not in keys:
+                    raise ValueError(f"{name} of arm {self.name!r} has no metric {key!r}, only {', '.join(keys)}")
+                if name in ("target", "general") and key not in UNBOUNDED and 1 + 1e-6 < value < math.inf:
+                    raise ValueError(f"{name}.{key} of arm {self.name!r} is a fraction, at most 1, got {value}")
+
+    def spread(self, metric: str) -> float | None:
+        """Standard deviation over the seeds; None for a single one."""
+        values = self.by_seed.get(metric, ())
+        return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """An experiment: its arms, and all that is needed to run it again.
+
+    Attributes:
+        version: Of this schema.
+        lsemrl: The package's version.
+        created: ISO 8601.
+        task: For example "translation zh→bo".
+        seed: Of the whole run; None where every arm has seeds of its own.
+        command: What was typed.
+        machine: Processor, cores, memory and the like.
+        versions: Library -> version.
+        signatures: Metric -> how it was computed.
+        seconds: Of the whole run.
+        arms: In the order to show; exactly one is named "base".
+        contrasts: Differences between arms with their intervals; empty where single rows are not known.
+        paper: Which of the paper's tables the arms stand beside: "translation", "headline", or "" for none.
+        setup: What was measured: model, rows and the like.
+        paths: Names of arms that are one way of training at rising strength, from the base on.
+        same_scores: The first path beside each of the others.
+
+    Raises:
+        ValueError: Two arms share a name, or none is the base.
+    """
+
+    version: int = VERSION
+    lsemrl: str
+    created: str
+    task: str
+    seed: int | None
+    command: str
+    machine: dict[str, str | int | float]
+    versions: dict[str, str]
+    signatures: dict[str, str]
+    seconds: float
+    arms: tuple[Arm, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    paper: str = ""
+    setup: dict[str, str] = field(default_factory=dict)
+    paths: tuple[tuple[str, ...], ...] = ()
+    same_scores: tuple[SameScore, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) < len(names) or "base" not in names:
+            raise ValueError(f"the arms of a report need distinct names, one of them 'base', got {names}")
+
+    @property
+    def base(self) -> Arm:
+        """The policy before any training."""
+        return next(arm for arm in self.arms if arm.name == "base")
+
+    @property
+    def trained(self) -> tuple[Arm, ...]:
+        """Every other arm."""
+        return tuple(arm for arm in self.arms if arm.name != "base")
+
+    @property
+    def score(self) -> str:
+        """What gain is measured in: the first of `SCORES` that all arms have; of sentences only with intervals."""
+        names = [name for name in SCORES if self.contrasts or name != "chrf_sentence"]
+        return next((name for name in names if all(name in arm.target for arm in self.arms)), "chrf")
+
+    @property
+    def seeds(self) -> str:
+        """The seeds in words."""
+        seeds = sorted({seed for arm in self.arms for seed in arm.seeds}) if self.seed is None else [self.seed]
+        return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'unknown'}"
+
+    def contrast(self, of: str, against: str, metric: str) -> Contrast | None:
+        """The contrast of two arms by their names; None if there is none."""
+        key = (of, against, metric)
+        return next((each for each in self.contrasts if (each.of, each.against, each.metric) == key), None)
+
+    def to_json(self, path: Path) -> None:
+        """Write as JSON."""
+        write_text(path, json_text(asdict(self)))
+
+    @classmethod
+    def from_json(cls, path: Path) -> Report:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: There is no such file, it holds something else, or its version is a later one.
+        """
+        try:
+            data = read_json(path)
+            if int(data["version"]) <= VERSION:
+                report = cls(
+                    **data
+                    | {
+                        "seconds": float(data["seconds"]),
+                        "arms": tuple(map(_arm, data["arms"])),
+                        "contrasts": tuple(map(_contrast, data.get("contrasts", ()))),
+                        "paths": tuple(map(tuple, data.get("paths", ()))),
+                        "same_scores": tuple(map(_same_score, data.get("same_scores", ()))),
+                    }
+                )
+                check_kinds(report)
+                return report
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            raise UserError(f"{path} cannot be read ({error}): give the report.json of a finished run") from error
+        raise UserError(f"{path} is of version {data['version']}, this lsemrl reads up to {VERSION}: update lsemrl")
+
+
+def json_text(value: Any) -> str:
+    """`value` as JSON; NaN and infinities, which JSON has no numbers for, become strings."""
+    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _contrast(data: dict[str, Any]) -> Contrast:
+    return Contrast(**data | {name: float(data[name]) for name in ("value", "low", "high")})
+
+
+def _same_score(data: dict[str, Any]) -> SameScore:
+    by_seed = {name: tuple(map(float, data[name])) for name in ("scores", "losses", "losses_against")}
+    return SameScore(**data | by_seed | {name: float(data[name]) for name in ("low", "high")})
+
+
+def _arm(data: dict[str, Any]) -> Arm:
+    def floats(values: Mapping[str, Any]) -> dict[str, float]:
+        return {key: float(value) for key, value in values.items()}
+
+    return Arm(
+        **data
+        | {key: floats(data[key]) for key in ("target", "general", "kl")}
+        | {"kl_from_base": floats(data.get("kl_from_base", {}))}
+        | {key: tuple(map(floats, data[key])) for key in ("curve", "trajectory")}
+        | {
+            "seconds": float(data["seconds"]),
+            "nll_drifts": tuple(map(float, data["nll_drifts"])),
+            "harness": {key: HarnessScore(**floats(each)) for key, each in data.get("harness", {}).items()},
+            "kl_rows": tuple(map(float, data.get("kl_rows", ()))),
+            "weight_change": None if data.get("weight_change") is None else float(data["weight_change"]),
+            "adapters": tuple(data.get("adapters", ())),
+            "seeds": tuple(data.get("seeds", ())),
+            "by_seed": {key: tuple(map(float, each)) for key, each in data.get("by_seed", {}).items()},
+            "samples": tuple(Sample(**sample | {"rewards": floats(sample["rewards"])}) for sample in data["samples"]),
+        }
+    )

@@ -1,0 +1,343 @@
+"""From measurements of arms and seeds to a report: means, spreads, and differences with their intervals.
+
+A verb of its own beside `lsemrl report`: that one renders a finished report again, this one makes it, from arms that
+may have been trained anywhere as long as they were measured on the same rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t
+
+from lsemrl import __version__
+from lsemrl.errors import UserError
+from lsemrl.evaluation.measurement import BASE, Measured
+from lsemrl.report.bootstrap import paired_bootstrap
+from lsemrl.report.findings import climb
+from lsemrl.report.folders import Found, General
+from lsemrl.report.records import GENERAL, SCORES, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
+
+Array = NDArray[np.float64]
+
+
+_FIRST = (BASE, "cold_start", "rl", "sft", "sft_replay")
+_SAMPLES = 8
+AGAINST = ("cold_start", "rl")
+_CLAIMED = (*(f"target.{name}" for name in SCORES), "target.similarity", "tax.em", "tax.nll")
+"""What they are compared in: seeds that both have are paired."""
+
+
+def tax_report(
+    found: Sequence[Found],
+    command: str,
+    against: Sequence[str] = AGAINST,
+    judged: Mapping[str, float] | None = None,
+    paths: Sequence[Sequence[str]] = (),
+    general: Sequence[General] = (),
+) -> Report:
+    """Set measured arms side by side.
+
+    Args:
+        found: Measurements and where they are from; one arm is the base.
+        command: What was typed.
+        against: Arms, beside the base, that the others are held against, where they are there.
+        judged: See `find_judgement`.
+        paths: Each the arms that are one way of training at rising strength; what the first had lost is compared with
+            what each of the others had when they scored the same.
+        general: Scores of lm-evaluation-harness, each of an adapter that was measured too.
+
+    Raises:
+        UserError: There is no base, a path names an arm that was not measured, a general.json is of another adapter, or
+            the measurements cannot be compared with each other.
+    """
+    _check(found)
+    groups: dict[str, list[Measured]] = {}
+    for _, measured in sorted(found, key=lambda pair: pair[1].seed):
+        groups.setdefault(measured.arm, []).append(measured)
+    order = [*(name for name in _FIRST if name in groups), *(name for name in groups if name not in _FIRST)]
+    base = groups[BASE][0]
+    for name in (name for arms in paths for name in arms):
+        if name not in groups or name == BASE:
+            raise UserError(f"--path names {name!r}; choose among the trained arms: {', '.join(order[1:])}")
+    asked = _by_arm(general, found)
+    report = Report(
+        lsemrl=__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        task=f"headlines, {base.task}" if _paper(base) == "headline" else f"translation {base.task.replace('-', '→')}",
+        seed=None,
+        command=command,
+        machine=base.machine,
+        versions=base.versions,
+        signatures=base.signatures,
+        seconds=sum(measured.seconds for _, measured in found),
+        arms=tuple(_arm(groups[name], groups[BASE], (judged or {}).get(name), asked.get(name, ())) for name in order),
+        contrasts=tuple(_contrasts({name: groups[name] for name in order}, against)),
+        paper=_paper(base),
+        setup=_setup(base),
+        paths=tuple(map(tuple, paths)),
+    )
+    if paths and report.score not in report.base.target:
+        raise UserError(
+            "--path compares ways of training where they scored the same, and the measurements have no score to "
+            "compare by; measure again with chrf in metrics.names, or leave --path out"
+        )
+    return dataclasses.replace(report, same_scores=tuple(_same_scores(groups, report.paths, f"target.{report.score}")))
+
+
+def _same_scores(
+    groups: Mapping[str, Sequence[Measured]], paths: Sequence[tuple[str, ...]], metric: str
+) -> Iterator[SameScore]:
+    """The first path beside each of the others, wherever both can be compared on some seed."""
+    if not paths:
+        return
+    base = _mean_rows(groups[BASE])
+    before = float(base["general.em"].mean())
+    start = fmean(_values(each, base)[metric] for each in groups[BASE])
+    by_seed = {name: {each.seed: _values(each, base) for each in seeds} for name, seeds in groups.items()}
+
+    def points(path: tuple[str, ...], seed: int) -> list[tuple[float, float, float]]:
+        """(place on the path, score, exact match)"""
+        measured = [(start, before)]
+        measured += [(values[metric], values["general.em"]) for values in (by_seed[arm][seed] for arm in path)]
+        return [(at, *each) for at, each in enumerate(measured)]
+
+    for path in paths[1:]:
+        found: list[tuple[float, float, float]] = []
+        for seed in sorted(set.intersection(*(set(by_seed[arm]) for arm in (*paths[0], *path)))):
+            two = points(paths[0], seed), points(path, seed)
+            score = min(max(at for _, at, _ in each) for each in two)
+            reached = [climb(each, score) for each in two]
+            if reached[0] and reached[1]:
+                found.append((score, before - reached[0][1], before - reached[1][1]))
+        if found:
+            scores, losses, against = zip(*found, strict=True)
+            more = np.subtract(against, losses)
+            half = _half_width(more)
+            yield SameScore(
+                of=paths[0][-1],
+                against=path[-1],
+                scores=scores,
+                losses=losses,
+                losses_against=against,
+                low=float(more.mean() - half),
+                high=float(more.mean() + half),
+            )
+
+
+def _check(found: Sequence[Found]) -> None:
+    """Refuse measurements that say nothing about each other."""
+    base = next((pair for pair in found if pair[1].arm == BASE), None)
+    if base is None:
+        arms = ", ".join(dict.fromkeys(measured.arm for _, measured in found))
+        raise UserError(f"no measurement is of the base, only of {arms}: measure the original model too (--arm {BASE})")
+    by_arm: dict[tuple[str, int], Path] = {}
+    for path, measured in found:
+        other = by_arm.setdefault((measured.arm, measured.seed), path)
+        if other != path:
+            raise UserError(
+                f"{path} and {other} are both arm {measured.arm!r}, seed {measured.seed}: give each its own seed or arm"
+            )
+        if fault := _fault(measured, base[1]):
+            raise UserError(f"{path} cannot be compared with {base[0]}: {fault}")
+
+
+def _fault(measured: Measured, base: Measured) -> str:
+    """Why `measured` says nothing beside `base`, and what to do; "" if it does."""
+    if measured.task != base.task:
+        return f"its task is {measured.task!r}, not {base.task!r}; report each task apart"
+    for part, rows in base.data.items():
+        if measured.data[part] != rows:
+            return (
+                f"it was measured on other {part} rows ({measured.data[part].count}, not {rows.count})"
+                if measured.data[part].count != rows.count
+                else f"it was measured on other {part} rows ({rows.count} too)"
+            ) + "; measure every arm with one configuration"
+    if measured.base_fingerprint != base.base_fingerprint:
+        return (
+            f"it is held against another base model ({measured.base}, not {base.base}); measure every arm against one"
+        )
+    for field in ("conditions", "signatures"):
+        now, then = getattr(measured, field), getattr(base, field)
+        for key in (*then, *now):
+            if now.get(key) != then.get(key):
+                return (
+                    f"its {key} is {now.get(key, 'absent')!r}, not {then.get(key, 'absent')!r}; measure every arm with "
+                    "one configuration and one version"
+                )
+    return ""
+
+
+def _paper(base: Measured) -> str:
+    return "headline" if base.task == "headline" else "translation"
+
+
+def _setup(base: Measured) -> dict[str, str]:
+    rows = ", ".join(f"{rows.count} {part} ({rows.sha256[:8]})" for part, rows in base.data.items())
+    conditions = ", ".join(f"{key} {value}" for key, value in base.conditions.items())
+    return {"base model": f"{base.base} ({base.base_fingerprint})", "rows": rows, "conditions": conditions}
+
+
+def _rows(measured: Measured) -> dict[str, Array]:
+    """Every score that has a value for each row, by its metric."""
+    rows = {
+        f"target.{'chrf_sentence' if name == 'chrf' else name}": np.array(values)
+        for name, values in measured.target_rows.items()
+    }
+    rows |= {f"general.{name}": np.array(values) for name, values in measured.general_rows.items()}
+    rows["general.average"] = (rows["general.em"] + rows["general.f1"]) / 2
+    if {"target.similarity_reward", "target.meaning_f1"} <= rows.keys():
+        rows["target.hacking_gap"] = rows["target.similarity_reward"] - rows["target.meaning_f1"]
+    rows["tax.em"], rows["tax.nll"] = -rows["general.em"], rows["general.nll"]  # against the base, a difference
+    return rows
+
+
+def _values(measured: Measured, base: dict[str, Array]) -> dict[str, float]:
+    """Every number of one measurement, by its metric; `base` holds the rows of the base."""
+    rows = _rows(measured)
+    drifts = rows["tax.nll"] - base["tax.nll"]
+    values = {metric: float(each.mean()) for metric, each in rows.items()}
+    values |= {f"target.{name}": value for name, value in measured.target.items()}
+    values |= {f"general.{name}": value for name, value in measured.general.items()}
+    values |= {f"kl.{name}": each.to_base for name, each in measured.divergence.items()}
+    values |= {f"kl_from_base.{name}": each.from_base for name, each in measured.divergence.items()}
+    values |= {"tax.em": float((rows["tax.em"] - base["tax.em"]).mean()), "tax.nll": float(drifts.mean())}
+    if np.isfinite(drifts).all():
+        values |= {f"tax.nll_p{percent}": float(np.percentile(drifts, percent)) for percent in (50, 90)}
+    kl = measured.divergence["general"].to_base_rows
+    if np.isfinite(kl).all():
+        values["kl.general_p90"] = float(np.percentile(kl, 90))
+    return values | {"weight_change": measured.weight_change}
+
+
+def _by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
+    """By the arm whose adapter was asked."""
+    arms = {Path(one.policy["adapter"] or "").resolve(): one.arm for _, one in found if one.policy["adapter"]}
+    asked: dict[str, list[General]] = {}
+    for each in general:
+        arm = arms.get(Path(each.adapter).resolve())
+        if arm is None:
+            raise UserError(
+                f"{each.path} is of the adapter {each.adapter!r}, of which there is no measurement: run lsemrl measure "
+                "on that adapter too, or leave the file out of the folders"
+            )
+        asked.setdefault(arm, []).append(each)
+    return asked
+
+
+def _harness(asked: Sequence[General]) -> dict[str, HarnessScore]:
+    """The scores of whole tasks and groups, over the adapters of one arm."""
+    scores: dict[str, list[tuple[float, float, float]]] = {}
+    for task in (task for each in asked for task in each.tasks if not task["part"]):
+        for key, then in task["before"].items():
+            stderr = task["difference"][key]["stderr"]
+            row = (then["value"], task["after"][key]["value"], np.nan if stderr is None else stderr)
+            scores.setdefault(f"{task['name']}, {key.removesuffix(',none')}", []).append(row)
+    found = {}
+    for name, rows in scores.items():
+        before, after, stderr = np.array(rows, dtype=float).T
+        more = after - before
+        half = _half_width(more) if len(rows) > 1 else 1.96 * stderr[0]
+        found[name] = HarnessScore(
+            before=float(before.mean()),
+            after=float(after.mean()),
+            low=float(more.mean() - half),
+            high=float(more.mean() + half),
+        )
+    return found
+
+
+def _half_width(values: Array) -> float:
+    """Of the 95% interval of their mean, by Student's t; NaN of a single one."""
+    return (
+        float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
+    )
+
+
+def _arm(
+    seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float | None, asked: Sequence[General]
+) -> Arm:
+    first, trained = seeds[0], seeds[0].arm != BASE
+    base = _mean_rows(bases)
+    each = [_values(measured, base) for measured in seeds]
+    by_seed = {
+        metric: tuple(values[metric] for values in each)
+        for metric in each[0]
+        if all(metric in values for values in each)
+    }
+
+    def means(field: str, keys: Sequence[str]) -> dict[str, float]:
+        return {key: fmean(by_seed[f"{field}.{key}"]) for key in keys if f"{field}.{key}" in by_seed}
+
+    lines = tuple(first.divergence)
+    return Arm(
+        name=first.arm,
+        label=first.label,
+        trained_by=first.trained_by,
+        seconds=0.0,
+        steps=0,
+        target=means("target", TARGET),
+        general=means("general", GENERAL),
+        nll_drifts=tuple(
+            drift for measured in seeds if trained for drift in (_rows(measured)["tax.nll"] - base["tax.nll"]).tolist()
+        ),
+        kl=means("kl", lines),
+        kl_from_base=means("kl_from_base", lines),
+        kl_rows=tuple(kl for measured in seeds if trained for kl in measured.divergence["general"].to_base_rows),
+        weight_change=fmean(by_seed["weight_change"]) if trained else None,
+        harness=_harness(asked),
+        judge_win=judge_win,
+        adapters=tuple(measured.adapter_fingerprint for measured in seeds if measured.adapter_fingerprint),
+        seeds=tuple(measured.seed for measured in seeds) if trained else (),
+        by_seed=by_seed if trained else {},
+        samples=tuple(_samples(first)),
+    )
+
+
+def _mean_rows(seeds: Sequence[Measured]) -> dict[str, Array]:
+    each = [_rows(measured) for measured in seeds]
+    return {metric: np.mean([rows[metric] for rows in each], axis=0) for metric in each[0]}
+
+
+def _samples(measured: Measured) -> Iterator[Sample]:
+    names = [name for name in ("similarity", "meaning_f1", "language_rate") if name in measured.target_rows]
+    for at, output in enumerate(measured.outputs[:_SAMPLES]):
+        yield Sample(
+            source=output.source,
+            reference=output.references[0],
+            output=output.output,
+            rewards={name: measured.target_rows[name][at] for name in names},
+        )
+
+
+def _contrasts(groups: dict[str, list[Measured]], against: Sequence[str]) -> Iterator[Contrast]:
+    """Every arm against the base in every metric, and against some of the others in what is claimed of them."""
+    rows = {name: {each.seed: _rows(each) for each in seeds} for name, seeds in groups.items()}
+    base = _mean_rows(groups[BASE])
+    for name in groups:
+        if name == BASE:
+            continue
+        for metric in base:
+            differences = [each[metric] - base[metric] for each in rows[name].values()]
+            yield _contrast(name, BASE, metric, differences)
+        for other in against:
+            if name == other:
+                break  # the cold start is not held against RL
+            shared = [seed for seed in rows[name] if seed in rows.get(other, {})]
+            if not shared:
+                continue
+            for metric in _CLAIMED:
+                if metric in base:
+                    differences = [rows[name][seed][metric] - rows[other][seed][metric] for seed in shared]
+                    yield _contrast(name, other, metric, differences)
+
+
+def _contrast(name: str, other: str, metric: str, differences: Sequence[Array]) -> Contrast:
+    found = paired_bootstrap(np.stack(differences))
+    return Contrast(of=name, against=other, metric=metric, value=found.value, low=found.low, high=found.high)

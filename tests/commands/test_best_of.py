@@ -1,0 +1,100 @@
+"""The best of a group, and that SFT takes it as it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from lsemrl.cli.main import main
+from lsemrl.cli.trainer import CONFIGS
+from lsemrl.commands.best_of import FILE, _best
+from lsemrl.types import Completion, Example, Rewards, Rollouts, Sequences
+
+SMALL = [
+    "--data.micro={train: 20, validation: 4, test: 4}",
+    "--data.splits.cold_start_count=8",
+    "--data.batch_size=5",
+    "--trainer.accelerator=cpu",
+]
+
+
+def rollouts(*groups: tuple[tuple[str, bool], ...]) -> Rollouts:
+    completions = tuple(
+        Completion(text=text, ended=ended, example=Example(id=f"r{at}", prompt="p", source=f"s{at}", references=("x",)))
+        for at, group in enumerate(groups)
+        for text, ended in group
+    )
+    nothing = torch.zeros(len(completions), 1, dtype=torch.long)
+    sequences = Sequences(
+        prompt_ids_BP=nothing,
+        prompt_mask_BP=nothing.bool(),
+        prompt_of_N=nothing[:, 0],
+        completion_ids_NT=nothing,
+        completion_mask_NT=nothing.bool(),
+    )
+    ended_N = torch.tensor([one.ended for one in completions])
+    return Rollouts(
+        completions=completions, sequences=sequences, ended_N=ended_N, num_generations=len(groups[0]), slots=1
+    )
+
+
+def test_the_best_is_one_that_was_said_to_its_end() -> None:
+    drawn = rollouts(
+        (("a", True), ("b", True), ("c", False)),  # the best was cut
+        (("d", True), (" ", True), ("e", True)),  # the best is silence
+        (("f", False), ("", True), ("g", True)),  # what is left has no reward
+        (("h", True), ("i", True), ("j", True)),  # a tie: the first
+    )
+    total = [1.0, 2.0, 3.0, 0.0, 5.0, -1.0, 1.0, 1.0, math.nan, 0.5, 0.5, 0.5]
+    rows = _best(drawn, Rewards(total_N=torch.tensor(total), parts_N={}), "zh", "bo")
+    assert [(row["id"], row["zh"], row["bo"], row["reward"]) for row in rows] == [
+        ("r0", "s0", "b", 2.0),
+        ("r1", "s1", "d", 0.0),
+        ("r3", "s3", "h", 0.5),
+    ]
+    assert rows[0]["mean_reward"] == 2.0
+
+
+def test_from_the_configuration_of_a_grpo_run_to_sft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grpo, where = ["best-of", "--config", str(CONFIGS / "grpo.yaml"), *SMALL], "--trainer.default_root_dir"
+    for folder in ("one", "again"):
+        main([*grpo, where, str(tmp_path / folder)])
+    assert "12 of 12 rows kept" in capsys.readouterr().out
+    text = (tmp_path / "one" / FILE).read_text(encoding="utf-8")
+    assert text == (tmp_path / "again" / FILE).read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert all(row["reward"] >= row["mean_reward"] - 1e-6 for row in rows)
+    assert any(row["reward"] > row["mean_reward"] + 0.1 for row in rows)
+    main([*grpo, where, str(tmp_path / "other"), "--seed_everything", "2"])
+    assert text != (tmp_path / "other" / FILE).read_text(encoding="utf-8")
+    source = f"--data.source.path={tmp_path / 'one' / FILE}"
+    held_out = ['--data.validation={"path": "micro:validation"}', '--data.test={"path": "micro:test"}']
+    quick = ["--trainer.max_steps=1", "--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]
+    sft = ["fit", "--config", str(CONFIGS / "sft.yaml"), *SMALL, source, *held_out, *quick]
+    main([*sft, "--trainer.limit_val_batches=0", where, str(tmp_path / "sft")])
+    assert (tmp_path / "sft" / "version_0" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--config", str(CONFIGS / "sft.yaml")], "model is SFT; best-of takes the configuration of a GRPO run"),
+        (
+            ["--config", str(CONFIGS / "grpo.yaml"), "--trainer.default_root_dir", "/dev/null/x"],
+            "trainer.default_root_dir is '/dev/null/x', which cannot be written to",
+        ),
+        (
+            ["--config", str(CONFIGS / "grpo.yaml"), "--model.samples", "1"],
+            "Option 'samples' is not accepted; lsemrl best-of --help",
+        ),
+    ],
+)
+def test_mistakes(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["best-of", *words])
+    assert exit_.value.code == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]

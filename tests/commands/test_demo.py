@@ -1,0 +1,44 @@
+"""The main job, small: every arm is trained, measured and reported."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lsemrl.commands import demo
+from lsemrl.report.records import Report
+
+
+def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TARGET_ROWS", "GENERAL_ROWS", "TEXT_ROWS"):
+        monkeypatch.setattr(demo, name, 6)
+    monkeypatch.setattr(demo, "POINTS", 2)
+    stages = [dataclasses.replace(stage, steps=2) for stage in demo.demo_stages("headline")]
+    report = demo.run_demo("headline", tmp_path, seed=1, stages=stages)
+    assert [arm.name for arm in report.arms] == ["base", "cold_start", "rl", "sft", "sft_replay"]
+    assert Report.from_json(tmp_path / "version_0" / "report.json") == report
+    assert (tmp_path / "version_0" / "report.html").is_file()
+    base = report.base
+    assert base.kl["target"] == pytest.approx(0, abs=1e-6)
+    for arm in report.trained:
+        assert [point["step"] for point in arm.trajectory] == [0, 1, 2]
+        assert len(arm.nll_drifts) == 6
+        assert arm.kl["target"] > 0
+        assert {"meaning_f1", "chrf", "similarity", "language_rate"} <= arm.target.keys()
+    # Every arm but RL departs from the base; RL departs from where the cold start ended.
+    arms = {arm.name: arm for arm in report.arms}
+    assert arms["sft"].trajectory[0]["em"] == pytest.approx(base.general["em"])
+    assert arms["rl"].trajectory[0]["chrf"] == pytest.approx(arms["cold_start"].target["chrf"])
+    assert [point["rollout_step"] for point in arms["rl"].curve] == [0, 1]
+    assert {"reward", "similarity", "language", "meaning_f1", "kl", "length"} <= arms["rl"].curve[0].keys()
+    assert arms["sft"].curve == ()
+
+
+@pytest.mark.parametrize("task", ["translation", "headline"])
+def test_splits_of_the_battery_are_held_out(task: demo.Task) -> None:
+    battery = demo.make_battery(task)
+    assert len(battery.target) == demo.TARGET_ROWS
+    assert len(battery.general) == demo.GENERAL_ROWS
+    assert all(example.id.startswith("test-") for rows in (battery.target, battery.general) for example in rows)

@@ -1,0 +1,246 @@
+"""A finished run put to use: answers on the command line, and folders that need no lsemrl."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from full_disk import full_disk
+from lsemrl.cli.main import main
+from lsemrl.cli.trainer import CONFIGS
+from lsemrl.commands.generate import read_run
+from lsemrl.data.collate import encode
+from lsemrl.modules.adapters.files import adapter_fingerprint
+from lsemrl.modules.policy import Policy
+from lsemrl.report.tax_report import tax_report
+from lsemrl.types import Example
+from made_up import make_measured
+from tiny import save_tiny_model
+
+SMALL = [
+    "--data.micro={train: 20, validation: 4, test: 4}",
+    "--trainer.max_steps=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.callbacks=null",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.limit_val_batches=0",
+]
+TEXTS = ["小狗在家吃苹果。", "老师昨天写了信。", "妈妈买书。"]
+# What a user without lsemrl would write; it prints the log-probs of the tokens behind the prompt.
+PLAIN = """
+import json, sys, torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, kind, prompt, target = sys.argv[1:]
+model = (AutoPeftModelForCausalLM if kind == "adapter" else AutoModelForCausalLM).from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+asked, said = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, target))
+said.append(tokenizer.eos_token_id)
+with torch.no_grad():
+    logits = model.eval()(input_ids=torch.tensor([asked + said])).logits[0].float().log_softmax(-1)
+print(json.dumps([logits[len(asked) + at - 1, token].item() for at, token in enumerate(said)]))
+assert "lsemrl" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One step of GRPO from the embedded cold start."""
+    root = tmp_path_factory.mktemp("runs")
+    small = [*SMALL, "--data.splits.cold_start_count=8", "--data.batch_size=4", "--model.optimizer.lr=0.01"]
+    main(["fit", "--config", str(CONFIGS / "grpo.yaml"), *small, f"--trainer.default_root_dir={root}"])
+    return root / "version_0"
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(list(words))
+    assert exit_.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_file_is_answered_line_by_line_whatever_the_batch(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    main(["generate", str(run), "--input", str(source), "--output", str(output)])
+    answers = output.read_text(encoding="utf-8").splitlines()
+    assert len(answers) == len(TEXTS) and all("\u0f40" <= letter <= "\u0fff" for letter in answers[0][:3])
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS)))
+    main(["generate", str(run), "--batch-size", "1"])
+    assert capsys.readouterr().out.splitlines() == answers
+    # Drawn as the run drew: the seed decides.
+    drawn = []
+    for seed in ("1", "1", "2", "3"):
+        main(["generate", str(run), "--input", str(source), "--sample", "--seed", seed])
+        drawn.append(capsys.readouterr().out)
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+
+
+def test_line_n_is_answered_by_line_n(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    main(["generate", str(run), "--input", str(source)])
+    plain = capsys.readouterr().out.splitlines()
+    # Blank lines, an order mark, ends of lines and white space are none of a text's.
+    source.write_bytes(f"\ufeff{TEXTS[0]}\r\n\r\n {TEXTS[1]}\u3000\r\n \t\r\n{TEXTS[2]}\r\n\r\n".encode())
+    for size in ("1", "2", "64"):
+        main(["generate", str(run), "--input", str(source), "--batch-size", size])
+        assert capsys.readouterr().out.split("\n") == [plain[0], "", plain[1], "", plain[2], "", ""]
+
+
+def test_what_was_read_before_a_line_that_is_not_text_is_answered(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = f"{TEXTS[0]}\n{TEXTS[1]}\n".encode() + "士兵\n".encode("gb18030") + TEXTS[2].encode()
+    (tmp_path / "in.txt").write_bytes(content)
+    said = told(capsys, "generate", str(run), "--input", str(tmp_path / "in.txt"))
+    assert f"{tmp_path / 'in.txt'}:3: holds bytes that are not UTF-8" in said
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", str(run)])
+    shown = capsys.readouterr()
+    assert exit_.value.code == 2 and len(shown.out.splitlines()) == 2
+    assert "standard input:3: holds bytes that are not UTF-8" in shown.err
+    for kind, reason in (("utf-16", "UTF-16"), ("utf-8", "NUL")):
+        (tmp_path / "in.txt").write_bytes("a\0b\n".encode(kind))
+        assert reason in told(capsys, "generate", str(run), "--input", str(tmp_path / "in.txt"))
+
+
+def test_a_file_can_be_answered_into_itself(run: Path, tmp_path: Path) -> None:
+    path, other = tmp_path / "x.txt", tmp_path / "y.txt"
+    path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    main(["generate", str(run), "--input", str(path), "--output", str(other)])
+    main(["generate", str(run), "--input", str(path), "--output", str(path)])
+    assert path.read_text(encoding="utf-8") == other.read_text(encoding="utf-8")
+
+
+def test_answers_that_came_to_nothing_leave_the_old_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    output.write_text("old")
+    words = ("generate", str(run), "--input", str(source), "--output")
+    assert "which cannot be written to (No such file or directory)" in told(capsys, *words, str(tmp_path / "no" / "x"))
+    with full_disk(10):
+        sentence = told(capsys, *words, str(output))
+    assert f"--output is '{output}', which cannot be written to (File too large); make room" in sentence
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Policy, "load", lambda policy: 1 / 0)
+        main([*words, str(output)])
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]
+
+
+def test_at_a_prompt_until_an_empty_line(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = iter([TEXTS[0], ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    main(["generate", str(run)])
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1 and "Ctrl-D" in shown.err
+
+
+def test_a_run_of_sft_with_replay_is_asked_as_its_main_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = ["--config", str(CONFIGS / "sft.yaml"), "--config", str(CONFIGS / "replay.yaml")]
+    small = [word for word in SMALL if not word.startswith("--data")]
+    main(["fit", *configs, *small, "--data.main.batch_size=2", f"--trainer.default_root_dir={tmp_path}"])
+    found = read_run(tmp_path / "version_0")
+    assert found.data.plan.task.name == "zh-bo" and found.sampling.temperature == 0
+    assert found.sampling.max_new_tokens == 32
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "new"
+    own = {"rl": adapter_fingerprint(run / "adapter"), "base": "", "sft": "0123456789abcdef"}
+    pairs = [(Path(arm), make_measured(arm, adapter_fingerprint=own[arm])) for arm in own]
+    tax_report(pairs, command="").to_json(folder.parent / "report.json")
+    main(["export", str(run), "--output", str(folder), "--merged", "--report", str(folder.parent / "report.json")])
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_plain_libraries_give_the_same_log_probs(run: Path, exported: Path, kind: str) -> None:
+    found = read_run(run)
+    policy = Policy(found.policy)
+    policy.load()
+    template, target = found.data.plan.resolved_template(), "བོད་ཡིག"
+    prompt = template.render(policy.tokenizer, {"source": TEXTS[0], "zh": TEXTS[0]})
+    batch = encode(policy.tokenizer, [Example(id="0", prompt=prompt, source="", references=(target,))])
+    with policy.inference():
+        ours, _ = policy.logprobs(batch.sequences)
+    words = [sys.executable, "-c", PLAIN, str(exported / kind), kind, prompt, target]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert torch.allclose(torch.tensor(json.loads(done.stdout.splitlines()[-1])), ours[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 100_000])
+def test_a_full_disk_leaves_nothing_that_the_same_command_stumbles_over(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    output = tmp_path / "out"
+    with full_disk(size):
+        sentence = told(capsys, "export", str(run), "--output", str(output))
+    assert f"--output is '{output}', which cannot be written to (File too large); make room" in sentence
+    (output / ".new-elsewhere-1-01234567-killed").mkdir()
+    main(["export", str(run), "--output", str(output)])
+    assert (output / "adapter" / "README.md").is_file()
+
+
+def test_the_card_says_what_it_is(exported: Path) -> None:
+    for kind in ("adapter", "merged"):
+        card = (exported / kind / "README.md").read_text(encoding="utf-8")
+        front = yaml.safe_load(card.split("---")[1])
+        assert front["base_model"] == "micro"
+        assert "LoRA rank 32, on micro (part rl), 1 batches of 4 rows" in card
+        assert "翻译成藏文：..." in card
+        assert "| meaning F1 | " in card
+        assert "temperature: 0.8" in card
+    assert str(exported / "base") in (exported / "adapter" / "adapter_config.json").read_text()
+
+
+def test_a_run_on_a_model_of_ones_own_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(Path("models/tiny"))
+    words = ["--model.policy.model=models/tiny", "--model.policy.dtype=bfloat16", "--data.batch_size=2"]
+    main(["fit", "--config", str(CONFIGS / "sft.yaml"), *SMALL, *words, "--trainer.default_root_dir=runs"])
+    main(["export", "runs/version_0", "--output", "out", "--merged"])
+    config = json.loads(Path("out/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "models/tiny" and not Path("out/base").exists()
+    assert json.loads(Path("out/merged/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_mistakes(run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "which holds no finished run" in told(capsys, "generate", str(tmp_path))
+    assert "'nowhere.txt' cannot be opened" in told(capsys, "generate", str(run), "--input", "nowhere.txt")
+    assert "--batch-size is 0" in told(capsys, "generate", str(run), "--batch-size", "0")
+    for seed in ("-1", str(2**40)):
+        assert f"--seed is {seed}" in told(capsys, "generate", str(run), "--seed", seed)
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in ((tmp_path / "pipe", "a pipe"), (tmp_path, "directory"), (Path("/dev/zero"), "a device")):
+        said = told(capsys, "generate", str(run), "--input", str(name))
+        assert "cannot be opened" in said and reason in said
+    assert "which holds something already" in told(capsys, "export", str(run), "--output", str(exported))
+    report = ["--report", str(exported.parent / "report.json"), "--arm", "grpo"]
+    assert "choose one of rl, sft" in told(capsys, "export", str(run), "--output", str(tmp_path / "new"), *report)
+    report[-1] = "sft"  # measured on another run's adapter
+    said = told(capsys, "export", str(run), "--output", str(tmp_path / "new"), *report)
+    assert "'sft', which the report did not measure on the adapter of RUN; it has that as 'rl'" in said
+    broken = tmp_path / "broken"
+    (broken / "adapter").mkdir(parents=True)
+    (broken / "config.yaml").write_text("model: 3\n")
+    assert "whose config.yaml cannot be read" in told(capsys, "generate", str(broken))

@@ -1,0 +1,347 @@
+"""Measurements side by side: what the report holds, and what it refuses to compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsemrl.cli.main import main
+from lsemrl.errors import UserError
+from lsemrl.evaluation.measurement import Measured, Rows
+from lsemrl.report import columns, page, plots, published
+from lsemrl.report.bootstrap import paired_bootstrap
+from lsemrl.report.folders import find_general, find_judgement, find_measurements
+from lsemrl.report.records import Report
+from lsemrl.report.tax_report import tax_report
+from made_up import ARMS, make_measured
+
+Found = list[tuple[Path, Measured]]
+SEEDS = (1, 2, 3)
+
+
+def found(*arms: str, seeds: tuple[int, ...] = SEEDS) -> Found:
+    return [(Path(arm, str(seed)), make_measured(arm, seed)) for arm in arms or ARMS for seed in seeds]
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return tax_report(found(), command="lsemrl tax runs --output runs/tax", judged={"rl": 0.3, "sft": 0.6})
+
+
+def test_numbers_are_means_over_seeds_with_their_spread(report: Report) -> None:
+    assert [arm.name for arm in report.arms] == list(ARMS)
+    rl = next(arm for arm in report.arms if arm.name == "rl")
+    each = [make_measured("rl", seed) for seed in SEEDS]
+    assert rl.seeds == SEEDS
+    assert rl.target["chrf"] == pytest.approx(statistics.fmean(one.target["chrf"] for one in each))
+    assert rl.target["chrf_sentence"] == pytest.approx(np.mean([one.target_rows["chrf"] for one in each]))
+    assert rl.spread("general.em") == pytest.approx(statistics.stdev(one.general["em"] for one in each))
+    assert rl.kl_from_base["own"] == pytest.approx(statistics.fmean(one.divergence["own"].from_base for one in each))
+    assert rl.weight_change == pytest.approx(statistics.fmean(one.weight_change for one in each))
+    gaps = [one.target["similarity_reward"] - one.target["meaning_f1"] for one in each]
+    assert rl.target["hacking_gap"] == pytest.approx(statistics.fmean(gaps))
+    assert report.base.seeds == () and report.base.spread("general.em") is None
+
+
+def test_drifts_and_contrasts_are_taken_row_by_row_against_the_base(report: Report) -> None:
+    rl = next(arm for arm in report.arms if arm.name == "rl")
+    base = np.array(make_measured("base").general_rows["nll"])
+    # Three measurements of the base, each its own here: their mean is what counts.
+    base = np.mean([make_measured("base", seed).general_rows["nll"] for seed in SEEDS], axis=0)
+    drifts_SN = np.array([np.array(make_measured("rl", seed).general_rows["nll"]) - base for seed in SEEDS])
+    assert rl.nll_drifts == pytest.approx(tuple(drifts_SN.ravel()))
+    replay = next(arm for arm in report.arms if arm.name == "sft_replay")  # some of whose drifts are gains
+    each = [np.array(make_measured("sft_replay", seed).general_rows["nll"]) - base for seed in SEEDS]
+    for percent in (50, 90):
+        signed = statistics.stdev(float(np.percentile(drifts, percent)) for drifts in each)
+        assert replay.spread(f"tax.nll_p{percent}") == pytest.approx(signed)
+    assert min(map(min, each)) < -0.05
+    contrast = report.contrast("rl", "base", "tax.nll")
+    expected = paired_bootstrap(drifts_SN)
+    assert contrast is not None
+    assert (contrast.value, contrast.low, contrast.high) == pytest.approx((expected.value, expected.low, expected.high))
+    lost, em = report.contrast("sft", "base", "tax.em"), report.contrast("sft", "base", "general.em")
+    assert lost is not None and em is not None and lost.value == pytest.approx(-em.value) and lost.low > 0.5
+
+
+def test_arms_are_held_against_cold_start_and_rl_by_shared_seeds(report: Report) -> None:
+    assert {(each.of, each.against) for each in report.contrasts if each.against != "base"} == {
+        ("rl", "cold_start"),
+        ("sft", "cold_start"),
+        ("sft", "rl"),
+        ("sft_replay", "cold_start"),
+        ("sft_replay", "rl"),
+    }
+    lone = tax_report(found("base", "rl") + found("sft", seeds=(7,)), command="")
+    assert lone.contrast("sft", "rl", "tax.em") is None and lone.contrast("sft", "base", "tax.em") is not None
+    chosen = tax_report(found("base", "rl", "sft", "cold_start"), command="", against=("sft",))
+    assert {each.of for each in chosen.contrasts if each.against == "sft"} == {"rl", "cold_start"}
+
+
+def test_a_single_seed_has_intervals_and_no_spread() -> None:
+    single = tax_report(found("base", "rl", seeds=(1,)), command="")
+    shown, rows = columns.grid(single, columns.SUMMARY)
+    cell = rows[1][1][[column.head for column in shown].index("meaning F1")]
+    assert cell.spread == "" and cell.interval.startswith("[")
+
+
+def test_json_round_trip_keeps_everything(report: Report, tmp_path: Path) -> None:
+    report.to_json(tmp_path / "report.json")
+    assert Report.from_json(tmp_path / "report.json") == report
+    measured = make_measured("rl")
+    assert Measured.read(measured.write(tmp_path)) == measured
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("label",), 5, "label is '5'"),
+        (("arm",), "../../x", r"arm is '\.\./\.\./x'"),
+        (("created",), {"a": "b"}, "created is"),
+        (("policy",), {}, "policy is {}"),
+        (("target", "chrf"), 5, "target.chrf is 5.0, and no fraction"),
+        (("target_rows", "chrf"), [1], "target_rows.chrf has 1 rows of 120"),
+        (("general_rows", "em"), [], "general_rows.em has 0 rows of 120"),
+        (("outputs", 0, "references"), [], "references"),
+        (("outputs", 0, "source"), None, "source is 'None'"),
+        (("seconds",), 10**400, "int too large"),
+    ],
+)
+def test_what_cannot_be_a_measurement_is_refused_in_one_sentence(
+    place: tuple[str | int, ...], value: object, says: str, tmp_path: Path
+) -> None:
+    path = make_measured("rl").write(tmp_path)
+    data = at = json.loads(path.read_text(encoding="utf-8"))
+    for field in place[:-1]:
+        at = at[field]
+    at[place[-1]] = value
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"measurement\.json cannot be read \(.*{says}"):
+        find_measurements([tmp_path])
+
+
+def test_pages_show_means_intervals_and_published_figures(report: Report) -> None:
+    text = html.unescape(page.html(report, {name: "" for name in plots.draw(report)}))
+    pages = (text, page.markdown(report, []))
+    contrast = report.contrast("sft", "base", "tax.em")
+    assert contrast is not None
+    for shown in pages:
+        assert f"[{100 * contrast.low:.1f}, {100 * contrast.high:.1f}]" in shown
+        assert "Qwen3-4B" in shown and "0.7164" in shown and "46.97" in shown
+        assert "seeds 1, 2, 3" in shown.lower()
+        assert "Few-shot" not in shown  # no arm of ours stands beside it
+    assert "nan" not in re.sub(r"<style>.*</style>", "", text, flags=re.DOTALL)
+
+
+def test_ours_stand_beside_the_published_figures(report: Report) -> None:
+    tables = {title: rows for title, _, rows in published.beside(report)}
+    assert set(tables) == {"Translation", "Drift on CMRC against the base"}
+    rl = next(arm for arm in report.arms if arm.name == "rl")
+    cells = {line.name: [cell.text for cell in row] for line, row in tables["Translation"]}
+    assert cells["rl"] == [
+        "0.4519", f"{rl.target['bleu']:.4f}", "0.7164", f"{rl.target['similarity']:.4f}",
+        "46.97", f"{100 * rl.general['average']:.2f}", "65.79", f"{100 * rl.general['f1']:.2f}", "33.5", "30.0",
+    ]  # fmt: skip
+    gains = dataclasses.replace(
+        report,
+        arms=[
+            dataclasses.replace(arm, nll_drifts=(-9.0, -8.0, 0.0, 1.0)) if arm.name == "rl" else arm
+            for arm in report.arms
+        ],
+    )
+    drifts = {title: rows for title, _, rows in published.beside(gains)}["Drift on CMRC against the base"]
+    assert "0.70" in [cell.text for line, row in drifts if line.name == "rl" for cell in row]  # P90, of 0 and 1
+    headlines = dataclasses.replace(report, paper="headline")
+    assert published.beside(headlines)[0][0] == "Headline generation"
+    assert published.beside(dataclasses.replace(report, paper="")) == []
+
+
+def test_plots_draw_intervals_and_every_seed(report: Report) -> None:
+    figures = plots.draw(report)
+    assert set(figures) == {"gain_tax", "nll_drift", "hacking", "kl_tax"}
+    colour = plots.COLOURS["sft"]
+    lines = [line for line in figures["gain_tax"].axes[0].lines if line.get_color() == colour]
+    contrast = report.contrast("sft", "base", "tax.em")
+    assert contrast is not None
+    spans = [np.asarray(line.get_xdata()).tolist() for line in lines]
+    assert [100 * contrast.low, 100 * contrast.high] in spans
+    assert any(len(span) == len(SEEDS) for span in spans)
+
+
+@pytest.mark.parametrize(
+    ("arms", "change", "sentence"),
+    [
+        (("rl", "sft"), {}, "no measurement is of the base, only of rl, sft"),
+        (("base", "rl"), {"task": "headline"}, "its task is 'headline', not 'zh-bo'"),
+        (
+            ("base", "rl"),
+            {"data": {part: Rows(count=120, sha256="0") for part in ("target", "general", "text")}},
+            "it was measured on other target rows (120 too)",
+        ),
+        (("base", "rl"), {"base_fingerprint": "other"}, "it is held against another base model"),
+        (("base", "rl"), {"conditions": {"max_new_tokens": 8, "dtype": "float32"}}, "its max_new_tokens is 8, not 32"),
+        (("base", "rl"), {"signatures": {"chrf": "chrF2|made up"}}, "its similarity_reward is 'absent', not 'tau 0.2'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(arms: tuple[str, ...], change: dict[str, object], sentence: str) -> None:
+    pairs = found(*arms, seeds=(1,))
+    path, last = pairs[-1]
+    pairs[-1] = (path, dataclasses.replace(last, **change))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        tax_report(pairs, command="")
+
+
+def test_one_seed_twice_is_refused() -> None:
+    with pytest.raises(UserError, match=r"are both arm 'rl', seed 1"):
+        tax_report([*found("base", "rl", seeds=(1,)), (Path("again"), make_measured("rl"))], command="")
+
+
+def write(folder: Path, *arms: str, seeds: tuple[int, ...] = SEEDS) -> None:
+    for arm in arms:
+        for seed in seeds:
+            (folder / arm / f"seed_{seed}").mkdir(parents=True)
+            make_measured(arm, seed).write(folder / arm / f"seed_{seed}")
+
+
+def test_from_folders_to_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "runs", "base", "rl", "sft")
+    (tmp_path / "runs" / "judge").mkdir()
+    verdict = {"arms": ["sft", "rl"], "judge": {"kind": "oracle"}, "shares": {"win": 0.6, "tie": 0.1, "loss": 0.3}}
+    (tmp_path / "runs" / "judge" / "judge.json").write_text(json.dumps(verdict))
+    # The same folder twice counts once.
+    main(["tax", str(tmp_path / "runs"), str(tmp_path / "runs" / "rl"), "--output", str(tmp_path / "tax")])
+    assert "Strong SFT" in capsys.readouterr().out
+    report = Report.from_json(tmp_path / "tax" / "report.json")
+    assert {arm.name: arm.judge_win for arm in report.arms} == {"base": None, "rl": 0.3, "sft": 0.6}
+    assert (tmp_path / "tax" / "report.html").is_file() and (tmp_path / "tax" / "gain_tax.png").is_file()
+
+
+def test_folders_without_measurements_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no measurement\.json in"):
+        find_measurements([tmp_path])
+    with pytest.raises(UserError, match="is no folder"):
+        find_measurements([tmp_path / "nowhere"])
+    (tmp_path / "measurement.json").write_text('{"version": 1}')
+    with pytest.raises(UserError, match="measure again"):
+        find_measurements([tmp_path])
+    (tmp_path / "measurement.json").write_text('{"version": 99}')
+    with pytest.raises(UserError, match="version 99"):
+        find_measurements([tmp_path])
+
+
+def test_two_judges_are_not_mixed(tmp_path: Path) -> None:
+    for at, judge in enumerate(("one", "another")):
+        (tmp_path / str(at)).mkdir()
+        verdict = {"arms": ["rl", "sft"], "judge": judge, "shares": {"win": 0.5, "loss": 0.5}}
+        (tmp_path / str(at) / "judge.json").write_text(json.dumps(verdict))
+    with pytest.raises(UserError, match="another judge"):
+        find_judgement([tmp_path])
+
+
+def test_ways_of_training_are_compared_at_the_same_score() -> None:
+    def at(arm: str, seed: int, f1: float, em: float) -> tuple[Path, Measured]:
+        made = make_measured(arm, seed)
+        rows = {"meaning_f1": (f1,) * 120, "similarity_reward": (f1,) * 120}
+        right = {"em": (em,) * 120}
+        made = dataclasses.replace(
+            made, target=made.target | {"meaning_f1": f1}, target_rows=made.target_rows | rows,
+            general=made.general | {"em": em}, general_rows=made.general_rows | right,
+        )  # fmt: skip
+        return Path(arm, str(seed)), made
+
+    pairs = [at("base", 1, 0.0, 0.9)]
+    for seed, luck in ((1, 0.0), (2, 0.1)):
+        pairs += [at("cold_start", seed, 0.5, 0.8), at("rl", seed, 0.7, 0.7 + luck)]
+        pairs += [at("sft", seed, 0.6, 0.5), at("sft_replay", seed, 0.8, 0.1)]
+    report = tax_report(pairs, command="", paths=[("cold_start", "rl"), ("sft", "sft_replay"), ("sft",)])
+    long, short = report.same_scores
+    # SFT passes .7 halfway between .6 and .8, where it has lost halfway between .4 and .8.
+    assert (long.of, long.against, long.scores) == ("rl", "sft_replay", (0.7, 0.7))
+    assert long.losses == pytest.approx((0.2, 0.1)) and long.losses_against == pytest.approx((0.6, 0.6))
+    assert (long.low + long.high) / 2 == pytest.approx(0.45)
+    assert long.high - long.low == pytest.approx(2 * 12.706 * statistics.stdev((0.4, 0.5)) / 2**0.5, rel=1e-3)
+    # The way of SFT alone ends at .6: RL, which passed .6 halfway from the cold start, is met there.
+    assert short.against == "sft" and short.scores == (0.6, 0.6)
+    assert short.losses == pytest.approx((0.15, 0.1)) and short.losses_against == pytest.approx((0.4, 0.4))
+    shown = page.markdown(report, [])
+    assert "At the same meaning F1 of 70.0, RL has lost 15.0 points of Chinese QA and the way to SFT" in shown
+    assert "What was lost at the same score" in shown
+    assert "What was lost at the same score" in page.html(report, {name: "" for name in plots.draw(report)})
+    with pytest.raises(UserError, match="--path names 'grpo'; choose among the trained arms: cold_start, rl"):
+        tax_report(pairs, command="", paths=[("grpo",)])
+
+
+def test_a_path_survives_json(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "base", "cold_start", "rl", "sft")
+    words = ["tax", str(tmp_path / "runs"), "--output", str(tmp_path / "tax")]
+    main([*words, "--path", "cold_start", "rl", "--path", "sft"])
+    report = Report.from_json(tmp_path / "tax" / "report.json")
+    assert report.paths == (("cold_start", "rl"), ("sft",)) and len(report.same_scores) == 1
+    report.to_json(tmp_path / "again.json")
+    assert Report.from_json(tmp_path / "again.json") == report
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    ["[1]", "[" * 100_000, '{"arms": ["rl", "sft"], "judge": "one", "shares": {"win": 5, "loss": 0}}', '{"arms": 1}'],
+    ids=("list", "deep", "share", "arms"),
+)
+def test_a_verdict_that_is_none_is_refused_in_one_sentence(verdict: str, tmp_path: Path) -> None:
+    (tmp_path / "judge.json").write_text(verdict)
+    with pytest.raises(UserError, match=r"judge\.json cannot be read"):
+        find_judgement([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": 5}, {"before": [1]}, {"before": {"em": {"value": "high"}}}, {"after": {}}, {"difference": None}]
+)
+def test_scores_of_a_harness_that_are_none_are_refused(change: dict[str, object], tmp_path: Path) -> None:
+    general_json(tmp_path, "runs/rl/1", (0.8, 0.7))
+    content = json.loads((tmp_path / "general.json").read_text())
+    content["tasks"][0] |= change
+    (tmp_path / "general.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="run lsemrl general again"):
+        find_general([tmp_path])
+
+
+def general_json(folder: Path, adapter: str, em: tuple[float, float], stderr: float | None = 0.02) -> None:
+    def scores(value: float, error: float | None) -> dict[str, dict[str, float | None]]:
+        return {"em,none": {"value": value, "stderr": error}}
+
+    before, after = em
+    task = {
+        "name": "cmrc2018", "part": False, "before": scores(before, 0.03), "after": scores(after, 0.03),
+        "difference": scores(after - before, stderr),
+    }  # fmt: skip
+    content = {"policy": {"adapter": adapter}, "tasks": [task, {**task, "name": "cmrc2018_part", "part": True}]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "general.json").write_text(json.dumps(content))
+
+
+def test_scores_of_the_harness_stand_in_the_same_report(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "base", "rl", "sft")
+    for seed, after in zip(SEEDS, (0.70, 0.72, 0.74), strict=True):
+        general_json(tmp_path / "runs" / "general" / str(seed), f"runs/rl/{seed}", (0.8, after))
+    general_json(tmp_path / "runs" / "general" / "sft", "runs/sft/1", (0.8, 0.1), stderr=0.05)
+    main(["tax", str(tmp_path / "runs"), "--output", str(tmp_path / "tax")])
+    report = Report.from_json(tmp_path / "tax" / "report.json")
+    rl, sft = (next(arm for arm in report.arms if arm.name == name).harness for name in ("rl", "sft"))
+    assert list(rl) == ["cmrc2018, em"]  # parts of a group stay in the file
+    assert rl["cmrc2018, em"].after == pytest.approx(0.72)
+    assert rl["cmrc2018, em"].low == pytest.approx(-0.08 - 4.303 * 0.02 / 3**0.5, rel=1e-3)
+    assert (sft["cmrc2018, em"].low, sft["cmrc2018, em"].high) == pytest.approx((-0.7 - 0.098, -0.7 + 0.098))
+    shown = (tmp_path / "tax" / "report.md").read_text()
+    assert "General ability by lm-evaluation-harness" in shown and "0.720 (−0.080 [" in shown
+    general_json(tmp_path / "runs" / "general" / "lost", "runs/gone", (0.8, 0.8))
+    with pytest.raises(UserError, match="of the adapter 'runs/gone', of which there is no measurement"):
+        tax_report(find_measurements([tmp_path]), command="", general=find_general([tmp_path]))
+    (tmp_path / "general.json").write_text("[]")
+    with pytest.raises(UserError, match="run lsemrl general again"):
+        find_general([tmp_path])
