@@ -12,7 +12,7 @@ from bad_bases import make_bases
 from bad_models import make_models
 from sent_files import make_sent
 
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from typing import Any
 import harness
 from bad_inputs import CASES, Case, make_files
 
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 
 PHASES = ("sample", "reward", "update", "step", "validate", "write", "fill", "save")
 _RUN = (

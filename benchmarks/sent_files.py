@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from lsemrl import micro
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 
 
 def make_sent(folder: Path) -> dict[str, Path]:

@@ -23,7 +23,8 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib import pyplot
 from scipy.stats import theilslopes
 
-from lsemrl.cli.trainer import CONFIGS, run_trainer
+from lsemrl.cli.trainer import run_trainer
+from lsemrl.config_files import CONFIGS
 
 _EVERY = 20  # steps in a row of the results
 _PAGE = os.sysconf("SC_PAGE_SIZE")

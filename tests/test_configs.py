@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 
 from lsemrl.cli.main import main
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 from lsemrl.micro import corpus
 
 HEADLINES = Path(__file__).parents[2] / "shared" / "data" / "tibetan_headlines.jsonl"

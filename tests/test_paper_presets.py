@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from lsemrl.cli.main import main
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 from lsemrl.experiment.read import read_experiment
 from lsemrl.micro import corpus
 from lsemrl.modules.adapters.config import new_config

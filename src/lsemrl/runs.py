@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from lsemrl.errors import UserError
-from lsemrl.files import set_aside, told, write_text
+from lsemrl.files import set_aside, told
+from lsemrl.json_records import write_json
 
 CHECKPOINTS, SAMPLES, SKIPPED = "checkpoints", "samples.csv", "skipped.jsonl"
 CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
@@ -93,7 +94,7 @@ def begin_run(root: Path, config: Mapping[str, Any], *, resume: bool) -> Path:
         folder = new_folder(root)
         _lock(folder)
         try:
-            write_record(folder / _RECORD, {"identity": identity, "finished": False})
+            write_json(folder / _RECORD, {"identity": identity, "finished": False})
         except UserError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -104,7 +105,7 @@ def finish_run(folder: Path) -> None:
     """Record that the run in `folder` has come to its end, so that the same command begins another."""
     record = _record(folder)
     if record is not None:
-        write_record(folder / _RECORD, {**record, "finished": True})
+        write_json(folder / _RECORD, {**record, "finished": True})
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -152,15 +153,6 @@ def truncate_files(folder: Path, sizes: Mapping[str, int]) -> None:
             else:
                 kept = set_aside(path)
                 log.warning("%s is not as its checkpoint left it: kept as %s, and begun again", path, kept)
-
-
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write JSON; a kill leaves the old file or the new one.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def is_rank_zero() -> bool:
@@ -225,7 +217,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
         return None
     kept = f"kept as {set_aside(path)}" if path.exists() else "it is gone"
     log.warning("%s cannot be read (%s): made again from %s", path, kept, CONFIG)
-    write_record(path, record)
+    write_json(path, record)
     return record
 
 

@@ -16,8 +16,8 @@ import yaml
 
 from lsemrl import __version__
 from lsemrl.cli.main import main
-from lsemrl.cli.trainer import CONFIGS
 from lsemrl.cli.verbs import OWN_VERBS, RUN
+from lsemrl.config_files import CONFIGS
 from tiny import make_policy, save_tiny_model
 
 QUICK = [

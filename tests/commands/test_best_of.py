@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lsemrl.cli.main import main
-from lsemrl.cli.trainer import CONFIGS
 from lsemrl.commands.best_of import FILE, _best
+from lsemrl.config_files import CONFIGS
 from lsemrl.types import Completion, Example, Rewards, Rollouts, Sequences
 
 SMALL = [

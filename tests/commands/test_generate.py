@@ -15,8 +15,8 @@ import yaml
 
 from full_disk import full_disk
 from lsemrl.cli.main import main
-from lsemrl.cli.trainer import CONFIGS
 from lsemrl.commands.generate import read_run
+from lsemrl.config_files import CONFIGS
 from lsemrl.data.collate import encode
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy

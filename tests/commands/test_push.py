@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lsemrl.cli.main import main
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 from lsemrl.local_paths import names_only
 from tiny import save_tiny_model
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lsemrl.cli.main import main
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText

@@ -10,7 +10,7 @@ import yaml
 
 from experiment.world import World
 from lsemrl.cli.main import main
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 from lsemrl.experiment.read import read_experiment
 
 FILES = sorted((CONFIGS / "experiment").glob("*.yaml"))

@@ -12,7 +12,7 @@ import torch
 
 from lsemrl import micro
 from lsemrl.cli.main import main
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 from lsemrl.judging.comparison import Pair
 from lsemrl.judging.judge import judge_by_oracle
 from lsemrl.metrics.scorer import MetricSettings, Scorer

@@ -209,7 +209,7 @@ def test_json_has_no_bare_nan_and_reads_it_back(report: Report, tmp_path: Path) 
         ({"version": 1e400}, "infinity"),
         ({"created": 5}, "created is '5'"),
         ({"machine": ["x"]}, "machine is"),
-        ({"signatures": {"chrf": 1}}, "signatures is"),
+        ({"signatures": {"chrf": 1}}, "signatures.chrf is"),
         ({"seed": "first"}, "seed is 'first'"),
         ({"setup": None}, "setup is 'None'"),
         ({"paths": [[1]]}, "paths is"),

@@ -208,7 +208,7 @@ def test_the_report(tmp_path: Path) -> None:
     write(tmp_path, {"before": before, "after": after}, texts, tau, {"summary": "Encoder x.", "seconds": 1.5})
     content = json.loads((tmp_path / "calibration.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert content["tau"]["value"] == 0.5
-    assert content["calibrations"]["before"]["figures"] == {"auc_shuffled": 0.5, "length_bias": None}
+    assert content["calibrations"]["before"]["figures"] == {"auc_shuffled": 0.5, "length_bias": "nan"}
     assert content["seconds"] == 1.5
     page = (tmp_path / "calibration.md").read_text(encoding="utf-8")
     assert "| AUC, matched against shuffled (1) | 0.500 | 0.750 |" in page

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsemrl import __version__
 from lsemrl.as_typed import take_text_as_typed
+from lsemrl.config_files import CONFIG_VERSION, prepare_configs
 from lsemrl.errors import UserError
 from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
-from lsemrl.reading import Unreadable, check_file, read_yaml, user_path
 from lsemrl.runs import find_run, is_rank_zero
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
-CONFIGS = next(
-    folder
-    for folder in (Path(__file__).parents[1] / "configs", Path(__file__).parents[3] / "configs")
-    if folder.is_dir()
-)
-"""The shipped configurations: inside an installed package, or beside src/ in a checkout."""
-CONFIG_VERSION = 1
-"""Raised when a configuration of an older version would be misread."""
 TRAINER_VERBS = {
     "fit": "train a policy: SFT or GRPO, as the configuration says",
     "validate": "score a policy on the validation rows",
@@ -52,8 +42,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     from jsonargparse import set_parsing_settings
     from transformers.utils.logging import disable_progress_bar
 
-    check_configs(words)
-    find_own_classes(words)
+    prepare_configs(words)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     take_text_as_typed()
     words = ["--print_config=comments" if word == "--print_config" else word for word in words]
@@ -173,39 +162,3 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
 def _no_chatter(record: Any) -> bool:
     """Keep what a run says of its data, drop Lightning's greetings; named, so that adding it again adds nothing."""
     return not str(record.getMessage()).startswith(("GPU available", "TPU available", "💡 Tip"))
-
-
-def _configs(words: list[str]) -> Iterator[str]:
-    for at, word in enumerate(words):
-        if word in ("--config", "-c") and at + 1 < len(words):
-            yield words[at + 1]
-        elif word.startswith("--config="):
-            yield word.removeprefix("--config=")
-
-
-def find_own_classes(words: list[str]) -> None:
-    """Let a `class_path` name a module in the working directory or beside a configuration, behind what is installed."""
-    for folder in (Path.cwd(), *(user_path(path).parent.resolve() for path in _configs(words))):
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-
-
-def check_configs(words: list[str]) -> None:
-    """Refuse what the parser would only report at length: files that cannot be read, and those of a later version."""
-    for path in _configs(words):
-        try:
-            check_file(path)
-        except Unreadable as reason:
-            raise UserError(f"--config is {path!r}, which cannot be read ({reason}); name a YAML file") from reason
-        try:
-            content = read_yaml(path)
-        except Unreadable as reason:
-            raise UserError(f"--config is {path!r}, which is not YAML in UTF-8 ({reason}); mend the file") from reason
-        if not isinstance(content, dict):
-            raise UserError(f"--config is {path!r}, which holds no fields; write `field: value` lines")
-        version = content.get("config_version", CONFIG_VERSION)
-        if not isinstance(version, int) or not 1 <= version <= CONFIG_VERSION:
-            raise UserError(
-                f"config_version in {path} is {version!r}, but this lsemrl ({__version__}) reads up to "
-                f"{CONFIG_VERSION}; upgrade lsemrl, or rewrite the file"
-            )

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsemrl.as_typed import take_text_as_typed
-from lsemrl.cli.trainer import CONFIG_VERSION, CONFIGS, check_configs, find_own_classes, run_trainer
+from lsemrl.cli.trainer import run_trainer
+from lsemrl.config_files import CONFIG_VERSION, CONFIGS, prepare_configs
 from lsemrl.errors import UserError
 from lsemrl.files import replace_folder, replacing, try_folder
 from lsemrl.finite import check_all_seeds, check_seed
@@ -106,7 +107,7 @@ def _demo(words: list[str]) -> None:
     check_seed(options.seed, "--seed")
     from lsemrl.commands.demo import run_demo
 
-    run_demo(options.task, options.output, options.seed)
+    run_demo(options.task, options.output, options.seed, run_trainer)
 
 
 def _report(words: list[str]) -> None:
@@ -278,7 +279,6 @@ def _experiment(words: list[str]) -> None:
     from lsemrl.experiment.read import read_experiment
     from lsemrl.experiment.run import run_experiment
 
-    check_configs([word for path in (options.config, options.overlay) if path for word in ("--config", str(path))])
     experiment = read_experiment(
         options.config, CONFIGS, overlay=options.overlay, output=options.output, seeds=options.seeds
     )
@@ -323,8 +323,7 @@ def _typed_parser(verb: str, words: list[str]) -> TypedParser:
     from jsonargparse import ArgumentParser as TypedParser
     from jsonargparse import set_parsing_settings
 
-    check_configs(words)
-    find_own_classes(words)
+    prepare_configs(words)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     take_text_as_typed()
     _quiet()

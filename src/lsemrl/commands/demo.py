@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from transformers import AutoTokenizer
 
 from lsemrl import __version__, micro
-from lsemrl.cli.trainer import CONFIGS, run_trainer
+from lsemrl.config_files import CONFIGS
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.task import MicroRows
@@ -130,13 +130,16 @@ def demo_stages(task: Task) -> tuple[Stage, ...]:
     )
 
 
-def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None = None) -> Report:
+def run_demo(
+    task: Task, folder: Path, seed: int, train: Callable[..., Any], stages: Sequence[Stage] | None = None
+) -> Report:
     """Train and measure every arm, print the table, and write the report.
 
     Args:
         task: What the policy is taught.
         folder: A new folder in it takes the arms' runs and the report.
         seed: Of every stage.
+        train: Runs the words of a `lsemrl fit`, as `cli.trainer.run_trainer` does.
         stages: The arms; None takes those of the demo.
 
     Raises:
@@ -155,7 +158,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
         for at, stage in enumerate(plan, start=1):
             started = time.monotonic()
             follow = Follow(stage, battery, bar, f"{task} · {stage.label} ({at} of {len(plan)})")
-            module = fit(stage, follow, folder / stage.name, seed, adapters.get(stage.after or ""))
+            module = fit(train, stage, follow, folder / stage.name, seed, adapters.get(stage.after or ""))
             adapters[stage.name] = module.folder / "adapter"
             signatures |= module.scorer.signatures | CMRC.signatures
             if base is None:
@@ -194,7 +197,9 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     return report
 
 
-def fit(stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | None) -> PolicyModule:
+def fit(
+    train: Callable[..., Any], stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | None
+) -> PolicyModule:
     """Run `lsemrl fit` for one stage; the module it trained."""
     words = ["fit", *(word for name in stage.configs for word in ("--config", str(CONFIGS / name)))]
     words += [
@@ -211,7 +216,7 @@ def fit(stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | N
     ]
     if adapter:
         words.append(f"--model.policy.adapter={adapter}")
-    module: PolicyModule = run_trainer(words, callbacks=[follow]).model
+    module: PolicyModule = train(words, callbacks=[follow]).model
     return module
 
 

@@ -18,6 +18,7 @@ from lsemrl import __version__, micro
 from lsemrl.commands.generate import Trained
 from lsemrl.files import fill_folder, is_free, try_folder, write_text
 from lsemrl.foreign import fenced, markdown
+from lsemrl.json_records import write_json
 from lsemrl.local_paths import is_local, name_only, names_only
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.adapters.merging import merge_for_good
@@ -127,7 +128,7 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, 
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = str(base_path)
-        write_text(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_json(path, config)
     head = {"base_model": name_only(run.policy.model), "library_name": "peft", "pipeline_tag": "text-generation"}
     write_text(folder / "README.md", _front(head) + card)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 
 from lsemrl.evaluation.harness_library import HarnessSettings, evaluate, load_tasks
 from lsemrl.evaluation.harness_scores import General, results
-from lsemrl.files import make_folder, try_folder, write_text
+from lsemrl.files import make_folder, try_folder
+from lsemrl.json_records import write_json
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import UserError
@@ -87,9 +87,8 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
             tasks=(*general.tasks, *results(name, before, after)),
             seconds=time.monotonic() - begun,
         )
-        text = json.dumps(dataclasses.asdict(general), ensure_ascii=False, indent=2) + "\n"
         make_folder(folder, "--output")
-        write_text(folder / "general.json", text)
+        write_json(folder / "general.json", dataclasses.asdict(general))
     return general
 
 

@@ -15,13 +15,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lsemrl.errors import UserError
-from lsemrl.files import write_text
-from lsemrl.kinds import check_kinds
-from lsemrl.reading import read_json
-from lsemrl.report.records import UNBOUNDED, json_text
+from lsemrl.json_records import read_record, write_json
 
 if TYPE_CHECKING:
     from lsemrl.types import Completion, Example
@@ -31,6 +27,8 @@ BASE = "base"
 """The arm that was never trained."""
 VERSION = 1
 """Of the JSON; raised when a field changes its meaning."""
+UNBOUNDED = ("answer_length", "nll")
+"""The scores that are no fractions."""
 _LIBRARIES = ("torch", "transformers", "peft", "lightning", "sentence-transformers", "sacrebleu")
 
 
@@ -134,13 +132,31 @@ class Measured:
     answers: tuple[Output, ...]
     adapter_fingerprint: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.arm.isidentifier() or "adapter" not in self.policy:
+            raise ValueError(f"arm is {self.arm!r}, policy is {self.policy}")
+        for part, scores, rows in (
+            ("target", self.target, self.target_rows),
+            ("general", self.general, self.general_rows),
+        ):
+            for name, value in scores.items():
+                if name not in UNBOUNDED and 1 + 1e-6 < value < math.inf:
+                    raise ValueError(f"{part}.{name} is {value}, and no fraction")
+            for name, values in rows.items():
+                if len(values) != self.data[part].count:
+                    raise ValueError(f"{part}_rows.{name} has {len(values)} rows of {self.data[part].count}")
+        if len(self.outputs) > self.data["target"].count:
+            raise ValueError(f"outputs are {len(self.outputs)} of {self.data['target'].count} target rows")
+        if not self.divergence["general"].to_base_rows or not all(output.references for output in self.outputs):
+            raise ValueError("it lacks rows of divergence, or references")
+
     def write(self, folder: Path) -> Path:
         """Write measurement.json; returns its path.
 
         Raises:
             UserError: It cannot be written.
         """
-        write_text(folder / FILE, json_text(asdict(self)))
+        write_json(folder / FILE, asdict(self))
         return folder / FILE
 
     @classmethod
@@ -150,16 +166,7 @@ class Measured:
         Raises:
             UserError: There is no such file, it holds something else, or its version is a later one.
         """
-        try:
-            data = read_json(path)
-            if int(data["version"]) <= VERSION:
-                measured = cls(**data | _typed(data))
-                check_kinds(measured)
-                _check_sense(measured)
-                return measured
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read ({error}): measure again with lsemrl measure") from error
-        raise UserError(f"{path} is of version {data['version']}, this lsemrl reads up to {VERSION}: update lsemrl")
+        return read_record(cls, path, VERSION, "measure again with lsemrl measure")
 
 
 def hash_rows(examples: Sequence[Example]) -> Rows:
@@ -198,49 +205,3 @@ def machine() -> dict[str, str | int | float]:
 def versions() -> dict[str, str]:
     """The libraries that numbers depend on."""
     return {name: version(name) for name in _LIBRARIES}
-
-
-def _check_sense(measured: Measured) -> None:
-    """Raise ValueError where a record of the right kinds cannot be a measurement."""
-    if not measured.arm.isidentifier() or "adapter" not in measured.policy:
-        raise ValueError(f"arm is {measured.arm!r}, policy is {measured.policy}")
-    for part, scores, rows in (
-        ("target", measured.target, measured.target_rows),
-        ("general", measured.general, measured.general_rows),
-    ):
-        for name, value in scores.items():
-            if name not in UNBOUNDED and 1 + 1e-6 < value < math.inf:
-                raise ValueError(f"{part}.{name} is {value}, and no fraction")
-        for name, values in rows.items():
-            if len(values) != measured.data[part].count:
-                raise ValueError(f"{part}_rows.{name} has {len(values)} rows of {measured.data[part].count}")
-    if len(measured.outputs) > measured.data["target"].count:
-        raise ValueError(f"outputs are {len(measured.outputs)} of {measured.data['target'].count} target rows")
-    if not measured.divergence["general"].to_base_rows or not all(output.references for output in measured.outputs):
-        raise ValueError("it lacks rows of divergence, or references")
-
-
-def _typed(data: dict[str, Any]) -> dict[str, Any]:
-    def rows(values: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-        return {name: tuple(map(float, each)) for name, each in values.items()}
-
-    def said(values: Iterable[dict[str, Any]]) -> tuple[Output, ...]:
-        return tuple(Output(**value | {"references": tuple(value["references"])}) for value in values)
-
-    return {
-        **{name: {key: float(value) for key, value in data[name].items()} for name in ("target", "general")},
-        **{name: rows(data[name]) for name in ("target_rows", "general_rows")},
-        **{name: said(data[name]) for name in ("outputs", "answers")},
-        "data": {name: Rows(**each) for name, each in data["data"].items()},
-        "divergence": {
-            name: Divergence(
-                to_base=float(each["to_base"]),
-                from_base=float(each["from_base"]),
-                to_base_rows=tuple(map(float, each["to_base_rows"])),
-                from_base_rows=tuple(map(float, each["from_base_rows"])),
-            )
-            for name, each in data["divergence"].items()
-        },
-        "weight_change": float(data["weight_change"]),
-        "seconds": float(data["seconds"]),
-    }

@@ -8,10 +8,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from lsemrl.config_files import read_config
 from lsemrl.errors import UserError
 from lsemrl.experiment.overlay import overlaid
 from lsemrl.experiment.plan import JUDGED, REPORTS, VERBS, Experiment, ReportPlan, Stage
-from lsemrl.reading import Unreadable, read_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _REPORT_FIELDS = ("stages", "paths", "against", "judge")
@@ -37,11 +37,11 @@ def read_experiment(
     Raises:
         UserError: Whatever is wrong with the file, or with those it names.
     """
-    content, name = _mapping(path, "--config"), path.stem
+    content, name = read_config(path, "--config"), path.stem
     if overlay:
         name = f"{name}_{overlay.stem}"
         content["output"] = f"{_text(content, 'output', str(path)) or f'runs/experiment/{path.stem}'}_{overlay.stem}"
-        content = overlaid(content, _mapping(overlay, "--overlay"), str(overlay))
+        content = overlaid(content, read_config(overlay, "--overlay"), str(overlay))
     _check_fields(
         content,
         ("config_version", "description", "output", "seeds", "overrides", "seconds_per_step", "stages", "reports"),
@@ -97,7 +97,7 @@ def _stage(written: Any, where: str, configs: Path, common: Mapping[str, Mapping
         name=name,
         verb=verb,
         configs=tuple(paths),
-        contents=tuple(_mapping(path, f"{where}: configs") for path in paths),
+        contents=tuple(read_config(path, f"{where}: configs") for path in paths),
         overrides={**(common.get(verb) or {}), **own},
         after=after,
         label=_text(written, "label", where) or name,
@@ -193,17 +193,6 @@ def _text(content: Mapping[str, Any], field: str, where: str) -> str:
     if value is not None and not isinstance(value, str):
         raise UserError(f"{where}: {field} is {value!r}; write text")
     return value or ""
-
-
-def _mapping(path: Path, field: str) -> dict[str, Any]:
-    """The content of a YAML file."""
-    try:
-        content = read_yaml(path)
-    except Unreadable as reason:
-        raise UserError(f"{field} is {str(path)!r}, which cannot be read as YAML ({reason}); mend it") from reason
-    if not isinstance(content, dict):
-        raise UserError(f"{field} is {str(path)!r}, which holds no fields; write `field: value` lines")
-    return content
 
 
 def read_reports(written: Mapping[str, Any], stages: Sequence[Stage], where: str) -> tuple[ReportPlan, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -20,8 +19,9 @@ from lsemrl.experiment.plan import Experiment, Run
 from lsemrl.experiment.progress import Display, shown, spoken
 from lsemrl.experiment.reports import write_reports
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, standing
-from lsemrl.files import append, told, write_text
+from lsemrl.files import append, told
 from lsemrl.foreign import visible
+from lsemrl.json_records import write_json
 
 PREFIX = (sys.executable, "-m", "lsemrl")
 """What makes a command of a run's words."""
@@ -222,7 +222,7 @@ def _write_index(experiment: Experiment) -> None:
     ]
     index: dict[str, Any] = {"name": experiment.name, "description": experiment.description}
     index |= {"seeds": experiment.seeds, "folder": "{stage}/seed_{seed}", "stages": stages}
-    write_text(experiment.output / "experiment.json", json.dumps(index, indent=2, ensure_ascii=False) + "\n")
+    write_json(experiment.output / "experiment.json", index)
 
 
 def _key(run: Run) -> tuple[str, int]:

@@ -19,7 +19,8 @@ from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.experiment.plan import ADAPTER, Run
 from lsemrl.files import fill_folder, told
-from lsemrl.runs import checkpoints, write_record
+from lsemrl.json_records import write_json
+from lsemrl.runs import checkpoints
 
 LOG = "log.txt"
 _STARTED, _DONE = "stage.json", "done.json"
@@ -132,9 +133,9 @@ def begin(run: Run, experiment: str) -> None:
         for path in list(run.folder.iterdir()):
             if path.name != _STARTED:
                 path.rename(place / path.name)
-        write_record(place / _STARTED, started)
+        write_json(place / _STARTED, started)
     identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
-    write_record(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes})
+    write_json(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes})
 
 
 def adopt(run: Run, experiment: str, twin: Path) -> None:
@@ -142,7 +143,7 @@ def adopt(run: Run, experiment: str, twin: Path) -> None:
     begin(run, experiment)
     own = shutil.ignore_patterns(_STARTED, _DONE)
     fill_folder(run.folder, lambda part: shutil.copytree(twin, part, symlinks=True, ignore=own, dirs_exist_ok=True))
-    write_record(run.folder / _DONE, {**(_read(twin / _DONE) or {}), "copied_from": str(twin)})
+    write_json(run.folder / _DONE, {**(_read(twin / _DONE) or {}), "copied_from": str(twin)})
 
 
 def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str | None:
@@ -156,7 +157,7 @@ def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str |
         with told(link):
             link.unlink(missing_ok=True)
             link.symlink_to(newest.relative_to(run.folder), target_is_directory=True)
-    write_record(
+    write_json(
         run.folder / _DONE,
         {
             "hash": run.hashes["all"],

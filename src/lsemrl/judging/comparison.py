@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from lsemrl import __version__
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
-from lsemrl.files import make_folder, write_lines, write_text
+from lsemrl.files import make_folder, write_lines
+from lsemrl.json_records import write_json
 from lsemrl.judging.client import printable
 from lsemrl.reading import Json, Unreadable, fault_of, read_lines
 
@@ -246,7 +246,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     ]
     write_lines(folder / "verdicts.jsonl", rows)
     path = folder / "judge.json"
-    write_text(path, json.dumps(comparison.summary(), ensure_ascii=False, indent=1) + "\n")
+    write_json(path, comparison.summary())
     return path
 
 

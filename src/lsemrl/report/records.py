@@ -8,18 +8,13 @@ such.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lsemrl.errors import UserError
-from lsemrl.files import write_text
-from lsemrl.kinds import check_kinds
-from lsemrl.reading import read_json
+from lsemrl.evaluation.measurement import UNBOUNDED
+from lsemrl.json_records import read_record, write_json
 
 VERSION = 1
 """Of the JSON; raised when a field changes its meaning."""
@@ -39,7 +34,6 @@ TARGET = (
 SCORES = ("meaning_f1", "chrf_sentence", "chrf", "rouge_l", "bleu", "language_rate")
 GENERAL = ("em", "f1", "average", "answer_length", "nll")
 KL = ("target", "general", "text", "own")
-UNBOUNDED = ("answer_length", "nll")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,8 +262,12 @@ class Report:
         return next((each for each in self.contrasts if (each.of, each.against, each.metric) == key), None)
 
     def to_json(self, path: Path) -> None:
-        """Write as JSON."""
-        write_text(path, json_text(asdict(self)))
+        """Write as JSON.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        write_json(path, asdict(self))
 
     @classmethod
     def from_json(cls, path: Path) -> Report:
@@ -278,66 +276,4 @@ class Report:
         Raises:
             UserError: There is no such file, it holds something else, or its version is a later one.
         """
-        try:
-            data = read_json(path)
-            if int(data["version"]) <= VERSION:
-                report = cls(
-                    **data
-                    | {
-                        "seconds": float(data["seconds"]),
-                        "arms": tuple(map(_arm, data["arms"])),
-                        "contrasts": tuple(map(_contrast, data.get("contrasts", ()))),
-                        "paths": tuple(map(tuple, data.get("paths", ()))),
-                        "same_scores": tuple(map(_same_score, data.get("same_scores", ()))),
-                    }
-                )
-                check_kinds(report)
-                return report
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read ({error}): give the report.json of a finished run") from error
-        raise UserError(f"{path} is of version {data['version']}, this lsemrl reads up to {VERSION}: update lsemrl")
-
-
-def json_text(value: Any) -> str:
-    """`value` as JSON; NaN and infinities, which JSON has no numbers for, become strings."""
-    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _contrast(data: dict[str, Any]) -> Contrast:
-    return Contrast(**data | {name: float(data[name]) for name in ("value", "low", "high")})
-
-
-def _same_score(data: dict[str, Any]) -> SameScore:
-    by_seed = {name: tuple(map(float, data[name])) for name in ("scores", "losses", "losses_against")}
-    return SameScore(**data | by_seed | {name: float(data[name]) for name in ("low", "high")})
-
-
-def _arm(data: dict[str, Any]) -> Arm:
-    def floats(values: Mapping[str, Any]) -> dict[str, float]:
-        return {key: float(value) for key, value in values.items()}
-
-    return Arm(
-        **data
-        | {key: floats(data[key]) for key in ("target", "general", "kl")}
-        | {"kl_from_base": floats(data.get("kl_from_base", {}))}
-        | {key: tuple(map(floats, data[key])) for key in ("curve", "trajectory")}
-        | {
-            "seconds": float(data["seconds"]),
-            "nll_drifts": tuple(map(float, data["nll_drifts"])),
-            "harness": {key: HarnessScore(**floats(each)) for key, each in data.get("harness", {}).items()},
-            "kl_rows": tuple(map(float, data.get("kl_rows", ()))),
-            "weight_change": None if data.get("weight_change") is None else float(data["weight_change"]),
-            "adapters": tuple(data.get("adapters", ())),
-            "seeds": tuple(data.get("seeds", ())),
-            "by_seed": {key: tuple(map(float, each)) for key, each in data.get("by_seed", {}).items()},
-            "samples": tuple(Sample(**sample | {"rewards": floats(sample["rewards"])}) for sample in data["samples"]),
-        }
-    )
+        return read_record(cls, path, VERSION, "give the report.json of a finished run")

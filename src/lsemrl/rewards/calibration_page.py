@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsemrl.files import write_bytes, write_text
 from lsemrl.foreign import markdown, visible
+from lsemrl.json_records import write_json
 from lsemrl.rewards.calibration import FIGURES, OUTPUTS, PAIRS, Calibration, Probe, Tau
 from lsemrl.rewards.semantic import rescaled
 
@@ -49,8 +49,7 @@ def write(
         "tau": asdict(tau) if tau else None,
         "calibrations": {name: asdict(calibration) for name, calibration in calibrations.items()},
     }
-    text = json.dumps(_without_nan(content), ensure_ascii=False, indent=1)
-    write_text(folder / "calibration.json", text + "\n")
+    write_json(folder / "calibration.json", content)
     write_text(folder / "calibration.md", _page(calibrations, texts, tau, facts))
     import matplotlib
 
@@ -148,12 +147,3 @@ def _mean(values: Sequence[float]) -> float:
 
 def _number(value: float) -> str:
     return "not defined" if math.isnan(value) else f"{value:.3f}"
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON knows no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
