@@ -15,7 +15,7 @@ from lsemrl.data.sources import Source
 from lsemrl.errors import UserError
 from lsemrl.judging.client import Reply, ReplyCache
 from lsemrl.judging.comparison import Comparison, Judgement, Pair, write_comparison
-from lsemrl.modules.event_log import EventLog
+from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.report.records import Report
 from lsemrl.report.tax_report import tax_report
 from lsemrl.report.write import write_report
@@ -71,10 +71,10 @@ def test_what_was_there_stays(name: str, size: int, tmp_path: Path) -> None:
 def test_events_are_read_up_to_the_last_whole_one(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    log = EventLog()
-    log.folder, log.resumed_at = tmp_path, 3
+    log = MetricsLog(str(tmp_path), events=True)
+    log.rewind(3)
     log.log_metrics({"kl": 0.5}, 3)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*tfevents*")
     with full_disk(path.stat().st_size + 9), pytest.raises(UserError, match=r"tfevents.* cannot be written to"):
         log.log_metrics({"kl": 0.25}, 4)
     log.log_metrics({"kl": 0.125}, 5)

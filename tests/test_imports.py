@@ -16,7 +16,6 @@ LIGHTNING = {
     "lsemrl.commands.demo",
     "lsemrl.modules.base",
     "lsemrl.modules.checkpoints",
-    "lsemrl.modules.event_log",
     "lsemrl.modules.metrics_log",
     "lsemrl.modules.preemption",
     "lsemrl.modules.run_folder",

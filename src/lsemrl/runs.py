@@ -111,10 +111,10 @@ def finish_run(folder: Path) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [path for path in (folder / CHECKPOINTS).glob("step_*") if path.name[5:].isdigit()]
-    return sorted(found, key=step_of)
+    return sorted(found, key=_step_of)
 
 
-def step_of(checkpoint: Path) -> int:
+def _step_of(checkpoint: Path) -> int:
     """The rollout step that a checkpoint stands before, by its name."""
     return int(checkpoint.name.removeprefix("step_"))
 

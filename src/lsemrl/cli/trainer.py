@@ -70,7 +70,6 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
 
     from lsemrl.modules.base import PolicyModule
     from lsemrl.modules.checkpoints import Checkpoints
-    from lsemrl.modules.event_log import EventLog
     from lsemrl.modules.metrics_log import MetricsLog
     from lsemrl.modules.run_folder import Asked, RunFolder
 
@@ -138,7 +137,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
             if run and not config.trainer.fast_dev_run:
                 trainer.callbacks.insert(0, RunFolder(self.asked))  # type: ignore[attr-defined]
                 if ours and self.subcommand == "fit":
-                    trainer.loggers = [MetricsLog(), EventLog()]
+                    trainer.loggers = [MetricsLog(events=True)]
             return trainer
 
     return Cli(

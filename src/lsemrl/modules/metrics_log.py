@@ -1,4 +1,7 @@
-"""metrics.csv: a row for whatever is logged at a step, written at once, and taken back to a checkpoint."""
+"""metrics.csv: a row for whatever is logged at a step, written at once, and taken back to a checkpoint.
+
+The same rows can go to TensorBoard too.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from lsemrl.files import append, make_folder, set_aside, told, write_text
+from lsemrl.modules.event_log import EventLog
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +32,17 @@ class MetricsLog(Logger):
     Lightning's own CSVLogger begins a file by deleting the one that is there, and keeps rows back until many have come.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
+    def __init__(self, folder: str | None = None, *, events: bool = False) -> None:
         """
         Args:
             folder: The run's; None where it is to be set before anything is logged.
+            events: Whether TensorBoard's events are written beside the rows.
         """
         super().__init__()
         self.folder = None if folder is None else Path(folder)
+        self._events: EventLog | None = None
+        self._with_events = events
+        self._resumed_at: int | None = None
         self._columns: list[str] | None = None
 
     @property
@@ -73,7 +81,7 @@ class MetricsLog(Logger):
         """Append a row; a metric that is new gets a column.
 
         Raises:
-            UserError: The file cannot be written to.
+            UserError: A file cannot be written to.
         """
         row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
         row[_STEP] = step
@@ -83,10 +91,15 @@ class MetricsLog(Logger):
             append(self.path, _text(self._columns, [row]))
         else:
             self._write(sorted({*self._columns, *row}), [*self._read()[1], row])
+        if self._with_events:
+            if self._events is None:
+                self._events = EventLog(self.path.parent, self._resumed_at)
+            self._events.append(metrics, step or 0)
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
         """Drop what was logged at `step` or later."""
+        self._resumed_at = step
         if step and not self.path.exists():
             log.warning("%s is gone: it is begun again", self.path)
         columns, rows = self._read()

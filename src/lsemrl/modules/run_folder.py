@@ -12,9 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lsemrl.files import make_folder, write_text
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Checkpoints
-from lsemrl.modules.event_log import EventLog
 from lsemrl.modules.metrics_log import MetricsLog
-from lsemrl.runs import CONFIG, begin_run, new_folder, step_of
+from lsemrl.runs import CONFIG, begin_run, new_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class Asked:
 
 
 class RunFolder(Callback):
-    """Takes a folder, tells loggers and checkpoints, and writes config.yaml; to be the first of the callbacks."""
+    """Takes a folder, tells logger and checkpoints, and writes config.yaml; to be the first of the callbacks."""
 
     def __init__(self, asked: Asked) -> None:
         """
@@ -58,7 +57,7 @@ class RunFolder(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoints):
                 callback.resume = checkpoint
-        self._take(trainer, pl_module, checkpoint.parents[1], step_of(checkpoint))
+        self._take(trainer, pl_module, checkpoint.parents[1])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a new folder, unless one is gone on with."""
@@ -75,14 +74,12 @@ class RunFolder(Callback):
             pl_module.folder = new_folder(self.asked.root, "predict")
         self._configuration(trainer, pl_module)
 
-    def _take(self, trainer: Trainer, module: LightningModule, folder: Path, resumed_at: int | None = None) -> None:
+    def _take(self, trainer: Trainer, module: LightningModule, folder: Path) -> None:
         assert isinstance(module, PolicyModule)
         self._taken = True
         for each in (*trainer.loggers, *trainer.callbacks, module):  # type: ignore[attr-defined]
-            if isinstance(each, MetricsLog | EventLog | Checkpoints | PolicyModule):
+            if isinstance(each, MetricsLog | Checkpoints | PolicyModule):
                 each.folder = folder
-            if isinstance(each, EventLog):
-                each.resumed_at = resumed_at
 
     def _configuration(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, PolicyModule)
