@@ -28,9 +28,9 @@ from lsemrl.commands import generate as trained
 from lsemrl.commands.generate import read_run
 from lsemrl.data.base import TaskData
 from lsemrl.data.prompts import PromptTemplate
-from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.rollout_report import append_samples
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import Completion, Example, UserError
 
@@ -239,7 +239,7 @@ def test_samples_hold_no_formula(tmp_path: Path) -> None:
     numbers_N = torch.tensor([-1.5, 0.0, 1.0, 2.0])
     rewards = SimpleNamespace(total_N=numbers_N, parts_N={"=mine": numbers_N})
     rollouts = SimpleNamespace(completions=completions, num_generations=2)
-    GRPO._write_samples(SimpleNamespace(folder=tmp_path, rollout_step=0), rollouts, rewards, numbers_N)  # type: ignore[arg-type]
+    append_samples(tmp_path / "samples.csv", 0, rollouts, rewards, numbers_N)  # type: ignore[arg-type]
     with (tmp_path / "samples.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for name in ("id", "source", "reference", "completion"):

@@ -6,8 +6,6 @@ a second inference engine (what samples is what is trained).
 
 from __future__ import annotations
 
-import csv
-import io
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lsemrl.canonical import canonical
-from lsemrl.files import append
-from lsemrl.foreign import cell
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.base import PolicyModule
@@ -26,7 +21,7 @@ from lsemrl.modules.memory import estimate_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.ranks import every_rank
+from lsemrl.modules.rollout_report import append_samples, completion_metrics, reward_metrics
 from lsemrl.modules.sampler import Sampling
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages, validate_group
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
@@ -290,61 +285,21 @@ class GRPO(PolicyModule):
 
     def report(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor, metrics: dict[str, Tensor]) -> None:
         """Log the batch and, now and then, write the first rank's completions to samples.csv in the run's folder."""
-        own_N = rollouts.sequences.completion_mask_NT.sum(dim=1).float()
-        lengths_N = torch.cat(every_rank(own_N.cpu()))
+        completions = completion_metrics(rollouts)
         seconds = sum(self.stopwatch.seconds.values())
-        groups_BG = rewards.total_N.view(-1, rollouts.num_generations)
-        parts = {
-            f"rewards/{name}/{statistic}": value
-            for name, part_N in rewards.parts_N.items()
-            for statistic, value in (("mean", part_N.nanmean()), ("std", part_N[~part_N.isnan()].std()))
-        }
         self.log_step(
             {
-                "reward": rewards.total_N.nanmean(),
-                "reward_std": groups_BG.std(dim=1).nanmean(),
-                **parts,
+                **reward_metrics(rewards, rollouts.num_generations),
                 **self.reward_mix.counters,
                 **metrics,
-                "completions/mean_length": lengths_N.mean(),
-                "completions/min_length": lengths_N.min(),
-                "completions/max_length": lengths_N.max(),
-                "completions/clipped_ratio": 1 - rollouts.ended_N.float().mean(),
-                "completions/duplicates": 1
-                - len({canonical(one.text) for one in rollouts.completions}) / len(rollouts.completions),
-                "num_tokens": lengths_N.sum(),
-                "padding/rollout": 1 - own_N.sum() / rollouts.slots,
+                **completions,
                 "timing/reward_share": self.stopwatch.seconds["reward"] / seconds,
-                "tokens_per_second": lengths_N.sum() / seconds,
+                "tokens_per_second": completions["num_tokens"] / seconds,
             },
             "reward",
             "kl",
             "completions/mean_length",
         )
         if self.samples_every and self.rollout_step % self.samples_every == 0 and self.trainer.is_global_zero:
-            self._write_samples(rollouts, rewards, advantages_N)
+            append_samples(self.folder / SAMPLES, self.rollout_step, rollouts, rewards, advantages_N)
         self.rollout_step += 1
-
-    def _write_samples(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor) -> None:
-        path = self.folder / SAMPLES
-        columns = ["rollout_step", "id", "source", "reference", "completion", "ended", "reward", "advantage"]
-        text = io.StringIO()
-        table = csv.writer(text)
-        if not path.exists() or not path.stat().st_size:
-            table.writerow([*columns, *map(cell, rewards.parts_N)])
-        for row, completion in enumerate(rollouts.completions[: 2 * rollouts.num_generations]):
-            example = completion.example
-            numbers = [
-                rewards.total_N[row],
-                advantages_N[row],
-                *(part_N[row] for part_N in rewards.parts_N.values()),
-            ]
-            table.writerow(
-                [
-                    self.rollout_step,
-                    *map(cell, (example.id, example.source, example.reference, completion.text)),
-                    completion.ended,
-                ]
-                + [f"{number:.4f}" for number in numbers]
-            )
-        append(path, text.getvalue())

@@ -1,0 +1,79 @@
+"""What is told of a batch of rollouts: samples of it to read, and numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lsemrl.canonical import canonical
+from lsemrl.files import append
+from lsemrl.foreign import cell
+from lsemrl.modules.ranks import every_rank
+from lsemrl.types import Rewards, Rollouts
+
+
+def append_samples(path: Path, step: int, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor) -> None:
+    """Add the completions of the first two prompts to a table, with the parts of their rewards.
+
+    Args:
+        path: A CSV file, begun where it is missing.
+        step: The rollout step.
+        rollouts: The batch.
+        rewards: Of its completions, and perhaps of others behind them.
+        advantages_N: Of its completions.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    columns = ["rollout_step", "id", "source", "reference", "completion", "ended", "reward", "advantage"]
+    text = io.StringIO()
+    table = csv.writer(text)
+    if not path.exists() or not path.stat().st_size:
+        table.writerow([*columns, *map(cell, rewards.parts_N)])
+    for row, completion in enumerate(rollouts.completions[: 2 * rollouts.num_generations]):
+        example = completion.example
+        numbers = [
+            rewards.total_N[row],
+            advantages_N[row],
+            *(part_N[row] for part_N in rewards.parts_N.values()),
+        ]
+        table.writerow(
+            [
+                step,
+                *map(cell, (example.id, example.source, example.reference, completion.text)),
+                completion.ended,
+            ]
+            + [f"{number:.4f}" for number in numbers]
+        )
+    append(path, text.getvalue())
+
+
+def reward_metrics(rewards: Rewards, num_generations: int) -> dict[str, Tensor]:
+    """Means and deviations, of the whole and of its parts."""
+    groups_BG = rewards.total_N.view(-1, num_generations)
+    parts = {
+        f"rewards/{name}/{statistic}": value
+        for name, part_N in rewards.parts_N.items()
+        for statistic, value in (("mean", part_N.nanmean()), ("std", part_N[~part_N.isnan()].std()))
+    }
+    return {"reward": rewards.total_N.nanmean(), "reward_std": groups_BG.std(dim=1).nanmean(), **parts}
+
+
+def completion_metrics(rollouts: Rollouts) -> dict[str, Tensor | float]:
+    """Lengths, over all ranks, which must ask together; of this rank's own, how many were cut, alike, and padding."""
+    own_N = rollouts.sequences.completion_mask_NT.sum(dim=1).float()
+    lengths_N = torch.cat(every_rank(own_N.cpu()))
+    return {
+        "completions/mean_length": lengths_N.mean(),
+        "completions/min_length": lengths_N.min(),
+        "completions/max_length": lengths_N.max(),
+        "completions/clipped_ratio": 1 - rollouts.ended_N.float().mean(),
+        "completions/duplicates": 1
+        - len({canonical(one.text) for one in rollouts.completions}) / len(rollouts.completions),
+        "num_tokens": lengths_N.sum(),
+        "padding/rollout": 1 - own_N.sum() / rollouts.slots,
+    }
