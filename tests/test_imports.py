@@ -19,6 +19,7 @@ LIGHTNING = {
     "lsemrl.modules.metrics_log",
     "lsemrl.modules.preemption",
     "lsemrl.modules.run_folder",
+    "lsemrl.modules.run_state",
     "lsemrl.data.base",
     "lsemrl.data.mixed",
 }

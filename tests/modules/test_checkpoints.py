@@ -24,7 +24,7 @@ from torch import Tensor
 from full_disk import full_disk
 from lsemrl import files
 from lsemrl.errors import UserError
-from lsemrl.modules import checkpoints
+from lsemrl.modules import run_state
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.modules.metrics_log import MetricsLog
@@ -195,7 +195,7 @@ def test_lightnings_own_checkpoints_are_refused(tiny_model: str, tmp_path: Path)
 def test_a_full_disk_loses_nothing_that_was_complete(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save, calls = checkpoints.save_file, []
+    save, calls = run_state.save_file, []
 
     def full(tensors: dict[str, Tensor], path: Path) -> None:
         calls.append(path)
@@ -204,7 +204,7 @@ def test_a_full_disk_loses_nothing_that_was_complete(
             raise OSError(28, "No space left on device")
         save(tensors, path)
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(run_state, "save_file", full)
     with caplog.at_level("WARNING"), pytest.raises(Stop):
         run(sft(tiny_model), tmp_path, At(7, stop))
     assert "step_6 could not be written ([Errno 28] No space left on device); training goes on" in caplog.text

@@ -7,32 +7,24 @@ was killed while sampling, between two optimizer steps, or while this was being 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import signal
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningsOwn
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
-from lsemrl import __version__
 from lsemrl.files import remove_folder
 from lsemrl.modules.base import PolicyModule
-from lsemrl.modules.ground import check_ground
 from lsemrl.modules.metrics_log import MetricsLog
-from lsemrl.modules.optimization import set_schedule
 from lsemrl.modules.preemption import Signals
-from lsemrl.modules.ranks import every_rank, highest
-from lsemrl.modules.sharding import scatter_into, whole_tensors
-from lsemrl.modules.snapshot import read_snapshot, write_snapshot
-from lsemrl.runs import CHECKPOINTS, checkpoints, file_sizes, finish_run, truncate_files
+from lsemrl.modules.ranks import highest
+from lsemrl.modules.run_state import gather_state, restore_state
+from lsemrl.modules.snapshot import write_snapshot
+from lsemrl.runs import CHECKPOINTS, checkpoints, finish_run, truncate_files
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
@@ -189,47 +181,14 @@ class Checkpoints(Checkpoint):
         self._owed = reason
         if reason:
             return
-        policy, step = module.policy, module.rollout_step
-        trained = policy.trained()
-        weights = whole_tensors(trained)
-        reference = whole_tensors(policy.held_against())
-        (optimizer,) = trainer.optimizers
-        moments = whole_tensors(
-            {
-                f"{name}/{key}": value
-                for name, parameter in trained.items()
-                for key, value in optimizer.state.get(parameter, {}).items()
-            }
-        )
-        ranks = every_rank(module.own_state())
-        self._saved, self._unproven = step, True
-        if not trainer.is_global_zero:
+        chosen = {"best": self._best, "monitor": [self.monitor, self.mode]}
+        found = gather_state(trainer, module, epoch, batches, self._stands_on, chosen)
+        self._saved, self._unproven = module.rollout_step, True
+        if found is None:
             return
-        state = {
-            "lsemrl": __version__,
-            "torch": torch.__version__,
-            "rollout_step": step,
-            "optimizer_step": trainer.global_step,
-            "epoch": epoch,
-            "rows": batches * trainer.datamodule.batch_size * trainer.world_size,  # type: ignore[attr-defined]
-            "rows_checksum": _checksum_of(trainer),
-            "stands_on": self._stands_on,
-            "schedule": {"last_epoch": trainer.lr_scheduler_configs[0].scheduler.last_epoch},
-            "best": self._best,
-            "monitor": [self.monitor, self.mode],
-            "appended": file_sizes(self.folder),
-            "ranks": ranks,
-        }
-
-        def fill(folder: Path) -> None:
-            policy.save(folder / "adapter", weights)
-            save_file(moments, folder / "optimizer.safetensors")
-            if reference:
-                save_file(reference, folder / "reference.safetensors")
-
-        target = self.folder / CHECKPOINTS / f"step_{step}"
+        target = self.folder / CHECKPOINTS / f"step_{module.rollout_step}"
         try:
-            write_snapshot(target, state, fill)
+            write_snapshot(target, *found)
         except UserError as error:
             log.warning("%s could not be written (%s); training goes on without it", target, error.__cause__)
 
@@ -245,50 +204,23 @@ class Checkpoints(Checkpoint):
             log.warning("an old checkpoint in %s could not be deleted (%s)", self.folder, error)
 
     def _load(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        state = read_snapshot(folder)
-        if state["rows_checksum"] != _checksum_of(trainer):
-            raise UserError(
-                f"{str(folder)!r} was written while training on other rows than data now gives; restore the data, or "
-                "set checkpoints.resume to never to begin anew"
-            )
         own = folder.parent.parent == self.folder
-        if "stands_on" in state:
-            check_ground(state["stands_on"], self._stands_on, folder, same_run=own)
-        policy = module.policy
-        trained = policy.trained()
-        scatter_into(trained, policy.read(folder / "adapter"))
-        reference = policy.held_against()
-        if (folder / "reference.safetensors").is_file() != bool(reference):
-            raise UserError(
-                f"policy.reference is {policy.settings.reference!r}, but {str(folder)!r} was written with another; "
-                "resume with the configuration that wrote it"
-            )
-        if reference:
-            scatter_into(reference, load_file(folder / "reference.safetensors"))
-        self._load_optimizer(trainer, trained, load_file(folder / "optimizer.safetensors"))
-        # By the settings of now, whose rate and schedule may be others.
-        scheduler = trainer.lr_scheduler_configs[0].scheduler
-        assert isinstance(scheduler, LambdaLR)
-        set_schedule(scheduler, state["schedule"]["last_epoch"])
-        self._set_clocks(trainer, state)
-        self._saved = state["rollout_step"]
+        state = restore_state(trainer, module, folder, self._stands_on, same_run=own)
+        step, ranks = state["rollout_step"], len(state["ranks"])
+        self._saved = step
         if own and state.get("monitor") == [self.monitor, self.mode]:  # what is in best/ was chosen so
             self._best = state["best"]
-        module.rollout_step = state["rollout_step"]
-        same = len(state["ranks"]) == trainer.world_size
-        if same:
-            module.resume_state(state["ranks"][trainer.global_rank])
         if trainer.is_global_zero:
             if own:
                 truncate_files(self.folder, state["appended"])
                 for logger in trainer.loggers:
                     if isinstance(logger, MetricsLog):
-                        logger.rewind(state["rollout_step"])
-            module.say(f"going on from {folder}, before rollout step {state['rollout_step']}")
-            if not same:
+                        logger.rewind(step)
+            module.say(f"going on from {folder}, before rollout step {step}")
+            if ranks != trainer.world_size:
                 module.say(
-                    f"it was written by {len(state['ranks'])} ranks and is read by {trainer.world_size}: weights, "
-                    "optimizer and the rows still to come are the same, the samples drawn will be others"
+                    f"it was written by {ranks} ranks and is read by {trainer.world_size}: weights, optimizer and the "
+                    "rows still to come are the same, the samples drawn will be others"
                 )
         if trainer.fit_loop.done and own:
             finish_run(self.folder)  # which a kill prevented; there is nothing left to do
@@ -297,42 +229,3 @@ class Checkpoints(Checkpoint):
                 f"{str(folder)!r} is of a run that has come to its end; raise trainer.max_epochs or trainer.max_steps "
                 "to train on"
             )
-
-    def _load_optimizer(self, trainer: Trainer, trained: dict[str, Any], moments: dict[str, Tensor]) -> None:
-        (optimizer,) = trainer.optimizers
-        for key, value in moments.items():
-            name, _, kind = key.rpartition("/")
-            if kind == "step":
-                optimizer.state[trained[name]][kind] = value
-            else:
-                moment = optimizer.state[trained[name]][kind] = torch.zeros_like(trained[name])
-                scatter_into({key: moment}, moments)
-
-    def _set_clocks(self, trainer: Trainer, state: dict[str, Any]) -> None:
-        """Put Lightning's counters where a run that was never interrupted has them before this step."""
-        loop, epoch = trainer.fit_loop, state["epoch"]
-        batches = state["rows"] // (trainer.datamodule.batch_size * trainer.world_size)  # type: ignore[attr-defined]
-
-        def progress(done: int, begun: int) -> dict[str, int]:
-            return {"ready": begun, "started": begun, "processed": done, "completed": done}
-
-        counted: Any = loop.state_dict()
-        epochs = progress(epoch, epoch + 1 if batches else epoch)
-        counted["epoch_progress"] = {"total": epochs, "current": epochs}
-        steps = state["rollout_step"]
-        counted["epoch_loop.batch_progress"] = {
-            "total": progress(steps, steps),
-            "current": progress(batches, batches),
-            "is_last_batch": False,
-        }
-        taken = {"ready": state["optimizer_step"], "completed": state["optimizer_step"]}
-        counted["epoch_loop.manual_optimization.optim_step_progress"] = {"total": taken, "current": taken}
-        counted["state_dict"]["combined_loader"] = [{"batches": batches}]
-        loop.load_state_dict(counted)
-
-
-def _checksum_of(trainer: Trainer) -> str:
-    digest = hashlib.sha256()
-    for example in trainer.datamodule.train_examples:  # type: ignore[attr-defined]
-        digest.update(repr((example.id, example.prompt, example.references)).encode())
-    return digest.hexdigest()[:16]

@@ -1,0 +1,185 @@
+"""The state of a run: gathered from all ranks for a checkpoint, and put back where it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lsemrl import __version__
+from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.ground import check_ground
+from lsemrl.modules.optimization import set_schedule
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.ranks import every_rank
+from lsemrl.modules.sharding import scatter_into, whole_tensors
+from lsemrl.modules.snapshot import read_snapshot
+from lsemrl.runs import file_sizes
+from lsemrl.types import UserError
+
+
+def gather_state(
+    trainer: Trainer,
+    module: PolicyModule,
+    epoch: int,
+    batches: int,
+    stands_on: Mapping[str, str],
+    chosen: Mapping[str, Any],
+) -> tuple[dict[str, Any], Callable[[Path], None]] | None:
+    """What stands before batch `batches` of `epoch`, for `write_snapshot`; all ranks must call.
+
+    Args:
+        trainer: Whose clocks and optimizer are taken down.
+        module: What is trained.
+        epoch: Counted from 0.
+        batches: Of this epoch, which have been learned from.
+        stands_on: Hashes of what must be the same when the run goes on.
+        chosen: What is known of the best policy so far.
+
+    Returns:
+        The state as JSON can hold it, and what writes the other files into a folder; None for all ranks but the first.
+    """
+    policy = module.policy
+    trained = policy.trained()
+    weights = whole_tensors(trained)
+    reference = whole_tensors(policy.held_against())
+    (optimizer,) = trainer.optimizers
+    moments = whole_tensors(
+        {
+            f"{name}/{key}": value
+            for name, parameter in trained.items()
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
+    )
+    ranks = every_rank(module.own_state())
+    if not trainer.is_global_zero:
+        return None
+    state = {
+        "lsemrl": __version__,
+        "torch": torch.__version__,
+        "rollout_step": module.rollout_step,
+        "optimizer_step": trainer.global_step,
+        "epoch": epoch,
+        "rows": batches * _rows_a_batch(trainer),
+        "rows_checksum": _checksum_of(trainer),
+        "stands_on": stands_on,
+        "schedule": {"last_epoch": trainer.lr_scheduler_configs[0].scheduler.last_epoch},
+        **chosen,
+        "appended": file_sizes(module.folder),
+        "ranks": ranks,
+    }
+
+    def fill(folder: Path) -> None:
+        policy.save(folder / "adapter", weights)
+        save_file(moments, folder / "optimizer.safetensors")
+        if reference:
+            save_file(reference, folder / "reference.safetensors")
+
+    return state, fill
+
+
+def restore_state(
+    trainer: Trainer, module: PolicyModule, folder: Path, stands_on: Mapping[str, str], *, same_run: bool
+) -> dict[str, Any]:
+    """Put everything where it was when a checkpoint was written.
+
+    Args:
+        trainer: Whose clocks and optimizer are set.
+        module: What is trained.
+        folder: Of the checkpoint.
+        stands_on: Hashes of what is found now.
+        same_run: Whether it is the run itself that goes on.
+
+    Returns:
+        The state that was written.
+
+    Raises:
+        UserError: The checkpoint is damaged, or of another configuration or other rows.
+    """
+    state = read_snapshot(folder)
+    if state["rows_checksum"] != _checksum_of(trainer):
+        raise UserError(
+            f"{str(folder)!r} was written while training on other rows than data now gives; restore the data, or "
+            "set checkpoints.resume to never to begin anew"
+        )
+    if "stands_on" in state:
+        check_ground(state["stands_on"], stands_on, folder, same_run=same_run)
+    trained = module.policy.trained()
+    scatter_into(trained, module.policy.read(folder / "adapter"))
+    _restore_reference(module.policy, folder)
+    (optimizer,) = trainer.optimizers
+    _restore_optimizer(optimizer, trained, load_file(folder / "optimizer.safetensors"))
+    # By the settings of now, whose rate and schedule may be others.
+    scheduler = trainer.lr_scheduler_configs[0].scheduler
+    assert isinstance(scheduler, LambdaLR)
+    set_schedule(scheduler, state["schedule"]["last_epoch"])
+    _set_clocks(trainer, state)
+    module.rollout_step = state["rollout_step"]
+    if len(state["ranks"]) == trainer.world_size:
+        module.resume_state(state["ranks"][trainer.global_rank])
+    return state
+
+
+def _restore_reference(policy: Policy, folder: Path) -> None:
+    kept, path = policy.held_against(), folder / "reference.safetensors"
+    if path.is_file() != bool(kept):
+        raise UserError(
+            f"policy.reference is {policy.settings.reference!r}, but {str(folder)!r} was written with another; "
+            "resume with the configuration that wrote it"
+        )
+    if kept:
+        scatter_into(kept, load_file(path))
+
+
+def _restore_optimizer(optimizer: Optimizer, trained: Mapping[str, Any], moments: dict[str, Tensor]) -> None:
+    for key, value in moments.items():
+        name, _, kind = key.rpartition("/")
+        if kind == "step":
+            optimizer.state[trained[name]][kind] = value
+        else:
+            moment = optimizer.state[trained[name]][kind] = torch.zeros_like(trained[name])
+            scatter_into({key: moment}, moments)
+
+
+def _set_clocks(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Put Lightning's counters where a run that was never interrupted has them before this step."""
+    loop, epoch = trainer.fit_loop, state["epoch"]
+    batches = state["rows"] // _rows_a_batch(trainer)
+
+    def progress(done: int, begun: int) -> dict[str, int]:
+        return {"ready": begun, "started": begun, "processed": done, "completed": done}
+
+    counted: Any = loop.state_dict()
+    epochs = progress(epoch, epoch + 1 if batches else epoch)
+    counted["epoch_progress"] = {"total": epochs, "current": epochs}
+    steps = state["rollout_step"]
+    counted["epoch_loop.batch_progress"] = {
+        "total": progress(steps, steps),
+        "current": progress(batches, batches),
+        "is_last_batch": False,
+    }
+    taken = {"ready": state["optimizer_step"], "completed": state["optimizer_step"]}
+    counted["epoch_loop.manual_optimization.optim_step_progress"] = {"total": taken, "current": taken}
+    counted["state_dict"]["combined_loader"] = [{"batches": batches}]
+    loop.load_state_dict(counted)
+
+
+def _rows_a_batch(trainer: Trainer) -> int:
+    """Over all ranks."""
+    rows: int = trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
+    return rows
+
+
+def _checksum_of(trainer: Trainer) -> str:
+    digest = hashlib.sha256()
+    for example in trainer.datamodule.train_examples:  # type: ignore[attr-defined]
+        digest.update(repr((example.id, example.prompt, example.references)).encode())
+    return digest.hexdigest()[:16]
