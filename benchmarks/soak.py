@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib import pyplot
 from scipy.stats import theilslopes
 
-from lsemrl.cli.trainer import run_trainer
+from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
 
 _EVERY = 20  # steps in a row of the results

@@ -22,8 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lsemrl.cli.trainer import run_trainer
-from lsemrl.commands import demo
+from lsemrl.commands import arms as demo
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("task", "arm", "lr", "seed", "step", "meaning_f1", "meaning_exact", "chrf", "em", "seconds")
@@ -63,7 +62,7 @@ def main() -> None:
             started = time.monotonic()
             follow = demo.Follow(stage, battery, bar, f"{arm} {rate}")
             out = Path(folder) / f"{arm}_{rate}_{stage.steps}"
-            module = demo.fit(run_trainer, stage, follow, out, options.seed, adapters.get(stage.after or ""))
+            module = demo.fit(stage, follow, out, options.seed, adapters.get(stage.after or ""))
             adapters.setdefault(arm, module.folder / "adapter")
             for point in follow.trajectory:
                 about_run = {"task": options.task, "arm": arm, "lr": rate, "seed": options.seed}

@@ -89,7 +89,7 @@ def test_what_only_a_library_writes_is_told_too(
     def fail(words: list[str]) -> None:
         raise ValueError("parser") from OSError(errno.ENOSPC, "No space left on device", "/cache/kernel")
 
-    monkeypatch.setitem(cli.RUN, "report", fail)
+    monkeypatch.setattr("lsemrl.commands.report.report", fail)
     with pytest.raises(SystemExit) as exit_:
         cli.main(["report"])
     assert exit_.value.code == 2

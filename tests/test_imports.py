@@ -12,8 +12,8 @@ import pytest
 from floors import FILES, LEVELS, PICTURE, drawn, imported, is_folder, own, room
 
 LIGHTNING = {
-    "lsemrl.cli.trainer",
-    "lsemrl.commands.demo",
+    "lsemrl.commands.arms",
+    "lsemrl.commands.trainer",
     "lsemrl.modules.base",
     "lsemrl.modules.checkpoints",
     "lsemrl.modules.metrics_log",

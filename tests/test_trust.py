@@ -24,8 +24,8 @@ import yaml
 
 from lsemrl import micro
 from lsemrl.cli.main import main
-from lsemrl.commands import generate as trained
-from lsemrl.commands.generate import read_run
+from lsemrl.commands import trained
+from lsemrl.commands.trained import read_run
 from lsemrl.data.base import TaskData
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.modules.policy import Policy
@@ -255,7 +255,7 @@ def test_outputs_are_shown_on_a_terminal_and_kept_in_a_pipe(
     monkeypatch.setattr(out, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stdout", out)
     said = "\x1b[2Jمەن\u200f \u202eabc"
-    monkeypatch.setattr(trained, "generate", lambda run, texts, **settings: ((text, said) for text in texts))
+    monkeypatch.setattr(trained, "answer", lambda run, texts, **settings: ((text, said) for text in texts))
     (tmp_path / "input.txt").write_text("a\n")
     main(["generate", str(make_run(CONFIG)), "--input", str(tmp_path / "input.txt")])
     assert out.getvalue() == (r"\x1b[2Jمەن" + "\u200f " + r"\u202eabc" if terminal else said) + "\n"

@@ -31,26 +31,27 @@ def take_text_as_typed() -> None:
 
     @functools.wraps(check)
     def check_typed(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
-        kinds = _kinds(self._typehint)
+        own = kinds(self._typehint)
         if isinstance(value, _Typed):
             value = str(value)
         if isinstance(value, NestedArg) and type(value.val) is str:
-            if any(get_origin(kind) is dict and get_args(kind)[1] is str for kind in kinds):
+            if any(get_origin(kind) is dict and get_args(kind)[1] is str for kind in own):
                 value = {**((cfg and cfg.get(self.dest)) or {}), value.key: value.val}
-            elif not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in kinds):
+            elif not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in own):
                 raw = NestedArg(key=value.key, val=_Typed(value.val))
                 if "." in value.key:
                     return check(self, raw, append=append, cfg=cfg, mode=mode)
                 with suppress(TypeError, ValueError):  # a group of settings is read at once: {train: 20}
                     return check(self, raw, append=append, cfg=cfg, mode=mode)
-        elif type(value) is str and kinds & {str, Path} and kinds <= {str, Path, NoneType}:
-            if NoneType in kinds and value in _NULL:
+        elif type(value) is str and own & {str, Path} and own <= {str, Path, NoneType}:
+            if NoneType in own and value in _NULL:
                 return None
-            return value if str in kinds else Path(value)
+            return value if str in own else Path(value)
         return check(self, value, append=append, cfg=cfg, mode=mode)
 
     setattr(ActionTypeHint, "_check_type", check_typed)  # noqa: B010
 
 
-def _kinds(hint: Any) -> set[Any]:
+def kinds(hint: Any) -> set[Any]:
+    """The members of a union, or the one type that `hint` is."""
     return set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}

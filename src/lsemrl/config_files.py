@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lsemrl import __version__
+from lsemrl.as_typed import take_text_as_typed
 from lsemrl.errors import UserError
 from lsemrl.reading import Unreadable, check_file, read_yaml, user_path
 
@@ -48,19 +49,25 @@ def read_config(path: str | Path, field: str = "--config") -> dict[str, Any]:
     return content
 
 
-def prepare_configs(words: list[str]) -> None:
-    """Refuse what the parser would only report at length, and let a `class_path` name a module of the user's.
+def prepare_configs(words: list[str]) -> list[str]:
+    """Make ready for a parser of jsonargparse: the words for it, in which --print_config has its comments.
 
-    It is looked for in the working directory and beside each configuration, behind what is installed.
+    What it would only report at length is refused. A `class_path` may name a module of the user's, which is looked for
+    in the working directory and beside each configuration, behind what is installed.
 
     Raises:
         UserError: A file after --config is one that `read_config` refuses.
     """
+    from jsonargparse import set_parsing_settings
+
     for path in _named(words):
         read_config(path)
     for folder in (Path.cwd(), *(user_path(path).parent.resolve() for path in _named(words))):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    take_text_as_typed()
+    return ["--print_config=comments" if word == "--print_config" else word for word in words]
 
 
 def _named(words: list[str]) -> Iterator[str]:

@@ -36,6 +36,19 @@ log = logging.getLogger(__name__)
 _held: list[int] = []  # descriptors of locks: closing one would let go of its lock
 
 
+def check_finished(folder: Path) -> None:
+    """Refuse what is no folder of a finished run.
+
+    Raises:
+        UserError: It lacks config.yaml or adapter/.
+    """
+    if not (folder / CONFIG).is_file() or not (folder / ADAPTER).is_dir():
+        raise UserError(
+            f"RUN is {str(folder)!r}, which holds no finished run ({CONFIG} and {ADAPTER}/); name a folder such as "
+            "runs/grpo/version_0"
+        )
+
+
 def new_folder(root: Path, name: str = "version", field: str = "trainer.default_root_dir") -> Path:
     """Make the next free folder NAME_N under `root`, whoever else is doing the same.
 

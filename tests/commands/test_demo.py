@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lsemrl.cli.trainer import run_trainer
-from lsemrl.commands import demo
+from lsemrl.commands import arms as demo
 from lsemrl.report.records import Report
 
 
@@ -17,7 +16,7 @@ def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(demo, name, 6)
     monkeypatch.setattr(demo, "POINTS", 2)
     stages = [dataclasses.replace(stage, steps=2) for stage in demo.demo_stages("headline")]
-    report = demo.run_demo("headline", tmp_path, seed=1, train=run_trainer, stages=stages)
+    report = demo.run_demo("headline", tmp_path, seed=1, stages=stages)
     assert [arm.name for arm in report.arms] == ["base", "cold_start", "rl", "sft", "sft_replay"]
     assert Report.from_json(tmp_path / "version_0" / "report.json") == report
     assert (tmp_path / "version_0" / "report.html").is_file()

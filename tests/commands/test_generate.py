@@ -15,7 +15,7 @@ import yaml
 
 from full_disk import full_disk
 from lsemrl.cli.main import main
-from lsemrl.commands.generate import read_run
+from lsemrl.commands.trained import read_run
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.collate import encode
 from lsemrl.modules.adapters.files import adapter_fingerprint
@@ -229,7 +229,7 @@ def test_mistakes(run: Path, exported: Path, tmp_path: Path, capsys: pytest.Capt
     assert "'nowhere.txt' cannot be opened" in told(capsys, "generate", str(run), "--input", "nowhere.txt")
     assert "--batch-size is 0" in told(capsys, "generate", str(run), "--batch-size", "0")
     for seed in ("-1", str(2**40)):
-        assert f"--seed is {seed}" in told(capsys, "generate", str(run), "--seed", seed)
+        assert f"seed is {seed}" in told(capsys, "generate", str(run), "--seed", seed)
     os.mkfifo(tmp_path / "pipe")
     for name, reason in ((tmp_path / "pipe", "a pipe"), (tmp_path, "directory"), (Path("/dev/zero"), "a device")):
         said = told(capsys, "generate", str(run), "--input", str(name))

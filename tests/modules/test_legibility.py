@@ -33,8 +33,8 @@ from transformers import (
 
 import short_runs
 from lsemrl import micro
-from lsemrl.commands.best_of import best_of
-from lsemrl.commands.generate import Trained, generate
+from lsemrl.commands.best_of import write_best
+from lsemrl.commands.trained import Trained, answer
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
@@ -292,7 +292,7 @@ def test_what_is_longer_than_the_positions_is_refused_at_the_start(
         with pytest.raises(UserError, match=f"longest test prompt with 6 new tokens comes to {needed} tokens"):
             start(module, data(), verb, tmp_path)
     with pytest.raises(UserError, match="longest train prompt with 6 new tokens comes to"):
-        best_of(short_runs.grpo(save(tmp_path / "best", prompt + 5)), data(), tmp_path)
+        write_best(short_runs.grpo(save(tmp_path / "best", prompt + 5)), data(), tmp_path)
 
 
 def test_what_just_fits_is_answered(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_each_prompt_of_generate_is_held_against_the_positions(tmp_path: Path) -
         data=data(),
         sampling=dataclasses.replace(short_runs.grpo(model).sampling, max_new_tokens=6),
     )
-    answers = generate(run, ["老师买了书。", "老师" * 40], batch_size=1)
+    answers = answer(run, ["老师买了书。", "老师" * 40], batch_size=1)
     assert next(answers)[0] == "老师买了书。"
     with pytest.raises(
         UserError, match=r"the prompt of '老师老.*' with 6 new tokens comes to .* has 40 positions; shorten"

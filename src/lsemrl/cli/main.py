@@ -15,8 +15,8 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 
 from lsemrl import __version__
-from lsemrl.cli.trainer import TRAINER_VERBS, run_trainer
-from lsemrl.cli.verbs import OWN_VERBS, RUN
+from lsemrl.cli.verbs import VERBS, run_verb
+from lsemrl.commands.trainer import TRAINER_VERBS
 from lsemrl.errors import UserError
 from lsemrl.files import full_disk
 from lsemrl.foreign import ShownRecord, visible
@@ -38,14 +38,13 @@ def main(args: Sequence[str] | None = None) -> None:
     verb = words[0] if words else "--help"
     shown = {"-h": _help, "--help": _help, "--version": lambda: f"lsemrl {__version__}"}
     logging.setLogRecordFactory(ShownRecord)
-    verbs = {**dict.fromkeys(TRAINER_VERBS, lambda rest: run_trainer([verb, *rest])), **RUN}
     try:
         if verb in shown:
             print(shown[verb]())
-        elif verb not in verbs:
-            raise UserError(f"there is no verb {verb!r}; choose one of {', '.join(verbs)}")
+        elif verb not in VERBS:
+            raise UserError(f"there is no verb {verb!r}; choose one of {', '.join(VERBS)}")
         else:
-            verbs[verb](words[1:])
+            run_verb(VERBS[verb], words[1:])
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a pipe that is closed is told from a fault
     except BrokenPipeError:  # whoever reads has enough, as `head` does
@@ -66,15 +65,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _help() -> str:
-    width = max(map(len, (*TRAINER_VERBS, *OWN_VERBS)))
-
-    def lines(verbs: dict[str, str]) -> str:
-        return "\n".join(f"  {verb:<{width}}  {text}" for verb, text in verbs.items())
-
+    lines = "\n".join(f"  {verb.name:<{max(map(len, VERBS))}}  {verb.line}" for verb in VERBS.values())
     return (
         f"lsemrl {__version__}: teach a language model a low-resource language, and see what it lost\n\n"
         f"usage: lsemrl VERB [--config FILE ...] [--field value ...]\n\n"
-        f"{lines(TRAINER_VERBS)}\n\n{lines(OWN_VERBS)}\n\n"
+        f"{lines}\n\n"
         "lsemrl VERB --help explains a verb.\n"
         "lsemrl fit --config FILE --print_config shows every field with its comment."
     )
@@ -115,8 +110,8 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     if re.search(r"Expected a (builtins\.)?str\b", complaint):
         return f"{where}{complaint.rstrip('.')}; put text that YAML reads as something else in quotes"
     remedy = (
-        f"lsemrl {verb} --help lists every option"
-        if verb in OWN_VERBS
-        else "lsemrl fit --config FILE --print_config lists every field with its type"
+        "lsemrl fit --config FILE --print_config lists every field with its type"
+        if verb in TRAINER_VERBS
+        else f"lsemrl {verb} --help lists every option"
     )
     return f"{where}{complaint.rstrip('.')}; {remedy}"

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from lsemrl.commands.trainer import run_trainer
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
 from lsemrl.files import make_folder, try_folder, write_lines
@@ -25,7 +26,25 @@ from lsemrl.types import Rewards, Rollouts, UserError
 FILE = "best_of.jsonl"
 
 
-def best_of(module: GRPO, data: TaskData, folder: Path) -> Path:
+def best_of(words: list[str]) -> None:
+    """Run the verb.
+
+    Args:
+        words: Its name, and a GRPO run's configuration as for `lsemrl fit`.
+
+    Raises:
+        UserError: They are of another run; see also `write_best`.
+    """
+    cli = run_trainer(words[1:], run=False)
+    for name, value, wanted in (("model", cli.model, GRPO), ("data", cli.datamodule, TaskData)):
+        if not isinstance(value, wanted):
+            raise UserError(
+                f"{name} is {type(value).__name__}; best-of takes the configuration of a GRPO run on one task"
+            )
+    write_best(cli.model, cli.datamodule, Path(cli.trainer.default_root_dir))
+
+
+def write_best(module: GRPO, data: TaskData, folder: Path) -> Path:
     """Write the best completion of every training row to best_of.jsonl, in the fields of its task.
 
     A completion that is empty or was cut at the length limit is never chosen; a row that has no other is left out.

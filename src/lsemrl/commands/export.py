@@ -1,224 +1,47 @@
-"""`lsemrl export`: a finished run as folders that need no lsemrl, with a card that says what is in them."""
+"""`lsemrl export`: a finished run for those who have no lsemrl, on this machine or on a hub."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import yaml
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from transformers import AutoModelForCausalLM
-
-from lsemrl import __version__, micro
-from lsemrl.commands.generate import Trained
-from lsemrl.files import fill_folder, is_free, try_folder, write_text
-from lsemrl.foreign import fenced, markdown
-from lsemrl.json_records import write_json
-from lsemrl.local_paths import is_local, name_only, names_only
-from lsemrl.modules.adapters.files import adapter_fingerprint
-from lsemrl.modules.adapters.merging import merge_for_good
-from lsemrl.modules.policy import Policy
-from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
+from lsemrl.commands.quiet import quiet
 from lsemrl.report.records import Report
-from lsemrl.types import UserError
-
-_PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེགས། Hello, world."
-_USE = """As with any adapter of peft, or model of transformers. It was asked in these words, inside the chat template
-where the tokenizer has one:
-"""
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
-"""Nats by which log-probs of the merged model may differ from those of the adapter, by the dtype it is stored in."""
+from lsemrl.runs import check_finished
 
 
-def export(run: Trained, output: Path, *, merged: bool, figures: tuple[Report, str] | None = None) -> list[Path]:
-    """Write adapter/ and, if asked, merged/, each with a README.md that is its model card.
-
-    The adapter is a plain peft folder. The merged model is the sum of base and adapter in float32, stored in the dtype
-    of the run's policy, read back, and compared with the adapter.
-
-    Args:
-        run: With LoRA; a fully fine-tuned run is a plain model already.
-        output: Must not be there yet, or be empty.
-        merged: Whether to write merged/ too.
-        figures: A report of `lsemrl tax`, and the arm in it that this run is.
-
-    Returns:
-        The folders.
-
-    Raises:
-        UserError: The run has no adapter, `output` holds something or cannot be written, or the report lacks the arm.
-    """
-    if run.policy.train == "full":
-        raise UserError(
-            f"RUN is {str(run.folder)!r}, which was fully fine-tuned: its adapter/ is a plain model already"
-        )
-    card = _card(run, figures)
-    if not is_free(output):
-        raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
-    try_folder(output, "--output")
-    policy = Policy(dataclasses.replace(run.policy, dtype="float32"))
-    policy.load()
-
-    def fill(part: Path) -> None:
-        _write_adapter(run, policy, part, output.resolve() / "base", card)
-        if merged:
-            _write_merged(run, policy, part / "merged", card)
-
-    fill_folder(output, fill, "--output")
-    return [output / name for name in ("adapter", *(["merged"] if merged else []))]
-
-
-def push(run: Trained, folders: Sequence[Path], name: str, *, private: bool, dry_run: bool) -> list[str]:
-    """Upload what `export` wrote: adapter/ as `name`, merged/ as `name`-merged.
+def export(
+    run: Path,
+    *,
+    output: Path,
+    merged: bool = False,
+    report: Path | None = None,
+    arm: str = "rl",
+    push: str | None = None,
+    private: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Write a run as plain folders, and upload them if asked.
 
     Args:
-        run: The run.
-        folders: The folders.
-        name: OWNER/NAME on the hub that huggingface_hub is set to (HF_ENDPOINT), logged in or with HF_TOKEN.
-        private: Whether new repositories are private.
-        dry_run: Only say what would be sent.
-
-    Returns:
-        A line for each repository.
-
-    Raises:
-        UserError: An adapter whose base no hub has, or the hub refuses.
+        run: Folder of a finished run, such as runs/grpo/version_0.
+        output: New folder, for adapter/ and merged/.
+        merged: Write the merged model too.
+        report: A report.json of lsemrl tax, whose figures go into the card.
+        arm: The arm in the report that this run is.
+        push: OWNER/NAME on a hub to upload to; the merged model as OWNER/NAME-merged.
+        private: Of --push: new repositories are private.
+        dry_run: Of --push: only say what would be sent.
     """
-    if run.policy.model == micro.NAME or Path(run.policy.model).exists():
-        folders = [folder for folder in folders if folder.name == "merged"]
-        if not folders:
-            raise UserError(
-                f"--push is {name!r}, but the adapter's base is {run.policy.model!r}, which is on no hub; push the "
-                "merged model, with --merged"
-            )
-    api, lines = HfApi(), []
+    figures = (Report.from_json(report), arm) if report else None
+    check_finished(run)
+    from lsemrl.commands.exported import upload, write_folders  # torch, for which words that cannot be do not wait
+    from lsemrl.commands.trained import read_run
+
+    quiet()
+    trained = read_run(run)
+    folders = write_folders(trained, output, merged=merged, figures=figures)
     for folder in folders:
-        repository = f"{name}-merged" if folder.name == "merged" else name
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        size = sum(path.stat().st_size for path in files) / 1e6
-        if dry_run:
-            lines.append(f"would push to {repository}: {', '.join(path.name for path in files)} ({size:,.1f} MB)")
-            continue
-        try:
-            api.create_repo(repository, private=private, exist_ok=True)
-            sent = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"lsemrl {__version__}")
-        except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"--push is {name!r}, which the hub did not take ({reason}); give OWNER/NAME, and log in with "
-                "`hf auth login`"
-            ) from error
-        lines.append(f"pushed to {repository}: {sent.commit_url}")
-    return lines
-
-
-def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, card: str) -> None:
-    """Write adapter/, and base/ if no hub has it, to `output`; `base_path` is where the latter will be."""
-    folder = output / "adapter"
-    policy.save(folder)
-    if run.policy.model == micro.NAME:  # a name that only lsemrl knows: its model goes along
-        base = AutoModelForCausalLM.from_pretrained(policy.path, dtype=getattr(torch, run.policy.dtype))
-        base.save_pretrained(output / "base")
-        policy.tokenizer.save_pretrained(output / "base")
-        path = folder / "adapter_config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = str(base_path)
-        write_json(path, config)
-    head = {"base_model": name_only(run.policy.model), "library_name": "peft", "pipeline_tag": "text-generation"}
-    write_text(folder / "README.md", _front(head) + card)
-
-
-def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None:
-    dtype = run.policy.dtype
-    ids = policy.tokenizer(_PROBE, return_tensors="pt")["input_ids"]
-    with policy.inference():
-        before = policy.model(input_ids=ids).logits.log_softmax(dim=-1)
-    model = merge_for_good(policy.model)  # of the copy that was read here
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
-    stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with torch.no_grad():
-        after = stored.eval()(input_ids=ids).logits.log_softmax(dim=-1)
-    off = float((before - after).abs().mean())
-    if not off <= _TOLERANCE[dtype]:  # nor where it is no number
-        raise UserError(f"--merged: log-probs of the merged model are off by {off:.2g} nats; use the adapter instead")
-    head = {
-        "base_model": name_only(run.policy.model),
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-    }
-    note = (
-        f"\nBase and adapter, added in float32 and stored in {dtype}; log-probs differ by {off:.1g} nats on average.\n"
-    )
-    write_text(folder / "README.md", _front(head) + card + note)
-
-
-def _front(fields: dict[str, str]) -> str:
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
-
-
-def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
-    """What was trained, on what, how, and what came of it."""
-    module = run.config["model"]["class_path"].rpartition(".")[2]
-    plan, loading = run.data.plan, run.data.loading
-    steps = _steps(run.folder / "metrics.csv")
-    source = markdown(name_only(plan.source.path))
-    rank = json.loads((run.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    lines = [
-        f"# {markdown(f'{name_only(run.policy.model)}, {plan.task.name}, by {module}')}",
-        "",
-        f"Trained with lsemrl {__version__}, LoRA rank {markdown(str(rank))}, on {source} "
-        f"(part {plan.splits.part}), {steps} batches of {loading.batch_size} rows.",
-        "",
-    ]
-    if run.policy.model == micro.NAME:
-        lines += [
-            "The base is the embedded model of lsemrl: it knows a small made-up world, and is for trials only.",
-            "",
-        ]
-    elif is_local(run.policy.model):
-        lines += ["The base is a folder of that name on the machine that trained this; no hub is named for it.", ""]
-    if figures:
-        lines += [*_figures(*figures, adapter_fingerprint(run.folder / "adapter")), ""]
-    # Where this machine kept its runs is nobody's business.
-    settings = names_only({key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config})
-    asked = str(plan.resolved_template().template).replace("{source}", "...")
-    lines += ["## Use", "", _USE, fenced(asked), ""]
-    lines += ["## Configuration", "", fenced(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), "yaml"), ""]
-    return "\n".join(lines)
-
-
-def _steps(path: Path) -> int:
-    """Training batches that the run logged; 0 where it kept no log."""
-    if not path.is_file():
-        return 0
-    with path.open(encoding="utf-8") as file:
-        return sum(bool(row.get("rollout_step")) for row in csv.DictReader(file))
-
-
-def _figures(report: Report, name: str, adapter: str) -> list[str]:
-    """The target and tax figures of an arm, beside the base's; `adapter` is the fingerprint of RUN's."""
-    measured = {arm.name: arm.adapters for arm in report.trained}
-    if name not in measured:
-        raise UserError(f"--arm is {name!r}, which the report does not have; choose one of {', '.join(measured)}")
-    if adapter not in measured[name]:
-        own = next((arm for arm, adapters in measured.items() if adapter in adapters), None)
-        remedy = f"it has that as {own!r}" if own else "measure RUN's adapter and report again, or leave --report out"
-        raise UserError(f"--arm is {name!r}, which the report did not measure on the adapter of RUN; {remedy}")
-    lines = ["## What it gained, what it lost", "", markdown(f"{report.task}, {report.seeds}."), ""]
-    lines += ["Brackets are 95% intervals of the difference from the base.", ""]
-    lines += ["| | base | this arm |", "| --- | ---: | ---: |"]
-    for columns in (LEARNED, LOSSES, MOVED):
-        shown, rows = grid(report, columns)
-        base, arm = (dict(zip(shown, cells, strict=True)) for each, cells in rows if each.name in ("base", name))
-        lines += [f"| {column.head} | {base[column].text} | {_told(arm[column])} |" for column in shown]
-    return lines
-
-
-def _told(cell: Cell) -> str:
-    return " ".join(filter(None, (cell.text, cell.spread, cell.interval)))
+        print(folder)
+    if push:
+        for line in upload(trained, folders, push, private=private, dry_run=dry_run):
+            print(line)

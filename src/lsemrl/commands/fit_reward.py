@@ -17,13 +17,16 @@ from typing import Any
 import torch
 import yaml
 from transformers import AutoTokenizer
+from transformers.utils.logging import set_verbosity_error
 
 from lsemrl import __version__, micro
+from lsemrl.commands.quiet import quiet
+from lsemrl.config_files import CONFIG_VERSION
 from lsemrl.data.collate import encode
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import prepare
-from lsemrl.data.translation import TranslationData
+from lsemrl.data.translation import Pairs
 from lsemrl.files import replace_folder, told, try_folder, write_text
 from lsemrl.modules.legibility import Reading, check_examples, read_by_encoder
 from lsemrl.modules.policy import Policy
@@ -70,14 +73,14 @@ class TauSettings:
 
 
 def fit_reward(
-    data: TranslationData,
+    *,
     encoder: str = micro.NAME,
-    output: str = "runs/reward",
+    output: Path = Path("runs/reward"),
     train: EncoderTraining = EncoderTraining(),
     held_out: int = 1000,
     tau: TauSettings = TauSettings(),
     grpo: str | None = None,
-    config: str = "",
+    data: Pairs = Pairs(),
 ) -> None:
     """Adapt an encoder to parallel pairs, measure it before and after, and derive tau.
 
@@ -86,7 +89,6 @@ def fit_reward(
     begins anew.
 
     Args:
-        data: The pairs.
         encoder: What to start from: a SentenceTransformer or a plain transformers encoder (XLM-R, CINO, LaBSE), as
             folder or hub id, or "micro" for the embedded one. A plain one gets mean pooling.
         output: Folder to write to; one that holds an encoder already is left alone.
@@ -95,15 +97,19 @@ def fit_reward(
         tau: How to set the threshold of the reward.
         grpo: The GRPO configuration that the encoder is for. Its rewards, with encoder and tau replaced, become the
             overlay reward.yaml, whole: of two configurations the later one replaces the dictionary of rewards.
-        config: All of this as YAML, for config.yaml.
+        data: The pairs.
 
     Raises:
         UserError: A setting that cannot be, nothing to train or measure on, or a folder that cannot be written.
     """
+    config = {"config_version": CONFIG_VERSION, "encoder": encoder, "output": str(output), "train": asdict(train)}
+    config |= {"held_out": held_out, "tau": asdict(tau), "grpo": grpo, "data": asdict(data)}
+    set_verbosity_error()
+    quiet()
     if held_out < 2:
         raise UserError(f"held_out is {held_out}; it must be 2 or more")
     rewards = _rewards(grpo) if grpo else None
-    folder = _folder(output)
+    _check_folder(output)
     pairs, unseen = _pairs(data)
     texts = probe(random.Random(train.seed).sample(unseen, min(held_out, len(unseen))))
     model = load_encoder(encoder, train)
@@ -119,7 +125,7 @@ def fit_reward(
         history = train_encoder(model, pairs, list(zip(texts.sources, texts.references, strict=True)), train)
         calibrations["after"] = calibrate(model, texts)
     seconds = time.monotonic() - begun
-    place, unfinished = folder / "encoder", folder / "encoder.unfinished"
+    place, unfinished = output / "encoder", output / "encoder.unfinished"
     replace_folder(unfinished, lambda part: model.save(str(part), create_model_card=False))
 
     chance = _chance(calibrations["after" if train.epochs else "as it is"], len(texts.references))
@@ -136,21 +142,21 @@ def fit_reward(
         "seconds": round(seconds, 1),
         "history": history,
     }
-    write(folder, calibrations, texts, threshold, facts)
+    write(output, calibrations, texts, threshold, facts)
     if tau.policy and chance:
         raise UserError(
             f"no tau is derived, for the encoder tells a translation from any other sentence by chance ({chance}); the "
-            f"report is in {str(folder)!r}. Train longer or on more pairs (train, data), name another encoder, or set "
+            f"report is in {str(output)!r}. Train longer or on more pairs (train, data), name another encoder, or set "
             "tau.policy to null"
         )
-    write_text(folder / "config.yaml", config)
+    write_text(output / "config.yaml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
     if rewards is not None:
         head = f"# The rewards of {grpo} with the encoder of `lsemrl fit-reward`: name it after that configuration.\n"
         changed = overlay(rewards, str(place), threshold.value if threshold else None)
-        write_text(folder / "reward.yaml", head + yaml.safe_dump(changed, allow_unicode=True, sort_keys=False))
+        write_text(output / "reward.yaml", head + yaml.safe_dump(changed, allow_unicode=True, sort_keys=False))
     with told(place):
         unfinished.rename(place)
-    _tell(folder, grpo, rewards[0] if rewards else None, threshold)
+    _tell(output, grpo, rewards[0] if rewards else None, threshold)
 
 
 def _chance(calibration: Calibration, pairs: int) -> str | None:
@@ -175,20 +181,18 @@ def _check_reading(reading: Reading | None) -> None:
         print(reading.warning)
 
 
-def _folder(output: str) -> Path:
-    """The folder to write to, tried.
+def _check_folder(folder: Path) -> None:
+    """Try the folder to write to.
 
     Raises:
         UserError: It cannot be written to, or holds an encoder.
     """
-    folder = Path(output).expanduser()
     if (folder / "encoder").exists():
-        raise UserError(f"output is {output!r}, which holds an encoder already; name another folder, or delete it")
+        raise UserError(f"output is {str(folder)!r}, which holds an encoder already; name another folder, or delete it")
     try_folder(folder, "output")
-    return folder
 
 
-def _pairs(data: TranslationData) -> tuple[list[tuple[str, str]], list[Example]]:
+def _pairs(data: Pairs) -> tuple[list[tuple[str, str]], list[Example]]:
     """The training pairs, one for every accepted translation, and the held-out rows.
 
     Raises:
@@ -196,7 +200,7 @@ def _pairs(data: TranslationData) -> tuple[list[tuple[str, str]], list[Example]]
     """
     # Rows and splits are those of the policy's runs; its prompt and its limits are no matter of the encoder's. Lengths
     # are counted on the way, and any tokenizer will do for that.
-    plan = replace(data.plan, limits=_UNLIMITED, template=PromptTemplate(template="{source}", chat=False))
+    plan = replace(data.plan(), limits=_UNLIMITED, template=PromptTemplate(template="{source}", chat=False))
     prepared = prepare(plan, AutoTokenizer.from_pretrained(micro.POLICY))
     bad = sum(counts["bad_rows"] for counts in prepared.report.values())
     if bad:
@@ -210,13 +214,13 @@ def _pairs(data: TranslationData) -> tuple[list[tuple[str, str]], list[Example]]
     return [(row.source, text) for row in prepared.train for text in row.references], unseen
 
 
-def _outputs(data: TranslationData, tau: TauSettings, training: EncoderTraining) -> list[Completion]:
+def _outputs(data: Pairs, tau: TauSettings, training: EncoderTraining) -> list[Completion]:
     """What the policy answers to rows of its cold start, drawn as RL would."""
     assert tau.policy is not None
     policy = _policy(tau.policy, tau.dtype)
-    splits = data.plan.splits
+    splits = data.plan().splits
     cold_start = replace(splits, part="cold_start" if splits.cold_start_count else "all")
-    rows = prepare(replace(data.plan, splits=cold_start), policy.tokenizer).train
+    rows = prepare(replace(data.plan(), splits=cold_start), policy.tokenizer).train
     rows = random.Random(training.seed).sample(rows, min(tau.rows, len(rows)))
     for line in check_examples(policy, {"cold start": rows}, {}, tau.sampling.max_new_tokens):
         print(line)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import Loading
 from lsemrl.data.limits import Limits
@@ -91,3 +93,36 @@ class TranslationData(TaskData):
             ),
             Loading(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, num_workers=num_workers),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """What `TranslationData` is told, less what its loaders need: for rows that no policy is trained on."""
+
+    source: Source = field(default_factory=Source)
+    """Rows with the fields id, `source_field` and `target_field`: to train on, and to hold some out of."""
+    source_field: str = "zh"
+    """Field of the text to translate; zh or bo in the embedded world."""
+    target_field: str = "bo"
+    """Field of its translation."""
+    validation: Source | None = None
+    """Rows for validation; by default a share of `source`."""
+    test: Source | None = None
+    """Rows for the test; by default a share of `source`."""
+    splits: Splits = field(default_factory=Splits)
+    """How `source` is divided, and which of its training rows are used."""
+    micro: MicroRows = field(default_factory=MicroRows)
+    """How many rows to draw of the embedded world."""
+    template: PromptTemplate = field(default_factory=PromptTemplate)
+    """What a policy is asked."""
+    limits: Limits = field(default_factory=Limits)
+    """Longest prompt and target."""
+
+    def __post_init__(self) -> None:
+        self.plan()  # so that a setting that cannot be is told before anything is read
+
+    def plan(self) -> Plan:
+        """What the rows are made by."""
+        settings = vars(self).copy()
+        named = task(settings.pop("source_field"), settings.pop("target_field"), self.template)
+        return Plan(task=named, **settings)

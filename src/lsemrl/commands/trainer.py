@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsemrl.as_typed import take_text_as_typed
+from lsemrl.commands.quiet import quiet
 from lsemrl.config_files import CONFIG_VERSION, prepare_configs
 from lsemrl.errors import UserError
 from lsemrl.files import try_folder
@@ -17,12 +19,7 @@ from lsemrl.runs import find_run, is_rank_zero
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
-TRAINER_VERBS = {
-    "fit": "train a policy: SFT or GRPO, as the configuration says",
-    "validate": "score a policy on the validation rows",
-    "test": "score a policy on the test rows",
-    "predict": "write a policy's outputs for the test rows",
-}
+TRAINER_VERBS = ("fit", "validate", "test", "predict")
 
 
 def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = True) -> Any:
@@ -36,16 +33,8 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     Returns:
         The LightningCLI, whose trainer and model can be asked further.
     """
-    import logging
-    import warnings
-
-    from jsonargparse import set_parsing_settings
-    from transformers.utils.logging import disable_progress_bar
-
-    prepare_configs(words)
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    take_text_as_typed()
-    words = ["--print_config=comments" if word == "--print_config" else word for word in words]
+    words = prepare_configs(words)
+    quiet()
     # Lightning's advice on loader workers and log intervals is not about this program.
     for about in (
         "does not have many workers",
@@ -53,13 +42,11 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
         "LightningCLI's args parameter",
         "Experiment logs directory",
         "in eval mode at the start of training",
-        "is_gradient_checkpointing",
         r".*torch\.distributed\.(all_gather_into|reduce_scatter)_tensor",  # their new names are too new
         "isinstance.treespec, LeafSpec",
     ):
         warnings.filterwarnings("ignore", message=f".*{about}")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
-    disable_progress_bar()
     return _trainer_cli(words, list(callbacks), run)
 
 

@@ -1,0 +1,32 @@
+"""`lsemrl general`: lm-evaluation-harness, before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from lsemrl.commands.quiet import quiet
+from lsemrl.evaluation.harness import run_harness
+from lsemrl.evaluation.harness_library import HarnessSettings
+from lsemrl.evaluation.harness_scores import table
+from lsemrl.foreign import visible
+from lsemrl.modules.policy_settings import PolicySettings
+
+
+def general(
+    *, settings: HarnessSettings, policy: PolicySettings = PolicySettings(), output: Path = Path("runs/general")
+) -> None:
+    """Ask a policy with its adapter off and on, and print what differs.
+
+    Args:
+        settings: What is asked, and how.
+        policy: The model and its adapter.
+        output: Folder for general.json.
+    """
+    quiet()
+    found = run_harness(policy, settings, output)
+    Console().print(table(found))
+    for reason in found.skipped.values():
+        print(visible(f"skipped: {reason}"))
+    print(output / "general.json")

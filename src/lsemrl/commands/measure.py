@@ -1,0 +1,24 @@
+"""`lsemrl measure`: one policy against the original base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lsemrl.commands.quiet import quiet
+from lsemrl.evaluation.measure import MeasureSettings, run_measure
+from lsemrl.foreign import visible
+
+
+def measure(*, settings: MeasureSettings, output: Path) -> None:
+    """Measure a policy, and print its scores.
+
+    Args:
+        settings: Which one, and on what.
+        output: Folder for measurement.json.
+    """
+    quiet()
+    measured = run_measure(settings, output)
+    for title, scores in (("new task", measured.target), ("general", measured.general)):
+        told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        print(visible(f"{measured.label}, {title}: {told}"))
+    print(output / "measurement.json")

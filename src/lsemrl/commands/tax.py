@@ -1,0 +1,46 @@
+"""`lsemrl tax`: measured arms side by side."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+
+from lsemrl.report.folders import find_general, find_judgement, find_measurements
+from lsemrl.report.tax_report import AGAINST, tax_report
+from lsemrl.report.write import table, write_report
+
+
+def tax(
+    folders: list[Path], *, output: Path, against: list[str] | None = None, path: list[list[str]] | None = None
+) -> None:
+    """Make a report of what lies in folders, and print its table.
+
+    Args:
+        folders: Searched for measurement.json, general.json, and the judge.json of rl against sft.
+        output: Folder for report.json, .md, .html and plots.
+        against: Arms that the others are held against beside the base; by default cold_start and rl.
+        path: Arms that are one way of training, weakest first; give it twice or more to compare losses at the same
+            score.
+    """
+    words = [
+        "lsemrl",
+        "tax",
+        *map(str, folders),
+        "--output",
+        str(output),
+        *(["--against", *against] if against else []),
+    ]
+    words += [word for arms in path or () for word in ("--path", *arms)]
+    report = tax_report(
+        find_measurements(folders),
+        command=shlex.join(words),
+        against=against or AGAINST,
+        judged=find_judgement(folders),
+        paths=path or (),
+        general=find_general(folders),
+    )
+    page = write_report(report, output, "--output")
+    Console().print(table(report))
+    print(page)
