@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from lsemrl.judging.comparison import table
+from lsemrl.errors import UserError
+from lsemrl.files import try_folder
+from lsemrl.judging.client import ReplyCache
+from lsemrl.judging.comparison import Comparison, Judgement, Pair, pair_up, read_predictions, table, write_comparison
 from lsemrl.judging.endpoint import Endpoint
-from lsemrl.judging.judge import Task, run_judge
+from lsemrl.judging.judge import PROMPT, Task, judge_by_endpoint, judge_by_oracle
+from lsemrl.reading import Unreadable, read_text, user_path
 
 
 def judge(
@@ -25,7 +32,7 @@ def judge(
     output: Path | None = None,
     cache: Path | None = None,
 ) -> None:
-    """Compare two arms, and print who won how often.
+    """Compare two arms from their files, and print who won how often.
 
     Args:
         arms: Two times NAME=FILE: an arm's name and its predictions.jsonl.
@@ -37,24 +44,66 @@ def judge(
         invalid_retries: Further tries where no verdict can be read.
         output: Folder for the result; by default runs/judge/FIRST_SECOND.
         cache: Folder for replies; by default cache/ in the output folder.
+
+    Raises:
+        UserError: Anything that the user can mend.
     """
+    if oracle == (endpoint is not None):
+        raise UserError("choose one judge: --oracle, or --endpoint.base_url with --endpoint.model")
+    if len(arms) != 2:
+        raise UserError(f"{len(arms)} arms are given, and two are compared: write NAME=predictions.jsonl for each")
+    (first, first_file), (second, second_file) = map(_arm, arms)
+    if first == second:
+        raise UserError(f"both arms are named {first!r}; give them different names")
+    rows = (read_predictions(first_file), read_predictions(second_file))
+    pairs = pair_up(*rows)
+    output = output or Path("runs/judge") / f"{first}_{second}"
+    try_folder(output, "--output")
+    by: dict[str, Any] = {"kind": "oracle"}
+    if endpoint is None:
+        judgements = judge_by_oracle(pairs)
+    else:
+        asking: dict[str, Any] = {"task": task, "language": language}
+        asking |= {"template": _read_template(prompt) if prompt else PROMPT, "invalid_retries": invalid_retries}
+        by = {"kind": "endpoint", **asdict(endpoint), **asking, "template_by": str(prompt or "lsemrl")}
+        judgements = _ask(pairs, endpoint, ReplyCache(cache or output / "cache"), asking)
+    comparison = Comparison(
+        arms=(first, second),
+        files=(str(first_file), str(second_file)),
+        judge=by,
+        pairs=pairs,
+        judgements=tuple(judgements),
+        missing=(len(rows[0]) - len(pairs), len(rows[1]) - len(pairs)),
+    )
+    path = write_comparison(comparison, output)
+    Console().print(table(comparison))
+    print(path)
+
+
+def _ask(pairs: Sequence[Pair], endpoint: Endpoint, replies: ReplyCache, asking: dict[str, Any]) -> list[Judgement]:
+    """`judge_by_endpoint`, with a bar that says how far it is."""
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        asked = bar.add_task("judging", total=None)
+        task = bar.add_task("judging", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
         try:
-            comparison, path = run_judge(
-                arms,
-                oracle=oracle,
-                endpoint=endpoint,
-                task=task,
-                language=language,
-                prompt=prompt,
-                invalid_retries=invalid_retries,
-                output=output,
-                cache=cache,
-                progress=lambda done, total: bar.update(asked, completed=done, total=total),
-            )
+            return judge_by_endpoint(pairs, endpoint, replies, **asking, progress=show)
         except KeyboardInterrupt:
             print("lsemrl: stopped; replies so far are kept, and the same command goes on from there", file=sys.stderr)
             raise SystemExit(130) from None
-    Console().print(table(comparison))
-    print(path)
+
+
+def _arm(word: str) -> tuple[str, Path]:
+    name, _, file = word.partition("=")
+    if not name.isidentifier() or not file:
+        raise UserError(f"an arm is given as {word!r}; write NAME=predictions.jsonl, the name in letters and digits")
+    return name, user_path(file)
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return read_text(path)
+    except Unreadable as reason:
+        raise UserError(f"--prompt is {str(path)!r}, which cannot be read ({reason}); name a text file") from reason

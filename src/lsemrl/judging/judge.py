@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lsemrl import languages
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
-from lsemrl.files import try_folder
 from lsemrl.judging.client import Conversation, ReplyCache, converse
 from lsemrl.judging.comparison import (
     DISAGREE,
     Answer,
-    Comparison,
     Judgement,
     Outcome,
     Pair,
-    pair_up,
-    read_predictions,
-    write_comparison,
 )
 from lsemrl.judging.endpoint import Endpoint
 from lsemrl.micro.oracle import meaning
-from lsemrl.reading import Unreadable, read_text
 
 Task = Literal["translation", "headline"]
 
@@ -196,87 +188,3 @@ def read_answer(reply: str) -> Answer | None:
 
 def _normal(verdict: str) -> Answer:
     return "A" if verdict.lower() == "a" else "B" if verdict.lower() == "b" else "tie"
-
-
-def run_judge(
-    arms: Sequence[str],
-    *,
-    oracle: bool,
-    endpoint: Endpoint | None,
-    task: Task,
-    language: str,
-    prompt: Path | None,
-    invalid_retries: int,
-    output: Path | None,
-    cache: Path | None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Comparison, Path]:
-    """Compare two arms from their files, and write the result.
-
-    Args:
-        arms: Two words NAME=FILE.
-        oracle: Judge by the embedded world's oracle.
-        endpoint: Or by this endpoint.
-        task: See `judge_by_endpoint`, for this and what follows.
-        language: Likewise.
-        prompt: File that holds the template; None for `PROMPT`.
-        invalid_retries: Likewise.
-        output: Folder for the result; by default runs/judge/FIRST_SECOND.
-        cache: Folder for replies; by default cache/ in `output`.
-        progress: Likewise.
-
-    Returns:
-        The comparison, and the path of its JSON.
-
-    Raises:
-        UserError: Anything that the user can mend.
-    """
-    if oracle == (endpoint is not None):
-        raise UserError("choose one judge: --oracle, or --endpoint.base_url with --endpoint.model")
-    if len(arms) != 2:
-        raise UserError(f"{len(arms)} arms are given, and two are compared: write NAME=predictions.jsonl for each")
-    (first, first_file), (second, second_file) = map(_arm, arms)
-    if first == second:
-        raise UserError(f"both arms are named {first!r}; give them different names")
-    files = (Path(first_file), Path(second_file))
-    rows = tuple(map(read_predictions, files))
-    pairs = pair_up(*rows)
-    output = output or Path("runs/judge") / f"{first}_{second}"
-    try_folder(output, "--output")
-    judge: dict[str, Any] = {"kind": "oracle"}
-    if endpoint is None:
-        judgements = judge_by_oracle(pairs)
-    else:
-        template = _read_template(prompt) if prompt else PROMPT
-        asking: dict[str, Any] = {
-            "task": task,
-            "language": language,
-            "template": template,
-            "invalid_retries": invalid_retries,
-        }
-        judge = {"kind": "endpoint", **asdict(endpoint), **asking, "template_by": str(prompt or "lsemrl")}
-        replies = ReplyCache(cache or output / "cache")
-        judgements = judge_by_endpoint(pairs, endpoint, replies, **asking, progress=progress)
-    comparison = Comparison(
-        arms=(first, second),
-        files=(str(files[0]), str(files[1])),
-        judge=judge,
-        pairs=pairs,
-        judgements=tuple(judgements),
-        missing=(len(rows[0]) - len(pairs), len(rows[1]) - len(pairs)),
-    )
-    return comparison, write_comparison(comparison, output)
-
-
-def _arm(word: str) -> tuple[str, str]:
-    name, _, file = word.partition("=")
-    if not name.isidentifier() or not file:
-        raise UserError(f"an arm is given as {word!r}; write NAME=predictions.jsonl, the name in letters and digits")
-    return name, file
-
-
-def _read_template(path: Path) -> str:
-    try:
-        return read_text(path)
-    except Unreadable as reason:
-        raise UserError(f"--prompt is {str(path)!r}, which cannot be read ({reason}); name a text file") from reason
