@@ -6,50 +6,43 @@ What a step of training does is in `grpo` and `sft`; nothing here decides anythi
 from __future__ import annotations
 
 import json
-import logging
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
-from torch.distributed import all_reduce
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lsemrl.files import append, make_folder, replace_folder, write_lines
+from lsemrl.files import append, replace_folder
 from lsemrl.metrics.scorer import MetricSettings, Scorer
-from lsemrl.modules.adapters.config import check_placement
+from lsemrl.modules.answers import Answers, write_predictions
+from lsemrl.modules.gradients import LossOf, accumulate, in_step, sum_gradients
 from lsemrl.modules.ground import ground
 from lsemrl.modules.legibility import check_run
 from lsemrl.modules.losses import WindowCounts
-from lsemrl.modules.optimization import OptimizerSettings, clipped_step, make_optimizer
+from lsemrl.modules.metrics_log import log_row
+from lsemrl.modules.optimization import OptimizerSettings, check_float32, clipped_step, make_optimizer
 from lsemrl.modules.packing import MicroBatch, micro_batches, padding
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.random_state import random_state, seed_of, set_random_state
-from lsemrl.modules.ranks import averages, every_rank, highest, leave_at_exit
+from lsemrl.modules.ranks import every_rank, leave_at_exit
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.step_faults import texts, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
+from lsemrl.modules.trainer_settings import check_trainer, planned_steps
 from lsemrl.runs import SKIPPED
 from lsemrl.types import Completion, Example, PromptBatch, Rollouts, Sequences, UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-LossOf = Callable[[MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 class PolicyModule(LightningModule):
@@ -82,7 +75,7 @@ class PolicyModule(LightningModule):
         self.rollout_step = 0
         self.stopwatch = Stopwatch(torch.device("cpu"))  # of the step that is taken
         self.folder = Path()  # where this run writes, from `setup` on
-        self._scored: list[Completion] = []
+        self.answers = Answers()
         self.skipped = self.skipped_in_a_row = 0  # optimizer steps without a finite gradient
         self._resumed: dict[str, Any] | None = None  # this rank's part of a checkpoint
 
@@ -104,30 +97,7 @@ class PolicyModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Settle where this run writes: all ranks must ask at once, as the Trainer has the first tell the others."""
         self.folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy | ModelParallelStrategy):
-            raise UserError(
-                f"trainer.strategy is {type(self.trainer.strategy).__name__}, under which ranks do not stay in step; "
-                "use the overlay configs/ddp.yaml or configs/fsdp.yaml"
-            )
-        if self.policy.adapter_config is not None:
-            check_placement(
-                self.policy.adapter_config,
-                sharded=isinstance(self.trainer.strategy, ModelParallelStrategy),
-                halved=stage == "fit" and self.policy.settings.dtype == "bfloat16",
-            )
-        if stage == "fit" and (self.policy.settings.train, self.policy.settings.dtype) == ("full", "bfloat16"):
-            raise UserError(
-                "policy.train is full and policy.dtype is bfloat16, which rounds small steps away; set policy.dtype to "
-                "float32, and trainer.precision to bf16-mixed for its speed"
-            )
-        if self.policy.settings.flex_attention and stage == "fit" and self.trainer.strategy.root_device.type == "cpu":
-            raise UserError("policy.flex_attention is true, but it has no backward pass on a CPU; set it to false")
-        # Whole models in half precision would take adapters with them; float16 would need its gradients scaled.
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise UserError(
-                f"trainer.precision is {self.trainer.precision}; choose 32-true or bf16-mixed, and set policy.dtype to "
-                "bfloat16 to halve frozen weights"
-            )
+        check_trainer(self.trainer, self.policy, stage)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         splits = {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, ("test",))
         new, learned = self.greedy.max_new_tokens, self.learns_references
@@ -153,29 +123,9 @@ class PolicyModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a schedule over the optimizer steps that this run will take."""
-        # Not from the Trainer's own loader: made this early, it would never be told where a checkpoint left off.
-        batches = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
-        share = self.trainer.limit_train_batches
-        batches = min(batches, share) if isinstance(share, int) else int(batches * (share or 1.0))
-        every = self.trainer.val_check_interval
-        counted_anew = self.trainer.limit_val_batches and self.trainer.check_val_every_n_epoch is not None
-        if counted_anew and isinstance(every, int) and every > batches:
-            raise UserError(
-                f"trainer.val_check_interval is {every}, but an epoch has {batches} batches; lower it, or set "
-                "trainer.check_val_every_n_epoch to null to count across epochs"
-            )
-        epochs = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs
-        limit = math.inf if self.trainer.max_steps == -1 else self.trainer.max_steps
-        steps = min(batches * epochs * self.updates_per_batch(), limit)
-        if math.isinf(steps):
-            raise UserError("the run has no end: set trainer.max_epochs, or trainer.max_steps (in optimizer steps)")
-        for name, weight in self.policy.trained().items():
-            if weight.dtype != torch.float32:
-                raise UserError(
-                    f"policy.adapter trains {name} in {str(weight.dtype).removeprefix('torch.')}, which rounds small "
-                    "steps away; set policy.dtype to float32"
-                )
-        optimizer, schedule = make_optimizer(self.policy.parameters(), self.optimizer, int(steps))
+        steps = planned_steps(self.trainer, self.updates_per_batch())
+        check_float32(self.policy.trained())
+        optimizer, schedule = make_optimizer(self.policy.parameters(), self.optimizer, steps)
         return [optimizer], [schedule]
 
     def begin_step(self) -> None:
@@ -238,35 +188,9 @@ class PolicyModule(LightningModule):
     def _backward(
         self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf
     ) -> tuple[list[MicroBatch], dict[str, list[torch.Tensor]]]:
-        """Gradients of this rank's share of a step, one micro-batch after the other.
-
-        Ranks deal their rows into micro-batches on their own and may have unlike numbers of them. So DDP, which would
-        have gradients meet in every backward pass, is told not to; they meet in `_apply_gradients`.
-        """
-        wrapped = self.trainer.strategy.model
-        apart: AbstractContextManager[Any]
-        if isinstance(wrapped, DistributedDataParallel):
-            apart, scale = wrapped.no_sync(), 1
-        else:  # strategies that shard average over ranks where we want the sum
-            apart, scale = nullcontext(), self.trainer.world_size
         batches = self.micro_batches(whole, rows)
-        found: dict[str, list[torch.Tensor]] = defaultdict(list)
-        with apart:
-            for batch, counts in self.in_step(batches):
-                loss, metrics = loss_of(batch)
-                self.manual_backward(loss * scale if counts else loss * 0)
-                for name, value in {**metrics, "loss": loss}.items() if counts else ():
-                    found[name].append(value.detach())
-        return batches, found
-
-    def in_step(self, batches: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
-        """Micro-batches, each with whether it counts.
-
-        Where weights are sharded, all ranks must pass through them equally often; who has done repeats the last one.
-        """
-        most = highest(len(batches), self.device) if self.policy.sharded else len(batches)
-        yield from ((batch, True) for batch in batches)
-        yield from ((batches[-1], False) for _ in range(most - len(batches)))
+        counted = in_step(batches, self.policy, self.device)
+        return batches, accumulate(self.trainer.strategy.model, counted, loss_of, self.manual_backward)
 
     def _halve_micro_batches(self) -> str:
         self.micro_batch_tokens = max(1, self.micro_batch_tokens // 2)
@@ -289,10 +213,7 @@ class PolicyModule(LightningModule):
         """One clipped optimizer step on the sum of all ranks' gradients; returns its norm before clipping."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer) and isinstance(schedule, LRScheduler)
-        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
-            gradients = [parameter.grad for parameter in self.policy.parameters() if parameter.grad is not None]
-            for work in [all_reduce(gradient, async_op=True) for gradient in gradients]:
-                work.wait()
+        if sum_gradients(self.trainer.strategy.model, self.policy):
             self.stopwatch.lap("communication")
         return clipped_step(optimizer, schedule, self.optimizer.max_grad_norm)
 
@@ -320,24 +241,6 @@ class PolicyModule(LightningModule):
             self.trainer.strategy.barrier()
             self.stopwatch.lap("waiting")
 
-    def together(self, work: Callable[[], T]) -> list[T]:
-        """What each rank makes of `work`, in their order.
-
-        Raises:
-            UserError: That of the first rank that refused, on all of them: none waits for one that has gone.
-        """
-        own: T | UserError
-        try:
-            own = work()
-        except UserError as error:
-            own = error
-        self.meet()
-        found = every_rank(own)
-        for one in found:
-            if isinstance(one, UserError):
-                raise one
-        return [one for one in found if not isinstance(one, UserError)]
-
     def rollout_seed(self) -> int:
         """A seed of its own for every rank and rollout step, so that a resumed run draws what it would have drawn."""
         return (torch.initial_seed() * 1_000_003 + self.rollout_step * 1009 + self.global_rank) % 2**63
@@ -354,23 +257,11 @@ class PolicyModule(LightningModule):
         metrics = {**metrics, **{f"timing/{stage}": value for stage, value in seconds.items()}}
         clocks = {"rollout_step": float(self.rollout_step), "optimizer_step": float(self.global_step)}
         due = (self.rollout_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        self._log_row({**metrics, **clocks}, self.rollout_step, shown, due=due)
-
-    def _log_row(self, metrics: dict[str, Any], step: int, shown: Sequence[str] = (), *, due: bool = True) -> None:
-        """Average metrics over ranks, show them, and write a row.
-
-        Not by Lightning's own way: it would write the row only after a checkpoint was, and reduce every number alone.
-        """
-        values = averages({name: float(value) for name, value in metrics.items()}, self.device)
-        for name, value in values.items():
-            self.log(name, value, prog_bar=name in shown, logger=False, batch_size=1)
-        if due and not self.trainer.sanity_checking:
-            for logger in self.trainer.loggers:
-                logger.log_metrics(values, step)
+        log_row(self, {**metrics, **clocks}, self.rollout_step, shown, due=due)
 
     def validation_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """Answer greedily; scored at the end of the epoch."""
-        self._scored += self.draw(prompts, self.greedy, seed=0).completions
+        self.answers.add(self.draw(prompts, self.greedy, seed=0).completions)
 
     def on_validation_epoch_end(self) -> None:
         """Log every metric as val/<metric>."""
@@ -385,23 +276,16 @@ class PolicyModule(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        completions = self._everyones()
+        completions = self._answered()
         scores = {f"{stage}/{name}": value for name, value in self.scorer(completions).items()}
         if self.trainer.state.fn == "fit":
-            self._log_row(scores, max(self.rollout_step - 1, 0))
+            log_row(self, scores, max(self.rollout_step - 1, 0))
         else:
             for name, value in scores.items():
                 self.log(name, value, sync_dist=True)
 
-    def _everyones(self) -> list[Completion]:
-        """The outputs of all ranks since the last call, in the order of the rows."""
-        own, self._scored = self._scored, []
-        if self.trainer.world_size == 1:
-            return own
-        # Rows were dealt out in turn, and the first dealt again to ranks that would have had fewer.
-        turns = zip(*every_rank(own), strict=True)
-        count = len(self.scored_examples(self.trainer.state.fn))
-        return [completion for turn in turns for completion in turn][:count]
+    def _answered(self) -> list[Completion]:
+        return self.answers.take(rows=len(self.scored_examples(self.trainer.state.fn)))
 
     def predict_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """Answer greedily; written at the end of the epoch."""
@@ -409,18 +293,10 @@ class PolicyModule(LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Write id, source, output and references of each row to predictions.jsonl in the run's folder."""
-        completions = self._everyones()
-        if not self.trainer.is_global_zero:
-            return
-        rows = [
-            {"id": row.id, "source": row.source, "output": completion.text, "references": row.references}
-            for completion in completions
-            for row in (completion.example,)
-        ]
-        make_folder(self.folder)
-        path = self.folder / "predictions.jsonl"
-        write_lines(path, rows)
-        self.print(f"{len(completions)} outputs in {path}")
+        completions = self._answered()
+        if self.trainer.is_global_zero:
+            path = write_predictions(self.folder, completions)
+            self.print(f"{len(completions)} outputs in {path}")
 
     def own_state(self) -> dict[str, Any]:
         """What this rank alone knows and a resumed run must have again, as JSON can hold it."""

@@ -16,11 +16,13 @@ from torch import Tensor
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.gradients import in_step
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import estimate_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.ranks import together
 from lsemrl.modules.rollout_report import append_samples, completion_metrics, reward_metrics
 from lsemrl.modules.sampler import Sampling
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages, validate_group
@@ -193,7 +195,7 @@ class GRPO(PolicyModule):
             self.stopwatch.lap("reward")
             return rewards
 
-        return concatenate(self.together(own))
+        return concatenate(together(own, self.meet))
 
     def compare(self, rewards: Rewards) -> tuple[Tensor, dict[str, Tensor]]:
         """Advantages of this rank's completions over their siblings."""
@@ -277,7 +279,8 @@ class GRPO(PolicyModule):
         """Log-probs of the sampled tokens as they stand, without gradients: float32 [N, T]."""
         logprobs_NT = torch.zeros(whole.completion_ids_NT.shape, device=self.device)
         with self.policy.inference():
-            for batch, counts in self.in_step(self.micro_batches(whole, torch.arange(len(whole), device=self.device))):
+            batches = self.micro_batches(whole, torch.arange(len(whole), device=self.device))
+            for batch, counts in in_step(batches, self.policy, self.device):
                 piece_NT, _ = self.policy.logprobs(batch.sequences, self.sampling.temperature)
                 if counts:
                     logprobs_NT[batch.rows, : piece_NT.shape[1]] = piece_NT

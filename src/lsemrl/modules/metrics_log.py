@@ -9,17 +9,19 @@ import csv
 import io
 import logging
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from lsemrl.files import append, make_folder, set_aside, told, write_text
 from lsemrl.modules.event_log import EventLog
+from lsemrl.modules.ranks import averages
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +137,28 @@ class MetricsLog(Logger):
         make_folder(self.path.parent)
         write_text(self.path, _text(columns, rows, header=True) if columns else "")
         self._columns = columns
+
+
+def log_row(
+    module: LightningModule, metrics: Mapping[str, Any], step: int, shown: Sequence[str] = (), *, due: bool = True
+) -> None:
+    """Average metrics over ranks, show them, and write a row.
+
+    Not by Lightning's own way: it would write the row only after a checkpoint was, and reduce every number alone.
+
+    Args:
+        module: Whose Trainer has the loggers.
+        metrics: Of this rank; all ranks must log the same ones.
+        step: The row's.
+        shown: Those that appear in the progress bar.
+        due: Whether the row is to be written.
+    """
+    values = averages({name: float(value) for name, value in metrics.items()}, module.device)
+    for name, value in values.items():
+        module.log(name, value, prog_bar=name in shown, logger=False, batch_size=1)
+    if due and not module.trainer.sanity_checking:
+        for logger in module.trainer.loggers:
+            logger.log_metrics(values, step)
 
 
 def _cells(line: str) -> list[str]:

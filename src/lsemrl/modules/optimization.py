@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -49,6 +50,20 @@ class OptimizerSettings:
         ):
             if not ok:
                 raise UserError(f"optimizer.{name} is {getattr(self, name)}; it must be {rule}")
+
+
+def check_float32(trained: Mapping[str, Tensor]) -> None:
+    """Refuse weights that would not keep what is added to them.
+
+    Raises:
+        UserError: The first that is of another dtype.
+    """
+    for name, weight in trained.items():
+        if weight.dtype != torch.float32:
+            raise UserError(
+                f"policy.adapter trains {name} in {str(weight.dtype).removeprefix('torch.')}, which rounds small "
+                "steps away; set policy.dtype to float32"
+            )
 
 
 def make_optimizer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,8 @@ from torch.distributed import (
     get_world_size,
     is_initialized,
 )
+
+from lsemrl.types import UserError
 
 T = TypeVar("T")
 
@@ -37,6 +40,29 @@ def every_rank(own: T) -> list[T]:
     found: list[Any] = [None] * get_world_size()
     all_gather_object(found, own)
     return found
+
+
+def together(work: Callable[[], T], meet: Callable[[], object]) -> list[T]:
+    """What each rank makes of `work`, in their order.
+
+    Args:
+        work: What each does on its own.
+        meet: Waits for all.
+
+    Raises:
+        UserError: That of the first rank that refused, on all of them: none waits for one that has gone.
+    """
+    own: T | UserError
+    try:
+        own = work()
+    except UserError as error:
+        own = error
+    meet()
+    found = every_rank(own)
+    for one in found:
+        if isinstance(one, UserError):
+            raise one
+    return [one for one in found if not isinstance(one, UserError)]
 
 
 def highest(own: int, device: torch.device) -> int:

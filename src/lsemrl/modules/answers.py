@@ -1,0 +1,51 @@
+"""Outputs for held-out prompts: gathered from all ranks in the order of the rows, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsemrl.files import make_folder, write_lines
+from lsemrl.modules.ranks import every_rank
+from lsemrl.types import Completion
+
+
+class Answers:
+    """This rank's outputs, as they come."""
+
+    def __init__(self) -> None:
+        self._own: list[Completion] = []
+
+    def add(self, completions: Sequence[Completion]) -> None:
+        """Those of one more batch."""
+        self._own += completions
+
+    def take(self, rows: int) -> list[Completion]:
+        """The outputs of all ranks since the last call, in the order of the rows; all must ask.
+
+        Args:
+            rows: How many there are over all ranks.
+        """
+        own, self._own = self._own, []
+        found = every_rank(own)
+        if len(found) == 1:
+            return own
+        # Rows were dealt out in turn, and the first dealt again to ranks that would have had fewer.
+        return [completion for turn in zip(*found, strict=True) for completion in turn][:rows]
+
+
+def write_predictions(folder: Path, completions: Sequence[Completion]) -> Path:
+    """Write id, source, output and references of each row to predictions.jsonl in `folder`, and say where that is.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    rows = [
+        {"id": row.id, "source": row.source, "output": completion.text, "references": row.references}
+        for completion in completions
+        for row in (completion.example,)
+    ]
+    make_folder(folder)
+    path = folder / "predictions.jsonl"
+    write_lines(path, rows)
+    return path

@@ -1,0 +1,79 @@
+"""The Trainer's settings: those under which a policy can be trained, and the number of steps they come to."""
+
+from __future__ import annotations
+
+import math
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+
+from lsemrl.modules.adapters.config import check_placement
+from lsemrl.modules.policy import Policy
+from lsemrl.types import UserError
+
+
+def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
+    """Refuse to run a policy where and as the Trainer would.
+
+    Args:
+        trainer: Its strategy and precision.
+        policy: Before its weights are read.
+        stage: Of Lightning's.
+
+    Raises:
+        UserError: Ranks would not stay in step, or weights would be of dtypes in which they cannot be trained.
+    """
+    settings = policy.settings
+    if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy | ModelParallelStrategy):
+        raise UserError(
+            f"trainer.strategy is {type(trainer.strategy).__name__}, under which ranks do not stay in step; "
+            "use the overlay configs/ddp.yaml or configs/fsdp.yaml"
+        )
+    if policy.adapter_config is not None:
+        check_placement(
+            policy.adapter_config,
+            sharded=isinstance(trainer.strategy, ModelParallelStrategy),
+            halved=stage == "fit" and settings.dtype == "bfloat16",
+        )
+    if stage == "fit" and (settings.train, settings.dtype) == ("full", "bfloat16"):
+        raise UserError(
+            "policy.train is full and policy.dtype is bfloat16, which rounds small steps away; set policy.dtype to "
+            "float32, and trainer.precision to bf16-mixed for its speed"
+        )
+    if settings.flex_attention and stage == "fit" and trainer.strategy.root_device.type == "cpu":
+        raise UserError("policy.flex_attention is true, but it has no backward pass on a CPU; set it to false")
+    # Whole models in half precision would take adapters with them; float16 would need its gradients scaled.
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        raise UserError(
+            f"trainer.precision is {trainer.precision}; choose 32-true or bf16-mixed, and set policy.dtype to "
+            "bfloat16 to halve frozen weights"
+        )
+
+
+def planned_steps(trainer: Trainer, updates_per_batch: int) -> int:
+    """The optimizer steps that a run will take.
+
+    Args:
+        trainer: Its data and its limits.
+        updates_per_batch: Optimizer steps that one training batch takes.
+
+    Raises:
+        UserError: The run has no end, or would never be validated.
+    """
+    # Not from the Trainer's own loader: made this early, it would never be told where a checkpoint left off.
+    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    share = trainer.limit_train_batches
+    batches = min(batches, share) if isinstance(share, int) else int(batches * (share or 1.0))
+    every = trainer.val_check_interval
+    counted_anew = trainer.limit_val_batches and trainer.check_val_every_n_epoch is not None
+    if counted_anew and isinstance(every, int) and every > batches:
+        raise UserError(
+            f"trainer.val_check_interval is {every}, but an epoch has {batches} batches; lower it, or set "
+            "trainer.check_val_every_n_epoch to null to count across epochs"
+        )
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    limit = math.inf if trainer.max_steps == -1 else trainer.max_steps
+    steps = min(batches * epochs * updates_per_batch, limit)
+    if math.isinf(steps):
+        raise UserError("the run has no end: set trainer.max_epochs, or trainer.max_steps (in optimizer steps)")
+    return int(steps)
