@@ -173,7 +173,7 @@ MUTANTS = (
         ("test_records.py",),
         ("values = np.array(getattr(arm, field))", "values = abs(np.array(getattr(arm, field)))"),
     ),
-    *_room("sharding.py", ("test_policy.py",), ("target.lerp_(source, share)", "target.lerp_(source, 1 - share)")),
+    *_room("sharding.py", ("test_reference.py",), ("target.lerp_(source, share)", "target.lerp_(source, 1 - share)")),
     *_room(
         "base.py",
         ("test_ranks.py::test_every_rank_and_every_step_draws_of_a_seed_of_its_own",),

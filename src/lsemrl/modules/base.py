@@ -33,6 +33,7 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.random_state import random_state, seed_of, set_random_state
 from lsemrl.modules.ranks import every_rank, leave_at_exit
+from lsemrl.modules.reference import sync_reference
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.step_faults import texts, unsound, within_memory
@@ -174,7 +175,7 @@ class PolicyModule(LightningModule):
             self.skipped_in_a_row = 0
             every = self.policy.settings.ref_model_sync_steps
             if every and self.global_step % every == 0:
-                self.policy.sync_reference()
+                sync_reference(self.policy)
         else:
             self._skip(whole, batches, found["loss"])
         totals = {name: torch.stack(values).sum() for name, values in found.items()}

@@ -29,13 +29,12 @@ from lsemrl.modules.adapters.embeddings import head_weight
 from lsemrl.modules.adapters.files import check_passport, read_tensors, write_adapter
 from lsemrl.modules.adapters.loading import (
     REFERENCE,
-    TRAINED,
     adapter_tensors,
     add_reference,
     check_shardable,
     new_adapter,
     read_adapter,
-    reference_of,
+    reference_on,
 )
 from lsemrl.modules.adapters.merging import merged_adapters
 from lsemrl.modules.base_model import read_model
@@ -44,9 +43,9 @@ from lsemrl.modules.forward import Way, predictors, prove, score_logits
 from lsemrl.modules.losses import LossFunction
 from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.pretrained import adapter_tokenizer, as_ids, fingerprint, read_config_and_tokenizer
+from lsemrl.modules.pretrained import adapter_tokenizer, declared_eos, fingerprint, read_config_and_tokenizer
 from lsemrl.modules.recomputation import recompute_layers
-from lsemrl.modules.sharding import Traffic, gathered_weights, move_towards, read_weights, spread
+from lsemrl.modules.sharding import Traffic, gathered_weights, read_weights, spread
 from lsemrl.types import Sequences, UserError
 
 
@@ -152,14 +151,7 @@ class Policy(nn.Module):
 
     def eos_ids(self) -> list[int]:
         """Every id that ends a completion: the tokenizer's and all those the model declares (Qwen3 has two)."""
-        generation = self.model.generation_config
-        ids = {self.tokenizer.eos_token_id}
-        for declared in (
-            self.model.config.get_text_config().eos_token_id,
-            generation.eos_token_id if generation else None,
-        ):
-            ids.update(as_ids(declared))
-        return sorted(ids)
+        return sorted({self.tokenizer.eos_token_id, *declared_eos(self.model.config, self.model.generation_config)})
 
     @property
     def shares_prompts(self) -> bool:
@@ -227,10 +219,7 @@ class Policy(nn.Module):
         states_MH, _ = self._predictors(sequences)
         if self._way == "plain":
             return lambda tokens: states_MH[tokens].float()
-        found = head_weight(self.model.get_output_embeddings())
-        assert found is not None  # else the way chosen would be through the model's own logits
-        weight_VH, bias_V = (None if part is None else part.float() for part in found)
-        assert weight_VH is not None
+        weight_VH, bias_V = self._head(torch.float32)
 
         def logits_CV(tokens: slice) -> Tensor:
             with torch.autocast(weight_VH.device.type, enabled=False):
@@ -238,14 +227,14 @@ class Policy(nn.Module):
 
         return logits_CV
 
-    def _head(self) -> tuple[Tensor, Tensor | None]:
-        """Weight [V, H] and bias [V] of the output head, as mixed precision would have them."""
+    def _head(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, H] and bias [V] of the output head, in `dtype` or as mixed precision would have them."""
         found = head_weight(self.model.get_output_embeddings())
         assert found is not None  # else the way chosen would be through the model's own logits
         weight_VH, bias_V = found
-        if torch.is_autocast_enabled(weight_VH.device.type):
-            weight_VH, bias_V = weight_VH.bfloat16(), None if bias_V is None else bias_V.bfloat16()
-        return weight_VH, bias_V
+        if dtype is None:
+            dtype = torch.bfloat16 if torch.is_autocast_enabled(weight_VH.device.type) else weight_VH.dtype
+        return weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
     def _predictors(self, sequences: Sequences) -> tuple[Tensor, Packed]:
         if self._way is None:
@@ -277,12 +266,8 @@ class Policy(nn.Module):
         """Inside, the model is the KL reference."""
         assert self.settings.reference != "none"
         if self.adapted and REFERENCE in self.model.peft_config:
-            with self.inference():
-                self.model.set_adapter(REFERENCE, inference_mode=True)
-                try:
-                    yield
-                finally:
-                    self.model.set_adapter(TRAINED)
+            with self.inference(), reference_on(self.model):
+                yield
         elif self.adapted:  # a new adapter starts at zero, so the policy started as the base
             assert not self.adapter or self.settings.reference == "base"
             with self.base():
@@ -320,28 +305,6 @@ class Policy(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
-
-    def held_against(self) -> dict[str, nn.Parameter]:
-        """What the KL penalty pulls towards, by name, where it can be found in no file of the user's."""
-        return {name: parameter for name, (parameter, _) in self._pairs().items()}
-
-    def _pairs(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
-        """Each weight of a reference that is kept, by name, with what it is the reference of."""
-        if self.adapted:
-            of = reference_of(self.model)
-            return {name: (weight, of[weight]) for name, weight in self.named_parameters() if weight in of}
-        kept = "reference_model."
-        if self.settings.ref_model_sync_steps is None:
-            return {}
-        named = dict(self.named_parameters())
-        own = {name: f"model.{name.removeprefix(kept)}" for name in named if name.startswith(kept)}
-        return {name: (named[name], named[other]) for name, other in own.items()}
-
-    @torch.no_grad()
-    def sync_reference(self) -> None:
-        """Move the reference towards the policy; with sharded weights each rank moves its shards."""
-        for kept, trained in self._pairs().values():
-            move_towards(kept, trained, self.settings.ref_model_mixup_alpha)
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the adapter (after full fine-tuning, the model) and the tokenizer in their libraries' own formats.

@@ -47,7 +47,7 @@ def read_config_and_tokenizer(path: str, *, trust: bool) -> tuple[PretrainedConf
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
     except Exception as error:
         raise refusal(path, error) from error
-    complete_tokenizer(tokenizer, _declared_eos(path, config))
+    complete_tokenizer(tokenizer, declared_eos(config, _generation_config(path)))
     check_vocabulary(f"policy.model {path!r}", tokenizer, config.get_text_config().vocab_size)
     tokenizer.padding_side = "left"
     return config, tokenizer
@@ -68,12 +68,16 @@ def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, rows: int) -
         )
 
 
-def _declared_eos(path: str, config: PretrainedConfig) -> list[int]:
-    """The ids that end a text by what the model says of itself, its generation's settings first."""
-    declared: list[int] = []
+def declared_eos(config: PretrainedConfig, generation: GenerationConfig | None) -> list[int]:
+    """The ids that end a text by what a model says of itself, its generation's settings first."""
+    own = config.get_text_config().eos_token_id
+    return [*as_ids(generation.eos_token_id if generation else None), *as_ids(own)]
+
+
+def _generation_config(path: str) -> GenerationConfig | None:
     with contextlib.suppress(OSError, ValueError):  # few models lack the file, and they may
-        declared += as_ids(GenerationConfig.from_pretrained(path).eos_token_id)
-    return [*declared, *as_ids(config.get_text_config().eos_token_id)]
+        return GenerationConfig.from_pretrained(path)
+    return None
 
 
 def as_ids(declared: int | list[int] | None) -> list[int]:

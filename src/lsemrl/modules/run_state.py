@@ -20,6 +20,7 @@ from lsemrl.modules.ground import check_ground
 from lsemrl.modules.optimization import set_schedule
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import every_rank
+from lsemrl.modules.reference import held_against
 from lsemrl.modules.sharding import scatter_into, whole_tensors
 from lsemrl.modules.snapshot import read_snapshot
 from lsemrl.runs import file_sizes
@@ -50,7 +51,7 @@ def gather_state(
     policy = module.policy
     trained = policy.trained()
     weights = whole_tensors(trained)
-    reference = whole_tensors(policy.held_against())
+    reference = whole_tensors(held_against(policy))
     (optimizer,) = trainer.optimizers
     moments = whole_tensors(
         {
@@ -129,7 +130,7 @@ def restore_state(
 
 
 def _restore_reference(policy: Policy, folder: Path) -> None:
-    kept, path = policy.held_against(), folder / "reference.safetensors"
+    kept, path = held_against(policy), folder / "reference.safetensors"
     if path.is_file() != bool(kept):
         raise UserError(
             f"policy.reference is {policy.settings.reference!r}, but {str(folder)!r} was written with another; "

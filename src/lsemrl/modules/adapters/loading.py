@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,16 @@ def add_reference(model: PeftModel) -> None:
     for key, weight in adapter_tensors(model).items():
         reference[key].requires_grad_(False)
         reference[key].data.copy_(weight.data)
+
+
+@contextmanager
+def reference_on(model: PeftModel) -> Iterator[None]:
+    """Inside, the frozen copy computes, in place of the adapter that is trained."""
+    model.set_adapter(REFERENCE, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter(TRAINED)
 
 
 def reference_of(model: PeftModel) -> dict[Tensor, Any]:
