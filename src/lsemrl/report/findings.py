@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -78,15 +78,28 @@ def tax_at_matched_score(a: Arm, b: Arm, *, base: Arm, metric: str = "meaning_f1
     before = base.general.get("em", math.nan)
     if not all(paths) or not math.isfinite(before):
         return None
-    score = min(max(at for _, at, _ in each) for each in paths)
-    reached = [climb(each, score) for each in paths]
-    if reached[0] is None or reached[1] is None:
+    met = same_score(*paths)
+    if met is None:
         return None
-    (step_a, em_a), (step_b, em_b) = reached[0], reached[1]
+    score, (step_a, em_a), (step_b, em_b) = met
     return MatchedTax(score=score, loss_a=before - em_a, loss_b=before - em_b, step_a=step_a, step_b=step_b)
 
 
-def climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, float] | None:
+def same_score(
+    one: list[tuple[float, float, float]], other: list[tuple[float, float, float]]
+) -> tuple[float, tuple[float, float], tuple[float, float]] | None:
+    """Where two paths of (step, score, exact match) can be compared.
+
+    Returns:
+        The lower of their two best scores, and for each (step, exact match) where it first climbs to that; None unless
+        both do.
+    """
+    score = min(max(at for _, at, _ in each) for each in (one, other))
+    first, second = _climb(one, score), _climb(other, score)
+    return None if first is None or second is None else (score, first, second)
+
+
+def _climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, float] | None:
     """(step, exact match) where `rows` first reach `score` from below."""
     for (step, low, em), (next_step, high, next_em) in zip(rows, [*rows[1:], rows[-1]], strict=True):
         if low == score:
@@ -97,10 +110,15 @@ def climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, 
     return None
 
 
+def _questions(arms: Iterable[Arm]) -> int:
+    """How many each seed was asked."""
+    return max((len(arm.nll_drifts) // max(1, len(arm.seeds)) for arm in arms), default=0)
+
+
 def unmeasured(report: Report) -> str:
     """Why no loss of Chinese QA says anything: the base has none of it to lose, or next to none; "" where it has."""
     share = report.base.general.get("em", math.nan)
-    rows = max((len(arm.nll_drifts) // max(1, len(arm.seeds)) for arm in report.trained), default=0)
+    rows = _questions(report.trained)
     if share != 0 and not (rows and share * rows < _FEW - 1e-6):
         return ""
     answered = "none" if share == 0 else f"only {number(share * rows, 0)} of {rows}"
@@ -247,7 +265,7 @@ def notes(report: Report) -> list[str]:
             "by seed, at the lower of their two best scores, where each first climbs to it on a straight line between "
             "its arms. The interval is Student's t over seeds."
         )
-    questions = max((len(arm.nll_drifts) // max(1, len(arm.seeds)) for arm in report.arms), default=0)
+    questions = _questions(report.arms)
     em = report.base.general.get("em", math.nan)
     if questions and math.isfinite(em) and not report.contrasts:
         margin = 196 * math.sqrt(em * (1 - em) / questions)

@@ -20,7 +20,7 @@ from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import BASE, Measured
 from lsemrl.report.bootstrap import paired_bootstrap
-from lsemrl.report.findings import climb
+from lsemrl.report.findings import same_score
 from lsemrl.report.folders import Found, General
 from lsemrl.report.records import GENERAL, SCORES, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
 
@@ -111,11 +111,10 @@ def _same_scores(
     for path in paths[1:]:
         found: list[tuple[float, float, float]] = []
         for seed in sorted(set.intersection(*(set(by_seed[arm]) for arm in (*paths[0], *path)))):
-            two = points(paths[0], seed), points(path, seed)
-            score = min(max(at for _, at, _ in each) for each in two)
-            reached = [climb(each, score) for each in two]
-            if reached[0] and reached[1]:
-                found.append((score, before - reached[0][1], before - reached[1][1]))
+            met = same_score(points(paths[0], seed), points(path, seed))
+            if met is not None:
+                score, (_, own), (_, others) = met
+                found.append((score, before - own, before - others))
         if found:
             scores, losses, against = zip(*found, strict=True)
             more = np.subtract(against, losses)
