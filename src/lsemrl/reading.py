@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lsemrl.errors import reason_of
+
 NOT_UTF8 = "holds bytes that are not UTF-8"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
@@ -217,14 +219,14 @@ def read_yaml(path: str | Path) -> Any:
             _check_node(node, ())
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise Unreadable(" ".join(str(error).split())) from error
+        raise Unreadable(reason_of(error, None)) from error
     except RecursionError:
         raise Unreadable("it is nested too deep") from None
     except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         if isinstance(error, Unreadable):
             raise
         # A date that cannot be, or `!!int` before what is none: the parser lets Python say so.
-        raise Unreadable(f"it holds a value that cannot be ({' '.join(str(error).split())[:200]})") from error
+        raise Unreadable(f"it holds a value that cannot be ({reason_of(error)})") from error
 
 
 def _check_node(node: Any, above: tuple[Any, ...], seen: int = 0) -> int:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from lsemrl import __version__, micro
 from lsemrl.commands.trained import Trained
+from lsemrl.errors import reason_of
 from lsemrl.files import fill_folder, is_free, try_folder, write_text
 from lsemrl.foreign import fenced, markdown
 from lsemrl.json_records import write_json
@@ -108,7 +109,7 @@ def upload(run: Trained, folders: Sequence[Path], name: str, *, private: bool, d
             api.create_repo(repository, private=private, exist_ok=True)
             sent = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"lsemrl {__version__}")
         except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_of(error)
             raise UserError(
                 f"--push is {name!r}, which the hub did not take ({reason}); give OWNER/NAME, and log in with "
                 "`hf auth login`"

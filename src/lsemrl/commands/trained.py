@@ -24,6 +24,7 @@ from lsemrl.data.collate import encode
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.translation import TranslationData
+from lsemrl.errors import reason_of
 from lsemrl.modules.legibility import fitting
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
@@ -83,7 +84,7 @@ def read_run(folder: Path) -> Trained:
         parser.add_class_arguments(kind, "data")
         found = parser.instantiate_classes(parser.parse_object(read))
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error, 300)
         raise UserError(f"RUN is {str(folder)!r}, whose config.yaml cannot be read ({reason}); restore it") from error
     _check_links(folder, [path, adapter, folder / "metrics.csv", Path(found.policy.model)])
     where = {"model": str(adapter), "adapter": None} if found.policy.train == "full" else {"adapter": str(adapter)}

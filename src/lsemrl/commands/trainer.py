@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsemrl.commands.quiet import quiet
 from lsemrl.config_files import CONFIG_VERSION, prepare_configs
-from lsemrl.errors import UserError
+from lsemrl.errors import UserError, reason_of
 from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
 from lsemrl.runs import find_run, is_rank_zero
@@ -107,7 +107,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
             try:
                 trainer = super().instantiate_trainer(**({"logger": False} if ours else {}), **kwargs)
             except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
-                raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
+                raise UserError(f"trainer: {reason_of(error, 300)}") from error
             if run and trainer.world_size == 1 and not is_rank_zero():
                 raise UserError(
                     "several processes were started, but trainer.devices times trainer.num_nodes is 1; add "

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsemrl.errors import reason_of
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def write_chat(
     try:
         prompt = render()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = reason_of(error) or type(error).__name__
         leave_out = "leave out template.system, or " if system else ""
         raise UserError(
             f"{name} refuses the prompt ({reason}); {leave_out}set template.chat to false, or mend the template"

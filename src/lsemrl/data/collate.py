@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
+from lsemrl.errors import reason_of
 from lsemrl.types import Example, PromptBatch, UserError
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class ResumableLoader(DataLoader[Any]):
                 if not told or self.given == died_at:
                     raise
                 died_at = self.given
-                log.warning("a data worker died (%s); starting the workers again", " ".join(str(error).split())[:150])
+                log.warning("a data worker died (%s); starting the workers again", reason_of(error, 150))
 
     def state_dict(self) -> dict[str, int]:
         """How many batches of the epoch have been given; none after the last."""

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from lsemrl.errors import reason_of
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def read_model(path: str, *, dtype: str, attention: str | None, trust: bool) -> 
 
 def refusal(path: str, error: Exception) -> UserError:
     """A sentence about a model that cannot be read."""
-    said = " ".join(str(error).split())
+    said = reason_of(error, None)
     if "trust_remote_code" in said:
         return UserError(_UNTRUSTED.format(path))
     folder = Path(path)

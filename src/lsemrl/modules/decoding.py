@@ -17,8 +17,9 @@ from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from lsemrl.errors import reason_of
 from lsemrl.modules.families import native_positions, unshared, window
-from lsemrl.modules.forward import TOLERANCE, check_length, looking_back, positions, probe
+from lsemrl.modules.forward import OTHERWISE, TOLERANCE, check_length, looking_back, positions, probe
 from lsemrl.modules.policy import Policy
 from lsemrl.types import PromptBatch, Sequences, UserError
 
@@ -71,8 +72,8 @@ def prove_decoding(policy: Policy, prompts: PromptBatch) -> None:
             off = (read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item()
             reason = f"log-probs were off by {off:.2g} nats"
             wrong = not off <= TOLERANCE[next(policy.model.parameters()).dtype]
-        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
-            reason, wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}", True
+        except OTHERWISE as error:
+            reason, wrong = f"{type(error).__name__}: {reason_of(error, 150)}", True
     if wrong:
         raise UserError(
             f"policy.model is {policy.settings.model!r}, whose cache of what it has read cannot be sampled from "

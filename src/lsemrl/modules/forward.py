@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, and_masks, create_block_mask
 from torch.nn.functional import linear
 
+from lsemrl.errors import reason_of
 from lsemrl.modules.adapters.embeddings import head_weight
 from lsemrl.modules.families import has_layer_masks, native_positions, unshared, window
 from lsemrl.modules.packing import PROMPT, Packed, pack
@@ -33,6 +34,8 @@ _LONGEST = 32  # tokens of a prompt that is probed
 _WRITTEN = (5, 3, 2, 4)  # and of completions behind it, the longest first
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Of the mean difference between two log-probs, in nats: rounding is far below, another computation far above."""
+OTHERWISE = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError)
+"""What models raise that are built otherwise than is asked of them here."""
 
 
 def predictors(model: Any, sequences: Sequences, way: Way) -> tuple[Tensor, Packed]:
@@ -245,8 +248,8 @@ def _difference(model: Any, sequences: Sequences, way: Way) -> str | None:
             found_MV = linear(found_MV.to(weight[0].dtype), *weight).float()
         with looking_back(model):
             truth_MV = torch.cat(list(_alone(model, sequences)))
-    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+    except OTHERWISE as error:
+        return f"{type(error).__name__}: {reason_of(error, 150)}"
     off_MV = found_MV.log_softmax(dim=-1) - truth_MV.log_softmax(dim=-1)
     off = off_MV.gather(1, packed.targets_M[:, None]).abs().mean().item()
     return None if off <= TOLERANCE[next(model.parameters()).dtype] else f"log-probs were off by {off:.2g} nats"

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from lsemrl.data.collate import complete_tokenizer
+from lsemrl.errors import reason_of
 from lsemrl.modules.base_model import read_config, refusal
 from lsemrl.types import UserError
 
@@ -92,7 +93,7 @@ def adapter_tokenizer(folder: Path, base: PreTrainedTokenizerBase, *, trust: boo
     try:
         own: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(
             f"the tokenizer in policy.adapter {str(folder)!r} cannot be read ({reason}); export it again, or delete it "
             "there if it is that of policy.model"

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch.distributed.tensor import DTensor
 
+from lsemrl.errors import reason_of
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
@@ -36,7 +37,7 @@ def within_memory(policy: Policy, work: Callable[[], T], halve: Callable[[], str
         try:
             return work()
         except torch.OutOfMemoryError as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = reason_of(error, 120)
         # Not inside the handler: what the failed pass holds lives as long as its traceback.
         if not again:
             break

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
+from lsemrl.errors import reason_of
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def check_weights(name: str, encoder: SentenceTransformer) -> None:
             with torch.random.fork_rng(devices=[]):  # building a model draws from the run's random numbers
                 read: Any = type(model).from_pretrained(model.name_or_path, output_loading_info=True, dtype=model.dtype)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_of(error)
             raise UserError(f"encoder is {name!r}, whose weights cannot be read ({reason}); name another") from error
         missing = sorted(key for key in read[1]["missing_keys"] if not key.startswith(_UNUSED))
         if missing:

@@ -28,6 +28,7 @@ from transformers import AutoModel, PreTrainedModel, PrinterCallback, TrainerCal
 
 from lsemrl import micro
 from lsemrl.canonical import canonical
+from lsemrl.errors import reason_of
 from lsemrl.rewards.encoder import check_weights, reads
 from lsemrl.rewards.semantic import EncoderDtype, computing_dtype
 from lsemrl.types import UserError
@@ -107,7 +108,7 @@ def load_encoder(name: str, training: EncoderTraining) -> SentenceTransformer:
             model_kwargs={"dtype": torch.float32},
         )
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(
             f"encoder {name!r} could not be loaded ({type(error).__name__}: {reason}); name a SentenceTransformer "
             "or a transformers encoder, as a folder or a hub id"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lsemrl import micro
 from lsemrl.canonical import canonical
+from lsemrl.errors import reason_of
 from lsemrl.rewards.base import Reward
 from lsemrl.rewards.cache import VectorCache, fingerprint, user_cache_folder
 from lsemrl.rewards.encoder import check_weights, reads
@@ -281,7 +282,7 @@ def _load(name: str, dtype: torch.dtype) -> SentenceTransformer:
                 model_kwargs={"dtype": dtype},
             )
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_of(error)
             raise UserError(
                 f"encoder {name!r} could not be loaded ({type(error).__name__}: {reason}): name a SentenceTransformer "
                 "folder or a hub id"

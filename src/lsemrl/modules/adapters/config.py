@@ -9,6 +9,7 @@ from typing import Any
 
 from peft import LoraConfig
 
+from lsemrl.errors import reason_of
 from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.types import UserError
 
@@ -69,7 +70,7 @@ def read_config(folder: Path) -> LoraConfig:
         said = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(said, dict)
     except (OSError, ValueError, AssertionError, RecursionError) as error:
-        reason = "it is no JSON object" if isinstance(error, AssertionError) else " ".join(str(error).split())[:150]
+        reason = "it is no JSON object" if isinstance(error, AssertionError) else reason_of(error, 150)
         raise UserError(
             f"policy.adapter {str(folder)!r} cannot be read: {CONFIG} is damaged ({reason}); export it again"
         ) from error
@@ -77,7 +78,7 @@ def read_config(folder: Path) -> LoraConfig:
     try:
         config: LoraConfig = LoraConfig.from_pretrained(str(folder))
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(
             f"policy.adapter {str(folder)!r} cannot be read: its {CONFIG} is refused by peft ({reason}); write it again"
         ) from error

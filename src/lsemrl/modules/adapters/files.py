@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lsemrl.errors import reason_of
 from lsemrl.files import write_text
 from lsemrl.modules.adapters.config import CONFIG
 from lsemrl.modules.adapters.loading import TRAINED
@@ -76,7 +77,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = reason_of(error, 150)
         raise UserError(
             f"policy.adapter {str(folder)!r} cannot be read: {path.name} is damaged ({reason}); export it again"
         ) from error

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
+from lsemrl.errors import reason_of
 from lsemrl.modules.adapters.embeddings import take_embeddings
 from lsemrl.modules.families import lora_targets
 from lsemrl.modules.policy_settings import LoraSettings
@@ -42,7 +43,7 @@ def attach(model: Any, config: LoraConfig, field: str) -> PeftModel:
     try:
         adapted = get_peft_model(model, config)
     except (*_MISFITS, re.error) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         remedy = "set its dropout to 0" if "lora_dropout" in reason else "name layers that it has"
         raise UserError(f"{field} does not fit policy.model: {reason}; {remedy}") from error
     trained = {id(weight): weight for weight in adapter_tensors(adapted).values()}
@@ -139,7 +140,7 @@ def _fill(model: PeftModel, tensors: dict[str, Tensor], folder: Path) -> None:
         missing = [key for key, weight in adapter_tensors(model).items() if weight.isnan().any()]
     except (KeyError, RuntimeError, ValueError) as error:
         if not missing:
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_of(error)
             raise UserError(
                 f"policy.adapter {str(folder)!r} belongs to another base model ({reason}); set policy.model to the "
                 "model it was trained on"

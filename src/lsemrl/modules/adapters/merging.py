@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
+from lsemrl.errors import reason_of
 from lsemrl.types import UserError
 
 
@@ -72,7 +73,7 @@ def merge_for_good(model: Any) -> Any:
     try:
         return model.merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(
             f"--merged: base and adapter make no plain model ({reason}); use the adapter instead"
         ) from error
