@@ -24,7 +24,7 @@ FLOORS = (
     ("data", "rewards", "judging", "experiment"),
     ("types", "languages", "runs", "config_files", "json_records"),
     ("kernels", "micro"),
-    ("files", "reading", "foreign", "canonical", "finite", "as_typed", "local_paths"),
+    ("files", "reading", "foreign", "canonical", "finite", "as_typed", "local_paths", "durations"),
     ("errors",),
 )
 """From the top: folders, and single modules that lie beside them."""

@@ -141,3 +141,13 @@ def test_a_writing_without_separators_is_not_split() -> None:
     assert language("bo").splits("བོད་" * 40)
     assert language("bo").splits("藏" * 40)
     assert language("bo").splits("")
+
+
+def test_a_profile_of_ones_own_stands_for_a_code() -> None:
+    khmer = Language(code="km", name="Khmer", scripts=("Khmer",))
+    assert language(khmer) is khmer
+    assert khmer.accepts("ខ្ញុំផឹកទឹក") and not khmer.accepts("I drink water")
+    with pytest.raises(UserError, match=r"scripts has 'Kmer', which is no script of Unicode"):
+        Language(code="km", name="Khmer", scripts=("Kmer",))
+    with pytest.raises(UserError, match=r"threshold is 1\.5"):
+        Language(code="km", name="Khmer", scripts=("Khmer",), threshold=1.5)

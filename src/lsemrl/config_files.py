@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +51,42 @@ def read_config(path: str | Path, field: str = "--config") -> dict[str, Any]:
 def prepare_configs(words: list[str]) -> list[str]:
     """Make ready for a parser of jsonargparse: the words for it, in which --print_config has its comments.
 
-    What it would only report at length is refused. A `class_path` may name a module of the user's, which is looked for
-    in the working directory and beside each configuration, behind what is installed.
+    Files come before fields, so that what is typed overrides what they say wherever it stands. What the parser would
+    only report at length is refused. A `class_path` may name a module of the user's, which is looked for in the working
+    directory and beside each configuration, behind what is installed.
 
     Raises:
         UserError: A file after --config is one that `read_config` refuses.
     """
     from jsonargparse import set_parsing_settings
 
-    for path in _named(words):
+    files, others = _apart(words)
+    for path in files:
         read_config(path)
-    for folder in (Path.cwd(), *(user_path(path).parent.resolve() for path in _named(words))):
+    for folder in (Path.cwd(), *(user_path(path).parent.resolve() for path in files)):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     take_text_as_typed()
-    return ["--print_config=comments" if word == "--print_config" else word for word in words]
+    others = ["--print_config=comments" if word == "--print_config" else word for word in others]
+    verb = 1 if others and not others[0].startswith("-") else 0
+    return [*others[:verb], *(f"--config={path}" for path in files), *others[verb:]]
 
 
-def _named(words: list[str]) -> Iterator[str]:
-    for at, word in enumerate(words):
-        if word in ("--config", "-c") and at + 1 < len(words):
-            yield words[at + 1]
-        elif word.startswith("--config="):
-            yield word.removeprefix("--config=")
+def config_path(name: str | Path) -> str:
+    """The user's file of that name, else the shipped one, with or without its folder `configs`."""
+    parts = Path(name).parts
+    shipped = CONFIGS.joinpath(*parts[parts[:1] == ("configs",) :])
+    return str(name) if user_path(name).exists() or not shipped.is_file() else str(shipped)
+
+
+def _apart(words: list[str]) -> tuple[list[str], list[str]]:
+    """The files after --config, and the other words."""
+    files, others, rest = [], [], iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-c") and (equals or (value := next(rest, ""))):
+            files.append(config_path(value))
+        else:
+            others.append(word)
+    return files, others

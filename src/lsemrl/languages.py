@@ -38,20 +38,32 @@ _LONG, _FEW = 40, 2
 class Language:
     """How to tell a language by its script and how to cut its texts up.
 
-    Attributes:
-        code: ISO 639-1.
-        name: In English.
-        scripts: Unicode names of the scripts it is written in; letters of any of them count as its own.
-        threshold: The share of letters in (0, 1] from which on a text passes for the language. Ours: the paper gives
-            none.
-        unit: What `units` gives for this language; the tokenizer's name in the signature of a score.
+    Raises:
+        UserError: A script that Unicode does not know, or a threshold out of range.
     """
 
     code: str
+    """ISO 639."""
     name: str
+    """In English."""
     scripts: tuple[str, ...]
-    threshold: float
-    unit: Literal["syllable", "character", "word"]
+    """Unicode names of the scripts it is written in; letters of any of them count as its own."""
+    threshold: float = 0.8
+    """The share of letters in (0, 1] from which on a text passes for the language. Ours: the paper gives none."""
+    unit: Literal["syllable", "character", "word"] = "word"
+    """What `units` gives for this language; the tokenizer's name in the signature of a score."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise UserError(f"language.threshold is {self.threshold}; give a share above 0 and at most 1")
+        for script in self.scripts or ("",):
+            try:
+                regex.compile(rf"\p{{Script={script}}}")
+            except regex.error:
+                raise UserError(
+                    f"language.scripts has {script!r}, which is no script of Unicode; give names such as Latin, Arabic "
+                    "or Khmer"
+                ) from None
 
     def share(self, text: str) -> float | None:
         """The share of letters in the language's scripts, in [0, 1], or None if `text` has no letter.
@@ -107,12 +119,17 @@ LANGUAGES: dict[str, Language] = {
 }
 
 
-def language(code: str) -> Language:
-    """The profile of `code`.
+def language(named: str | Language) -> Language:
+    """The profile of a code; a profile of the user's own as it is.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none of that code.
     """
-    if code not in LANGUAGES:
-        raise UserError(f"language is {code!r}: choose one of {', '.join(LANGUAGES)}")
-    return LANGUAGES[code]
+    if isinstance(named, Language):
+        return named
+    if named not in LANGUAGES:
+        raise UserError(
+            f"language is {named!r}: choose one of {', '.join(LANGUAGES)}, or write its profile, such as {{code: km, "
+            "name: Khmer, scripts: [Khmer]}"
+        )
+    return LANGUAGES[named]

@@ -16,8 +16,9 @@ _ALONE = ("help", "print_config")
 def spelled_out(words: Sequence[str], hints: Mapping[str, Any], placed: str = "") -> list[str]:
     """One word for every option, with its value.
 
-    `--batch-size 8` has an underscore, `--sample` is true, `--seeds 1 2` is a list, `--path a b --path c d` a list of
-    lists, and words by their place are one list, where a list is meant. Lists are written as JSON.
+    `--batch-size 8` has an underscore, `--from zh` one behind it, `--sample` is true, `--seeds 1 2` is a list and
+    `--path a b --path c d` a list of lists; words by their place are one list, where a list is meant. Lists are written
+    as JSON.
 
     Args:
         words: As they were typed.
@@ -31,7 +32,8 @@ def spelled_out(words: Sequence[str], hints: Mapping[str, Any], placed: str = ""
         word = rest.popleft()
         by_name = word.startswith("--")
         name, equals, value = word[2:].partition("=") if by_name else (placed, "=", word)
-        name = under if (under := name.replace("-", "_")) in hints else name
+        under = name.replace("-", "_")
+        name = next((own for own in (under, f"{under}_") if own in hints), name)  # from is none of Python's names
         values, flag, item = [value] if equals else [], hints.get(name) is bool, item_of(hints.get(name))
         most = 0 if equals or flag or name in _ALONE else len(rest) if item else 1
         while rest and len(values) < most and not rest[0].startswith("--"):

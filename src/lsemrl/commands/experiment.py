@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lsemrl.config_files import CONFIGS
+from lsemrl.config_files import CONFIGS, config_path
 from lsemrl.errors import UserError
 from lsemrl.experiment.dry_run import print_plan
 from lsemrl.experiment.read import read_experiment
@@ -35,7 +35,8 @@ def experiment(
         raise UserError(f"--jobs is {jobs}; give at least 1")
     for seed in seeds or ():
         check_seed(seed, "--seeds")
-    plan = read_experiment(config, CONFIGS, overlay=overlay, output=output, seeds=seeds)
+    world = None if overlay is None else Path(config_path(overlay))
+    plan = read_experiment(config, CONFIGS, overlay=world, output=output, seeds=seeds)
     if dry_run:
         print_plan(plan)
     elif status := run_experiment(plan, parallel=jobs):

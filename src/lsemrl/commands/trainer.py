@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsemrl.commands.loggers import LOGGERS
 from lsemrl.commands.quiet import quiet
 from lsemrl.config_files import CONFIG_VERSION, prepare_configs
 from lsemrl.errors import UserError, reason_of
 from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
+from lsemrl.foreign import visible
+from lsemrl.modules.run_summary import run_summary
 from lsemrl.runs import find_run, is_rank_zero
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     Returns:
         The LightningCLI, whose trainer and model can be asked further.
     """
-    words = prepare_configs(words)
+    words, named = _without_logger(prepare_configs(words))
     quiet()
     # Lightning's advice on loader workers and log intervals is not about this program.
     for about in (
@@ -47,17 +52,23 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     ):
         warnings.filterwarnings("ignore", message=f".*{about}")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
-    return _trainer_cli(words, list(callbacks), run)
+    cli = _trainer_cli(words, list(callbacks), run, named)
+    if run and words[0] == "fit" and cli.trainer.is_global_zero and not callbacks and not cli.trainer.fast_dev_run:
+        for line in run_summary(cli.model.folder, cli.config.fit.checkpoints.monitor):
+            print(visible(line))
+    return cli
 
 
-def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
+def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Callable[[Path], Any] | None) -> Any:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.callbacks import ProgressBar
     from lightning.pytorch.cli import LightningCLI
 
     from lsemrl.modules.base import PolicyModule
     from lsemrl.modules.checkpoints import Checkpoints
     from lsemrl.modules.metrics_log import MetricsLog
+    from lsemrl.modules.progress_lines import ProgressLines
     from lsemrl.modules.run_folder import Asked, RunFolder
 
     class Cli(LightningCLI):
@@ -124,7 +135,11 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
             if run and not config.trainer.fast_dev_run:
                 trainer.callbacks.insert(0, RunFolder(self.asked))  # type: ignore[attr-defined]
                 if ours and self.subcommand == "fit":
-                    trainer.loggers = [MetricsLog(events=True)]
+                    assert self.asked.root is not None
+                    trainer.loggers = [MetricsLog(events=True), *([named(self.asked.root)] if named else [])]
+                    if config.trainer.enable_progress_bar is not False and not sys.stderr.isatty():
+                        kept = [each for each in trainer.callbacks if not isinstance(each, ProgressBar)]  # type: ignore[attr-defined]
+                        trainer.callbacks[:] = [*kept, ProgressLines()]  # type: ignore[attr-defined]
             return trainer
 
     return Cli(
@@ -148,3 +163,24 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool) -> Any:
 def _no_chatter(record: Any) -> bool:
     """Keep what a run says of its data, drop Lightning's greetings; named, so that adding it again adds nothing."""
     return not str(record.getMessage()).startswith(("GPU available", "TPU available", "💡 Tip"))
+
+
+def _without_logger(words: list[str]) -> tuple[list[str], Callable[[Path], Any] | None]:
+    """The words but for `--trainer.logger NAME`, and what makes the logger of that name beside the run's own.
+
+    Raises:
+        UserError: Its package is not installed.
+    """
+    others, rest, name = [], iter(words), ""
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option == "--trainer.logger" and (value or (value := next(rest, ""))) in LOGGERS:
+            name = value
+        else:
+            others += [word] if equals or option != "--trainer.logger" else [word, value]
+    if not name:
+        return words, None
+    make, package = LOGGERS[name]
+    if find_spec(package) is None:
+        raise UserError(f"--trainer.logger is {name}, whose package is not installed; pip install {package}")
+    return others, make

@@ -6,8 +6,8 @@ import shlex
 
 from rich.console import Console
 
+from lsemrl.durations import spoken
 from lsemrl.experiment.plan import Experiment
-from lsemrl.experiment.progress import spoken
 from lsemrl.experiment.reports import commands
 from lsemrl.experiment.state import estimate, standing
 from lsemrl.foreign import visible

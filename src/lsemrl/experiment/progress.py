@@ -39,11 +39,3 @@ def shown(console: Console, total: int) -> Iterator[Display]:
     named = TextColumn("{task.description}", markup=False)
     with Progress(named, *columns, console=console, transient=True) as progress:
         yield Bar(progress, total)
-
-
-def spoken(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

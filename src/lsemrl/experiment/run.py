@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from lsemrl.durations import spoken
 from lsemrl.experiment.children import Child, claimed, environment, listening, write_pids
 from lsemrl.experiment.plan import Experiment, Run
-from lsemrl.experiment.progress import Display, shown, spoken
+from lsemrl.experiment.progress import Display, shown
 from lsemrl.experiment.reports import write_reports
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, standing
 from lsemrl.files import append, told

@@ -59,13 +59,13 @@ def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
     return _sacrebleu(metric, "chrF2", outputs, references, rows)
 
 
-def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Score:
+def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str | Language) -> Score:
     """Corpus BLEU-4 of sacreBLEU over the units of the language: Tibetan syllables, Chinese characters, else words.
 
     Args:
         outputs: N texts.
         references: One or more for each output.
-        language: A code of `lsemrl.languages`.
+        language: A code of `lsemrl.languages`, or a profile.
 
     Raises:
         UserError: There are no outputs, an output has no reference, the language is unknown, or most long references
@@ -86,13 +86,13 @@ def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], l
     return replace(scored, signature=scored.signature.replace("tok:none", _tokenizer(profile)))
 
 
-def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Score:
+def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str | Language) -> Score:
     """Mean ROUGE-L F1 of torchmetrics over the units of the language, against the best of the references.
 
     Args:
         outputs: N texts.
         references: One or more for each output.
-        language: A code of `lsemrl.languages`.
+        language: A code of `lsemrl.languages`, or a profile.
 
     Raises:
         UserError: As `syllable_bleu`.
@@ -126,12 +126,12 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
     )
 
 
-def language_rate(outputs: Sequence[str], language: str) -> Score:
+def language_rate(outputs: Sequence[str], language: str | Language) -> Score:
     """The share of outputs that pass for the language by script; one without a letter does not.
 
     Args:
         outputs: N texts.
-        language: A code of `lsemrl.languages`.
+        language: A code of `lsemrl.languages`, or a profile.
 
     Raises:
         UserError: There are no outputs, or the language is unknown.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lsemrl import languages, micro
+from lsemrl.languages import Language
 from lsemrl.metrics import cmrc
 from lsemrl.metrics import corpus as metrics
 from lsemrl.micro import oracle
@@ -35,8 +36,8 @@ class MetricSettings:
 
     names: tuple[Metric, ...] = ("chrf", "bleu", "rouge_l", "language_rate")
     """Any of chrf, bleu, rouge_l, language_rate, similarity, meaning (the oracle of the embedded world), cmrc."""
-    language: str = "bo"
-    """The language of the outputs, a code of `lsemrl.languages`."""
+    language: str | Language = "bo"
+    """The language of the outputs: a code of `lsemrl.languages`, or a profile."""
     encoder: str = micro.NAME
     """The encoder of `similarity`: a SentenceTransformer folder, a hub id, or "micro"."""
 

@@ -88,6 +88,16 @@ def echo(split: Split, count: int, seed: int) -> list[Record]:
     ]
 
 
+def instruction(split: Split, count: int, seed: int) -> list[Record]:
+    """`count` of what the base policy does when told: id, prompt, response; a title, or a sentence said again."""
+    titled = chinese_headline(split, (count + 1) // 2, seed)
+    repeated = echo(split, count // 2, seed)
+    rows = [(f"中文标题：{row['content']}", row["title"]) for row in titled]
+    rows += [(f"复述：{row['sentence']}", row["sentence"]) for row in repeated]
+    random.Random(f"instruction/{split}/{seed}").shuffle(rows)
+    return [{"id": f"{split}-{at}", "prompt": asked, "response": said} for at, (asked, said) in enumerate(rows)]
+
+
 def dictionary(split: Split, count: int, seed: int) -> list[Record]:
     """`count` pages of a word list: id, text. A published model has met the language; this is how much of it."""
     rng = random.Random(f"dictionary/{split}/{seed}")

@@ -26,7 +26,7 @@ from lsemrl.modules.gradients import LossOf, accumulate, in_step, sum_gradients
 from lsemrl.modules.ground import ground
 from lsemrl.modules.legibility import check_run
 from lsemrl.modules.losses import WindowCounts
-from lsemrl.modules.metrics_log import log_row
+from lsemrl.modules.metrics_log import MetricsLog, log_row
 from lsemrl.modules.optimization import OptimizerSettings, check_float32, clipped_step, make_optimizer
 from lsemrl.modules.packing import MicroBatch, micro_batches, padding
 from lsemrl.modules.policy import Policy
@@ -249,6 +249,12 @@ class PolicyModule(LightningModule):
     def say(self, line: str) -> None:
         """Tell the user something once, whatever the number of ranks."""
         rank_zero_info(line)
+
+    def show(self, name: str, text: str) -> None:
+        """Show Markdown beside the numbers of this step, where the run's own log shows any."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, MetricsLog):
+                logger.log_text(name, text, self.rollout_step)
 
     def log_step(self, metrics: dict[str, Any], *shown: str) -> None:
         """Log a training batch under both clocks, with where its time went; `shown` appear in the progress bar too."""

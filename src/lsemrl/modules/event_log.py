@@ -1,4 +1,6 @@
-"""TensorBoard's events: the rows of metrics.csv again, written at once, where Lightning's logger has a thread for it.
+"""TensorBoard's events: the rows of metrics.csv again, texts, and settings, all written at once.
+
+Lightning's logger has a thread for it.
 
 What a thread cannot write is told late, with a traceback, or not at all.
 """
@@ -6,6 +8,7 @@ What a thread cannot write is told late, with a traceback, or not at all.
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import time
@@ -16,6 +19,7 @@ from typing import Any
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import summary
 
 from lsemrl.files import append
 
@@ -43,6 +47,30 @@ class EventLog:
         """
         values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
         self._write(step=step, summary=Summary(value=values))
+
+    def append_text(self, name: str, text: str, step: int) -> None:
+        """Append Markdown, which TensorBoard shows under Text.
+
+        Raises:
+            UserError: The file cannot be written to.
+        """
+        self._write(step=step, summary=summary.text(name, text))
+
+    def append_settings(self, settings: Mapping[str, Any]) -> None:
+        """Append the settings of a run, for TensorBoard's HParams.
+
+        Args:
+            settings: Dotted fields and their values; what is no number, text or truth value is shown as JSON.
+
+        Raises:
+            UserError: The file cannot be written to.
+        """
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
+            for name, value in settings.items()
+        }
+        for part in summary.hparams(plain, {"loss": 0.0}):  # which names a column, and must not be empty
+            self._write(summary=part)
 
     def _write(self, **fields: Any) -> None:
         record = io.BytesIO()

@@ -23,7 +23,7 @@ from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.ranks import together
-from lsemrl.modules.rollout_report import append_samples, completion_metrics, reward_metrics
+from lsemrl.modules.rollout_report import append_samples, completion_metrics, reward_metrics, samples_page
 from lsemrl.modules.sampler import Sampling
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages, validate_group
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
@@ -305,4 +305,5 @@ class GRPO(PolicyModule):
         )
         if self.samples_every and self.rollout_step % self.samples_every == 0 and self.trainer.is_global_zero:
             append_samples(self.folder / SAMPLES, self.rollout_step, rollouts, rewards, advantages_N)
+            self.show("samples", samples_page(rollouts, rewards))
         self.rollout_step += 1

@@ -76,7 +76,13 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """They are in config.yaml."""
+        """Show the settings of a run in TensorBoard; config.yaml has them too.
+
+        Raises:
+            UserError: The file cannot be written to.
+        """
+        if events := self._event_log():
+            events.append_settings(params if isinstance(params, dict) else vars(params))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -93,10 +99,23 @@ class MetricsLog(Logger):
             append(self.path, _text(self._columns, [row]))
         else:
             self._write(sorted({*self._columns, *row}), [*self._read()[1], row])
-        if self._with_events:
-            if self._events is None:
-                self._events = EventLog(self.path.parent, self._resumed_at)
-            self._events.append(metrics, step or 0)
+        if events := self._event_log():
+            events.append(metrics, step or 0)
+
+    @rank_zero_only
+    def log_text(self, name: str, text: str, step: int) -> None:
+        """Show Markdown in TensorBoard.
+
+        Raises:
+            UserError: The file cannot be written to.
+        """
+        if events := self._event_log():
+            events.append_text(name, text, step)
+
+    def _event_log(self) -> EventLog | None:
+        if self._with_events and self._events is None:
+            self._events = EventLog(self.path.parent, self._resumed_at)
+        return self._events
 
     @rank_zero_only
     def rewind(self, step: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsemrl.canonical import canonical
 from lsemrl.files import append
-from lsemrl.foreign import cell
+from lsemrl.foreign import cell, markdown
 from lsemrl.modules.ranks import every_rank
 from lsemrl.types import Rewards, Rollouts
 
@@ -50,6 +50,22 @@ def append_samples(path: Path, step: int, rollouts: Rollouts, rewards: Rewards, 
             + [f"{number:.4f}" for number in numbers]
         )
     append(path, text.getvalue())
+
+
+def samples_page(rollouts: Rollouts, rewards: Rewards) -> str:
+    """The completions of the first prompt with the parts of their rewards, as Markdown."""
+    first = rollouts.completions[0].example
+    names = list(rewards.parts_N)
+    lines = [
+        f"**{markdown(first.source)}** → {markdown(first.reference)}",
+        "",
+        f"| completion | reward | {' | '.join(map(markdown, names))} |",
+        f"|---|---:|{'---:|' * len(names)}",
+    ]
+    for row, completion in enumerate(rollouts.completions[: rollouts.num_generations]):
+        numbers = (rewards.total_N[row], *(rewards.parts_N[name][row] for name in names))
+        lines.append(f"| {markdown(completion.text)} | {' | '.join(f'{number:.3f}' for number in numbers)} |")
+    return "\n".join(lines)
 
 
 def reward_metrics(rewards: Rewards, num_generations: int) -> dict[str, Tensor]:

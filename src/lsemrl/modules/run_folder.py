@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,3 +86,14 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             make_folder(module.folder)
             write_text(module.folder / CONFIG, self.asked.text)
+            if trainer.state.fn == "fit":
+                for logger in trainer.loggers:
+                    logger.log_hyperparams(dict(_dotted(self.asked.config)))
+
+
+def _dotted(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _dotted(value, f"{before}{name}.")
+        elif value is not None:
+            yield f"{before}{name}", value

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lsemrl import languages
+from lsemrl.languages import Language
 from lsemrl.rewards.base import Reward
 from lsemrl.types import Completion, UserError
 
@@ -20,14 +21,14 @@ class LanguageConsistency(Reward):
 
     Args:
         weight: 1.0 in the paper.
-        language: A code of `lsemrl.languages`.
+        language: A code of `lsemrl.languages`, or a profile.
         threshold: The share of letters from which on a text passes, in (0, 1]; the language profile's if None.
 
     Raises:
         UserError: Unknown language, or a threshold out of range.
     """
 
-    def __init__(self, weight: float = 1.0, language: str = "bo", threshold: float | None = None) -> None:
+    def __init__(self, weight: float = 1.0, language: str | Language = "bo", threshold: float | None = None) -> None:
         super().__init__(weight)
         self.language = languages.language(language)
         if threshold is not None and not 0 < threshold <= 1:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lsemrl import languages
 from lsemrl.canonical import canonical
+from lsemrl.languages import Language
 from lsemrl.rewards.base import Reward
 from lsemrl.types import Completion
 
@@ -26,13 +27,13 @@ class Bleu(Reward):
 
     Args:
         weight: What it counts in the mix.
-        language: A code of `lsemrl.languages`.
+        language: A code of `lsemrl.languages`, or a profile.
 
     Raises:
         UserError: Unknown language.
     """
 
-    def __init__(self, weight: float = 1.0, language: str = "bo") -> None:
+    def __init__(self, weight: float = 1.0, language: str | Language = "bo") -> None:
         super().__init__(weight)
         from sacrebleu.metrics.bleu import BLEU
 

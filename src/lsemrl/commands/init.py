@@ -1,0 +1,322 @@
+"""Looks into a user's file and writes a project for exactly these rows: cold start, RL, measure, experiment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import langcodes
+import yaml
+from fontTools import unicodedata
+
+from lsemrl import micro
+from lsemrl.data.base import TaskData
+from lsemrl.data.collate import target_ids
+from lsemrl.data.headline import HeadlineData
+from lsemrl.data.instruction import InstructionData
+from lsemrl.data.limits import Limits
+from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.sources import Source
+from lsemrl.data.splits import Splits
+from lsemrl.data.survey import Column, Survey, find_column, profile_of, survey
+from lsemrl.data.task import Prepared, prepare
+from lsemrl.data.translation import TEMPLATES, TranslationData
+from lsemrl.files import make_folder, write_text
+from lsemrl.languages import LANGUAGES, Language
+from lsemrl.modules.pretrained import read_config_and_tokenizer
+from lsemrl.types import UserError
+
+Task = Literal["translation", "headline", "instruction"]
+FILES = ("README.md", "cold_start.yaml", "rl.yaml", "measure.yaml", "experiment.yaml")
+_CLASSES: dict[Task, Callable[..., TaskData]] = {
+    "translation": TranslationData,
+    "headline": HeadlineData,
+    "instruction": InstructionData,
+}
+_USUAL: dict[Task, dict[str, tuple[str, ...]]] = {
+    "headline": {"content": ("content", "article", "text"), "title": ("title", "headline")},
+    "instruction": {
+        "prompt": ("prompt", "instruction", "messages.user"),
+        "response": ("response", "output", "messages.assistant"),
+    },
+}
+"""The fields of a task, and the names that their columns usually have."""
+_WORDS = {
+    "translation": {"zh": "翻译成{name}：{{source}}", "en": "Translate into {name}: {{source}}"},
+    "headline": {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name}: {{source}}"},
+}
+"""What the policy is asked, by the language that it is asked in."""
+_FEWEST, _WANTED_STEPS, _MOST_TOKENS = 40, 100, 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user says."""
+
+    path: str
+    folder: str
+    task: Task
+    from_: str
+    to: str
+    model: str
+    encoder: str
+    general: str
+
+    @property
+    def in_world(self) -> bool:
+        """Whether the policy is the embedded one."""
+        return self.model == micro.NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How long a stage trains.
+
+    Attributes:
+        batch: Rows.
+        epochs: Of whole batches.
+        steps: Rollout steps of RL, optimizer steps of SFT.
+        epoch: Steps of one epoch.
+    """
+
+    batch: int
+    epochs: int
+    steps: int
+    epoch: int
+
+
+def init(
+    file: str,
+    *,
+    to: str,
+    output: Path,
+    from_: str | None = None,
+    model: str = micro.NAME,
+    encoder: str = micro.NAME,
+    task: Task = "translation",
+    source_column: str | None = None,
+    target_column: str | None = None,
+    general: str | None = None,
+) -> None:
+    """Write a project for the rows of a file.
+
+    Args:
+        file: Rows as `lsemrl fit` reads them: JSONL, JSON, CSV, TSV or Parquet.
+        to: The language that is to be learned, by its ISO 639 code.
+        output: A new folder for the project.
+        from_: The language that is translated from.
+        model: The policy: a folder, a hub id, or "micro" for the embedded world's.
+        encoder: Of the reward and of the metric similarity: a SentenceTransformer folder, a hub id, or "micro".
+        task: What is learned.
+        source_column: The column of what is asked; by default told by its name or its letters.
+        target_column: The column of the answers, likewise.
+        general: Questions in a language that the model knows, nested as SQuAD or CMRC are, for what it lost.
+
+    Raises:
+        UserError: The file, a column, a language or the model is not what it should be, or `output` holds something.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
+    if task == "translation" and from_ is None:
+        raise UserError("--from is not given; name the language that is translated from, such as --from en")
+    found = survey(Source(path=file, on_bad_row="skip"))
+    columns = _columns(found, task, from_ or "", to, source_column, target_column)
+    asked = Asked(
+        path=file,
+        folder=str(output),
+        task=task,
+        from_=from_ or "",
+        to=to,
+        model=model,
+        encoder=encoder,
+        general=general or (micro.NAME if model == micro.NAME else ""),
+    )
+    profile = profile_of(to, _name(to, "en"), list(columns.values())[1])
+    shown, lines = _shown(asked, found, columns, profile)
+    make_folder(output, "--output")
+    for name in FILES:
+        write_text(output / name, _template(f"{name}.jinja").render(p=shown))
+    for line in (*lines, shown["summary"], "", shown["commands"]):
+        print(line)
+
+
+def _columns(
+    found: Survey, task: Task, from_: str, to: str, source: str | None, target: str | None
+) -> dict[str, Column]:
+    """The columns of what is asked and of the answers, by the task's fields."""
+    if task == "translation":
+        answers = find_column(found, to, target)
+        return {from_: find_column(found, from_, source, [answers.name]), to: answers}
+    named = {column.name: column for column in found.columns}
+    chosen: dict[str, Column] = {}
+    for (field, usual), asked in zip(_USUAL[task].items(), (source, target), strict=True):
+        name = asked or next((name for name in usual if name in named), None)
+        if name not in named:
+            option = "--target-column" if chosen else "--source-column"
+            listed = "; ".join(map(str, found.columns))
+            raise UserError(f"which column holds the {field} cannot be told; give {option}, one of: {listed}")
+        chosen[field] = named[name]
+    return chosen
+
+
+def _shown(
+    asked: Asked, found: Survey, columns: Mapping[str, Column], profile: Language
+) -> tuple[dict[str, Any], list[str]]:
+    """What the templates show, and what the data module says of the rows."""
+    kind = _CLASSES[asked.task]
+    fields = {"source_field": asked.from_, "target_field": asked.to} if asked.task == "translation" else {}
+    renamed = {field: column.name for field, column in columns.items() if field != column.name}
+    template = _wording(asked)
+    # Enough held out to see a difference, and no more.
+    validation, test = (round(min(max(wanted / found.rows, 0.01), 0.1), 3) for wanted in (100, 300))
+    prepared, lengths = _read(
+        asked,
+        kind(
+            source=Source(path=asked.path, columns=renamed, on_bad_row="skip"),
+            splits=Splits(validation_fraction=validation, test_fraction=test),
+            template=PromptTemplate(template=template or None),
+            limits=Limits(max_prompt_tokens=_MOST_TOKENS, max_target_tokens=_MOST_TOKENS),
+            **fields,
+        ),
+    )
+    train = len(prepared.train)
+    cold_start = min(max(train // 4, 16), 2000)
+    report = prepared.report["train"]
+    longest = _rounded(report["longest_prompt"], 64)
+    return {
+        **vars(asked),
+        "in_world": asked.in_world,
+        "title": f"{_name(asked.from_, 'en')} to {_name(asked.to, 'en')}"
+        if asked.task == "translation"
+        else f"{asked.task} in {_name(asked.to, 'en')}".capitalize(),
+        "summary": _summary(found, columns, profile),
+        "data_class": f"{kind.__module__}.{kind.__name__}",
+        "columns": renamed,
+        "fields": fields,
+        "template": template,
+        "language": asked.to if asked.to in LANGUAGES else {**asdict(profile), "scripts": list(profile.scripts)},
+        "metrics": ["chrf", "bleu", "rouge_l", "language_rate", "similarity"],
+        "tau": 0.2 if asked.in_world else 0.3,
+        "train": train,
+        "test_rows": len(prepared.test),
+        "cold_start": cold_start,
+        "validation": validation,
+        "test": test,
+        "longest_prompt": report["longest_prompt"],
+        "longest_target": report["longest_target"],
+        # An article may be cut, a sentence not.
+        "max_prompt": min(longest, 1024) if asked.task == "headline" else longest,
+        "on_long": "truncate" if asked.task == "headline" else "skip",
+        "max_target": _rounded(lengths[int(len(lengths) * 0.995)] + 1, 8),
+        "sft": _pace(cold_start, 16 if cold_start < 640 else 32, least=2, most=10),
+        "rl": _pace(train - cold_start, 8 if train - cold_start < 160 else 16, least=1, most=5),
+        "sft_rate": "1.0e-3" if asked.in_world else "2.0e-4",
+        "rl_rate": "4.0e-4" if asked.in_world else "2.0e-5",
+        "commands": _commands(asked),
+    }, [line for line in prepared.lines if "/" not in line.partition(":")[0]]
+
+
+def _read(asked: Asked, data: TaskData) -> tuple[Prepared, list[int]]:
+    """The rows as `lsemrl fit` will read them, and the lengths of the training answers in tokens, ascending."""
+    path = str(micro.POLICY) if asked.in_world else asked.model
+    _, tokenizer = read_config_and_tokenizer(path, trust=False)
+    prepared = prepare(data.plan, tokenizer)
+    if len(prepared.train) < _FEWEST or not prepared.test:
+        raise UserError(
+            f"{asked.path!r} leaves {len(prepared.train)} rows to train on and {len(prepared.test)} to test on; give a "
+            "file with more rows"
+        )
+    ids = target_ids(tokenizer, [example.reference for example in prepared.train])
+    return prepared, sorted(map(len, ids))
+
+
+def _pace(rows: int, batch: int, *, least: int, most: int) -> Pace:
+    epoch = max(rows // batch, 1)
+    epochs = min(max(math.ceil(_WANTED_STEPS / epoch), least), most)
+    return Pace(batch=batch, epochs=epochs, steps=epochs * epoch, epoch=epoch)
+
+
+def _wording(asked: Asked) -> str:
+    """What the policy is asked; "" for the task's own."""
+    own = {
+        "translation": {asked.from_, asked.to} <= TEMPLATES.keys(),
+        "headline": asked.to == "bo",
+        "instruction": True,
+    }
+    if own[asked.task]:
+        return ""
+    spoken = "zh" if asked.from_ == "zh" else "en"
+    return _WORDS[asked.task][spoken].format(name=_name(asked.to, spoken))
+
+
+def _summary(found: Survey, columns: Mapping[str, Column], profile: Language) -> str:
+    faulty = f", {len(found.faults)} that cannot be read" if found.faults else ""
+    source, target = columns.values()
+    usual = _usual_script(profile.code)
+    odd = "" if usual in (*profile.scripts, "") else f" It is usually written in {usual} letters: is that the column?"
+    return (
+        f"{found.rows:,} rows{faulty}, {found.duplicates:,} of them alike; from {source} to {target}. {profile.name} "
+        f"is told by {' and '.join(profile.scripts)} letters from a share of {profile.threshold} on, and compared by "
+        f"{profile.unit}.{odd}"
+    )
+
+
+def _commands(asked: Asked) -> str:
+    """What to run, in order."""
+    folder = asked.folder
+    measure = f"lsemrl measure --config {folder}/measure.yaml"
+    return (
+        f"lsemrl fit --config {folder}/cold_start.yaml\n"
+        f"lsemrl fit --config {folder}/rl.yaml\n"
+        f"{measure} --output {folder}/measured/base\n"
+        f"{measure} --arm rl --policy.adapter {folder}/runs/rl/version_0/adapter --output {folder}/measured/rl\n"
+        f"lsemrl tax {folder}/measured --output {folder}/report"
+    )
+
+
+def _rounded(length: int, step: int) -> int:
+    return -(-length // step) * step
+
+
+def _name(code: str, spoken: str) -> str:
+    """Of a language, in English or Chinese; the code where it has none."""
+    try:
+        name = langcodes.Language.get(code).display_name(spoken)
+    except ValueError:
+        return code
+    return code if name.startswith(("Unknown", "未知")) else name
+
+
+def _usual_script(code: str) -> str:
+    """The script that CLDR finds likeliest for a language; "" where it knows none."""
+    try:
+        script = langcodes.Language.get(code).maximize().script
+    except ValueError:
+        return ""
+    return str(unicodedata.script_name(script or "", ""))  # "" for what is none of Unicode's, such as Hans
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "project"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["yaml"] = _as_yaml
+    return environment.get_template(name)
+
+
+def _as_yaml(value: Any) -> str:
+    """On one line, quoted where YAML would read something else, also within a list or mapping."""
+    if isinstance(value, str):
+        plain = yaml.safe_load(value) == value and not set(value) & set("{}[],:#&*!|>'\"%@`")
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10_000)
+    return text.strip()

@@ -1,0 +1,178 @@
+"""What is in a file of a user's, before anybody says what it is: columns, scripts, lengths, rows that are alike."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fontTools import unicodedata
+
+from lsemrl.data.columns import names_in, value_of
+from lsemrl.data.formats import Row
+from lsemrl.data.sources import Source, read_rows
+from lsemrl.data.splits import content_key
+from lsemrl.languages import LANGUAGES, Language
+from lsemrl.types import UserError
+
+_SHOWN, _LEAST = 2000, 0.05
+_COMMON = ("Zyyy", "Zinh", "Zzzz")
+_UNITS = {
+    "Tibt": "syllable",
+    **dict.fromkeys(("Hani", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr"), "character"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """The texts of one column.
+
+    Attributes:
+        name: As `records` takes it, with dots where it lies within others.
+        filled: In how many rows it is a text that is not blank.
+        scripts: Unicode names of scripts -> share of the letters, the most frequent first.
+        mean_length: Characters.
+    """
+
+    name: str
+    filled: int
+    scripts: dict[str, float]
+    mean_length: float
+
+    def share(self, language: Language) -> float:
+        """The share of letters in the scripts of `language`."""
+        return sum(self.scripts.get(script, 0.0) for script in language.scripts)
+
+    def __str__(self) -> str:
+        found = ", ".join(f"{share:.0%} {script}" for script, share in self.scripts.items() if share >= _LEAST)
+        return f"{self.name} ({found or 'no letters'})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """A file.
+
+    Attributes:
+        rows: How many can be read.
+        faults: Places and reasons of those that cannot.
+        columns: Those that hold texts.
+    """
+
+    rows: int
+    faults: tuple[str, ...]
+    columns: tuple[Column, ...]
+    duplicates: int
+
+
+def survey(source: Source) -> Survey:
+    """Look into `source`.
+
+    Raises:
+        UserError: It cannot be read, or its first line looks like a row where the names of columns should be.
+    """
+    rows = read_rows(source, ("source", "target"))
+    sound = [row for row in rows if not row.fault]
+    names = list(dict.fromkeys(itertools.chain.from_iterable(names_in(row.columns) for row in sound[:_SHOWN])))
+    columns = tuple(column for name in names if (column := _column(name, sound)).filled)
+    _check_head(source, columns)
+    keys = Counter(content_key(*(str(_text(row, column.name)) for column in columns)) for row in sound)
+    return Survey(
+        rows=len(sound),
+        faults=tuple(f"{row.place}: {row.fault}" for row in rows if row.fault),
+        columns=columns,
+        duplicates=len(sound) - len(keys),
+    )
+
+
+def profile_of(code: str, name: str, column: Column) -> Language:
+    """What `code` is like: the profile that lsemrl has, else one by the letters of its texts.
+
+    Raises:
+        UserError: The texts hold no letters.
+    """
+    if code in LANGUAGES:
+        return LANGUAGES[code]
+    scripts = tuple(script for script, share in column.scripts.items() if share >= 0.2)
+    if not scripts:
+        raise UserError(
+            f"column {column.name!r} holds no letters, by which {code!r} could be told; name another column"
+        )
+    unit = _UNITS.get(unicodedata.script_code(scripts[0]), "word")
+    # Foreign names and the like stay below what the texts themselves hold of other letters.
+    threshold = round(min(0.8, max(0.5, column.scripts[scripts[0]] - 0.1)), 2)
+    return Language(code=code, name=name, scripts=scripts, threshold=threshold, unit=unit)  # type: ignore[arg-type]
+
+
+def find_column(found: Survey, code: str, asked: str | None, besides: Sequence[str] = ()) -> Column:
+    """The column of texts in a language.
+
+    Args:
+        found: The file.
+        code: The language's.
+        asked: The column that the user names, if any.
+        besides: Columns that are taken.
+
+    Raises:
+        UserError: There is none, or several could be.
+    """
+    free = [column for column in found.columns if column.name not in besides]
+    listed = "; ".join(map(str, free)) or "none that holds text"
+    if asked is not None:
+        named = next((column for column in free if column.name == asked), None)
+        if named is None:
+            raise UserError(f"there is no column {asked!r}; the columns are: {listed}")
+        return named
+    exact = [column for column in free if code in (column.name, column.name.rpartition(".")[2])]
+    if len(exact) == 1:
+        return exact[0]
+    profile = LANGUAGES.get(code)
+    alike = [column for column in free if profile and column.share(profile) >= 0.5]
+    if len(alike) == 1:
+        return alike[0]
+    raise UserError(f"which column holds {code!r} cannot be told; name it. The columns are: {listed}")
+
+
+def _column(name: str, rows: Sequence[Row]) -> Column:
+    texts = [text for row in rows if (text := _text(row, name))]
+    letters = Counter[str]()
+    for text in texts[:_SHOWN]:
+        letters.update(_letters(text))
+    total = sum(letters.values())
+    return Column(
+        name=name,
+        filled=len(texts),
+        scripts={unicodedata.script_name(code): count / total for code, count in letters.most_common()},
+        mean_length=sum(map(len, texts)) / max(len(texts), 1),
+    )
+
+
+def _text(row: Row, name: str) -> str:
+    try:
+        value = value_of(row.columns, name)
+    except ValueError:
+        return ""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _letters(text: str) -> Iterator[str]:
+    return (code for character in text if character.isalpha() and (code := _script(character)) not in _COMMON)
+
+
+@functools.cache
+def _script(character: str) -> str:
+    code: str = unicodedata.script(character)
+    return code
+
+
+def _check_head(source: Source, columns: Sequence[Column]) -> None:
+    """A header of words in the script that the texts below are in is no header, unless that is Latin."""
+    for column in columns:
+        main = next(iter(column.scripts), "Latin")
+        own = {unicodedata.script_name(_script(each)) for each in column.name if each.isalpha()}
+        if source.path.endswith((".csv", ".tsv")) and (len(column.name) > 60 or (main != "Latin" and main in own)):
+            raise UserError(
+                f"the first line of {source.path!r} looks like a row, not like the names of columns; put a line such "
+                "as source<TAB>target before it"
+            )

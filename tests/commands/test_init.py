@@ -1,0 +1,97 @@
+"""A project that lsemrl writes for a user's rows runs as it stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lsemrl.cli.main import main
+from lsemrl.commands.init import FILES, init
+from lsemrl.micro import corpus
+from lsemrl.types import UserError
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    rows = corpus.translation("train", 240, 0)
+    text = "chinese\ttibetan\n" + "".join(f"{row['zh']}\t{row['bo']}\n" for row in rows)
+    Path("pairs.tsv").write_text(text, encoding="utf-8")
+    return "pairs.tsv"
+
+
+def fields(name: str) -> dict:
+    return yaml.safe_load((Path("project") / name).read_text(encoding="utf-8"))
+
+
+def test_what_it_writes_trains_measures_and_reports_as_it_stands(
+    pairs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["init", pairs, "--from", "zh", "--to", "bo", "--output", "project"])
+    said = capsys.readouterr().out
+    assert "240 rows, 0 of them alike; from chinese (100% Han) to tibetan (100% Tibetan)" in said
+    assert sorted(path.name for path in Path("project").iterdir()) == sorted(FILES)
+    commands = [line.split()[1:] for line in said.splitlines() if line.startswith("lsemrl ")]
+    quick = ["--trainer.max_steps=2", "--trainer.max_epochs=-1", "--trainer.accelerator=cpu"]
+    for words in commands:
+        small = {"fit": quick, "measure": ["--target_rows=4", "--general_rows=4", "--device=cpu"], "tax": []}
+        main([*words, *small[words[0]]])
+    assert (Path("project") / "report" / "report.html").is_file()
+    main(["experiment", "--config", "project/experiment.yaml", "--dry-run"])
+    assert "to run: 5 of 5" in capsys.readouterr().out
+
+
+def test_values_are_of_these_rows(pairs: str) -> None:
+    init(pairs, to="bo", output=Path("project"), from_="zh")
+    data, model = fields("rl.yaml")["data"]["init_args"], fields("rl.yaml")["model"]["init_args"]
+    assert data["source"] == {
+        "path": "pairs.tsv",
+        "columns": {"zh": "chinese", "bo": "tibetan"},
+        "on_bad_row": "skip",
+    }
+    cold_start = fields("cold_start.yaml")["data"]["init_args"]["splits"]
+    assert data["splits"] == {**cold_start, "part": "rl"}
+    assert 16 <= data["limits"]["max_target_tokens"] <= 32
+    assert model["sampling"]["max_new_tokens"] == data["limits"]["max_target_tokens"]
+    assert "template" not in data  # the task's own wording
+
+
+def test_a_language_of_ones_own_is_written_out(pairs: str) -> None:
+    text = Path(pairs).read_text(encoding="utf-8").replace("tibetan", "dz", 1)
+    Path(pairs).write_text(text, encoding="utf-8")
+    init(pairs, to="dz", output=Path("project"), from_="zh")
+    profile = {"code": "dz", "name": "Dzongkha", "scripts": ["Tibetan"], "threshold": 0.8, "unit": "syllable"}
+    model = fields("rl.yaml")["model"]["init_args"]
+    assert model["metrics"]["language"] == model["rewards"]["language"]["init_args"]["language"] == profile
+    assert fields("rl.yaml")["data"]["init_args"]["template"] == {"template": "翻译成宗卡语：{source}"}
+
+
+@pytest.mark.parametrize("task", ["headline", "instruction"])
+def test_headlines_and_instructions(task: str, pairs: str) -> None:
+    rows = corpus.headline("train", 120, 0) if task == "headline" else corpus.instruction("train", 120, 0)
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    init("rows.jsonl", to="bo" if task == "headline" else "zh", output=Path("project"), task=task)  # type: ignore[arg-type]
+    quick = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--checkpoints.monitor=null"]
+    main(["fit", "--config", "project/cold_start.yaml", *quick])
+    assert Path("project/runs/cold_start/version_0/adapter").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"from_": None}, "--from is not given"),
+        ({"file": "nope.tsv"}, "no such file"),
+        ({"to": "xx"}, "which column holds 'xx' cannot be told"),
+        ({"output": Path(".")}, "--output is '.', which holds something already"),
+        ({"model": "nope"}, "policy.model is 'nope'"),
+        ({"task": "headline"}, "which column holds the content cannot be told; give --source-column, one of: chinese"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(change: dict, says: str, pairs: str) -> None:
+    settings = {"file": pairs, "to": "bo", "output": Path("project"), "from_": "zh", **change}
+    with pytest.raises(UserError, match=says):
+        init(**settings)
+    assert not Path("project").exists()

@@ -1,0 +1,81 @@
+"""What is in a file, before anybody says what it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lsemrl.data.sources import Source
+from lsemrl.data.survey import Survey, find_column, profile_of, survey
+from lsemrl.languages import LANGUAGES
+from lsemrl.types import UserError
+
+PAIRS = (("学生在学校。", "ئوقۇغۇچى مەكتەپتە."), ("我喝水。", "مەن سۇ ئىچىمەن."), ("市场很大。", "بازار چوڭ."))
+
+
+def look(path: Path, text: str) -> Survey:
+    path.write_text(text, encoding="utf-8")
+    return survey(Source(path=str(path), on_bad_row="skip"))
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def test_columns_are_told_by_their_letters(tmp_path: Path) -> None:
+    found = look(tmp_path / "a.tsv", table(("one", "two", "note"), *((zh, ug, "7") for zh, ug in PAIRS)))
+    assert {column.name: column.scripts for column in found.columns} == {
+        "one": {"Han": 1.0},
+        "two": {"Arabic": 1.0},
+        "note": {},
+    }
+    assert find_column(found, "zh", None).name == "one"
+    assert find_column(found, "ug", None).name == "two"
+
+
+def test_a_column_of_the_languages_name_comes_first_also_within_others(tmp_path: Path) -> None:
+    rows = (json.dumps({"translation": {"en": "water", "pcm": "wata"}}) for _ in range(3))
+    found = look(tmp_path / "a.jsonl", "\n".join(rows))
+    assert find_column(found, "pcm", None).name == "translation.pcm"
+
+
+def test_what_cannot_be_told_is_asked_with_what_is_there(tmp_path: Path) -> None:
+    found = look(tmp_path / "a.tsv", table(("one", "two"), ("water", "wata"), ("house", "haus")))
+    with pytest.raises(UserError, match=r"which column holds 'pcm' .* one \(100% Latin\); two \(100% Latin\)"):
+        find_column(found, "pcm", None)
+    assert find_column(found, "pcm", "two").name == "two"
+    with pytest.raises(UserError, match="no column 'three'; the columns are: one"):
+        find_column(found, "pcm", "three")
+
+
+def test_a_row_where_the_names_should_be_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"first line of .* looks like a row, not like the names of columns"):
+        look(tmp_path / "a.tsv", table(*PAIRS))
+
+
+def test_rows_that_are_alike_or_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    text = "\n".join([*(json.dumps({"zh": zh, "ug": ug}) for zh, ug in (*PAIRS, PAIRS[0])), "{torn"])
+    found = look(tmp_path / "a.jsonl", text)
+    assert (found.rows, found.duplicates, len(found.faults)) == (4, 1, 1)
+    assert f"{tmp_path / 'a.jsonl'}:5: " in found.faults[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "scripts", "unit"),
+    [
+        ("km", "ខ្ញុំផឹកទឹក", ("Khmer",), "character"),
+        ("dz", "ང་ཆུ་འཐུང་དོ།", ("Tibetan",), "syllable"),
+        ("am", "ውሃ እጠጣለሁ", ("Ethiopic",), "word"),
+        ("pcm", "I dey drink wata", ("Latin",), "word"),
+    ],
+)
+def test_a_language_without_a_profile_gets_one_from_its_texts(
+    code: str, text: str, scripts: tuple[str, ...], unit: str, tmp_path: Path
+) -> None:
+    found = look(tmp_path / "a.tsv", table(("en", code), *(("water", f"{text} {at}") for at in range(3))))
+    profile = profile_of(code, "Name", find_column(found, code, None))
+    assert (profile.scripts, profile.unit, profile.name) == (scripts, unit, "Name")
+    assert profile.accepts(text) and not profile.accepts("我喝水")
+    assert profile_of("bo", "", found.columns[0]) is LANGUAGES["bo"]

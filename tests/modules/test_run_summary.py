@@ -1,0 +1,22 @@
+"""What a run came to, for whoever started it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lsemrl.modules.run_summary import run_summary
+
+
+def test_where_everything_is_the_score_first_and_last_and_what_is_next(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "metrics.csv").write_text("reward,step,val/chrf\n1.0,0,\n,1,.25\n1.5,1,\n,2,.5\n")
+    place, metric, reward, next_ = run_summary(tmp_path, "val/chrf")
+    assert place.startswith(f"done: {tmp_path} holds adapter (") and "best" not in place and "samples" not in place
+    assert metric == "val/chrf: 0.25 at step 1, 0.5 at step 2"
+    assert reward == "reward: 1 at step 0, 1.5 at step 1"
+    assert next_.startswith(f"next: lsemrl generate {tmp_path}")
+
+
+def test_what_was_not_measured_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    assert len(list(run_summary(tmp_path, "val/chrf"))) == 2
