@@ -347,7 +347,7 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tmp_path: Path) ->
 
 
 def test_the_block_of_a_run_that_carries_all(tiny_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
         start(with_encoder(tiny_model, micro.NAME), data(), folder=tmp_path)
     told = caplog.text
     assert "0.0% unknown; wording" in told
