@@ -48,7 +48,7 @@ def make_measured(arm: str, seed: int = 1, *, rows: int = 120, **changes: object
     corpus = {name: float(values.mean()) for name, values in target.items()}
     corpus |= {"chrf": corpus["chrf"] + 0.01, "bleu": 0.6 * corpus["meaning_f1"] ** 2}
     scores = {name: float(values.mean()) for name, values in general.items()}
-    said = tuple(make_output(at, f1) for at in range(10))
+    said = tuple(make_output(at, f1) for at in range(min(rows, 10)))
     fields: dict[str, object] = {
         "lsemrl": "0.1.0", "created": "2026-11-23T06:10:00+00:00", "arm": arm, "label": label,
         "trained_by": f"Made up: {label}.", "seed": seed, "task": "zh-bo",

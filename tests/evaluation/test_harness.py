@@ -23,7 +23,8 @@ from lsemrl.evaluation.harness import run_harness
 from lsemrl.evaluation.harness_library import HarnessSettings
 from lsemrl.evaluation.harness_scores import table
 from lsemrl.evaluation.harness_tasks import cmrc2018
-from lsemrl.evaluation.tax import CMRC, answer
+from lsemrl.evaluation.tax import answer
+from lsemrl.metrics.scorer import MetricSettings, Scorer
 from lsemrl.micro import corpus
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
@@ -113,7 +114,7 @@ def own_cmrc(policy: Policy, max_new_tokens: int = 128) -> dict[str, float]:
         Example(id=row["id"], prompt=prompt(policy, row), source=row["context"], references=tuple(row["answers"]))
         for row in ROWS
     ]
-    return CMRC(answer(policy, examples, max_new_tokens, batch_size=20))
+    return Scorer(MetricSettings(names=("cmrc",)))(answer(policy, examples, max_new_tokens, batch_size=20))
 
 
 def own_accuracy(policy: Policy, rows: list[dict[str, Any]]) -> list[bool]:

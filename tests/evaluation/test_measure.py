@@ -110,6 +110,37 @@ def test_own_files_are_read_by_the_template(tmp_path: Path) -> None:
     assert {part: found.count for part, found in measured.data.items()} == {"target": 1, "general": 1, "text": 2}
 
 
+@pytest.mark.parametrize("text", [[], ["--text=null"]], ids=("text", "neither"))
+def test_the_gain_alone_is_measured_without_general_data(
+    text: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gain.yaml").write_text(
+        yaml.safe_dump(
+            yaml.safe_load((CONFIGS / "measure" / "translation.yaml").read_text(encoding="utf-8")) | {"general": None}
+        ),
+        encoding="utf-8",
+    )
+    few = ["--target.init_args.micro.test=6", "--max_new_tokens=8", "--device=cpu", *text]
+    for name, words in (("base", []), ("cold", ["--arm=cold_start", "--policy.adapter=micro"])):
+        folder = tmp_path / "runs" / name
+        main(["measure", "--config", str(tmp_path / "gain.yaml"), *few, *words, "--output", str(folder)])
+        measured = Measured.read(folder / FILE)
+        assert set(measured.data) == {"target"} | ({"text"} if not text else set())
+        assert set(measured.divergence) == {*measured.data, "own"}
+        assert not measured.general and not measured.general_rows and not measured.answers
+        assert "cmrc" not in measured.signatures and measured.general_name == ""
+    main(["tax", str(tmp_path / "runs"), "--output", str(tmp_path / "tax")])
+    assert "Cold start gained" in (shown := capsys.readouterr().out) and "lost" not in shown
+    report = Report.from_json(tmp_path / "tax" / "report.json")
+    assert report.kept == "" and report.contrast("cold_start", "base", "tax.em") is None
+
+
+def test_a_label_of_ones_own_is_what_reports_call_general_ability(tmp_path: Path) -> None:
+    measured = measure("translation", tmp_path / "base")
+    assert (measured.general_name, measured.text_name) == ("Chinese QA", "Chinese")
+    assert measure("translation", tmp_path / "own", "--general_label=my questions").general_name == "my questions"
+
+
 def test_full_fine_tuning_is_held_against_the_model_it_came_from(tiny_model: str, tmp_path: Path) -> None:
     trained = Policy(PolicySettings(model=tiny_model, train="full", reference="none"))
     trained.load()

@@ -29,9 +29,10 @@ from lsemrl.data.headline import HeadlineData
 from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
+from lsemrl.evaluation.general import name_of
 from lsemrl.evaluation.measure import read_battery
 from lsemrl.evaluation.measurement import machine, versions
-from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure, scores
+from lsemrl.evaluation.tax import Battery, Measurement, measure, scores
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy
@@ -158,11 +159,11 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
             follow = Follow(stage, battery, bar, f"{task} · {stage.label} ({at} of {len(plan)})")
             module = fit(stage, follow, folder / stage.name, seed, adapters.get(stage.after or ""))
             adapters[stage.name] = module.folder / "adapter"
-            signatures |= module.scorer.signatures | CMRC.signatures
+            assert follow.last is not None
+            signatures |= module.scorer.signatures | follow.last.general_signatures
             if base is None:
                 base = measure_base(module, battery)
                 arms.append(_arm("base", "Base", "The policy as shipped, never trained on the task.", base))
-            assert follow.last is not None
             arms.append(
                 _arm(
                     stage.name,
@@ -188,6 +189,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
         signatures=signatures,
         seconds=time.monotonic() - begun,
         arms=tuple(arms),
+        general_name=name_of(battery.general),
     )
     page = write_report(report, folder)
     console.print(table(report))

@@ -211,7 +211,9 @@ def _figures(report: Report, name: str, adapter: str) -> list[str]:
         own = next((arm for arm, adapters in measured.items() if adapter in adapters), None)
         remedy = f"it has that as {own!r}" if own else "measure RUN's adapter and report again, or leave --report out"
         raise UserError(f"--arm is {name!r}, which the report did not measure on the adapter of RUN; {remedy}")
-    lines = ["## What it gained, what it lost", "", markdown(f"{report.task}, {report.seeds}."), ""]
+    asked = f" General ability: {report.general_name}." if report.kept else ""
+    title = "What it gained, what it lost" if report.kept else "What it gained"
+    lines = [f"## {title}", "", markdown(f"{report.task}, {report.seeds}.{asked}"), ""]
     lines += ["Brackets are 95% intervals of the difference from the base.", ""]
     lines += ["| | base | this arm |", "| --- | ---: | ---: |"]
     for columns in (LEARNED, LOSSES, MOVED):

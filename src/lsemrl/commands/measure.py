@@ -18,7 +18,8 @@ def measure(*, settings: MeasureSettings, output: Path) -> None:
     """
     quiet()
     measured = run_measure(settings, output)
-    for title, scores in (("new task", measured.target), ("general", measured.general)):
+    general = {measured.general_name: measured.general} if measured.general else {}
+    for title, scores in ({"new task": measured.target} | general).items():
         told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         print(visible(f"{measured.label}, {title}: {told}"))
     print(output / "measurement.json")

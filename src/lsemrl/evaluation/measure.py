@@ -16,8 +16,9 @@ from lsemrl import __version__
 from lsemrl.data.base import TaskData
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.text import PlainText
+from lsemrl.evaluation.general import language_of, name_of
 from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
-from lsemrl.evaluation.tax import CMRC, Battery, Measurement, measure
+from lsemrl.evaluation.tax import Battery, Measurement, measure
 from lsemrl.files import make_folder, try_folder, write_lines
 from lsemrl.metrics.scorer import MetricSettings, Scorer
 from lsemrl.modules.adapters.files import adapter_fingerprint
@@ -26,7 +27,7 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import Sampling
 from lsemrl.rewards.semantic import paid_for
-from lsemrl.types import UserError
+from lsemrl.types import Example, UserError
 
 _LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
 
@@ -51,10 +52,13 @@ class MeasureSettings:
     """After full fine-tuning: the original model, a folder or hub id. With LoRA it is `policy.model` itself."""
     target: TaskData
     """The new task; its test rows are measured."""
-    general: ComprehensionData
-    """Reading comprehension in a language that the base knows; its test rows are measured."""
-    text: PlainText = field(default_factory=PlainText)
-    """Plain text in that language."""
+    general: ComprehensionData | None = None
+    """What the base can do and might forget: reading comprehension in a language it knows. Its test rows are measured;
+    null measures the gain only."""
+    general_label: str = ""
+    """What reports call that; empty names it by what it is, such as English QA."""
+    text: PlainText | None = field(default_factory=PlainText)
+    """Plain text in that language, to measure divergence along; null leaves it out."""
     metrics: MetricSettings = field(default_factory=MetricSettings)
     """What is measured on the new task."""
     threshold: float = 0.0
@@ -115,14 +119,14 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         general_rows=settings.general_rows,
     )
     scorer = Scorer(settings.metrics)
-    checked = check_examples(policy, vars(battery), scorer.encoders, settings.max_new_tokens)
+    checked = check_examples(policy, battery.parts, scorer.encoders, settings.max_new_tokens)
     for line in [*checked, *scorer.look_at(battery.target)]:
         print(line, file=sys.stderr)
     base = _load(policy, settings.base)
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     found = measure(policy, battery, scorer, settings.max_new_tokens, settings.batch_size)
-    rows = {"target": battery.target, "general": battery.general, "text": battery.text}
-    target, target_rows, signatures = _with_reward(settings, found, scorer.signatures | CMRC.signatures)
+    signatures = scorer.signatures | found.general_signatures
+    target, target_rows, signatures = _with_reward(settings, found, signatures)
     measured = Measured(
         lsemrl=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -135,7 +139,7 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         base=settings.base or settings.policy.model,
         base_fingerprint=base,
         adapter_fingerprint=adapter_fingerprint(policy.adapter) if policy.adapter else "",
-        data={name: hash_rows(examples) for name, examples in rows.items()},
+        data={name: hash_rows(examples) for name, examples in battery.parts.items()},
         conditions={"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype, "texts": "NFC"},
         signatures=signatures,
         machine=machine(),
@@ -149,6 +153,8 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         weight_change=found.weight_change,
         outputs=outputs(found.outputs),
         answers=outputs(found.answers),
+        general_name=(settings.general_label or name_of(battery.general)) if battery.general else "",
+        text_name=language_of([f"{each.source}{each.reference}" for each in battery.text]) or "text",
     )
     make_folder(folder, "output")
     write_lines(folder / "predictions.jsonl", map(dataclasses.asdict, outputs(found.outputs)))
@@ -158,8 +164,8 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
 
 def read_battery(
     target: TaskData,
-    general: TaskData,
-    text: PlainText,
+    general: TaskData | None,
+    text: PlainText | None,
     tokenizer: PreTrainedTokenizerBase,
     *,
     target_rows: int,
@@ -170,13 +176,16 @@ def read_battery(
     Raises:
         UserError: The data cannot be read, or have no test rows.
     """
-    held_out = []
+    held_out: list[tuple[Example, ...]] = []
     for name, data, count in (("target", target, target_rows), ("general", general, general_rows)):
+        if data is None:
+            held_out.append(())
+            continue
         data.prepare(tokenizer)
         if not data.test_examples:
             raise UserError(f"{name} has no test rows; give it a test source, or raise splits.test_fraction")
         held_out.append(tuple(data.test_examples[:count]))
-    return Battery(target=held_out[0], general=held_out[1], text=tuple(text.examples()))
+    return Battery(target=held_out[0], general=held_out[1], text=tuple(text.examples()) if text else ())
 
 
 def _load(policy: Policy, base: str | None) -> str:

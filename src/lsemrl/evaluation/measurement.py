@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 FILE = "measurement.json"
 BASE = "base"
 """The arm that was never trained."""
-VERSION = 1
-"""Of the JSON; raised when a field changes its meaning."""
+VERSION = 2
+"""Of the JSON; raised when a field changes its meaning. The first knew no general ability but Chinese QA."""
 UNBOUNDED = ("answer_length", "nll")
 """The scores that are no fractions."""
 _LIBRARIES = ("torch", "transformers", "peft", "lightning", "sentence-transformers", "sacrebleu")
@@ -89,20 +89,22 @@ class Measured:
         base: The name of the original model.
         base_fingerprint: Tells it from others.
         adapter_fingerprint: Tells the adapter that was measured from others; empty without one.
-        data: "target", "general" and "text": the rows.
+        data: "target" and, where they were measured, "general" and "text": the rows.
         conditions: What else the numbers depend on, such as max_new_tokens.
         signatures: Metric -> how it was computed.
         machine: Processor, cores and the like.
         versions: Library -> version.
         seconds: The measuring took.
         target: Corpus scores on the new task.
-        general: Corpus scores on reading comprehension.
+        general: Corpus scores of general ability; empty where none was measured, as is what else is of it.
         target_rows: Scores of each row of the new task, where a score has such values.
-        general_rows: em, f1, answer_length and nll of each question.
+        general_rows: Scores of each question: em, f1, answer_length and nll of reading comprehension.
         divergence: Along "target", "general", "text" and "own" (see `tax.Measurement`).
         weight_change: ||trained - base|| / ||base|| over the weights that were trained.
         outputs: Greedy outputs on the new task.
         answers: Greedy answers to the questions.
+        general_name: What general ability is, for people, such as "English QA".
+        text_name: The language of the plain text.
     """
 
     version: int = VERSION
@@ -131,6 +133,8 @@ class Measured:
     outputs: tuple[Output, ...]
     answers: tuple[Output, ...]
     adapter_fingerprint: str = ""
+    general_name: str = "Chinese QA"
+    text_name: str = "Chinese"
 
     def __post_init__(self) -> None:
         if not self.arm.isidentifier() or "adapter" not in self.policy:
@@ -147,8 +151,13 @@ class Measured:
                     raise ValueError(f"{part}_rows.{name} has {len(values)} rows of {self.data[part].count}")
         if len(self.outputs) > self.data["target"].count:
             raise ValueError(f"outputs are {len(self.outputs)} of {self.data['target'].count} target rows")
-        if not self.divergence["general"].to_base_rows or not all(output.references for output in self.outputs):
-            raise ValueError("it lacks rows of divergence, or references")
+        along = {*self.data, "own"}
+        if not all(name in self.divergence and self.divergence[name].to_base_rows for name in along):
+            raise ValueError(f"it lacks rows of divergence along one of {', '.join(sorted(along))}")
+        if bool(self.general) != ("general" in self.data):
+            raise ValueError(f"general is {self.general}, its rows are {self.data.get('general')}")
+        if not all(output.references for output in self.outputs):
+            raise ValueError("it lacks references")
 
     def write(self, folder: Path) -> Path:
         """Write measurement.json; returns its path.

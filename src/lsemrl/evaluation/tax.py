@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lsemrl.data.collate import encode
+from lsemrl.evaluation.general import General, score_answers
 from lsemrl.evaluation.measurement import Divergence
-from lsemrl.metrics.scorer import MetricSettings, Scorer, Scores
+from lsemrl.metrics.scorer import Scorer
 from lsemrl.modules.adapters.merging import adapted_weights
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import Sampling, sample
@@ -30,13 +31,18 @@ class Battery:
 
     Attributes:
         target: The new task.
-        general: Reading comprehension in the language the base knows.
-        text: Plain text in that language, as a first sentence and what follows it.
+        general: What the base can do and might forget; none where the gain alone is asked.
+        text: Plain text in a language it knows, as a first sentence and what follows it; likewise.
     """
 
     target: tuple[Example, ...]
-    general: tuple[Example, ...]
-    text: tuple[Example, ...]
+    general: tuple[Example, ...] = ()
+    text: tuple[Example, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, tuple[Example, ...]]:
+        """Those that there are, by name."""
+        return {name: rows for name, rows in vars(self).items() if rows}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +52,9 @@ class Measurement:
     Attributes:
         target: Scores on the new task, in [0, 1].
         target_rows: The same row by row, where a score has such values.
-        general: CMRC exact match, F1, their average, answer length in characters, mean NLL of the gold answers.
-        general_rows: em, f1, answer_length and nll (nats per token) of each question.
+        general: Scores of general ability (see `general`), and the mean NLL of the gold answers.
+        general_rows: The same of each question, nll in nats per token.
+        general_signatures: How they were computed.
         divergence: Along the gold outputs of "target" and "general", along "text", and along "own": outputs on the new
             task that the policy draws itself, at temperature 1 and from one seed.
         weight_change: See `weight_change`.
@@ -59,6 +66,7 @@ class Measurement:
     target_rows: dict[str, tuple[float, ...]]
     general: dict[str, float]
     general_rows: dict[str, tuple[float, ...]]
+    general_signatures: dict[str, str]
     divergence: dict[str, Divergence]
     weight_change: float
     outputs: tuple[Completion, ...]
@@ -80,8 +88,7 @@ def scores(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What greedy outputs alone can tell: scores on `target` and scores on `general`."""
     outputs = answer(policy, battery.target, max_new_tokens, batch_size)
-    answers = answer(policy, battery.general, max_new_tokens, batch_size)
-    return scorer(outputs), _comprehension(answers).corpus
+    return scorer(outputs), _general(policy, battery, max_new_tokens, batch_size)[0].corpus
 
 
 def measure(
@@ -89,20 +96,20 @@ def measure(
 ) -> Measurement:
     """Measure the policy as it stands; the base is the same policy with its training switched off."""
     outputs = answer(policy, battery.target, max_new_tokens, batch_size)
-    answers = answer(policy, battery.general, max_new_tokens, batch_size)
-    target, general = scorer.score(outputs), _comprehension(answers)
+    target = scorer.score(outputs)
+    general, answers = _general(policy, battery, max_new_tokens, batch_size)
     nll = tuple(gold_nll(policy, battery.general, batch_size).tolist())
-    golds = {"target": battery.target, "general": battery.general, "text": battery.text}
     along: dict[str, Iterable[Sequences]] = {
         name: (prompts.sequences for prompts in _batches(policy, examples, batch_size))
-        for name, examples in golds.items()
+        for name, examples in battery.parts.items()
     }
     along["own"] = _drawn(policy, battery.target, max_new_tokens, batch_size)
     return Measurement(
         target=target.corpus,
         target_rows=target.rows,
-        general={**general.corpus, "nll": sum(nll) / len(nll)},
-        general_rows={**general.rows, "nll": nll},
+        general=general.corpus | ({"nll": sum(nll) / len(nll)} if nll else {}),
+        general_rows=general.rows | ({"nll": nll} if nll else {}),
+        general_signatures=general.signatures,
         divergence={name: divergence(policy, sequences) for name, sequences in along.items()},
         weight_change=weight_change(policy),
         outputs=tuple(outputs),
@@ -113,17 +120,13 @@ def measure(
 _CHUNK = 1024
 """Tokens whose distributions over the vocabulary are held at once."""
 
-CMRC = Scorer(MetricSettings(names=("cmrc",)))
-"""Scores answers to reading comprehension."""
 
-
-def _comprehension(answers: Sequence[Completion]) -> Scores:
-    scored = CMRC.score(answers)
-    names = ("em", "f1", "average", "answer_length")
-    return Scores(
-        corpus={name: scored.corpus[name] for name in names},
-        rows={name: scored.rows[name] for name in names if name in scored.rows},
-    )
+def _general(
+    policy: Policy, battery: Battery, max_new_tokens: int, batch_size: int
+) -> tuple[General, list[Completion]]:
+    """What the policy scores in general ability, and its greedy answers."""
+    answers = answer(policy, battery.general, max_new_tokens, batch_size)
+    return score_answers(answers), answers
 
 
 def answer(policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int) -> list[Completion]:
@@ -148,7 +151,7 @@ def gold_nll(policy: Policy, examples: Sequence[Example], batch_size: int) -> Te
             nll_M = torch.cat([cross_entropy(logits(cut), targets_M[cut], reduction="none") for cut in cuts])
             nll_NT = torch.zeros(mask_NT.shape, device=mask_NT.device).masked_scatter(mask_NT, nll_M)
             pieces.append(nll_NT.sum(dim=1) / mask_NT.sum(dim=1))
-    return torch.cat(pieces).cpu()
+    return torch.cat(pieces).cpu() if pieces else torch.zeros(0)
 
 
 def divergence(policy: Policy, batches: Iterable[Sequences]) -> Divergence:

@@ -19,6 +19,7 @@ from lsemrl.errors import UserError
 # What the scorer drops, and only that: ASCII commas and full stops, ‘ and … stay, as it never matches them.
 _DROPPED = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 
+SIGNATURE = "CMRC 2018 v6"
 _CHINESE = re.compile("([\u4e00-\u9fa5])")
 
 

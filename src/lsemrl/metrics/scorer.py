@@ -152,7 +152,7 @@ class Scorer:
                     answers = cmrc.score(outputs, references)
                     rows |= answers.rows
                     corpus["average"] = answers.average
-                    self.signatures["cmrc"] = "CMRC 2018 v6"
+                    self.signatures["cmrc"] = cmrc.SIGNATURE
                     continue
             if scored.rows:
                 rows[name] = scored.rows

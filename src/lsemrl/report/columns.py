@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
 
 import numpy as np
 
-from lsemrl.report.findings import MISSING, SCORE_NAMES, number, unmeasured
-from lsemrl.report.records import Arm, Contrast, Report
+from lsemrl.report.findings import SCORE_NAMES, number, unmeasured
+from lsemrl.report.records import KEPT, Arm, Contrast, Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +17,7 @@ class Column:
     """One measurement of an arm, and how to show it.
 
     Attributes:
-        head: The heading.
+        head: The heading. Here and in `group` and `metric`, braces stand for what a report calls it (see `named`).
         group: The heading above it.
         read: The value of an arm, given the base; None where it was not measured.
         better: +1 where more is better, -1 where less is, 0 where neither.
@@ -69,9 +68,8 @@ def _of(field: str, key: str) -> Callable[[Arm, Arm], float | None]:
 
 
 def _lost(arm: Arm, base: Arm) -> float | None:
-    if arm is base or "em" not in arm.general or "em" not in base.general:
-        return None
-    return base.general["em"] - arm.general["em"]
+    kept = next((name for name in KEPT if name in arm.general and name in base.general), None)
+    return None if arm is base or kept is None else base.general[kept] - arm.general[kept]
 
 
 def _drift(arm: Arm, base: Arm) -> float | None:
@@ -79,7 +77,7 @@ def _drift(arm: Arm, base: Arm) -> float | None:
     return float(np.mean(arm.nll_drifts)) if arm.nll_drifts else None
 
 
-def _column(
+def column_of(
     head: str,
     group: str,
     metric: str,
@@ -104,11 +102,11 @@ def _column(
 
 
 def _percent(head: str, group: str, metric: str) -> Column:
-    return _column(head, group, metric, scale=100, delta=True)
+    return column_of(head, group, metric, scale=100, delta=True)
 
 
 def _kl(head: str, field: str, key: str) -> Column:
-    return _column(head, _KL[field], f"{field}.{key}", better=-1, digits=3)
+    return column_of(head, _KL[field], f"{field}.{key}", better=-1, digits=3)
 
 
 def _percentile(field: str, percent: int) -> Callable[[Arm, Arm], float | None]:
@@ -121,41 +119,51 @@ def _percentile(field: str, percent: int) -> Callable[[Arm, Arm], float | None]:
     return read
 
 
-_LEARNED, _QA, _TAX, _COST = "New task", "Chinese QA", "Tax", "Training"
+LEARNED_GROUP, _GENERAL, _TAX, _COST = "New task", "{general}", "Tax", "Training"
+_SHORT = {"em": "EM", "accuracy": "accuracy", "chrf_sentence": "chrF", "": ""}
+"""Of what is lost, where there is little room."""
 _KL = {"kl": "KL(arm ‖ base)", "kl_from_base": "KL(base ‖ arm)"}
-_SCORES = {name: _percent(head, _LEARNED, f"target.{name}") for name, head in SCORE_NAMES.items()}
-MEANING_F1, CHRF, LANGUAGE = (_SCORES[name] for name in ("meaning_f1", "chrf", "language_rate"))
-EXACT = _percent("wholly right", _LEARNED, "target.meaning_exact")
-EM = _column("exact match", _QA, "general.em", scale=100)
-LOST = Column(head="EM lost", group=_TAX, read=_lost, better=-1, scale=100, metric="tax.em")
+SCORES = {name: _percent(head, LEARNED_GROUP, f"target.{name}") for name, head in SCORE_NAMES.items()}
+MEANING_F1, CHRF, LANGUAGE = (SCORES[name] for name in ("meaning_f1", "chrf", "language_rate"))
+EXACT = _percent("wholly right", LEARNED_GROUP, "target.meaning_exact")
+EM = column_of("exact match", _GENERAL, "general.em", scale=100)
+ACCURACY = column_of("accuracy", _GENERAL, "general.accuracy", scale=100)
+ANSWERS_CHRF = column_of("chrF, answers", _GENERAL, "general.chrf_sentence", scale=100)
+LOST = Column(head="{lost} lost", group=_TAX, read=_lost, better=-1, scale=100, metric="tax.{kept}")
 DRIFT = Column(head="NLL drift", group=_TAX, read=_drift, better=-1, digits=3, metric="tax.nll")
 KL_TARGET = _kl("KL, new task", "kl", "target")
 JUDGED = Column(head="judge win", group="RL or SFT", read=lambda arm, base: arm.judge_win, better=0, scale=100)
 SEEDS = Column(head="seeds", group=_COST, read=lambda arm, base: len(arm.seeds) or None, better=0, digits=0)
 MINUTES = Column(head="minutes", group=_COST, read=lambda arm, base: arm.seconds or None, better=0, scale=1 / 60)
-SUMMARY = (MEANING_F1, EXACT, CHRF, LANGUAGE, EM, LOST, DRIFT, KL_TARGET, JUDGED, SEEDS, MINUTES)
-TERMINAL = (MEANING_F1, EXACT, CHRF, EM, LOST, SEEDS, MINUTES)
+_KEPT = (EM, ACCURACY, ANSWERS_CHRF)
+SUMMARY = (MEANING_F1, EXACT, CHRF, LANGUAGE, *_KEPT, LOST, DRIFT, KL_TARGET, JUDGED, SEEDS, MINUTES)
+TERMINAL = (MEANING_F1, EXACT, CHRF, *_KEPT, LOST, SEEDS, MINUTES)
 LEARNED = (
     MEANING_F1,
     EXACT,
     CHRF,
-    _SCORES["chrf_sentence"],
-    _SCORES["bleu"],
-    _SCORES["rouge_l"],
-    _column("similarity", _LEARNED, "target.similarity", digits=3, delta=True),
+    SCORES["chrf_sentence"],
+    SCORES["bleu"],
+    SCORES["rouge_l"],
+    column_of("similarity", LEARNED_GROUP, "target.similarity", digits=3, delta=True),
     LANGUAGE,
-    _percent("ended", _LEARNED, "target.ended_rate"),
-    _column("similarity reward", "Reward against oracle", "target.similarity_reward", digits=3, delta=True),
-    _column("hacking gap", "Reward against oracle", "target.hacking_gap", better=-1, digits=3, delta=True),
+    _percent("ended", LEARNED_GROUP, "target.ended_rate"),
+    column_of("similarity reward", "Reward against oracle", "target.similarity_reward", digits=3, delta=True),
+    column_of("hacking gap", "Reward against oracle", "target.hacking_gap", better=-1, digits=3, delta=True),
     Column(head="steps", group=_COST, read=lambda arm, base: arm.steps or None, better=0, digits=0),
     MINUTES,
 )
 LOSSES = (
     EM,
-    _percent("F1", _QA, "general.f1"),
-    _percent("average", _QA, "general.average"),
-    _column("length", _QA, "general.answer_length", better=0, delta=True),
-    _column("NLL", _QA, "general.nll", better=-1, digits=3, delta=True),
+    _percent("F1", _GENERAL, "general.f1"),
+    _percent("average", _GENERAL, "general.average"),
+    _percent("contained", _GENERAL, "general.contained"),
+    ACCURACY,
+    _percent("per token", _GENERAL, "general.accuracy_per_token"),
+    column_of("guessed", _GENERAL, "general.chance", better=0, scale=100),
+    ANSWERS_CHRF,
+    column_of("length", _GENERAL, "general.answer_length", better=0, delta=True),
+    column_of("NLL", _GENERAL, "general.nll", better=-1, digits=3, delta=True),
     LOST,
     DRIFT,
     Column(head="drift P50", group=_TAX, read=_percentile("nll_drifts", 50), better=-1, digits=3, metric="tax.nll_p50"),
@@ -164,20 +172,20 @@ LOSSES = (
 MOVED = (
     KL_TARGET,
     _kl("KL, own outputs", "kl", "own"),
-    _kl("KL, QA", "kl", "general"),
+    _kl("KL, {short}", "kl", "general"),
     Column(
-        head="KL, QA P90",
+        head="KL, {short} P90",
         group=_KL["kl"],
         read=_percentile("kl_rows", 90),
         better=-1,
         digits=3,
         metric="kl.general_p90",
     ),
-    _kl("KL, Chinese", "kl", "text"),
+    _kl("KL, {text}", "kl", "text"),
     _kl("reverse, new task", "kl_from_base", "target"),
     _kl("reverse, own outputs", "kl_from_base", "own"),
-    _kl("reverse, QA", "kl_from_base", "general"),
-    _kl("reverse, Chinese", "kl_from_base", "text"),
+    _kl("reverse, {short}", "kl_from_base", "general"),
+    _kl("reverse, {text}", "kl_from_base", "text"),
     Column(
         head="change, %",
         group="Weights",
@@ -192,31 +200,40 @@ MOVED = (
 
 def speaking(report: Report, columns: Sequence[Column]) -> tuple[Column, ...]:
     """`columns` with the score that the sentences over the table speak of, and in place of chrF where it is another."""
-    score = _SCORES[report.score]
+    score = SCORES[report.score]
     if score in columns:
         return tuple(columns)
     return tuple(score if column is CHRF else column for column in columns)
 
 
+def named(report: Report, column: Column) -> Column:
+    """`column` with what `report` calls general ability, its main score and the language of the plain text."""
+    words = {"general": report.general_name, "short": report.general_short, "text": report.text_name}
+    words |= {"kept": report.kept, "lost": _SHORT[report.kept]}
+    head, group, metric = (text.format(**words) for text in (column.head, column.group, column.metric))
+    return replace(column, head=head, group=group, metric=metric)
+
+
 def grid(report: Report, columns: Sequence[Column]) -> tuple[list[Column], Rows]:
     """The columns that any arm has a value for, and a row of cells per arm.
 
-    The best is marked among trained arms only, where there are several that differ; not of what was lost of Chinese QA
-    where the base answers (next to) none of it, for then nothing was.
+    The best is marked among trained arms only, where there are several that differ; not of what was lost
+    where the base had (next to) nothing to lose.
     """
     shown: list[Column] = []
     rows: Rows = [(arm, []) for arm in report.arms]
     nothing_to_lose = bool(unmeasured(report))
-    for column in columns:
-        if column == LOST and nothing_to_lose:
+    for each in columns:
+        if each == LOST and nothing_to_lose:
             continue
+        column = named(report, each)
         values = {arm.name: column.read(arm, report.base) for arm in report.arms}
         if all(value is None for value in values.values()):
             continue
         shown.append(column)
         rivals = [value for arm in report.trained if (value := values[arm.name]) is not None and math.isfinite(value)]
         differ = len(set(map(column.show, rivals))) > 1
-        void = nothing_to_lose and column.group in (_QA, _TAX)
+        void = nothing_to_lose and each.group in (_GENERAL, _TAX)
         best = column.show(max(rivals, key=lambda value: column.better * value)) if differ and not void else ""
         before = values["base"]
         for arm, cells in rows:
@@ -247,77 +264,3 @@ def interval(column: Column, contrast: Contrast) -> str:
     if not (math.isfinite(contrast.low) and math.isfinite(contrast.high)):
         return ""
     return f"[{column.show(contrast.low)}, {column.show(contrast.high)}]"
-
-
-def differences(report: Report) -> tuple[list[Column], Rows]:
-    """What each arm has over another one than the base, with intervals."""
-    similarity = _column("similarity", _LEARNED, "target.similarity", digits=3)
-    shown: list[Column] = []
-    rows: Rows = [(arm, []) for arm in report.trained]
-    for other in report.trained:
-        for column in (_SCORES[report.score], similarity, *(() if unmeasured(report) else (LOST,)), DRIFT):
-            found = [report.contrast(arm.name, other.name, column.metric) for arm, _ in rows]
-            if not any(found):
-                continue
-            shown.append(replace(column, group=f"minus {other.label}"))
-            for (_, cells), contrast in zip(rows, found, strict=True):
-                cells.append(
-                    Cell(text=column.show(contrast.value, "+"), interval=interval(column, contrast))
-                    if contrast
-                    else Cell(text=MISSING)
-                )
-    return shown, [row for row in rows if any(cell.interval for cell in row[1])]
-
-
-def same_scores(report: Report) -> tuple[list[Column], Rows]:
-    """What the first way of training and each of the others had lost when they scored the same."""
-    arms = {arm.name: arm for arm in report.arms}
-    of = arms[report.paths[0][-1]].label
-    score, own, other, more, share = columns = [
-        _column(head, group, "", scale=100)
-        for head, group in (
-            ("compared at", "Score"),
-            (of, "QA exact match lost by"),
-            ("the other", "QA exact match lost by"),
-            ("lost more", "The other"),
-            (f"{of}'s loss in % of it", "The other"),
-        )
-    ]
-    rows: Rows = []
-    for each in report.same_scores:
-        losses, against = fmean(each.losses), fmean(each.losses_against)
-        cells = [
-            Cell(text=column.show(fmean(values)), spread=f"±{column.show(stdev(values))}" if len(values) > 1 else "")
-            for column, values in ((score, each.scores), (own, each.losses), (other, each.losses_against))
-        ]
-        bounds = f"[{more.show(each.low)}, {more.show(each.high)}]" if len(each.scores) > 1 else ""
-        cells.append(Cell(text=more.show(against - losses, "+"), interval=bounds))
-        cells.append(Cell(text=share.show(losses / against if against > 0 else None)))
-        rows.append((arms[each.against], cells))
-    return columns, rows
-
-
-def harness(report: Report) -> tuple[list[Column], Rows]:
-    """What lm-evaluation-harness found of each arm, beside the base."""
-    keys = list(dict.fromkeys(key for arm in report.trained for key in arm.harness))
-    columns = [_column(key, "lm-evaluation-harness", "", digits=3) for key in keys]
-    asked = [arm for arm in report.trained if arm.harness]
-    rows: Rows = [(arm, []) for arm in (report.base, *asked)]
-    for key, column in zip(keys, columns, strict=True):
-        for arm, cells in rows:
-            found = arm.harness.get(key)
-            if arm is report.base:
-                before = [each.harness[key].before for each in asked if key in each.harness]
-                cells.append(Cell(text=column.show(fmean(before))))
-            elif found is None:
-                cells.append(Cell(text=MISSING))
-            else:
-                known = math.isfinite(found.low)
-                cells.append(
-                    Cell(
-                        text=column.show(found.after),
-                        delta=column.show(found.after - found.before, "+"),
-                        interval=f"[{column.show(found.low)}, {column.show(found.high)}]" if known else "",
-                    )
-                )
-    return columns, rows

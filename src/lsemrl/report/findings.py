@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from lsemrl.report.records import Arm, Contrast, Report
+from lsemrl.report.records import KEPT, Arm, Contrast, Report
 
 MISSING = "\N{EN DASH}"
 SCORE_NAMES = {
@@ -23,6 +23,14 @@ _FEW = 4
 """Right answers of the base below which other rows of its kind might well have shown none: e^-3 is .05."""
 _NAMED = 4
 """Arms that a headline has room for."""
+_NOTES = {
+    "contained": "Contained: answers in which a gold answer stands whole, once both are normalised as for exact match; "
+    "a sentence around it costs nothing.",
+    "accuracy": "Accuracy: the right choice has the highest log-probability of all; per token: the highest mean over "
+    "its tokens. Guessed: what choosing blindly gives.",
+    "chrf_sentence": "chrF of general ability is the mean over answers.",
+}
+"""What scores of general ability mean, where there are such."""
 
 
 def number(value: float | None, digits: int = 1, sign: str = "") -> str:
@@ -35,14 +43,14 @@ def number(value: float | None, digits: int = 1, sign: str = "") -> str:
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("+-")
 
 
-def path(arm: Arm, metric: str) -> list[tuple[float, float, float]]:
-    """(step, score, QA exact match) through training, as fractions; the final evaluation stands for the last step.
+def path(arm: Arm, metric: str, kept: str = "em") -> list[tuple[float, float, float]]:
+    """(step, `metric`, `kept`) through training, as fractions; the final evaluation stands for the last step.
 
     Points where either was not measured or is not finite are left out.
     """
     final = {"step": arm.steps, **arm.target, **arm.general}
     measured = [*(point for point in arm.trajectory if point["step"] != arm.steps), final]
-    rows = [(point["step"], point.get(metric, math.nan), point.get("em", math.nan)) for point in measured]
+    rows = [(point["step"], point.get(metric, math.nan), point.get(kept, math.nan)) for point in measured]
     return [row for row in rows if all(map(math.isfinite, row))]
 
 
@@ -52,7 +60,7 @@ class MatchedTax:
 
     Attributes:
         score: The score compared at.
-        loss_a: Base's QA exact match minus the first arm's there, a fraction.
+        loss_a: The base's main score of general ability minus the first arm's there, a fraction.
         loss_b: The second arm's.
         step_a: When the first arm got there.
         step_b: When the second did.
@@ -65,33 +73,35 @@ class MatchedTax:
     step_b: float
 
 
-def tax_at_matched_score(a: Arm, b: Arm, *, base: Arm, metric: str = "meaning_f1") -> MatchedTax | None:
+def tax_at_matched_score(
+    a: Arm, b: Arm, *, base: Arm, metric: str = "meaning_f1", kept: str = "em"
+) -> MatchedTax | None:
     """Compare the losses of `a` and `b` at the same target score: the lower of their two best.
 
-    Step and exact match are interpolated linearly where a trajectory first climbs to that score, since a practitioner
+    Step and `kept` are interpolated linearly where a trajectory first climbs to that score, since a practitioner
     stops there.
 
     Returns:
         None where an arm never climbs to the score because it was always above it, or where nothing was measured.
     """
-    paths = path(a, metric), path(b, metric)
-    before = base.general.get("em", math.nan)
+    paths = path(a, metric, kept), path(b, metric, kept)
+    before = base.general.get(kept, math.nan)
     if not all(paths) or not math.isfinite(before):
         return None
     met = same_score(*paths)
     if met is None:
         return None
-    score, (step_a, em_a), (step_b, em_b) = met
-    return MatchedTax(score=score, loss_a=before - em_a, loss_b=before - em_b, step_a=step_a, step_b=step_b)
+    score, (step_a, kept_a), (step_b, kept_b) = met
+    return MatchedTax(score=score, loss_a=before - kept_a, loss_b=before - kept_b, step_a=step_a, step_b=step_b)
 
 
 def same_score(
     one: list[tuple[float, float, float]], other: list[tuple[float, float, float]]
 ) -> tuple[float, tuple[float, float], tuple[float, float]] | None:
-    """Where two paths of (step, score, exact match) can be compared.
+    """Where two paths of (step, score, what is kept) can be compared.
 
     Returns:
-        The lower of their two best scores, and for each (step, exact match) where it first climbs to that; None unless
+        The lower of their two best scores, and for each (step, what is kept) where it first climbs to that; None unless
         both do.
     """
     score = min(max(at for _, at, _ in each) for each in (one, other))
@@ -100,13 +110,13 @@ def same_score(
 
 
 def _climb(rows: list[tuple[float, float, float]], score: float) -> tuple[float, float] | None:
-    """(step, exact match) where `rows` first reach `score` from below."""
-    for (step, low, em), (next_step, high, next_em) in zip(rows, [*rows[1:], rows[-1]], strict=True):
+    """(step, what is kept) where `rows` first reach `score` from below."""
+    for (step, low, kept), (next_step, high, next_kept) in zip(rows, [*rows[1:], rows[-1]], strict=True):
         if low == score:
-            return step, em
+            return step, kept
         if low < score <= high:
             share = (score - low) / (high - low)
-            return step + share * (next_step - step), em + share * (next_em - em)
+            return step + share * (next_step - step), kept + share * (next_kept - kept)
     return None
 
 
@@ -116,51 +126,59 @@ def _questions(arms: Iterable[Arm]) -> int:
 
 
 def unmeasured(report: Report) -> str:
-    """Why no loss of Chinese QA says anything: the base has none of it to lose, or next to none; "" where it has."""
-    share = report.base.general.get("em", math.nan)
+    """Why no loss says anything: the base has nothing to lose, or next to nothing; "" where it has.
+
+    What guessing gives is nothing; so is what it gives by luck, up to two standard deviations.
+    """
+    share, guessed = report.base.general.get(report.kept, math.nan), report.base.general.get("chance", 0.0)
     rows = _questions(report.trained)
-    if share != 0 and not (rows and share * rows < _FEW - 1e-6):
+    few = 0.0 if report.kept == "chrf_sentence" else max(_FEW, 2 * math.sqrt(rows * guessed * (1 - guessed)))
+    if share != 0 and not (rows and (share - guessed) * rows < few - 1e-6):
         return ""
     answered = "none" if share == 0 else f"only {number(share * rows, 0)} of {rows}"
-    return f"what was lost of Chinese QA cannot be measured: the base answers {answered}"
+    by_luck = f", where guessing gives {number(guessed * rows, 0)}" if guessed else ""
+    return f"what was lost of {report.general_name} cannot be measured: the base answers {answered}{by_luck}"
 
 
 def matched(report: Report) -> Iterator[tuple[Arm, Arm, MatchedTax | None]]:
     """RL beside each arm that it is an alternative to, where arms were followed through training."""
-    if unmeasured(report) or not any(arm.trajectory for arm in report.arms):
+    if not report.kept or unmeasured(report) or not any(arm.trajectory for arm in report.arms):
         return
     for rl in report.trained:
         for other in report.trained:
             if rl.name == "rl" and other.name not in ("rl", "cold_start"):
-                yield rl, other, tax_at_matched_score(rl, other, base=report.base, metric=report.score)
+                same = tax_at_matched_score(rl, other, base=report.base, metric=report.score, kept=report.kept)
+                yield rl, other, same
 
 
 def finding(report: Report) -> str:
     """What the run shows, in one sentence made of its numbers."""
     cold = [arm for arm in report.trained if arm.name == "cold_start"]
     start = cold[0] if cold and len(report.trained) > 1 else report.base
-    metric, clauses, more, none = report.score, list[str](), 0, unmeasured(report)
+    metric, kept, clauses, more, none = report.score, report.kept, list[str](), 0, unmeasured(report)
     for arm in report.trained:
         gain = 100 * (arm.target.get(metric, math.nan) - start.target.get(metric, math.nan))
-        loss = 100 * (report.base.general.get("em", math.nan) - arm.general.get("em", math.nan))
-        if arm is start or not (math.isfinite(gain) and math.isfinite(loss)):
+        loss = 100 * (report.base.general.get(kept, math.nan) - arm.general.get(kept, math.nan))
+        if arm is start or not (math.isfinite(gain) and (math.isfinite(loss) or not kept)):
             continue
         if len(clauses) == _NAMED:
             more += 1
             continue
         gained = f"{'lost' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
-        lost = "" if none else f" and {'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}"
+        lost = "" if none or not kept else f" and {'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}"
         if clauses:
             clauses.append(f"{arm.label} {gained}{lost}")
         else:
             over = f"{'over' if 'gained' in gained else 'from'} the {'base' if start is report.base else 'cold start'}"
             of = f"points of {SCORE_NAMES[metric]} {over}"
-            clauses.append(f"{arm.label} {gained} {of}{lost and f'{lost} points of Chinese QA against the base'}")
+            against = lost and f"{lost} points of {report.general_name} against the base"
+            clauses.append(f"{arm.label} {gained} {of}{against}")
     if more:
         clauses.append(f"{more} more arm{'s' * (more > 1)} below")
     if clauses and none:
         clauses.append(none)
-    return "; ".join(clauses) or f"No arm has both a {SCORE_NAMES[metric]} and a Chinese QA score to compare"
+    both = f"both a {SCORE_NAMES[metric]} and a score of {report.general_name}" if kept else f"a {SCORE_NAMES[metric]}"
+    return "; ".join(clauses) or f"No arm has {both} to compare"
 
 
 def comparisons(report: Report) -> list[str]:
@@ -176,7 +194,7 @@ def comparisons(report: Report) -> list[str]:
         losses = [number(100 * loss) for loss in (same.loss_a, same.loss_b)]
         lines.append(
             f"At the same {name} of {100 * same.score:.1f}, {rl.label} has lost {losses[0]} points of "
-            f"Chinese QA and {other.label} {losses[1]} (at steps {same.step_a:.0f} and {same.step_b:.0f})."
+            f"{report.general_name} and {other.label} {losses[1]} (at steps {same.step_a:.0f} and {same.step_b:.0f})."
         )
     return lines
 
@@ -191,7 +209,8 @@ def _same(report: Report) -> Iterator[str]:
         )
         yield (
             f"At the same {SCORE_NAMES[report.score]} of {100 * score:.1f}, {labels[each.of]} has lost "
-            f"{number(100 * lost)} points of Chinese QA and the way to {labels[each.against]} {number(100 * against)}: "
+            f"{number(100 * lost)} points of {report.general_name} and the way to {labels[each.against]} "
+            f"{number(100 * against)}: "
             f"{number(100 * (against - lost), 1, '+')}{bounds}."
         )
 
@@ -202,11 +221,11 @@ def _contrasted(report: Report) -> list[str]:
     pairs = {each.of: each.against for each in report.contrasts if each.against != "base"}
     for of, against in list(pairs.items())[:_NAMED]:
         gain = report.contrast(of, against, f"target.{report.score}")
-        loss = report.contrast(of, against, "tax.em")
-        if gain and loss and math.isfinite(gain.value) and math.isfinite(loss.value):
+        loss = report.contrast(of, against, f"tax.{report.kept}")
+        if gain and math.isfinite(gain.value) and (not report.kept or (loss and math.isfinite(loss.value))):
             better = _moved(gain, "higher", "lower")
-            worse = _moved(loss, "more", "less")
-            lost = "" if unmeasured(report) else f"; of Chinese QA it lost {worse}"
+            worse = _moved(loss, "more", "less") if loss and not unmeasured(report) else ""
+            lost = worse and f"; of {report.general_name} it lost {worse}"
             name = SCORE_NAMES[report.score]
             lines.append(f"{arms[of].label} against {arms[against].label}: {name} is {better}{lost}.")
     return lines
@@ -265,12 +284,15 @@ def notes(report: Report) -> list[str]:
             "by seed, at the lower of their two best scores, where each first climbs to it on a straight line between "
             "its arms. The interval is Student's t over seeds."
         )
+    if not report.kept:
+        lines.append("General ability was not measured, so that nothing can be said of what was lost.")
+    lines += [note for score, note in _NOTES.items() if any(score in arm.general for arm in report.arms)]
     questions = _questions(report.arms)
-    em = report.base.general.get("em", math.nan)
-    if questions and math.isfinite(em) and not report.contrasts:
-        margin = 196 * math.sqrt(em * (1 - em) / questions)
+    share = report.base.general.get(report.kept, math.nan)
+    if questions and math.isfinite(share) and not report.contrasts and report.kept != "chrf_sentence":
+        margin = 196 * math.sqrt(share * (1 - share) / questions)
         lines.append(
-            f"Chinese QA has {questions} questions: an exact match near the base's is known to ±{margin:.1f} points "
-            "(95%, binomial); arms closer than that may differ by chance."
+            f"{report.general_name} has {questions} questions: an {KEPT[report.kept]} near the base's is known to "
+            f"±{margin:.1f} points (95%, binomial); arms closer than that may differ by chance."
         )
     return lines

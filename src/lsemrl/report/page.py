@@ -19,12 +19,10 @@ from lsemrl.report.columns import (
     SUMMARY,
     Cell,
     Column,
-    differences,
     grid,
-    harness,
-    same_scores,
     speaking,
 )
+from lsemrl.report.compared import differences, harness, same_scores
 from lsemrl.report.findings import MISSING, comparisons, finding, hacking, notes, number, unmeasured
 from lsemrl.report.plots import colours, smoothing
 from lsemrl.report.published import Line, beside
@@ -52,9 +50,8 @@ def _sources(report: Report) -> list[tuple[Sample, list[Sample | None]]]:
 
 
 def _tables(report: Report) -> list[Table]:
-    tables: list[Table] = [
-        (title, *grid(report, columns)) for title, columns in (("The arms", speaking(report, SUMMARY)), *_TABLES)
-    ]
+    tables: list[Table] = [("The arms", *grid(report, speaking(report, SUMMARY)))]
+    tables += [table for title, columns in _TABLES if (table := (title, *grid(report, columns)))[1]]
     if any(arm.harness for arm in report.arms):
         tables.append((_HARNESS, *harness(report)))
     if report.same_scores and not unmeasured(report):
@@ -66,6 +63,11 @@ def language(text: str) -> str:
     """The language tag that makes a browser choose the right font: by the script of most letters."""
     tibetan, han = len(re.findall(r"[\u0f40-\u0fbc]", text)), len(re.findall(r"[\u4e00-\u9fff]", text))
     return "und" if not tibetan + han else "bo" if tibetan >= han else "zh"
+
+
+def _spelt(name: str, qa: str) -> str:
+    """The name of general ability for prose: its QA as `qa`."""
+    return f"{name.removesuffix('QA')}{qa}" if name.endswith(" QA") else name
 
 
 def _shown(value: Any) -> Any:
@@ -100,6 +102,8 @@ def html(report: Report, images: dict[str, str]) -> str:
         tables=_tables(report),
         published=beside(report),
         published_words=_beside_words(report),
+        asked=_spelt(report.general_name, "question answering"),
+        asked_long=_spelt(report.general_name, "reading comprehension"),
         curves=[(arm, hacking(arm), smoothing(len(arm.curve))) for arm in report.trained if arm.curve],
         sources=_sources(report),
         notes=notes(report),

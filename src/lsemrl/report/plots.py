@@ -102,12 +102,11 @@ def colours(report: Report) -> dict[str, str]:
 
 
 def _gain_tax(report: Report) -> Figure | None:
-    """Target score over loss of Chinese QA: up is gain, right is tax; a line per arm through its training."""
-    before = report.base.general.get("em", math.nan)
-    lines = {}
+    """Target score over loss: up is gain, right is tax; a line per arm through its training."""
+    before, lines = report.base.general.get(report.kept, math.nan), {}
     for arm in report.arms:
-        if rows := path(arm, report.score):
-            lines[arm.name] = [(100 * (before - em), 100 * score) for _, score, em in rows]
+        if rows := path(arm, report.score, report.kept):
+            lines[arm.name] = [(100 * (before - kept), 100 * score) for _, score, kept in rows]
     measured = math.isfinite(before) and not unmeasured(report)
     if not measured or not any(arm.name in lines for arm in report.trained):
         return None
@@ -141,7 +140,7 @@ def _gain_tax(report: Report) -> Figure | None:
                 ax.plot(loss, height, marker="D", markersize=5, color="white", markeredgecolor=edge, zorder=5)
             ends.append((max(losses), height, f"same score: {number(losses[0])} against {number(losses[1])}", _INK))
     ax.margins(x=0.12, y=0.1)
-    ax.set_xlabel("Chinese QA exact match lost against the base, percentage points  →  worse")
+    ax.set_xlabel(f"{visible(report.kept_name)} lost against the base, percentage points  →  worse")
     ax.set_ylabel(f"{SCORE_NAMES[report.score]}, points of 100  →  better")
     _label(ax, ends, obstacles)
     return figure
@@ -149,7 +148,7 @@ def _gain_tax(report: Report) -> Figure | None:
 
 def _seeds(ax: Axes, report: Report, arm: Arm, colour: str) -> list[list[tuple[float, float]]]:
     """Draw where each seed ended, and the intervals of gain and loss around their mean; returns these lines."""
-    gain, loss = f"target.{report.score}", "tax.em"
+    gain, loss = f"target.{report.score}", f"tax.{report.kept}"
     if arm.spread(gain) is not None and arm.spread(loss) is not None:
         xs, ys = ([100 * value for value in arm.by_seed[metric]] for metric in (loss, gain))
         ax.plot(xs, ys, color=colour, marker="o", markersize=3.5, alpha=0.6, linestyle="none")
@@ -177,14 +176,14 @@ def _hacking(report: Report) -> Figure | None:
 
 def _kl_tax(report: Report) -> Figure | None:
     """What was lost over how far the arm moved on the new task."""
-    before = report.base.general.get("em", math.nan)
+    before, kept = report.base.general.get(report.kept, math.nan), report.kept
     points = [
-        (arm, arm.kl_from_base["target"], 100 * (before - arm.general["em"]))
+        (arm, arm.kl_from_base["target"], 100 * (before - arm.general[kept]))
         for arm in report.arms
-        if "target" in arm.kl_from_base and "em" in arm.general and not unmeasured(report)
+        if "target" in arm.kl_from_base and kept in arm.general and not unmeasured(report)
     ]
-    words = ("KL(base ‖ arm) on the new task, nats per token", "Chinese QA exact match lost, points")
-    return _scatter(report, points, ("kl_from_base.target", "tax.em"), words, scale=100)
+    words = ("KL(base ‖ arm) on the new task, nats per token", f"{visible(report.kept_name)} lost, points")
+    return _scatter(report, points, ("kl_from_base.target", f"tax.{kept}"), words, scale=100)
 
 
 def _scatter(

@@ -28,6 +28,7 @@ class Figure:
         digits: After the decimal point, as the paper has them.
         metric: Under which an arm's seeds know it.
         scale: From the unit of `report.Arm` to the paper's.
+        cmrc: Whether it is of CMRC 2018, beside which no other general ability stands.
     """
 
     head: str
@@ -35,6 +36,7 @@ class Figure:
     digits: int = 4
     metric: str = ""
     scale: float = 1
+    cmrc: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,14 @@ def _score(head: str, key: str) -> Figure:
 
 
 def _points(head: str, key: str) -> Figure:
-    return Figure(head=head, read=lambda arm, base: arm.general.get(key), digits=2, metric=f"general.{key}", scale=100)
+    return Figure(
+        head=head,
+        read=lambda arm, base: arm.general.get(key),
+        digits=2,
+        metric=f"general.{key}",
+        scale=100,
+        cmrc=True,
+    )
 
 
 def _drifts(head: str, field: str, metric: str, summary: Callable[[np.ndarray], float], digits: int) -> Figure:
@@ -76,7 +85,7 @@ def _drifts(head: str, field: str, metric: str, summary: Callable[[np.ndarray], 
         values = np.array(getattr(arm, field))
         return float(summary(values)) if len(values) else None
 
-    return Figure(head=head, read=read, digits=digits, metric=metric)
+    return Figure(head=head, read=read, digits=digits, metric=metric, cmrc=True)
 
 
 def _p90(values: np.ndarray) -> float:
@@ -143,20 +152,23 @@ TABLES = (
 def beside(report: Report) -> list[tuple[str, list[Column], list[tuple[Line, list[Cell]]]]]:
     """The paper's tables of which two rows at least were measured: title, columns, rows of published and own values."""
     arms = {arm.name: arm for arm in report.trained}
+    ours = report.kept == "em" and "squad" not in report.signatures
     shown = []
     for table in TABLES:
         measured = [next((name for name in names if name in arms), "") for names, *_ in table.rows]
-        if not report.paper or table.task not in ("", report.paper) or sum(map(bool, measured)) < 2:
+        kept = [at for at, figure in enumerate(table.figures) if ours or not figure.cmrc]
+        if not report.paper or table.task not in ("", report.paper) or sum(map(bool, measured)) < 2 or not kept:
             continue
+        figures = [table.figures[at] for at in kept]
         columns = [
             Column(head=head, group=figure.head, read=figure.read, better=0, digits=figure.digits)
-            for figure in table.figures
+            for figure in figures
             for head in ("published", "ours")
         ]
         rows = []
         for name, (_, label, published) in zip(measured, table.rows, strict=True):
             cells = []
-            for figure, value in zip(table.figures, published, strict=True):
+            for figure, value in zip(figures, (published[at] for at in kept), strict=True):
                 cells += [Cell(text=_column(figure).show(value)), _own(figure, arms.get(name), report.base)]
             rows.append((Line(name=name, label=label), cells))
         shown.append((table.title, columns, rows))

@@ -16,8 +16,8 @@ from pathlib import Path
 from lsemrl.evaluation.measurement import UNBOUNDED
 from lsemrl.json_records import read_record, write_json
 
-VERSION = 1
-"""Of the JSON; raised when a field changes its meaning."""
+VERSION = 2
+"""Of the JSON; raised when a field changes its meaning. The first knew no general ability but Chinese QA."""
 TARGET = (
     "meaning_f1",
     "meaning_exact",
@@ -32,7 +32,20 @@ TARGET = (
     "ended_rate",
 )
 SCORES = ("meaning_f1", "chrf_sentence", "chrf", "rouge_l", "bleu", "language_rate")
-GENERAL = ("em", "f1", "average", "answer_length", "nll")
+GENERAL = (
+    "em",
+    "f1",
+    "average",
+    "contained",
+    "accuracy",
+    "accuracy_per_token",
+    "chance",
+    "chrf_sentence",
+    "answer_length",
+    "nll",
+)
+KEPT = {"em": "exact match", "accuracy": "accuracy", "chrf_sentence": "chrF"}
+"""The main score of each kind of general ability and its name in sentences; a loss is its drop."""
 KL = ("target", "general", "text", "own")
 
 
@@ -60,8 +73,8 @@ class Contrast:
     Attributes:
         of: An arm's name.
         against: Another's.
-        metric: A field of `Arm` and a key in it, such as "target.meaning_f1"; or "tax.em", exact match lost, and
-            "tax.nll", mean NLL drift, both counted against the base.
+        metric: A field of `Arm` and a key in it, such as "target.meaning_f1"; or "tax." with one of `KEPT`, what was
+            lost of it, and "tax.nll", mean NLL drift, both counted against the base.
         value: The mean difference.
         low: Lower bound.
         high: Upper bound.
@@ -101,7 +114,7 @@ class SameScore:
         of: The last arm of one path (see `Report.paths`).
         against: That of the other.
         scores: Where each seed's two paths are compared: the lower of their two best.
-        losses: Base's QA exact match minus the first path's there, a fraction.
+        losses: The base's main score of general ability minus the first path's there, a fraction.
         losses_against: The other's.
         low: Lower bound of what the other lost more, 95% by Student's t over seeds; NaN of a single seed.
         high: Upper bound.
@@ -127,10 +140,10 @@ class Arm:
         seconds: Training time.
         steps: Optimizer steps, the clock of `trajectory` too.
         target: Scores on the new task, keys among `TARGET`.
-        general: Scores on Chinese reading comprehension, keys among `GENERAL`.
+        general: Scores of general ability, keys among `GENERAL`; empty where none was measured.
         nll_drifts: Per question and seed, NLL of the gold answer minus the base's; empty for the base.
-        kl: KL(arm || original base) on the new task ("target"), on reading comprehension ("general"), on Chinese
-            text ("text") and along the arm's own outputs on the new task ("own").
+        kl: KL(arm || original base) on the new task ("target"), along gold answers of general ability ("general"), on
+            plain text ("text") and along the arm's own outputs on the new task ("own").
         kl_from_base: KL(original base || arm), likewise.
         kl_rows: Per question and seed, KL(arm || original base) along the gold answer.
         weight_change: ||trained - base|| / ||base|| over the weights that were trained.
@@ -207,6 +220,9 @@ class Report:
         setup: What was measured: model, rows and the like.
         paths: Names of arms that are one way of training at rising strength, from the base on.
         same_scores: The first path beside each of the others.
+        general_name: What general ability was measured, for people, such as "English QA"; files of the first version
+            know no other than Chinese QA.
+        text_name: The language of the plain text.
 
     Raises:
         ValueError: Two arms share a name, or none is the base.
@@ -228,6 +244,8 @@ class Report:
     setup: dict[str, str] = field(default_factory=dict)
     paths: tuple[tuple[str, ...], ...] = ()
     same_scores: tuple[SameScore, ...] = ()
+    general_name: str = "Chinese QA"
+    text_name: str = "Chinese"
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -249,6 +267,21 @@ class Report:
         """What gain is measured in: the first of `SCORES` that all arms have; of sentences only with intervals."""
         names = [name for name in SCORES if self.contrasts or name != "chrf_sentence"]
         return next((name for name in names if all(name in arm.target for arm in self.arms)), "chrf")
+
+    @property
+    def kept(self) -> str:
+        """What loss is measured in, one of `KEPT`; "" where no general ability was measured."""
+        return next((name for name in KEPT if any(name in arm.general for arm in self.arms)), "")
+
+    @property
+    def kept_name(self) -> str:
+        """The same for people, with what was measured."""
+        return f"{self.general_name} {KEPT[self.kept]}" if self.kept else ""
+
+    @property
+    def general_short(self) -> str:
+        """`general_name` where there is no room for its language."""
+        return "QA" if self.general_name.endswith(" QA") else self.general_name
 
     @property
     def seeds(self) -> str:

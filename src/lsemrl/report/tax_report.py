@@ -13,24 +13,22 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
-from lsemrl.evaluation.measurement import BASE, Measured
+from lsemrl.evaluation.measurement import BASE, Measured, Rows
 from lsemrl.report.bootstrap import paired_bootstrap
 from lsemrl.report.findings import same_score
 from lsemrl.report.folders import Found, General
-from lsemrl.report.records import GENERAL, SCORES, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
-
-Array = NDArray[np.float64]
-
+from lsemrl.report.records import GENERAL, KEPT, SCORES, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
+from lsemrl.report.rows import Array, drifts_of, kl_rows_of, mean_rows_of, rows_of, values_of
 
 _FIRST = (BASE, "cold_start", "rl", "sft", "sft_replay")
 _SAMPLES = 8
+_NONE = Rows(count=0, sha256="")
 AGAINST = ("cold_start", "rl")
-_CLAIMED = (*(f"target.{name}" for name in SCORES), "target.similarity", "tax.em", "tax.nll")
+_CLAIMED = (*(f"target.{name}" for name in SCORES), "target.similarity", *(f"tax.{name}" for name in KEPT), "tax.nll")
 """What they are compared in: seeds that both have are paired."""
 
 
@@ -82,30 +80,38 @@ def tax_report(
         paper=_paper(base),
         setup=_setup(base),
         paths=tuple(map(tuple, paths)),
+        general_name=base.general_name,
+        text_name=base.text_name,
     )
+    if paths and not report.kept:
+        raise UserError(
+            "--path compares what ways of training lost, and no general ability was measured; set general and measure "
+            "again, or leave --path out"
+        )
     if paths and report.score not in report.base.target:
         raise UserError(
             "--path compares ways of training where they scored the same, and the measurements have no score to "
             "compare by; measure again with chrf in metrics.names, or leave --path out"
         )
-    return dataclasses.replace(report, same_scores=tuple(_same_scores(groups, report.paths, f"target.{report.score}")))
+    same = _same_scores(groups, report.paths, f"target.{report.score}", f"general.{report.kept}")
+    return dataclasses.replace(report, same_scores=tuple(same))
 
 
 def _same_scores(
-    groups: Mapping[str, Sequence[Measured]], paths: Sequence[tuple[str, ...]], metric: str
+    groups: Mapping[str, Sequence[Measured]], paths: Sequence[tuple[str, ...]], metric: str, kept: str
 ) -> Iterator[SameScore]:
     """The first path beside each of the others, wherever both can be compared on some seed."""
     if not paths:
         return
-    base = _mean_rows(groups[BASE])
-    before = float(base["general.em"].mean())
-    start = fmean(_values(each, base)[metric] for each in groups[BASE])
-    by_seed = {name: {each.seed: _values(each, base) for each in seeds} for name, seeds in groups.items()}
+    base = mean_rows_of(groups[BASE])
+    before = float(base[kept].mean())
+    start = fmean(values_of(each, base)[metric] for each in groups[BASE])
+    by_seed = {name: {each.seed: values_of(each, base) for each in seeds} for name, seeds in groups.items()}
 
     def points(path: tuple[str, ...], seed: int) -> list[tuple[float, float, float]]:
-        """(place on the path, score, exact match)"""
+        """(place on the path, score, what is kept)"""
         measured = [(start, before)]
-        measured += [(values[metric], values["general.em"]) for values in (by_seed[arm][seed] for arm in path)]
+        measured += [(values[metric], values[kept]) for values in (by_seed[arm][seed] for arm in path)]
         return [(at, *each) for at, each in enumerate(measured)]
 
     for path in paths[1:]:
@@ -151,24 +157,22 @@ def _fault(measured: Measured, base: Measured) -> str:
     """Why `measured` says nothing beside `base`, and what to do; "" if it does."""
     if measured.task != base.task:
         return f"its task is {measured.task!r}, not {base.task!r}; report each task apart"
-    for part, rows in base.data.items():
-        if measured.data[part] != rows:
-            return (
-                f"it was measured on other {part} rows ({measured.data[part].count}, not {rows.count})"
-                if measured.data[part].count != rows.count
-                else f"it was measured on other {part} rows ({rows.count} too)"
-            ) + "; measure every arm with one configuration"
+    for part in (*base.data, *measured.data):
+        now, then = (each.data.get(part, _NONE) for each in (measured, base))
+        if now != then:
+            count = f"{now.count}, not {then.count}" if now.count != then.count else f"{then.count} too"
+            return f"it was measured on other {part} rows ({count}); measure every arm with one configuration"
     if measured.base_fingerprint != base.base_fingerprint:
         return (
             f"it is held against another base model ({measured.base}, not {base.base}); measure every arm against one"
         )
     for field in ("conditions", "signatures"):
-        now, then = getattr(measured, field), getattr(base, field)
-        for key in (*then, *now):
-            if now.get(key) != then.get(key):
+        its, others = getattr(measured, field), getattr(base, field)
+        for key in (*others, *its):
+            if its.get(key) != others.get(key):
                 return (
-                    f"its {key} is {now.get(key, 'absent')!r}, not {then.get(key, 'absent')!r}; measure every arm with "
-                    "one configuration and one version"
+                    f"its {key} is {its.get(key, 'absent')!r}, not {others.get(key, 'absent')!r}; measure every arm "
+                    "with one configuration and one version"
                 )
     return ""
 
@@ -181,38 +185,6 @@ def _setup(base: Measured) -> dict[str, str]:
     rows = ", ".join(f"{rows.count} {part} ({rows.sha256[:8]})" for part, rows in base.data.items())
     conditions = ", ".join(f"{key} {value}" for key, value in base.conditions.items())
     return {"base model": f"{base.base} ({base.base_fingerprint})", "rows": rows, "conditions": conditions}
-
-
-def _rows(measured: Measured) -> dict[str, Array]:
-    """Every score that has a value for each row, by its metric."""
-    rows = {
-        f"target.{'chrf_sentence' if name == 'chrf' else name}": np.array(values)
-        for name, values in measured.target_rows.items()
-    }
-    rows |= {f"general.{name}": np.array(values) for name, values in measured.general_rows.items()}
-    rows["general.average"] = (rows["general.em"] + rows["general.f1"]) / 2
-    if {"target.similarity_reward", "target.meaning_f1"} <= rows.keys():
-        rows["target.hacking_gap"] = rows["target.similarity_reward"] - rows["target.meaning_f1"]
-    rows["tax.em"], rows["tax.nll"] = -rows["general.em"], rows["general.nll"]  # against the base, a difference
-    return rows
-
-
-def _values(measured: Measured, base: dict[str, Array]) -> dict[str, float]:
-    """Every number of one measurement, by its metric; `base` holds the rows of the base."""
-    rows = _rows(measured)
-    drifts = rows["tax.nll"] - base["tax.nll"]
-    values = {metric: float(each.mean()) for metric, each in rows.items()}
-    values |= {f"target.{name}": value for name, value in measured.target.items()}
-    values |= {f"general.{name}": value for name, value in measured.general.items()}
-    values |= {f"kl.{name}": each.to_base for name, each in measured.divergence.items()}
-    values |= {f"kl_from_base.{name}": each.from_base for name, each in measured.divergence.items()}
-    values |= {"tax.em": float((rows["tax.em"] - base["tax.em"]).mean()), "tax.nll": float(drifts.mean())}
-    if np.isfinite(drifts).all():
-        values |= {f"tax.nll_p{percent}": float(np.percentile(drifts, percent)) for percent in (50, 90)}
-    kl = measured.divergence["general"].to_base_rows
-    if np.isfinite(kl).all():
-        values["kl.general_p90"] = float(np.percentile(kl, 90))
-    return values | {"weight_change": measured.weight_change}
 
 
 def _by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
@@ -263,8 +235,8 @@ def _arm(
     seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float | None, asked: Sequence[General]
 ) -> Arm:
     first, trained = seeds[0], seeds[0].arm != BASE
-    base = _mean_rows(bases)
-    each = [_values(measured, base) for measured in seeds]
+    base = mean_rows_of(bases)
+    each = [values_of(measured, base) for measured in seeds]
     by_seed = {
         metric: tuple(values[metric] for values in each)
         for metric in each[0]
@@ -283,12 +255,10 @@ def _arm(
         steps=0,
         target=means("target", TARGET),
         general=means("general", GENERAL),
-        nll_drifts=tuple(
-            drift for measured in seeds if trained for drift in (_rows(measured)["tax.nll"] - base["tax.nll"]).tolist()
-        ),
+        nll_drifts=tuple(drift for measured in seeds if trained for drift in drifts_of(measured, base)),
         kl=means("kl", lines),
         kl_from_base=means("kl_from_base", lines),
-        kl_rows=tuple(kl for measured in seeds if trained for kl in measured.divergence["general"].to_base_rows),
+        kl_rows=tuple(kl for measured in seeds if trained for kl in kl_rows_of(measured)),
         weight_change=fmean(by_seed["weight_change"]) if trained else None,
         harness=_harness(asked),
         judge_win=judge_win,
@@ -297,11 +267,6 @@ def _arm(
         by_seed=by_seed if trained else {},
         samples=tuple(_samples(first)),
     )
-
-
-def _mean_rows(seeds: Sequence[Measured]) -> dict[str, Array]:
-    each = [_rows(measured) for measured in seeds]
-    return {metric: np.mean([rows[metric] for rows in each], axis=0) for metric in each[0]}
 
 
 def _samples(measured: Measured) -> Iterator[Sample]:
@@ -317,12 +282,12 @@ def _samples(measured: Measured) -> Iterator[Sample]:
 
 def _contrasts(groups: dict[str, list[Measured]], against: Sequence[str]) -> Iterator[Contrast]:
     """Every arm against the base in every metric, and against some of the others in what is claimed of them."""
-    rows = {name: {each.seed: _rows(each) for each in seeds} for name, seeds in groups.items()}
-    base = _mean_rows(groups[BASE])
+    rows = {name: {each.seed: rows_of(each) for each in seeds} for name, seeds in groups.items()}
+    base = mean_rows_of(groups[BASE])
     for name in groups:
         if name == BASE:
             continue
-        for metric in base:
+        for metric in (each for each in base if all(each in of for of in rows[name].values())):
             differences = [each[metric] - base[metric] for each in rows[name].values()]
             yield _contrast(name, BASE, metric, differences)
         for other in against:
@@ -332,7 +297,7 @@ def _contrasts(groups: dict[str, list[Measured]], against: Sequence[str]) -> Ite
             if not shared:
                 continue
             for metric in _CLAIMED:
-                if metric in base:
+                if metric in base and all(metric in rows[each][seed] for each in (name, other) for seed in shared):
                     differences = [rows[name][seed][metric] - rows[other][seed][metric] for seed in shared]
                     yield _contrast(name, other, metric, differences)
 

@@ -1,0 +1,76 @@
+"""General ability: what it is called, and how answers are scored.
+
+Reading comprehension is scored by greedy answers as its community does: Chinese answers by CMRC 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import regex
+
+from lsemrl.metrics import cmrc
+from lsemrl.types import Completion, Example
+
+_SCRIPTS = ("Han", "Hiragana", "Katakana", "Hangul", "Latin", "Tibetan", "Thai", "Arabic", "Cyrillic", "Mongolian")
+_LANGUAGES = {"Han": "Chinese", "Hangul": "Korean", "Tibetan": "Tibetan", "Thai": "Thai"}
+"""Scripts of one language, as good as; of the others only the script is told."""
+_KANA, _ARTICLES = 0.05, 0.02
+"""Shares of Japanese letters that are kana, and of English words that are "the", at least: both are several times
+that in any prose, and 0 in other languages."""
+
+
+def language_of(texts: Sequence[str]) -> str:
+    """The language that most letters are of, as far as their script tells; "" of texts without letters."""
+    whole = "\n".join(texts)
+    letters = {script: len(regex.findall(rf"\p{{Script={script}}}", whole)) for script in _SCRIPTS}
+    known, most = sum(letters.values()), max(letters, key=lambda script: letters[script])
+    if not known:
+        return ""
+    if letters["Hiragana"] + letters["Katakana"] > _KANA * known:
+        return "Japanese"
+    if most == "Latin":
+        words = regex.findall(r"\p{L}+", whole.lower())
+        return "English" if words.count("the") > _ARTICLES * len(words) else "Latin-script"
+    return _LANGUAGES.get(most, f"{most}-script")
+
+
+def answered_in(examples: Sequence[Example]) -> str:
+    """The language that `examples` are to be answered in; that of their sources where answers are numbers only."""
+    asked = language_of([example.source for example in examples])
+    said = language_of([text for example in examples for text in example.references])
+    # Answers are short, so that an article in them is rare.
+    return asked if not said or {said, asked} == {"Latin-script", "English"} else said
+
+
+def name_of(examples: Sequence[Example]) -> str:
+    """What reports call the general ability that `examples` ask for."""
+    return f"{answered_in(examples)} QA".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class General:
+    """Scores of general ability.
+
+    Attributes:
+        rows: Of each question, by name.
+        signatures: How they were computed.
+    """
+
+    rows: dict[str, tuple[float, ...]]
+    signatures: dict[str, str]
+
+    @property
+    def corpus(self) -> dict[str, float]:
+        """Their means, and that of exact match and F1, by which CMRC ranks."""
+        means = {name: sum(values) / len(values) for name, values in self.rows.items()}
+        return means | ({"average": (means["em"] + means["f1"]) / 2} if "em" in means else {})
+
+
+def score_answers(answers: Sequence[Completion]) -> General:
+    """Score greedy answers; nothing where there are none."""
+    if not answers:
+        return General(rows={}, signatures={})
+    texts, golds = [answer.text for answer in answers], [answer.example.references for answer in answers]
+    return General(rows=cmrc.score(texts, golds).rows, signatures={"cmrc": cmrc.SIGNATURE})

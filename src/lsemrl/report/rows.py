@@ -1,0 +1,65 @@
+"""What one measurement holds, row by row and in the mean, under the names of `records.Contrast.metric`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsemrl.evaluation.measurement import Measured
+from lsemrl.report.records import KEPT
+
+Array = NDArray[np.float64]
+
+
+def rows_of(measured: Measured) -> dict[str, Array]:
+    """Every score that has a value for each row, by its metric."""
+    rows = {
+        f"target.{'chrf_sentence' if name == 'chrf' else name}": np.array(values)
+        for name, values in measured.target_rows.items()
+    }
+    rows |= {f"general.{name}": np.array(values) for name, values in measured.general_rows.items()}
+    if {"general.em", "general.f1"} <= rows.keys():
+        rows["general.average"] = (rows["general.em"] + rows["general.f1"]) / 2
+    if {"target.similarity_reward", "target.meaning_f1"} <= rows.keys():
+        rows["target.hacking_gap"] = rows["target.similarity_reward"] - rows["target.meaning_f1"]
+    # Against the base, a difference.
+    rows |= {f"tax.{name}": -rows[f"general.{name}"] for name in KEPT if f"general.{name}" in rows}
+    return rows | ({"tax.nll": rows["general.nll"]} if "general.nll" in rows else {})
+
+
+def mean_rows_of(seeds: Sequence[Measured]) -> dict[str, Array]:
+    """The mean over seeds of every score that all of them have."""
+    each = [rows_of(measured) for measured in seeds]
+    shared = [metric for metric in each[0] if all(metric in rows for rows in each)]
+    return {metric: np.mean([rows[metric] for rows in each], axis=0) for metric in shared}
+
+
+def values_of(measured: Measured, base: dict[str, Array]) -> dict[str, float]:
+    """Every number of one measurement, by its metric; `base` holds the rows of the base."""
+    rows = rows_of(measured)
+    values = {metric: float(each.mean()) for metric, each in rows.items()}
+    values |= {f"target.{name}": value for name, value in measured.target.items()}
+    values |= {f"general.{name}": value for name, value in measured.general.items()}
+    values |= {f"kl.{name}": each.to_base for name, each in measured.divergence.items()}
+    values |= {f"kl_from_base.{name}": each.from_base for name, each in measured.divergence.items()}
+    drifts = {metric: rows[metric] - base[metric] for metric in rows if metric.startswith("tax.")}
+    values |= {metric: float(each.mean()) for metric, each in drifts.items()}
+    if "tax.nll" in drifts and np.isfinite(drifts["tax.nll"]).all():
+        values |= {f"tax.nll_p{percent}": float(np.percentile(drifts["tax.nll"], percent)) for percent in (50, 90)}
+    kl = kl_rows_of(measured)
+    if kl and np.isfinite(kl).all():
+        values["kl.general_p90"] = float(np.percentile(kl, 90))
+    return values | {"weight_change": measured.weight_change}
+
+
+def kl_rows_of(measured: Measured) -> tuple[float, ...]:
+    """KL(arm || base) along each gold answer of general ability; () where none was measured."""
+    return measured.divergence["general"].to_base_rows if "general" in measured.divergence else ()
+
+
+def drifts_of(measured: Measured, base: dict[str, Array]) -> list[float]:
+    """Of each question; [] where none was measured."""
+    drifts: list[float] = (rows_of(measured)["tax.nll"] - base["tax.nll"]).tolist() if measured.general_rows else []
+    return drifts
