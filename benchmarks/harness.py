@@ -33,7 +33,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
@@ -59,8 +59,13 @@ Train = Literal["lora", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A Qwen3 with random weights."""
+    """A model with random weights.
 
+    Attributes:
+        family: Which one, as transformers names it; one whose configuration reads as Qwen3's does.
+    """
+
+    family: Literal["qwen3", "llama"] = "qwen3"
     hidden: int
     intermediate: int
     layers: int
@@ -205,8 +210,9 @@ def save_model(folder: Path, model: Model, device: Device, eos_ids: Sequence[int
     torch.manual_seed(0)
     ids = [end, *eos_ids]
     with torch.device(device):
-        network = Qwen3ForCausalLM(
-            Qwen3Config(
+        network = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(
+                model.family,
                 vocab_size=model.vocabulary,
                 hidden_size=model.hidden,
                 intermediate_size=model.intermediate,

@@ -1,9 +1,9 @@
-"""Memory of a rank by how a run is laid out: what the estimate says beside what was measured.
+"""Memory of a rank: what the estimate says beside what was measured, for three models and four layouts of ranks.
 
     python benchmarks/sizing.py --results benchmarks/results
 
-On CPU ranks (gloo), whose resident memory is what a GPU's would be but for libraries; its peak is counted from the
-moment at which the weights lie where they will stay.
+On a CPU. `lsemrl.modules.memory` says what is counted, and why processes are told to give back what they free; one
+run is not, to show what that is. Steps are few and small: a peak is of one micro-batch.
 """
 
 from __future__ import annotations
@@ -19,82 +19,97 @@ from pathlib import Path
 import harness
 from harness import Model, Shape, Work
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
 
-_MODEL = Model(hidden=768, intermediate=2048, layers=12, heads=12, key_value_heads=4, head_dim=64, vocabulary=16_000)
-_SHAPE = Shape(prompts=2, prompt=128, completion=32, group=4)
-_LAYOUTS = ("one", "ddp", "fsdp", "fsdp_streamed")
+from lsemrl.cli.trainer import CONFIGS, run_trainer
+
+_EMBEDDED = "embedded"  # by configs/grpo.yaml
+_MODELS = {
+    "smollm2-135m-random": Model(
+        family="llama",
+        hidden=576,
+        intermediate=1536,
+        layers=30,
+        heads=9,
+        key_value_heads=3,
+        head_dim=64,
+        vocabulary=49_152,
+    ),
+    "qwen3-0.6b-random": harness.large_model(),
+}
+_SHAPE = Shape(prompts=2, prompt=32, completion=16, group=8)
+_STREAMED = ["--model.init_args.policy.gather_for_sampling", "false"]
+_LAYOUTS = {
+    "one": [],
+    "ddp": ["--config", str(CONFIGS / "ddp.yaml")],
+    "fsdp": ["--config", str(CONFIGS / "fsdp.yaml")],
+    "fsdp_streamed": ["--config", str(CONFIGS / "fsdp.yaml"), *_STREAMED],
+}
+_FULL = ["--model.init_args.policy.train", "full", "--model.init_args.policy.adapter", "null"]
+_RUNS = (
+    ("qwen3-0.6b-random", "lora", "one"),
+    ("smollm2-135m-random", "lora", "one"),
+    ("smollm2-135m-random", "full", "one"),
+    (_EMBEDDED, "lora", "one"),
+    (_EMBEDDED, "full", "one"),
+    *((_EMBEDDED, "lora", layout) for layout in ("ddp", "fsdp", "fsdp_streamed")),
+)
 
 
-class Forget(Callback):
-    """Lets the peak begin anew: reading a model holds more than keeping it."""
+class Tell(Callback):
+    """Writes what the first rank expected and took."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reset the high-water mark of this process, once files that are mapped have been read."""
-        for parameter in pl_module.parameters():
-            parameter.detach().sum()
-        Path("/proc/self/clear_refs").write_text("5")
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """When the run has told it, too."""
+        if trainer.is_global_zero:
+            found = {"estimated_mb": pl_module.estimate.total / 1e6, "measured_mb": pl_module.peak / 1e6}
+            self._path.write_text(json.dumps(found))
 
 
-def train(work: Work, layout: str, output: Path) -> None:
-    """Two steps in this process, which may be one of two ranks."""
-    import dataclasses
-
-    module = harness.grpo(work, lr=1e-5, micro_batch_tokens=512)
-    settings = dataclasses.replace(module.policy.settings, gather_for_sampling=layout != "fsdp_streamed")
-    module.policy.settings = settings
-    sharded = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
-    strategy = {"one": "auto", "ddp": "ddp"}.get(layout, sharded)
-    trainer = Trainer(
-        accelerator="cpu",
-        strategy=strategy,
-        devices=1 if layout == "one" else 2,
-        max_epochs=1,
-        limit_train_batches=2,
-        logger=False,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Forget()],
-        default_root_dir=work.folder,
-    )
-    trainer.fit(module, datamodule=harness.data(work))
-    if trainer.is_global_zero:
-        from lsemrl.modules.memory import peak_memory
-
-        measured = peak_memory(module.device) - module.held_by_others
-        output.write_text(json.dumps({"estimated_mb": module.estimate.total / 1e6, "measured_mb": measured / 1e6}))
+def train(model: str, train: harness.Train, layout: str, folder: Path, output: Path) -> None:
+    """A few steps in this process, which may be one of two ranks."""
+    if model == _EMBEDDED:
+        config = ["fit", "--config", str(CONFIGS / "grpo.yaml"), *_LAYOUTS[layout], *(_FULL if train == "full" else [])]
+        limits = ["--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "0"]
+        where = ["--trainer.default_root_dir", str(folder / "runs"), "--checkpoints.resume", "never"]
+        run_trainer([*config, *limits, *where, "--trainer.callbacks", "null"], [Tell(output)])
+    else:
+        work = Work(folder=folder / model, shape=_SHAPE, train=train, device="cpu", dtype="float32", steps=2)
+        harness.fit(harness.grpo(work, lr=1e-5, micro_batch_tokens=512), work, Tell(output))
 
 
 def main() -> None:
-    """Every layout in processes of its own."""
+    """Every run in processes of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--one", nargs=4, metavar=("FOLDER", "LAYOUT", "TRAIN", "OUTPUT"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--one", nargs=5, metavar=("MODEL", "TRAIN", "LAYOUT", "FOLDER", "OUTPUT"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.one:
-        folder, layout, trained, output = options.one
-        work = Work(folder=Path(folder), shape=_SHAPE, train=trained, device="cpu", dtype="float32", steps=2)
-        train(work, layout, Path(output))
+        model, trained, layout, folder, output = options.one
+        train(model, trained, layout, Path(folder), Path(output))
         return
-    rows = []
+    about_line, rows = harness.about(("lsemrl", "torch", "transformers", "peft", "lightning")), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        harness.save_model(folder, _MODEL, "cpu")
-        harness.save_prompts(folder, [_SHAPE.prompt] * 16, _MODEL.vocabulary)
-        for trained in ("lora", "full"):
-            for layout in _LAYOUTS:
-                output = folder / "found.json"
-                words = [sys.executable, __file__, "--one", name, layout, trained, str(output)]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-                subprocess.run(words, check=True, capture_output=True, env=environment)
-                found = json.loads(output.read_text())
-                row = {"train": trained, "layout": layout, "ranks": 1 if layout == "one" else 2, **found}
-                rows.append({**row, "measured_over_estimated": found["measured_mb"] / found["estimated_mb"]})
-                print(rows[-1])
-    about = harness.about(("lsemrl", "torch", "transformers", "peft", "lightning"))
-    harness.write_csv(options.results / "sizing.csv", about, rows)
+        for model, shape in _MODELS.items():
+            (folder / model).mkdir()
+            harness.save_model(folder / model, shape, "cpu")
+            harness.save_prompts(folder / model, [_SHAPE.prompt] * 4, shape.vocabulary)
+        for run, kept in [((_EMBEDDED, "lora", "one"), True), *((run, False) for run in _RUNS)]:
+            words = [sys.executable, __file__, "--one", *run, name, str(folder / "found.json")]
+            returned = {} if kept else {"MALLOC_MMAP_THRESHOLD_": "65536"}
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", **returned}
+            subprocess.run(words, check=True, capture_output=True, env=environment)
+            found = json.loads((folder / "found.json").read_text())
+            about = dict(zip(("model", "train", "layout"), run, strict=True))
+            about |= {"ranks": 1 if run[2] == "one" else 2, "freed_memory": "kept" if kept else "returned"}
+            rows.append({**about, **found, "measured_over_estimated": found["measured_mb"] / found["estimated_mb"]})
+            print(rows[-1], flush=True)
+            harness.write_csv(options.results / "sizing.csv", about_line, rows)
 
 
 if __name__ == "__main__":

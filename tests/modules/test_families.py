@@ -193,14 +193,12 @@ def test_a_family_is_sampled_as_transformers_generates(family: str, saved: Any, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_memory_of_a_family_is_estimated(family: str, saved: Any) -> None:
+def test_memory_of_a_family_is_estimated(family: str, saved: Any, prompts: PromptBatch) -> None:
     policy = load(saved(family), lora=LoraSettings(rank=2))  # with dropout, as by default
-    estimate = estimate_memory(
-        policy.model,
-        num_sequences=4, prompt_tokens=10, completion_tokens=6, group=2, micro_batch_tokens=64, checkpointing=False,
-        chunk_tokens=32,
-    )  # fmt: skip
-    assert estimate.activations > 0 and estimate.kv_cache > 0
+    whole = completions(prompts)
+    batches = micro_batches(whole, torch.arange(len(whole)), 64, share=policy.shares_prompts)
+    estimate = estimate_memory(policy.model, whole, batches, checkpointing=False, chunk_tokens=32)
+    assert estimate.sampling > 0 and estimate.updating > 0
 
 
 def test_experts_that_are_one_parameter_keep_to_themselves(saved: Any) -> None:

@@ -18,7 +18,7 @@ from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.gradients import in_step
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
-from lsemrl.modules.memory import estimate_memory, peak_memory
+from lsemrl.modules.memory import MemoryEstimate, estimate_memory, held_memory, peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
@@ -105,9 +105,13 @@ class GRPO(PolicyModule):
         self.sampling, self.loss = sampling, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
         self.samples_every, self.dropout_in_updates = samples_every, dropout_in_updates
+        self.estimate: MemoryEstimate | None = None  # until a first step tells how long completions are
+        self.peak = self.held_before = 0
 
     def configure_model(self) -> None:
         """Nothing is drawn in updates either, unless that is asked for."""
+        if self.policy.model is None:
+            self.held_before = held_memory(self.trainer.strategy.root_device)
         super().configure_model()
         self.policy.model.train(self.dropout_in_updates)
 
@@ -133,36 +137,42 @@ class GRPO(PolicyModule):
         own = {f"rewards.{name}.encoder {part.name!r}": part.encoder for name, part in parts.items()}
         return super().encoders() | own
 
-    def on_train_start(self) -> None:
-        """Say how much memory the run will take."""
-        super().on_train_start()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        longest = max((example.prompt for example in data.train_examples), key=len)
-        self.estimate = estimate_memory(
-            self.policy.model,
-            num_sequences=data.batch_size * self.sampling.num_generations,
-            prompt_tokens=len(self.policy.tokenizer(longest)["input_ids"]),
-            completion_tokens=self.sampling.max_new_tokens,
-            group=self.sampling.num_generations if self.policy.shares_prompts else 1,
-            micro_batch_tokens=self.micro_batch_tokens,
-            checkpointing=self.policy.settings.gradient_checkpointing,
-            chunk_tokens=default_chunk_tokens(self.policy.model.config.get_text_config().vocab_size, self.device)
-            if self.policy.shares_prompts
-            else self.micro_batch_tokens,  # the model's own logits come whole
-            autocast=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
-            reference=self.policy.reference_model,
-            shards=self.trainer.world_size if self.policy.sharded else 1,
-            gather_for_sampling=self.policy.settings.gather_for_sampling,
-            encoders=[part.encoder for part in self.reward_mix.parts.values() if isinstance(part, SemanticSimilarity)],
+    def say_memory(self, whole: Sequences) -> None:
+        """Say how much memory the run will take, with completions like those of its first step and with the longest."""
+        count, longest = len(whole), self.sampling.max_new_tokens
+        filled = replace(
+            whole,
+            prompt_mask_BP=torch.ones_like(whole.prompt_mask_BP),
+            completion_ids_NT=torch.zeros(count, longest, dtype=torch.long, device=self.device),
+            completion_mask_NT=torch.ones(count, longest, dtype=torch.bool, device=self.device),
         )
-        here_already = self.estimate.weights + self.estimate.reference + self.estimate.encoder
-        self.held_by_others = peak_memory(self.device) - here_already
-        self.say(str(self.estimate))
+        vocabulary = self.policy.model.config.get_text_config().vocab_size
+        self.estimate, at_most = (
+            estimate_memory(
+                self.policy.model,
+                one,
+                self.micro_batches(one, torch.arange(self.window_size, device=self.device)),
+                checkpointing=self.policy.settings.gradient_checkpointing,
+                chunk_tokens=default_chunk_tokens(vocabulary, self.device)
+                if self.policy.shares_prompts
+                else self.micro_batch_tokens,  # the model's own logits come whole
+                autocast=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
+                reference=self.policy.reference_model,
+                shards=self.trainer.world_size if self.policy.sharded else 1,
+                gather_for_sampling=self.policy.settings.gather_for_sampling,
+            )
+            for one in (whole, filled)
+        )
+        self.say(f"memory: {self.estimate}, and {at_most.total / 1e6:,.0f} MB if all took {longest} tokens")
 
     def on_train_end(self) -> None:
         """Say how much memory the run took."""
-        peak = peak_memory(self.device) - self.held_by_others
-        self.say(f"memory: the peak was {peak / 1e6:,.0f} MB, {self.estimate.total / 1e6:,.0f} MB were estimated")
+        if self.estimate is None:  # it was resumed at its end
+            return
+        self.peak = peak_memory(self.device) - self.held_before
+        wasted = "" if self.device.type == "cuda" else ", what the allocator wastes included"
+        estimated = f"{self.estimate.total / 1e6:,.0f} MB were estimated"
+        self.say(f"memory: the peak was {self.peak / 1e6:,.0f} MB{wasted}; {estimated}")
 
     def own_state(self) -> dict[str, Any]:
         """The counters of the rewards too."""
@@ -181,6 +191,8 @@ class GRPO(PolicyModule):
         """The whole method, once."""
         self.begin_step()
         rollouts = self.draw(prompts, self.sampling, self.rollout_seed())
+        if self.estimate is None:
+            self.say_memory(rollouts.sequences)
         self.stopwatch.lap("rollout")
         rewards = self.reward(rollouts)
         advantages_N, spread = self.compare(rewards)
