@@ -20,7 +20,8 @@ import harness
 from harness import Model, Shape, Work
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lsemrl.cli.trainer import CONFIGS, run_trainer
+from lsemrl.commands.trainer import run_trainer
+from lsemrl.config_files import CONFIGS
 
 _EMBEDDED = "embedded"  # by configs/grpo.yaml
 _MODELS = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from lsemrl.cli.trainer import CONFIGS
+from lsemrl.config_files import CONFIGS
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy import Policy

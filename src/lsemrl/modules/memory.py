@@ -2,9 +2,10 @@
 
 Counted and measured is what one process holds beyond what it held before the policy's weights were read: on a GPU in
 tensors, on a CPU in all. Left out: libraries, data and encoders of rewards, which were there before; code loaded at its
-first use (10 to 20 MB); temporaries of the optimizer; and what an allocator wastes. glibc's keeps freed blocks, up to
-32 MB each, so that a run on a CPU may take twice what is counted. With MALLOC_MMAP_THRESHOLD_=65536 in its environment
-it gives them back, at some cost in speed; the estimate is held against runs that were started so.
+first use (16 MB with the embedded policy, more on several ranks); temporaries of the optimizer; and what an allocator
+wastes. glibc's keeps freed blocks, up to 32 MB each, so that a small model on a CPU may take two or three times what is
+counted. With MALLOC_MMAP_THRESHOLD_=65536 in its environment it gives them back, at some cost in speed; the estimate is
+held against runs that were started so.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def estimate_memory(
     - `updating`: for each token of the largest micro-batch, in each layer, 16 H + 8 Q (what norms keep, in float32) and
       4 e (Q + I) (attention, MLP and adapters), or 4 H with checkpointing; the mask; in mixed precision, the layers'
       matrices as they were cast; then one layer on its way back, or the logits of a chunk of tokens. That is rounded,
-      and of pre-norm decoders with gated MLPs (Llama, Qwen, Mistral); dropout and trained norms keep a fifth more, and
-      of other families it is the right order only.
+      and of pre-norm decoders with gated MLPs (Llama, Qwen, Mistral); trained norms keep up to a third more, dropout
+      is not counted, and of other families it is the right order only.
     - With weights spread over `shards` ranks, what stays is a rank's share. Sampling gathers the whole model, or two
       layers (the next travels while one computes) and what belongs to no layer; updating the latter, with gradients.
 
