@@ -78,6 +78,25 @@ def test_trial_form_of_the_real_file(tokenizer: PreTrainedTokenizerFast, real_da
         assert example.references == tuple(answer.strip() for answer in answers)
 
 
+def test_squad_form_of_a_real_file_in_english(tokenizer: PreTrainedTokenizerFast, real_data: Path) -> None:
+    path = real_data / "xquad_en.json"
+    if not path.is_file():
+        pytest.skip("XQuAD is not among the real data files")
+    articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+    expected = [
+        (
+            qa["id"],
+            f"{passage['context'].strip()}\n{qa['question'].strip()}",
+            tuple(each["text"] for each in qa["answers"]),
+        )
+        for article in articles
+        for passage in article["paragraphs"]
+        for qa in passage["qas"]
+    ]
+    examples = train(tokenizer, str(path))
+    assert [(each.id, each.source, each.references) for each in examples] == expected and len(examples) == 1190
+
+
 def test_questions_on_one_passage_stay_together(tokenizer: PreTrainedTokenizerFast, real_data: Path) -> None:
     data = ComprehensionData(
         source=Source(path=str(real_data / "cmrc2018_trial_sample.json")),

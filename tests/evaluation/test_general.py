@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lsemrl.evaluation.general import answered_in, language_of, name_of
-from lsemrl.types import Example
+from lsemrl.data import comprehension, headline, instruction
+from lsemrl.evaluation.general import answered_in, language_of, name_of, score_answers
+from lsemrl.metrics import cmrc, corpus
+from lsemrl.types import Completion, Example
 
 PROSE = {
     "Chinese": "他买了三本书，然后和朋友去了公园。",
@@ -29,9 +31,45 @@ def test_a_language_is_told_by_its_script_as_far_as_that_tells_it(language: str)
 
 
 def test_answers_say_which_language_and_numbers_leave_it_to_the_question() -> None:
-    assert name_of([example(PROSE["English"], "光荣", "由光荣")]) == "Chinese QA"
-    assert name_of([example(PROSE["Chinese"], "3"), example(PROSE["Chinese"], "1999")]) == "Chinese QA"
+    assert name_of(comprehension.TASK, [example(PROSE["English"], "光荣", "由光荣")]) == "Chinese QA"
+    assert (
+        name_of(comprehension.TASK, [example(PROSE["Chinese"], "3"), example(PROSE["Chinese"], "1999")]) == "Chinese QA"
+    )
     assert answered_in([example(PROSE["English"], "Denver Broncos"), example(PROSE["English"], "gold")]) == "English"
     assert answered_in([example(PROSE["Latin-script"], "Bücher")]) == "Latin-script"
     assert answered_in([example(PROSE["Arabic-script"], "Denver")]) == "Latin-script"
-    assert name_of([example("1 + 1", "2")]) == "QA"
+    assert name_of(comprehension.TASK, [example("1 + 1", "2")]) == "QA"
+
+
+def said(source: str, answer: str, output: str) -> Completion:
+    return Completion(text=output, ended=True, example=example(source, answer))
+
+
+def test_what_is_no_short_answer_is_called_by_its_task() -> None:
+    assert name_of(instruction.TASK, [example("1 + 1", "2")]) == "instructions"
+    assert name_of(headline.TASK, [example("1 + 1", "2")]) == "headline"
+
+
+def test_chinese_answers_are_scored_by_cmrc_to_the_bit_and_others_by_squad() -> None:
+    outputs = ["由光荣开发。", "光荣", "1999年"]
+    found = score_answers([said(PROSE["Chinese"], "光荣", output) for output in outputs], "answers")
+    old = cmrc.score(outputs, [["光荣"]] * 3)
+    assert {name: found.rows[name] for name in old.rows} == old.rows
+    assert found.rows["contained"] == (1.0, 1.0, 0.0) and found.signatures == {"cmrc": "CMRC 2018 v6"}
+    assert (found.corpus["em"], found.corpus["f1"], found.corpus["average"]) == (old.em, old.f1, old.average)
+    english = score_answers([said(PROSE["English"], "Denver Broncos", "It was the Denver Broncos!")], "answers")
+    assert english.signatures == {"squad": "SQuAD v1.1"}
+    assert english.rows == {"em": (0.0,), "f1": (2 / 3,), "contained": (1.0,), "answer_length": (26.0,)}
+
+
+def test_answers_to_instructions_are_scored_by_chrf() -> None:
+    outputs = ["他买了书。", "他卖了书", ""]
+    found = score_answers([said("说", "他买了书。", output) for output in outputs], "references")
+    assert found.rows["chrf_sentence"] == corpus.chrf(outputs, [["他买了书。"]] * 3).rows
+    assert found.corpus["chrf_sentence"] == pytest.approx(sum(found.rows["chrf_sentence"]) / 3)
+    assert found.rows["answer_length"] == (5.0, 4.0, 0.0) and "em" not in found.corpus
+    assert found.signatures["general.chrf"].startswith("mean of answers, chrF2|")
+
+
+def test_nothing_is_scored_where_nothing_was_asked() -> None:
+    assert score_answers([], "answers").corpus == {}

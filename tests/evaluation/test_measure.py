@@ -135,6 +135,22 @@ def test_the_gain_alone_is_measured_without_general_data(
     assert report.kept == "" and report.contrast("cold_start", "base", "tax.em") is None
 
 
+def test_general_ability_may_be_instructions_with_references(tmp_path: Path) -> None:
+    words = ["--general=lsemrl.data.instruction.InstructionData", "--general.init_args.micro.train=1"]
+    own = ["--arm=cold_start", "--policy.adapter=micro"]
+    base, cold = (
+        measure("translation", tmp_path / name, *words, "--general.init_args.micro.test=5", *arm)
+        for name, arm in (("base", []), ("cold", own))
+    )
+    assert base.general_name == cold.general_name == "instructions"
+    assert set(cold.general_rows) == {"chrf_sentence", "answer_length", "nll"} and len(cold.answers) == 5
+    assert "cmrc" not in cold.signatures and "general.chrf" in cold.signatures
+    main(["tax", str(tmp_path), "--output", str(tmp_path / "tax")])
+    report = Report.from_json(tmp_path / "tax" / "report.json")
+    assert report.kept == "chrf_sentence" and report.contrast("cold_start", "base", "tax.chrf_sentence") is not None
+    assert "points of instructions against the base" in (tmp_path / "tax" / "report.md").read_text(encoding="utf-8")
+
+
 def test_a_label_of_ones_own_is_what_reports_call_general_ability(tmp_path: Path) -> None:
     measured = measure("translation", tmp_path / "base")
     assert (measured.general_name, measured.text_name) == ("Chinese QA", "Chinese")

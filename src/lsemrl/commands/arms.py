@@ -29,7 +29,6 @@ from lsemrl.data.headline import HeadlineData
 from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
-from lsemrl.evaluation.general import name_of
 from lsemrl.evaluation.measure import read_battery
 from lsemrl.evaluation.measurement import machine, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure, scores
@@ -189,7 +188,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
         signatures=signatures,
         seconds=time.monotonic() - begun,
         arms=tuple(arms),
-        general_name=name_of(battery.general),
+        general_name=battery.general_name,
     )
     page = write_report(report, folder)
     console.print(table(report))

@@ -15,7 +15,7 @@ from lsemrl.micro import corpus
 
 
 def flatten(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The questions of a row in CMRC 2018's nested form (that of its release or of its trial), or the row itself.
+    """The questions of a row in SQuAD's nested form, which CMRC 2018 has too, or that of its trial; or the row itself.
 
     Raises:
         ValueError: The nesting is neither form.
@@ -45,11 +45,12 @@ TASK = Task(
     template="{context}\n问题：{question}",
     micro=corpus.comprehension,
     flatten=flatten,
+    scored_by="answers",
 )
 
 
 class ComprehensionData(TaskData):
-    """Questions on passages: id, context, question, answers; flat, or nested as CMRC 2018 is."""
+    """Questions on passages: id, context, question, answers; flat, or nested as SQuAD and CMRC 2018 are."""
 
     def __init__(
         self,

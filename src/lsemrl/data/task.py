@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lsemrl.data.collate import complete_tokenizer
 from lsemrl.data.limits import Limits, describe, to_examples
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+ScoredBy = Literal["answers", "references"]
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 
 
@@ -55,6 +56,8 @@ class Task:
         pairs: Input and output say the same: rows are equal when both are, and related when either is. Otherwise the
             first input alone counts, since questions on one passage are related.
         flatten: Turns a nested row into flat ones.
+        scored_by: What its outputs are held against where it is a general ability: short "answers" by exact match and
+            F1, "references" by chrF.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Task:
     micro: Callable[[Split, int, int], list[corpus.Record]]
     pairs: bool = False
     flatten: Flatten | None = None
+    scored_by: ScoredBy = "references"
 
     def contents(self, record: Record) -> tuple[str, ...]:
         """The texts that splits must not share: of a pair, both sides, with every accepted output."""

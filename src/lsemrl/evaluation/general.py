@@ -1,6 +1,7 @@
 """General ability: what it is called, and how answers are scored.
 
-Reading comprehension is scored by greedy answers as its community does: Chinese answers by CMRC 2018.
+Short answers are scored as their community does, Chinese ones by CMRC 2018's rules and others by SQuAD's; answers to
+instructions by chrF.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from dataclasses import dataclass
 
 import regex
 
-from lsemrl.metrics import cmrc
+from lsemrl.canonical import canonical
+from lsemrl.data.task import ScoredBy, Task
+from lsemrl.metrics import cmrc, squad
+from lsemrl.metrics.contained import contained
+from lsemrl.metrics.corpus import chrf
 from lsemrl.types import Completion, Example
 
 _SCRIPTS = ("Han", "Hiragana", "Katakana", "Hangul", "Latin", "Tibetan", "Thai", "Arabic", "Cyrillic", "Mongolian")
@@ -44,9 +49,11 @@ def answered_in(examples: Sequence[Example]) -> str:
     return asked if not said or {said, asked} == {"Latin-script", "English"} else said
 
 
-def name_of(examples: Sequence[Example]) -> str:
-    """What reports call the general ability that `examples` ask for."""
-    return f"{answered_in(examples)} QA".strip()
+def name_of(task: Task, examples: Sequence[Example]) -> str:
+    """What reports call the general ability that `examples` of `task` ask for."""
+    if task.scored_by == "answers":
+        return f"{answered_in(examples)} QA".strip()
+    return "instructions" if task.name == "instruction" else task.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +75,29 @@ class General:
         return means | ({"average": (means["em"] + means["f1"]) / 2} if "em" in means else {})
 
 
-def score_answers(answers: Sequence[Completion]) -> General:
-    """Score greedy answers; nothing where there are none."""
+def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General:
+    """Score greedy answers; nothing where there are none.
+
+    Returns:
+        Of short answers em, f1, contained and answer_length, of others chrf_sentence and answer_length: in [0, 1], but
+        the length, which is in characters.
+    """
     if not answers:
         return General(rows={}, signatures={})
     texts, golds = [answer.text for answer in answers], [answer.example.references for answer in answers]
-    return General(rows=cmrc.score(texts, golds).rows, signatures={"cmrc": cmrc.SIGNATURE})
+    lengths = tuple(float(len(canonical(text).strip())) for text in texts)
+    if scored_by == "references":
+        scored = chrf(texts, golds)
+        rows = {"chrf_sentence": scored.rows, "answer_length": lengths}
+        return General(rows=rows, signatures={"general.chrf": f"mean of answers, {scored.signature}"})
+    key, by = ("cmrc", cmrc) if answered_in([answer.example for answer in answers]) == "Chinese" else ("squad", squad)
+    pairs = list(zip(texts, golds, strict=True))
+    return General(
+        rows={
+            "em": tuple(by.exact_match(text, gold) for text, gold in pairs),
+            "f1": tuple(by.f1(text, gold) for text, gold in pairs),
+            "contained": tuple(contained(text, gold, by.plain) for text, gold in pairs),
+            "answer_length": lengths,
+        },
+        signatures={key: by.SIGNATURE},
+    )

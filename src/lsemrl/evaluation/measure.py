@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from lsemrl import __version__
 from lsemrl.data.base import TaskData
-from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.general import language_of, name_of
 from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
@@ -52,9 +51,9 @@ class MeasureSettings:
     """After full fine-tuning: the original model, a folder or hub id. With LoRA it is `policy.model` itself."""
     target: TaskData
     """The new task; its test rows are measured."""
-    general: ComprehensionData | None = None
-    """What the base can do and might forget: reading comprehension in a language it knows. Its test rows are measured;
-    null measures the gain only."""
+    general: TaskData | None = None
+    """What the base can do and might forget: reading comprehension (ComprehensionData) or instructions with references
+    (InstructionData) in a language it knows. Its test rows are measured; null measures the gain only."""
     general_label: str = ""
     """What reports call that; empty names it by what it is, such as English QA."""
     text: PlainText | None = field(default_factory=PlainText)
@@ -153,7 +152,7 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         weight_change=found.weight_change,
         outputs=outputs(found.outputs),
         answers=outputs(found.answers),
-        general_name=(settings.general_label or name_of(battery.general)) if battery.general else "",
+        general_name=(settings.general_label or battery.general_name) if battery.general else "",
         text_name=language_of([f"{each.source}{each.reference}" for each in battery.text]) or "text",
     )
     make_folder(folder, "output")
@@ -185,7 +184,12 @@ def read_battery(
         if not data.test_examples:
             raise UserError(f"{name} has no test rows; give it a test source, or raise splits.test_fraction")
         held_out.append(tuple(data.test_examples[:count]))
-    return Battery(target=held_out[0], general=held_out[1], text=tuple(text.examples()) if text else ())
+    texts = tuple(text.examples()) if text else ()
+    if general is None:
+        return Battery(target=held_out[0], text=texts)
+    task = general.plan.task
+    name = name_of(task, held_out[1])
+    return Battery(target=held_out[0], general=held_out[1], text=texts, scored_by=task.scored_by, general_name=name)
 
 
 def _load(policy: Policy, base: str | None) -> str:

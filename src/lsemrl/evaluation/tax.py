@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lsemrl.data.collate import encode
+from lsemrl.data.task import ScoredBy
 from lsemrl.evaluation.general import General, score_answers
 from lsemrl.evaluation.measurement import Divergence
 from lsemrl.metrics.scorer import Scorer
@@ -33,16 +34,21 @@ class Battery:
         target: The new task.
         general: What the base can do and might forget; none where the gain alone is asked.
         text: Plain text in a language it knows, as a first sentence and what follows it; likewise.
+        scored_by: What `general` is scored by (see `Task`).
+        general_name: What reports call it.
     """
 
     target: tuple[Example, ...]
     general: tuple[Example, ...] = ()
     text: tuple[Example, ...] = ()
+    scored_by: ScoredBy = "answers"
+    general_name: str = ""
 
     @property
     def parts(self) -> dict[str, tuple[Example, ...]]:
         """Those that there are, by name."""
-        return {name: rows for name, rows in vars(self).items() if rows}
+        parts = {"target": self.target, "general": self.general, "text": self.text}
+        return {name: rows for name, rows in parts.items() if rows}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +132,7 @@ def _general(
 ) -> tuple[General, list[Completion]]:
     """What the policy scores in general ability, and its greedy answers."""
     answers = answer(policy, battery.general, max_new_tokens, batch_size)
-    return score_answers(answers), answers
+    return score_answers(answers, battery.scored_by), answers
 
 
 def answer(policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int) -> list[Completion]:

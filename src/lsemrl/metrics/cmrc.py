@@ -60,7 +60,7 @@ class CmrcScore:
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
     """1 if `prediction` equals an answer but for case and the scorer's punctuation, else 0."""
-    return float(any(_plain(prediction) == _plain(answer) for answer in answers))
+    return float(any(plain(prediction) == plain(answer) for answer in answers))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
@@ -92,14 +92,15 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Cm
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """`text` as it is compared for exact match."""
     return canonical(text).lower().strip().translate(_DROPPED)
 
 
 def _pieces(text: str) -> list[str]:
     """Single Chinese characters and, of what is between them, words."""
     pieces: list[str] = []
-    for run in _CHINESE.split(_plain(text)):
+    for run in _CHINESE.split(plain(text)):
         if _CHINESE.fullmatch(run):
             pieces.append(run)
         elif run:

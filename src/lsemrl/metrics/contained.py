@@ -1,0 +1,29 @@
+"""Whether an output holds an accepted answer, whatever stands around it: chat models answer in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lsemrl.languages import language
+
+_units = language("zh").units
+"""The rule is the same for every language: a syllable, a character or a word, as the script asks."""
+
+
+def contained(prediction: str, answers: Sequence[str], plain: Callable[[str], str]) -> float:
+    """1 if an answer stands in `prediction` whole, else 0: no part of a longer word or number counts.
+
+    Args:
+        prediction: What was said.
+        answers: What is accepted.
+        plain: How texts are normalised before they are compared for exact match; what matches exactly is contained.
+    """
+    said = plain(prediction)
+    return float(any(_holds(said, plain(answer)) for answer in answers))
+
+
+def _holds(said: str, answer: str) -> bool:
+    run = _units(answer)
+    if said == answer or not run:
+        return said == answer or (bool(answer) and answer in said)
+    return f" {' '.join(run)} " in f" {' '.join(_units(said))} "
