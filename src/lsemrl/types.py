@@ -25,12 +25,14 @@ class Example:
         prompt: The whole prompt as text, chat template applied.
         source: What the prompt is about: a sentence, an article, or a passage with its question.
         references: The accepted outputs, at least one; the first is trained on.
+        choices: What a multiple choice gives to choose from, the first reference among it; empty for other tasks.
     """
 
     id: str
     prompt: str
     source: str
     references: tuple[str, ...]
+    choices: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsemrl.data import comprehension, headline, instruction
+from lsemrl.data import choice, comprehension, headline, instruction
 from lsemrl.evaluation.general import answered_in, language_of, name_of, score_answers
 from lsemrl.metrics import cmrc, corpus
 from lsemrl.types import Completion, Example
@@ -47,6 +47,7 @@ def said(source: str, answer: str, output: str) -> Completion:
 
 def test_what_is_no_short_answer_is_called_by_its_task() -> None:
     assert name_of(instruction.TASK, [example("1 + 1", "2")]) == "instructions"
+    assert name_of(choice.TASK, [example("1 + 1", "2")]) == "multiple choice"
     assert name_of(headline.TASK, [example("1 + 1", "2")]) == "headline"
 
 

@@ -135,20 +135,28 @@ def test_the_gain_alone_is_measured_without_general_data(
     assert report.kept == "" and report.contrast("cold_start", "base", "tax.em") is None
 
 
-def test_general_ability_may_be_instructions_with_references(tmp_path: Path) -> None:
-    words = ["--general=lsemrl.data.instruction.InstructionData", "--general.init_args.micro.train=1"]
+@pytest.mark.parametrize(
+    ("module", "name", "scores", "kept"),
+    [
+        ("instruction.InstructionData", "instructions", {"chrf_sentence", "answer_length"}, "chrf_sentence"),
+        ("choice.ChoiceData", "multiple choice", {"accuracy", "accuracy_per_token", "chance"}, "accuracy"),
+    ],
+)
+def test_general_ability_may_be_of_another_kind(
+    module: str, name: str, scores: set[str], kept: str, tmp_path: Path
+) -> None:
+    words = [f"--general=lsemrl.data.{module}", "--general.init_args.micro.train=1"]
     own = ["--arm=cold_start", "--policy.adapter=micro"]
     base, cold = (
-        measure("translation", tmp_path / name, *words, "--general.init_args.micro.test=5", *arm)
-        for name, arm in (("base", []), ("cold", own))
+        measure("translation", tmp_path / arm, *words, "--general.init_args.micro.test=20", *more)
+        for arm, more in (("base", []), ("cold", own))
     )
-    assert base.general_name == cold.general_name == "instructions"
-    assert set(cold.general_rows) == {"chrf_sentence", "answer_length", "nll"} and len(cold.answers) == 5
-    assert "cmrc" not in cold.signatures and "general.chrf" in cold.signatures
+    assert base.general_name == cold.general_name == name and base.data["general"].count == 20
+    assert set(cold.general_rows) == {*scores, "nll"} and "cmrc" not in cold.signatures
     main(["tax", str(tmp_path), "--output", str(tmp_path / "tax")])
     report = Report.from_json(tmp_path / "tax" / "report.json")
-    assert report.kept == "chrf_sentence" and report.contrast("cold_start", "base", "tax.chrf_sentence") is not None
-    assert "points of instructions against the base" in (tmp_path / "tax" / "report.md").read_text(encoding="utf-8")
+    assert report.kept == kept and report.contrast("cold_start", "base", f"tax.{kept}") is not None
+    assert f"points of {name} against the base" in (tmp_path / "tax" / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_label_of_ones_own_is_what_reports_call_general_ability(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def to_examples(
         counts["longest_prompt_kept"] = max(counts["longest_prompt_kept"], prompt_length)
         counts["longest_row_kept"] = max(counts["longest_row_kept"], prompt_length + target_length)
         source = "\n".join(inputs.values())
-        examples.append(Example(id=record.id, prompt=prompt, source=source, references=record.targets))
+        examples.append(
+            Example(id=record.id, prompt=prompt, source=source, references=record.targets, choices=record.choices)
+        )
     counts["rows"] = len(examples)
     if records and not examples:
         raise UserError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lsemrl.data.choices import chosen, fault_of_choices, listed
 from lsemrl.data.columns import names_in, value_of
 from lsemrl.data.formats import READERS, Row
 from lsemrl.data.sources import Source, check_skipped, read_rows
@@ -32,12 +33,14 @@ class Record:
         place: file:line, with the row's own id if it has one.
         inputs: What the policy is shown, by field, in the task's order.
         targets: The accepted outputs, at least one.
+        choices: What there is to choose from, the target among it; empty where the task gives no choice.
     """
 
     id: str
     place: str
     inputs: dict[str, str]
     targets: tuple[str, ...]
+    choices: tuple[str, ...] = ()
 
 
 class _BadRow(ValueError):
@@ -45,7 +48,7 @@ class _BadRow(ValueError):
 
 
 def read_records(
-    source: Source, *, inputs: tuple[str, ...], target: str, flatten: Flatten | None = None
+    source: Source, *, inputs: tuple[str, ...], target: str, flatten: Flatten | None = None, choices: str = ""
 ) -> tuple[list[Record], int]:
     """Read and validate every row of `source`.
 
@@ -54,6 +57,7 @@ def read_records(
         inputs: The text fields that a row must have.
         target: The field of the output: a text or a list of accepted texts, also as [{"text": ...}] or {"text": [...]}.
         flatten: Turns a nested row into flat ones, raising ValueError with the reason if it cannot.
+        choices: The field of what there is to choose from, if any; the output is then one of it (see `choices.chosen`).
 
     Returns:
         The records, and how many rows were skipped; those are in `source.skipped`.
@@ -61,7 +65,8 @@ def read_records(
     Raises:
         UserError: Nothing to read, a field that no row has, or a bad row where `on_bad_row` is error.
     """
-    fields = ("id", *inputs, target)
+    needed = (*inputs, target, *([choices] if choices else []))
+    fields = ("id", *needed)
     unknown = [name for name in source.columns if name not in fields]
     if unknown:
         raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
@@ -70,12 +75,12 @@ def read_records(
     rows = read_rows(source, (inputs[0], target) if len(inputs) == 1 else None)
     if flatten is not None:
         rows = [flat for row in rows for flat in _flat(row, flatten)]
-    _check_columns(source, rows, (*inputs, target, *(["id"] if "id" in source.columns else [])))
+    _check_columns(source, rows, (*needed, *(["id"] if "id" in source.columns else [])))
 
     records, skipped = [], []
     for row in rows:
         try:
-            records.append(_record(row, source.columns, inputs, target))
+            records.append(_record(row, source.columns, inputs, target, choices))
         except _BadRow as reason:
             if source.on_bad_row == "error":
                 raise UserError(
@@ -93,9 +98,9 @@ def read_records(
     return records, len(skipped)
 
 
-def to_record(values: dict[str, Any], *, place: str, inputs: tuple[str, ...], target: str) -> Record:
+def to_record(values: dict[str, Any], *, place: str, inputs: tuple[str, ...], target: str, choices: str = "") -> Record:
     """A record of fields that are known to be good, as the embedded world writes them."""
-    return _record(Row(file=place, line=0, raw="", columns=values), {}, inputs, target)
+    return _record(Row(file=place, line=0, raw="", columns=values), {}, inputs, target, choices)
 
 
 def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
@@ -151,7 +156,7 @@ def _holds(columns: dict[str, Any], column: str) -> bool:
         return True  # and the row will say what is wrong with it
 
 
-def _record(row: Row, columns: dict[str, str], inputs: tuple[str, ...], target: str) -> Record:
+def _record(row: Row, columns: dict[str, str], inputs: tuple[str, ...], target: str, choices: str) -> Record:
     if fault := row.fault or fault_of(row.raw):
         raise _BadRow(fault)
 
@@ -169,11 +174,13 @@ def _record(row: Row, columns: dict[str, str], inputs: tuple[str, ...], target: 
     name = "" if own is None else str(own).strip()
     if fault := fault_of(name):
         raise _BadRow(f"{label} {fault}")
+    options = _options(*read(choices)) if choices else ()
     return Record(
         id=name or row.place,
         place=_place(row, columns),
         inputs={field: _text(*read(field)) for field in inputs},
-        targets=_texts(*read(target)),
+        targets=(_right(*read(target), options),) if choices else _texts(*read(target)),
+        choices=options,
     )
 
 
@@ -194,6 +201,22 @@ def _text(label: str, value: object) -> str:
     if not text:
         raise _BadRow(f"{label} is empty")
     return text
+
+
+def _options(label: str, value: object) -> tuple[str, ...]:
+    """What there is to choose from."""
+    options = _texts(label, listed(value))
+    if fault := fault_of_choices(options):
+        raise _BadRow(f"{label} {fault}")
+    return options
+
+
+def _right(label: str, value: object, options: tuple[str, ...]) -> str:
+    """The choice that `value` means."""
+    try:
+        return options[chosen(value, options)]
+    except ValueError as reason:
+        raise _BadRow(f"{label} {reason}") from None
 
 
 def _texts(label: str, value: object) -> tuple[str, ...]:

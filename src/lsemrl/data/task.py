@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-ScoredBy = Literal["answers", "references"]
+ScoredBy = Literal["answers", "references", "choices"]
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 
 
@@ -57,7 +57,8 @@ class Task:
             first input alone counts, since questions on one passage are related.
         flatten: Turns a nested row into flat ones.
         scored_by: What its outputs are held against where it is a general ability: short "answers" by exact match and
-            F1, "references" by chrF.
+            F1, "references" by chrF, or "choices" by their log-probabilities.
+        choices: The field of what there is to choose from; "" where the policy is given no choice.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Task:
     pairs: bool = False
     flatten: Flatten | None = None
     scored_by: ScoredBy = "references"
+    choices: str = ""
 
     def contents(self, record: Record) -> tuple[str, ...]:
         """The texts that splits must not share: of a pair, both sides, with every accepted output."""
@@ -196,7 +198,7 @@ def _read(plan: Plan, source: Source, name: Split) -> tuple[list[Record], int]:
     if source.world_split is not None:
         return _draw(plan, source.world_split or name), 0
     task = plan.task
-    return read_records(source, inputs=task.inputs, target=task.target, flatten=task.flatten)
+    return read_records(source, inputs=task.inputs, target=task.target, flatten=task.flatten, choices=task.choices)
 
 
 def _draw(plan: Plan, split: Split) -> list[Record]:
@@ -205,4 +207,5 @@ def _draw(plan: Plan, split: Split) -> list[Record]:
     foreign = [name for name in (*task.inputs, task.target) if rows and name not in rows[0]]
     if foreign:
         raise UserError(f"the embedded world has no field {foreign[0]!r}; its fields are {', '.join(rows[0])}")
-    return [to_record(row, place=f"micro:{split}", inputs=task.inputs, target=task.target) for row in rows]
+    place = f"micro:{split}"
+    return [to_record(row, place=place, inputs=task.inputs, target=task.target, choices=task.choices) for row in rows]

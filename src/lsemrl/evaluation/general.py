@@ -1,7 +1,7 @@
 """General ability: what it is called, and how answers are scored.
 
 Short answers are scored as their community does, Chinese ones by CMRC 2018's rules and others by SQuAD's; answers to
-instructions by chrF.
+instructions by chrF. What is only to be chosen from is in `choices`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def name_of(task: Task, examples: Sequence[Example]) -> str:
     """What reports call the general ability that `examples` of `task` ask for."""
     if task.scored_by == "answers":
         return f"{answered_in(examples)} QA".strip()
-    return "instructions" if task.name == "instruction" else task.name
+    return {"instruction": "instructions", "choice": "multiple choice"}.get(task.name, task.name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,9 @@ class MeasureSettings:
     target: TaskData
     """The new task; its test rows are measured."""
     general: TaskData | None = None
-    """What the base can do and might forget: reading comprehension (ComprehensionData) or instructions with references
-    (InstructionData) in a language it knows. Its test rows are measured; null measures the gain only."""
+    """What the base can do and might forget: reading comprehension (ComprehensionData), multiple choice (ChoiceData) or
+    instructions with references (InstructionData) in a language it knows. Its test rows are measured; null measures the
+    gain only."""
     general_label: str = ""
     """What reports call that; empty names it by what it is, such as English QA."""
     text: PlainText | None = field(default_factory=PlainText)

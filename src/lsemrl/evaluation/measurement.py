@@ -48,7 +48,7 @@ class Rows:
 
     Attributes:
         count: How many.
-        sha256: Of their prompts and references in order.
+        sha256: Of their prompts, references and choices in order.
     """
 
     count: int
@@ -180,7 +180,10 @@ class Measured:
 
 def hash_rows(examples: Sequence[Example]) -> Rows:
     """What tells these rows from others, wherever they were read from."""
-    text = json.dumps([[example.prompt, *example.references] for example in examples], ensure_ascii=False)
+    rows = [
+        [example.prompt, *example.references, *([example.choices] if example.choices else [])] for example in examples
+    ]
+    text = json.dumps(rows, ensure_ascii=False)
     return Rows(count=len(examples), sha256=hashlib.sha256(text.encode()).hexdigest())
 
 

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from lsemrl.data.collate import encode
 from lsemrl.data.task import ScoredBy
+from lsemrl.evaluation.choices import score_choices
 from lsemrl.evaluation.general import General, score_answers
 from lsemrl.evaluation.measurement import Divergence
 from lsemrl.metrics.scorer import Scorer
@@ -130,7 +131,9 @@ _CHUNK = 1024
 def _general(
     policy: Policy, battery: Battery, max_new_tokens: int, batch_size: int
 ) -> tuple[General, list[Completion]]:
-    """What the policy scores in general ability, and its greedy answers."""
+    """What the policy scores in general ability, and its greedy answers; none where it only chooses."""
+    if battery.scored_by == "choices":
+        return score_choices(policy, battery.general, batch_size), []
     answers = answer(policy, battery.general, max_new_tokens, batch_size)
     return score_answers(answers, battery.scored_by), answers
 

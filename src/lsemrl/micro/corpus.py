@@ -16,6 +16,7 @@ from lsemrl.micro.words import ACTION_WORDS, ACTIONS, AGENTS, PATIENT_WORDS, PLA
 Record = dict[str, str | list[str]]
 
 _SENTENCES_PER_PASSAGE = 3
+_CHOICES = 4
 
 
 def translation(split: Split, count: int, seed: int) -> list[Record]:
@@ -50,6 +51,19 @@ def comprehension(split: Split, count: int, seed: int) -> list[Record]:
         {"id": f"{split}-{at}", **_question(rng, event, split)}
         for at, (rng, event) in enumerate(_distinct("comprehension", split, count, seed))
     ]
+
+
+def choice(split: Split, count: int, seed: int) -> list[Record]:
+    """`count` of the same questions with four answers of one kind to choose from: id, question, choices, answer."""
+    rng, records = random.Random(f"choice/{split}/{seed}"), list[Record]()
+    for row in comprehension(split, count, seed):
+        right = row["answers"][0]
+        kind = next(table for table in (AGENTS, PATIENT_WORDS, PLACES, TIMES) if right in table)
+        choices = [right, *rng.sample([other for other in kind if other != right], _CHOICES - 1)]
+        rng.shuffle(choices)
+        asked = f"{row['context']}\n问题：{row['question']}"
+        records.append({"id": row["id"], "question": asked, "choices": choices, "answer": right})
+    return records
 
 
 def chinese_text(split: Split, count: int, seed: int) -> list[Record]:

@@ -243,8 +243,11 @@ def fitting(
 def spans_of(name: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], new: int) -> dict[str, int]:
     """The longest of `examples` with its reference, and the longest prompt with an output of `new` tokens."""
     prompts = [len(ids) for ids in prompt_ids(tokenizer, [row.prompt for row in examples])]
-    targets = [len(ids) for ids in target_ids(tokenizer, [row.reference for row in examples])]
-    return _learned(name, max(map(sum, zip(prompts, targets, strict=True)))) | _answered(name, max(prompts), new)
+    said = [row.choices or (row.reference,) for row in examples]
+    texts = [(prompt, text) for prompt, own in zip(prompts, said, strict=True) for text in own]
+    targets = target_ids(tokenizer, [text for _, text in texts])
+    longest = max(prompt + len(target) for (prompt, _), target in zip(texts, targets, strict=True))
+    return _learned(name, longest) | _answered(name, max(prompts), new)
 
 
 def _learned(name: str, tokens: int) -> dict[str, int]:

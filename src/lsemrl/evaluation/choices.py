@@ -1,0 +1,74 @@
+"""Multiple choice: which of several texts a policy holds for the likeliest answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lsemrl.data.collate import encode
+from lsemrl.evaluation.general import General
+from lsemrl.modules.policy import Policy
+from lsemrl.types import Example, Sequences
+
+_SIGNATURE = "log-probability of choice and EOS, sum; per token: mean"
+
+
+def score_choices(policy: Policy, examples: Sequence[Example], batch_size: int) -> General:
+    """Score each question by the log-probabilities of its choices.
+
+    The EOS counts: without it a choice that begins another one would always be the likelier of the two.
+
+    Args:
+        policy: As it stands.
+        examples: With choices, the first reference among them.
+        batch_size: Choices in a batch, of one question at least.
+
+    Returns:
+        Of each question: accuracy, 1 where the right choice has the highest log-probability; accuracy_per_token,
+        likewise by the mean over its tokens; chance, what guessing gives. NaN where a log-probability is not finite.
+    """
+    rows: dict[str, list[float]] = {"accuracy": [], "accuracy_per_token": [], "chance": []}
+    for example, (sums_C, lengths_C) in zip(examples, _logprobs(policy, examples, batch_size), strict=True):
+        right = example.choices.index(example.reference)
+        rows["accuracy"].append(_is_best(sums_C, right))
+        rows["accuracy_per_token"].append(_is_best(sums_C / lengths_C, right))
+        rows["chance"].append(1 / len(example.choices))
+    return General(rows={name: tuple(each) for name, each in rows.items()}, signatures={"accuracy": _SIGNATURE})
+
+
+def _is_best(scores_C: Tensor, right: int) -> float:
+    return float(scores_C.argmax() == right) if scores_C.isfinite().all() else math.nan
+
+
+def _logprobs(policy: Policy, examples: Sequence[Example], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each question, the log-probabilities of its choices in nats, and their lengths in tokens, [C]."""
+    most = max((len(example.choices) for example in examples), default=1)
+    step = max(1, batch_size // most)
+    for at in range(0, len(examples), step):
+        rows = examples[at : at + step]
+        sequences = _sequences(policy, rows)
+        with policy.inference():
+            logprobs_NT, _ = policy.logprobs(sequences)
+        sums_N = logprobs_NT.double().sum(dim=1).cpu()
+        lengths_N = sequences.completion_mask_NT.sum(dim=1).cpu()
+        counts = [len(row.choices) for row in rows]
+        yield from zip(sums_N.split(counts), lengths_N.split(counts), strict=True)
+
+
+def _sequences(policy: Policy, rows: Sequence[Example]) -> Sequences:
+    """Every choice as a completion of its question, whose prompt they share."""
+    batch = encode(policy.tokenizer, [replace(row, references=(choice,)) for row in rows for choice in row.choices])
+    counts = torch.tensor([len(row.choices) for row in rows])
+    firsts = counts.cumsum(0) - counts
+    sequences = replace(
+        batch.sequences,
+        prompt_ids_BP=batch.prompt_ids_BP[firsts],
+        prompt_mask_BP=batch.prompt_mask_BP[firsts],
+        prompt_of_N=torch.arange(len(rows)).repeat_interleave(counts),
+    )
+    device = next(policy.parameters()).device
+    return Sequences(**{name: tensor.to(device) for name, tensor in vars(sequences).items()})

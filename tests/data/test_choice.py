@@ -1,0 +1,97 @@
+"""Multiple choice: the forms in which choices and the right one are written, and rows that say neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from lsemrl.data.choice import ChoiceData
+from lsemrl.data.choices import chosen
+from lsemrl.data.sources import Source
+from lsemrl.data.splits import Splits
+from lsemrl.data.task import MicroRows
+from lsemrl.micro import corpus
+from lsemrl.types import Example, UserError
+
+Write = Callable[..., str]
+WHOLE = Splits(validation_fraction=0.0, test_fraction=0.0)
+SEASONS = ["spring", "summer", "autumn", "winter"]
+
+
+def train(tokenizer: PreTrainedTokenizerFast, path: str, **source: Any) -> list[Example]:
+    data = ChoiceData(source=Source(path=path, **source), splits=WHOLE)
+    data.prepare(tokenizer)
+    return data.train_examples
+
+
+@pytest.mark.parametrize("answer", [2, "2", "C", "c", "autumn", " autumn "])
+def test_the_right_choice_by_number_letter_or_text(
+    answer: object, tokenizer: PreTrainedTokenizerFast, write: Write
+) -> None:
+    rows = [{"id": "1", "question": "When do leaves fall?", "choices": SEASONS, "answer": answer}]
+    (example,) = train(tokenizer, write("rows.jsonl", rows))
+    assert example.references == ("autumn",) and example.choices == tuple(SEASONS)
+    assert example.source == "When do leaves fall?" and "spring" not in example.prompt
+
+
+def test_a_table_has_its_choices_in_a_cell(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    table = 'question,choices,answer\nWhen?,spring|summer,B\nWhere?,"[""here|now"", ""there""]",there\n'
+    found = [(each.choices, each.reference) for each in train(tokenizer, write("rows.csv", table))]
+    assert found == [(("spring", "summer"), "summer"), (("here|now", "there"), "there")]
+
+
+def test_columns_of_other_names(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    rows = [{"stem": "When?", "options": {"text": ["now", "then"], "label": ["A", "B"]}, "key": "B"}]
+    names = {"question": "stem", "choices": "options", "answer": "key"}
+    (example,) = train(tokenizer, write("rows.jsonl", rows), columns=names)
+    assert example.reference == "then" and example.choices == ("now", "then")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"answer": 4}, "field 'answer' is '4', which is none of the 4 choices"),
+        ({"answer": "E"}, "is 'E', which is none of the 4 choices"),
+        ({"answer": -1}, "is '-1', which is none"),
+        ({"answer": True}, "field 'answer' is bool"),
+        ({"answer": None}, "field 'answer' is NoneType, not a text"),
+        ({"choices": ["spring"]}, "field 'choices' has 1 choice"),
+        ({"choices": ["spring", "spring "]}, "has the choice 'spring' twice"),
+        ({"choices": ["spring", 3]}, "field 'choices' is int, not text"),
+        ({"choices": None}, "field 'choices' is missing"),
+        ({"choices": ["4", "2", "8", "1"], "answer": "2"}, "is '2', which is the text of one choice and the letter"),
+    ],
+)
+def test_a_row_that_says_nothing_clear_is_named(
+    change: dict[str, object], reason: str, tokenizer: PreTrainedTokenizerFast, write: Write
+) -> None:
+    good = {"id": "good", "question": "When?", "choices": SEASONS, "answer": 0}
+    path = write("rows.jsonl", [good, {**good, "id": "bad", **change}])
+    with pytest.raises(UserError, match=rf"rows.jsonl:2 \(bad\): .*{reason}"):
+        train(tokenizer, path)
+    assert [each.id for each in train(tokenizer, path, on_bad_row="skip")] == ["good"]
+
+
+def test_a_whole_number_is_a_number_whatever_the_choices_say() -> None:
+    assert chosen(2, ["4", "2", "8", "1"]) == 2
+    assert chosen("4", ["4", "2"]) == 0 and chosen("1", ["0", "1"]) == 1
+
+
+def test_a_file_without_choices_is_refused(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    path = write("rows.jsonl", [{"question": "When?", "answer": "now"}])
+    with pytest.raises(UserError, match="has the column 'choices' for the field 'choices'"):
+        train(tokenizer, path)
+
+
+def test_embedded_world(tokenizer: PreTrainedTokenizerFast) -> None:
+    data = ChoiceData(micro=MicroRows(train=10, validation=0, test=5))
+    data.prepare(tokenizer)
+    asked = corpus.comprehension("test", 5, 0)
+    for example, row in zip(data.test_examples, asked, strict=True):
+        assert example.source == f"{row['context']}\n问题：{row['question']}"
+        assert example.references == tuple(row["answers"])
+        assert len(example.choices) == 4 and example.reference in example.choices
+    assert corpus.choice("test", 5, 0) == corpus.choice("test", 5, 0)
