@@ -24,8 +24,10 @@ import yaml
 
 from lsemrl import micro
 from lsemrl.cli.main import main
-from lsemrl.commands import trained
-from lsemrl.commands.trained import read_run
+from lsemrl.commands import answers, trained
+from lsemrl.commands.named import find
+from lsemrl.commands.scored import parts_of, score
+from lsemrl.commands.trained import read_run, take_up
 from lsemrl.data.base import TaskData
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.modules.policy import Policy
@@ -144,6 +146,70 @@ def test_a_link_out_of_a_runs_folder_is_refused(evil: None) -> None:
     read_run(Path("shortcut"))  # a user's own way to it
 
 
+def test_a_link_out_of_an_adapter_or_a_model_is_refused(model: Path, adapter: Path, evil: None, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a key")
+    exported = tmp_path / "exported"
+    shutil.copytree(adapter, exported / "adapter")
+    shutil.copytree(model, exported / "base")
+    edit(exported / "adapter" / "adapter_config.json", base_model_name_or_path="/theirs/base")
+    for folder, holds in ((model, "."), (adapter, "."), (exported, "base"), (exported / "adapter", "../base")):
+        take_up(find(str(folder), Path("runs")))
+        link = folder / holds / "notes.jinja"
+        link.symlink_to(secret)
+        with pytest.raises(UserError, match=r"in which 'notes\.jinja' leads out of it"):
+            take_up(find(str(folder), Path("runs")))
+        link.unlink()
+
+
+def test_what_the_cache_of_a_hub_links_to_is_the_models_own(model: Path, tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0"
+    shutil.move(model, blobs)
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    take_up(find(str(snapshot), Path("runs")))
+    (tmp_path / "secret").touch()
+    (snapshot / "notes.jinja").symlink_to("../../../secret")
+    with pytest.raises(UserError, match="leads out of it"):
+        take_up(find(str(snapshot), Path("runs")))
+
+
+def test_a_models_own_code_is_not_run_whoever_names_it(model: Path, adapter: Path, evil: None) -> None:
+    edit(
+        model / "config.json",
+        auto_map={"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"},
+        model_type="evil",
+    )
+    shutil.copy("evil.py", model)
+    edit(adapter / "adapter_config.json", base_model_name_or_path=str(model))
+    for folder in (model, adapter):
+        with pytest.raises(UserError, match="Python code of its own"):
+            take_up(find(str(folder), Path("runs")))
+    assert "evil" not in sys.modules
+
+
+def test_rewards_of_a_run_import_nothing_and_write_nothing(encoder: Path, evil: None) -> None:
+    config = copy.deepcopy(CONFIG)
+    mine = {"class_path": "lsemrl.rewards.SemanticSimilarity", "init_args": {"cache_dir": "theirs", "device": "cuda:9"}}
+    parts: dict[str, Any] = {"similarity": mine, "evil": {"class_path": "evil.Evil"}, "named": "evil.Evil"}
+    parts["inner"] = {"class_path": "lsemrl.rewards.Bleu", "init_args": {"language": {"class_path": "evil.Evil"}}}
+    parts["kind"] = {"class_path": "evil.SemanticSimilarity"}
+    config["model"]["init_args"]["rewards"] = parts
+    folder = make_run(config)
+    mix, left_out = parts_of(read_run(folder))
+    assert list(mix.parts) == ["similarity"] and len(left_out) == 4
+    assert score(mix, "a", "བོད", "བོད") == "similarity 1.0000"
+    assert "evil" not in sys.modules and not Path("theirs").exists()
+    shutil.move(encoder, folder / "encoder")
+    mine["init_args"] = {"encoder": str(folder / "encoder")}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert list(parts_of(read_run(folder))[0].parts) == ["similarity"]
+    (folder / "encoder" / "notes.txt").symlink_to(Path("evil.py").absolute())
+    mix, left_out = parts_of(read_run(folder))
+    assert list(mix.parts) == ["chrf"] and any("'notes.txt' leads out of it" in line for line in left_out)
+
+
 class Payload:
     """Leaves a trace where it is unpickled."""
 
@@ -255,7 +321,7 @@ def test_outputs_are_shown_on_a_terminal_and_kept_in_a_pipe(
     monkeypatch.setattr(out, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stdout", out)
     said = "\x1b[2Jمەن\u200f \u202eabc"
-    monkeypatch.setattr(trained, "answer", lambda run, texts, **settings: ((text, said) for text in texts))
+    monkeypatch.setattr(answers, "answer", lambda run, texts, **settings: ((text, said) for text in texts))
     (tmp_path / "input.txt").write_text("a\n")
     main(["generate", str(make_run(CONFIG)), "--input", str(tmp_path / "input.txt")])
     assert out.getvalue() == (r"\x1b[2Jمەن" + "\u200f " + r"\u202eabc" if terminal else said) + "\n"

@@ -42,11 +42,22 @@ def check_finished(folder: Path) -> None:
     Raises:
         UserError: It lacks config.yaml or adapter/.
     """
-    if not (folder / CONFIG).is_file() or not (folder / ADAPTER).is_dir():
+    if not is_finished(folder):
         raise UserError(
             f"RUN is {str(folder)!r}, which holds no finished run ({CONFIG} and {ADAPTER}/); name a folder such as "
             "runs/grpo/version_0"
         )
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has come to its end in `folder`; its adapter is the last thing that is put there."""
+    return (folder / CONFIG).is_file() and (folder / ADAPTER).is_dir()
+
+
+def newest_run(root: Path) -> Path | None:
+    """The run that was finished last of all under `root`, however deep; None if there is none."""
+    found = [path.parent for path in root.rglob(CONFIG) if is_finished(path.parent)]
+    return max(found, key=lambda folder: ((folder / ADAPTER).stat().st_mtime_ns, str(folder)), default=None)
 
 
 def new_folder(root: Path, name: str = "version", field: str = "trainer.default_root_dir") -> Path:

@@ -94,8 +94,9 @@ def test_a_field_of_another_type_is_named(
 def test_words_that_cannot_be_wait_for_no_torch() -> None:
     code = (
         "import sys; from lsemrl.cli.main import main\n"
-        "for words in (['generate', 'nowhere'], ['export', 'nowhere', '--output=x'], ['demo', '--task=x'],\n"
-        "              ['build-micro'], ['tax'], ['judge', 'a=x', '--oracle'], ['experiment', '--jobs=x']):\n"
+        "for words in (['generate', 'nowhere'], ['chat', 'runs/nowhere'], ['chat', 'micro', '--side-by-side'],\n"
+        "              ['export', 'nowhere', '--output=x'], ['demo', '--task=x'], ['build-micro'], ['tax'],\n"
+        "              ['judge', 'a=x', '--oracle'], ['experiment', '--jobs=x']):\n"
         "    try: main(words)\n"
         "    except SystemExit as end: assert end.code == 2, words\n"
         "    else: raise AssertionError(words)\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ import yaml
 
 from full_disk import full_disk
 from lsemrl.cli.main import main
-from lsemrl.commands.trained import read_run
+from lsemrl.commands import trained
+from lsemrl.commands.named import Model, find
+from lsemrl.commands.trained import read_run, take_up
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.collate import encode
 from lsemrl.modules.adapters.files import adapter_fingerprint
@@ -23,16 +26,9 @@ from lsemrl.modules.policy import Policy
 from lsemrl.report.tax_report import tax_report
 from lsemrl.types import Example
 from made_up import make_measured
+from small_run import SMALL, fit_small
 from tiny import save_tiny_model
 
-SMALL = [
-    "--data.micro={train: 20, validation: 4, test: 4}",
-    "--trainer.max_steps=1",
-    "--trainer.accelerator=cpu",
-    "--trainer.callbacks=null",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.limit_val_batches=0",
-]
 TEXTS = ["小狗在家吃苹果。", "老师昨天写了信。", "妈妈买书。"]
 # What a user without lsemrl would write; it prints the log-probs of the tokens behind the prompt.
 PLAIN = """
@@ -53,11 +49,7 @@ assert "lsemrl" not in sys.modules
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One step of GRPO from the embedded cold start."""
-    root = tmp_path_factory.mktemp("runs")
-    small = [*SMALL, "--data.splits.cold_start_count=8", "--data.batch_size=4", "--model.optimizer.lr=0.01"]
-    main(["fit", "--config", str(CONFIGS / "grpo.yaml"), *small, f"--trainer.default_root_dir={root}"])
-    return root / "version_0"
+    return fit_small(tmp_path_factory.mktemp("runs"))
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -222,6 +214,83 @@ def test_a_run_on_a_model_of_ones_own_keeps_its_name(tmp_path: Path, monkeypatch
     config = json.loads(Path("out/adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "models/tiny" and not Path("out/base").exists()
     assert json.loads(Path("out/merged/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_whatever_a_run_leaves_behind_answers(
+    run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    main(["generate", str(run), "--input", str(source)])
+    own = capsys.readouterr().out
+    main(["generate", "newest", "--root", str(run.parent), "--input", str(source)])
+    shown = capsys.readouterr()
+    assert shown.out == own and shown.err.startswith(f"newest: {run}\n")
+    # What knows no task is asked in whatever is typed.
+    source.write_text("\n".join(f"翻译成藏文：{text}" for text in TEXTS) + "\n", encoding="utf-8")
+    moved = shutil.copytree(exported, tmp_path / "moved")
+    edit(moved / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone" / "base"))
+    bare = shutil.copytree(run / "adapter", tmp_path / "plain")
+    (bare / "lsemrl.json").unlink()
+    for folder in (exported, moved, moved / "adapter", exported / "merged", run / "adapter", bare):
+        main(["generate", str(folder), "--input", str(source)])
+        assert capsys.readouterr().out == own, folder
+    main(["generate", "micro", "--input", str(source), "--max-new-tokens", "3"])
+    base = capsys.readouterr().out
+    main(["generate", str(exported / "base"), "--input", str(source), "--max-new-tokens", "3"])
+    assert capsys.readouterr().out == base != own
+    main(["generate", str(run), "--input", str(source), "--max-new-tokens", "1"])
+    assert all(len(line) < 8 for line in capsys.readouterr().out.splitlines())
+
+
+def test_an_adapter_of_a_hub_answers_on_its_base(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trained, "snapshot_download", lambda name, **settings: str(run / "adapter"))
+    found = find("owner/adapter", Path("runs"))
+    assert found == Model(name="owner/adapter")
+    policy = take_up(found).policy
+    assert (policy.model, policy.adapter) == ("micro", str(run / "adapter"))
+
+
+def test_a_model_is_read_as_it_is_stored(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    assert take_up(find(str(folder), Path("runs"))).policy.dtype == "float32"
+    edit(folder / "config.json", dtype="bfloat16")
+    assert take_up(find(str(folder), Path("runs"))).policy.dtype == "bfloat16"
+
+
+def test_the_newest_run_is_the_one_that_was_finished_last(tmp_path: Path) -> None:
+    for at, name in enumerate(("b/c/version_1", "a", "b/version_0")):
+        (tmp_path / name / "adapter").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+        os.utime(tmp_path / name / "adapter", (at, at))
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.yaml").touch()
+    assert find("newest", tmp_path) == tmp_path / "b" / "version_0"
+
+
+def test_a_name_that_holds_nothing_to_answer_is_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = told(capsys, "generate", "newest")
+    assert "RUN is 'newest', and there is no finished run under --root 'runs'" in said
+    for name in ("nowhere", "runs/nowhere", "a/b/c", "x" * 300):
+        assert f"RUN is '{name}', and there is no such folder" in told(capsys, "generate", name)
+    said = told(capsys, "generate", str(run.parent))
+    assert "which holds no finished run" in said and f"name one of those inside, such as {run}" in said
+    assert "--max-new-tokens is 0" in told(capsys, "generate", str(run), "--max-new-tokens", "0")
+    adapter = shutil.copytree(run / "adapter", tmp_path / "adapter")
+    for base in ("gone", "/gone/model", None):
+        edit(adapter / "adapter_config.json", base_model_name_or_path=base)
+        edit(adapter / "lsemrl.json", base="")
+        assert "an adapter whose base is not here" in told(capsys, "generate", "adapter")
+    (adapter / "adapter_config.json").write_text("{")
+    assert "adapter_config.json' cannot be read (line 1 is not JSON" in told(capsys, "generate", "adapter")
+
+
+def edit(path: Path, **fields: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 def test_mistakes(run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,8 +33,9 @@ from transformers import (
 
 import short_runs
 from lsemrl import micro
+from lsemrl.commands.answers import answer
 from lsemrl.commands.best_of import write_best
-from lsemrl.commands.trained import Trained, answer
+from lsemrl.commands.trained import Trained
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData

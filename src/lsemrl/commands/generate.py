@@ -4,47 +4,56 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from lsemrl.commands.named import NEWEST, find
 from lsemrl.commands.quiet import quiet
 from lsemrl.errors import UserError
 from lsemrl.files import replacing
 from lsemrl.foreign import visible
 from lsemrl.reading import Unreadable, fault_of, lines, read_lines
-from lsemrl.runs import check_finished
 
 
 def generate(
-    run: Path,
+    run: str,
     *,
     input: Path | None = None,
     output: Path | None = None,
     sample: bool = False,
     seed: int = 1,
     batch_size: int = 64,
+    max_new_tokens: int | None = None,
+    root: Path = Path("runs"),
 ) -> None:
-    """Answer texts with a finished run.
+    """Answer texts, a line each.
 
     Args:
-        run: Folder of a finished run, such as runs/grpo/version_0.
+        run: A finished run, such as runs/grpo/version_0, whose task a text is the input of; "newest"; or an adapter, an
+            exported folder, a model, a hub id or "micro", to which a text is the whole instruction.
         input: File with a text a line; otherwise standard input.
         output: File for an output a line; otherwise standard output.
-        sample: Draw as the run drew, rather than greedily.
+        sample: Draw as the run drew (without a run: temperature 0.8, top-p 0.9), rather than greedily.
         seed: Of --sample.
         batch_size: Texts answered at once; one at a prompt.
+        max_new_tokens: Longest answer; by default the run's own, without a run 256.
+        root: Where "newest" is looked for.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}; give at least 1")
+    check_new_tokens(max_new_tokens)
     if sys.stdout is None and not output:
         raise UserError("standard output is closed and --output is not given; name a file by --output")
-    check_finished(run)
+    found = find(run, root)
+    if run == NEWEST:
+        print(f"{NEWEST}: {found}", file=sys.stderr)
     at_prompt = input is None and sys.stdin is not None and sys.stdin.isatty()
-    texts = _asked() if at_prompt else _texts(input)
-    from lsemrl.commands.trained import answer, read_run  # torch, for which words that cannot be do not wait
+    texts = asked("a text and Enter; Ctrl-D or an empty line ends") if at_prompt else _texts(input)
+    from lsemrl.commands.answers import answer  # torch, for which words that cannot be do not wait
+    from lsemrl.commands.trained import take_up
 
     quiet()
-    trained = read_run(run)
+    trained = take_up(found, max_new_tokens)
     with ExitStack() as files:
         out = files.enter_context(replacing(output, "--output")) if output else sys.stdout
         for _, said in answer(trained, texts, greedy=not sample, seed=seed, batch_size=1 if at_prompt else batch_size):
@@ -59,11 +68,20 @@ def _texts(path: Path | None) -> Iterable[str]:
             return list(_whole_lines(read_lines(path), str(path)))
     except Unreadable as reason:
         raise UserError(f"'{path}' cannot be opened ({reason}); name another file") from None
+    return typed()
+
+
+def typed() -> Iterator[str]:
+    """The lines of standard input as they come.
+
+    Raises:
+        UserError: It is closed; while it is read, a line is no text.
+    """
     if sys.stdin is None:
-        raise UserError("standard input is closed; give --input")
+        raise UserError("standard input is closed; give it lines, or a file by --input to lsemrl generate")
     # A notebook's standard input has text only.
-    typed = getattr(sys.stdin, "buffer", None) or (line.encode("utf-8", "surrogateescape") for line in sys.stdin)
-    return _whole_lines(lines(typed), "standard input")
+    raw = getattr(sys.stdin, "buffer", None) or (line.encode("utf-8", "surrogateescape") for line in sys.stdin)
+    return _whole_lines(lines(raw), "standard input")
 
 
 def _whole_lines(texts: Iterable[str], name: str) -> Iterator[str]:
@@ -76,9 +94,11 @@ def _whole_lines(texts: Iterable[str], name: str) -> Iterator[str]:
         raise UserError(f"{name} cannot be read ({reason})") from None
 
 
-def _asked() -> Iterator[str]:
-    """What is typed at a prompt, until Ctrl-D or an empty line."""
-    print("a text and Enter; Ctrl-D or an empty line ends", file=sys.stderr)
+def asked(how: str) -> Iterator[str]:
+    """What is typed at a prompt, until Ctrl-D or an empty line; `how` is said first."""
+    with suppress(ImportError):
+        import readline  # noqa: F401 - arrows move, and bring earlier lines back
+    print(how, file=sys.stderr)
     while True:
         try:
             text = input("> ")
@@ -87,4 +107,17 @@ def _asked() -> Iterator[str]:
             return
         if not text.strip():
             return
-        yield text
+        if fault := fault_of(text):
+            print(f"lsemrl: the line {fault}; type it again", file=sys.stderr)
+        else:
+            yield text
+
+
+def check_new_tokens(count: int | None) -> None:
+    """Refuse an answer without tokens.
+
+    Raises:
+        UserError: `count` is below 1.
+    """
+    if count is not None and count < 1:
+        raise UserError(f"--max-new-tokens is {count}; give at least 1")

@@ -1,8 +1,9 @@
-"""A finished run, taken up to be used: its policy, how it was asked, and how it drew.
+"""A finished run, an adapter or a model, taken up to be used: its policy, how it was asked, and how it drew.
 
-Everything is read from the run's own folder: config.yaml, and adapter/ (after full fine-tuning, the model in there). A
-run may be somebody else's, so that its config.yaml is data: it names classes of lsemrl alone, none of which is looked
-for on a path, and nothing that is read leads out of the folder. Rewards, loggers and callbacks are not read at all.
+Of a run everything is read from its own folder: config.yaml, and adapter/ (after full fine-tuning, the model in there).
+It may be somebody else's, so that its config.yaml is data: it names classes of lsemrl alone, none of which is looked
+for on a path, and nothing that is read leads out of the folder. Loggers and callbacks are not read at all, and rewards
+by `scored` only. An adapter or a model by itself is no code either, and says nothing of a task.
 """
 
 from __future__ import annotations
@@ -10,43 +11,53 @@ from __future__ import annotations
 import dataclasses
 import os
 from argparse import ArgumentError
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from jsonargparse import ArgumentParser
 
+from lsemrl import micro
+from lsemrl.commands.named import ADAPTER_CONFIG, Model, adapter_in
 from lsemrl.data.base import TaskData
-from lsemrl.data.collate import encode
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.headline import HeadlineData
+from lsemrl.data.instruction import InstructionData
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import reason_of
-from lsemrl.modules.legibility import fitting
-from lsemrl.modules.policy import Policy
+from lsemrl.modules.base_model import read_config
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sampler import Sampling
 from lsemrl.runs import ADAPTER, CONFIG, check_finished
-from lsemrl.types import Example, UserError
+from lsemrl.types import UserError
 
-_DATA: dict[str, type[TaskData]] = {kind.__name__: kind for kind in (ComprehensionData, HeadlineData, TranslationData)}
+_DATA: dict[str, type[TaskData]] = {
+    kind.__name__: kind for kind in (ComprehensionData, HeadlineData, InstructionData, TranslationData)
+}
 """What `data` of a run may be."""
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, ArgumentError, yaml.YAMLError)
+_LONGEST = 256
+"""New tokens of an answer where no run says how many."""
+_OF_ADAPTERS = ["*.json", "*.jinja", "*.model", "*.txt", "adapter_model.safetensors"]
+"""Files of a hub's adapter, and little of a model."""
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, ArgumentError, yaml.YAMLError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A run.
+    """A run, or a model without one, which is asked in nothing but what is typed.
 
     Attributes:
         folder: Its own, with config.yaml and adapter/.
-        config: All of config.yaml.
+        config: All of config.yaml; empty without a run.
         policy: The trained policy's settings.
         data: What it was trained on; not read yet.
         sampling: How its completions were drawn; greedy, where it drew none.
+        base: What full fine-tuning started from; None where the base is the policy without its adapter.
     """
 
     folder: Path
@@ -54,6 +65,23 @@ class Trained:
     policy: PolicySettings
     data: TaskData
     sampling: Sampling
+    base: PolicySettings | None = None
+
+
+def take_up(found: Path | Model, max_new_tokens: int | None = None) -> Trained:
+    """Read what answers: a run's configuration, or what a model says of itself.
+
+    Args:
+        found: See `named.find`.
+        max_new_tokens: Longest answer; None leaves it at the run's own.
+
+    Raises:
+        UserError: See `read_run`; or the model is none, or holds links to elsewhere.
+    """
+    run = read_run(found) if isinstance(found, Path) else _without_task(found)
+    if max_new_tokens is None:
+        return run
+    return dataclasses.replace(run, sampling=dataclasses.replace(run.sampling, max_new_tokens=max_new_tokens))
 
 
 def read_run(folder: Path) -> Trained:
@@ -83,18 +111,48 @@ def read_run(folder: Path) -> Trained:
         parser.add_argument("--sampling", type=Sampling)
         parser.add_class_arguments(kind, "data")
         found = parser.instantiate_classes(parser.parse_object(read))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = reason_of(error, 300)
         raise UserError(f"RUN is {str(folder)!r}, whose config.yaml cannot be read ({reason}); restore it") from error
-    _check_links(folder, [path, adapter, folder / "metrics.csv", Path(found.policy.model)])
-    where = {"model": str(adapter), "adapter": None} if found.policy.train == "full" else {"adapter": str(adapter)}
+    check_links(folder, [path, adapter, folder / "metrics.csv", Path(found.policy.model)])
+    full = found.policy.train == "full"
+    where = {"model": str(adapter), "adapter": None} if full else {"adapter": str(adapter)}
     return Trained(
         folder=folder,
         config=config,
         policy=dataclasses.replace(found.policy, reference="none", **where),
         data=found.data,
         sampling=found.sampling,
+        base=dataclasses.replace(found.policy, reference="none") if full else None,
     )
+
+
+def _without_task(model: Model) -> Trained:
+    """A model whose instruction is the text itself."""
+    if model.folder:
+        check_links(model.folder, model.folder.iterdir())
+    elif model.name != micro.NAME:
+        model = _adapter_of_hub(model)
+    stored = read_config(str(micro.POLICY) if model.name == micro.NAME else model.name, trust=False).dtype
+    policy = PolicySettings(
+        model=model.name,
+        adapter=str(model.adapter) if model.adapter else None,
+        train="lora" if model.adapter else "full",
+        reference="none",
+        dtype="bfloat16" if stored == torch.bfloat16 else "float32",
+    )
+    sampling = Sampling(num_generations=1, max_new_tokens=_LONGEST)
+    folder = model.folder or Path(model.name)
+    return Trained(folder=folder, config={}, policy=policy, data=InstructionData(), sampling=sampling)
+
+
+def _adapter_of_hub(model: Model) -> Model:
+    """The adapter that a hub has by that name, on its base; `model` itself where it is none, or cannot be asked for."""
+    try:
+        folder = Path(snapshot_download(model.name, allow_patterns=_OF_ADAPTERS))
+    except (HfHubHTTPError, OSError, ValueError):
+        return model  # and reading it will say why
+    return adapter_in(folder, folder) if (folder / ADAPTER_CONFIG).is_file() else model
 
 
 def _data_class(name: Any) -> type[TaskData]:
@@ -122,9 +180,11 @@ def _check_settings(name: str, value: Any, of: Any) -> None:
             raise ValueError(f"{name}.{field} names a class, and a run's folder can name none there")
 
 
-def _check_links(folder: Path, roots: Iterable[Path]) -> None:
+def check_links(folder: Path, roots: Iterable[Path]) -> None:
     """Refuse links from within `folder` to elsewhere: whoever sent it may mean one to be read, and sent on."""
     inside = Path(os.path.realpath(folder))
+    if inside.parent.name == "snapshots" and inside.parents[1].name.startswith("models--"):
+        inside = inside.parents[1]  # as the cache of huggingface_hub keeps a model, and everything of it
     for root in roots:
         if folder.absolute() not in root.absolute().parents:
             continue
@@ -133,66 +193,3 @@ def _check_links(folder: Path, roots: Iterable[Path]) -> None:
                 raise UserError(
                     f"RUN is {str(folder)!r}, in which {path.name!r} leads out of it; put there what it leads to"
                 )
-
-
-def answer(
-    run: Trained, texts: Iterable[str], *, greedy: bool = True, seed: int = 1, batch_size: int = 64
-) -> Iterator[tuple[str, str]]:
-    """Answer texts as the run was asked: each with its output, in order, a batch at a time; nothing with nothing.
-
-    Args:
-        run: See `read_run`.
-        texts: Each the input of one row of the run's task.
-        greedy: Take the likeliest token, rather than draw as the run drew.
-        seed: Of the drawing; the same texts in the same batches give the same outputs.
-        batch_size: Texts answered at once.
-
-    Raises:
-        UserError: The run's task has several inputs, or its model cannot be read.
-    """
-    task, template = run.data.plan.task, run.data.plan.resolved_template()
-    if len(task.inputs) > 1:
-        raise UserError(
-            f"RUN was trained on {task.name}, whose rows have {' and '.join(task.inputs)}; generate answers texts of "
-            "one input, such as sentences to translate"
-        )
-    sampling = dataclasses.replace(run.sampling, num_generations=1, compile=False)  # too few answers to pay for it
-    if greedy:
-        sampling = dataclasses.replace(sampling, temperature=0.0, top_p=1.0, top_k=0)
-    policy = Policy(run.policy)
-    policy.load()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy.to(device)
-    for batch in _batches(texts, batch_size):
-        asked = [text.strip() for text in batch if text.strip()]  # as rows are read for training
-        prompts = [template.render(policy.tokenizer, {"source": text, task.inputs[0]: text}) for text in asked]
-        examples = [
-            Example(id=str(row), prompt=prompt, source=text, references=("",))
-            for row, (prompt, text) in enumerate(zip(prompts, asked, strict=True))
-        ]
-        answers: Iterator[str] = iter(())
-        if examples:
-            encoded = encode(policy.tokenizer, examples)
-            lengths = encoded.prompt_mask_BP.sum(dim=1)
-            what = f"prompt of {asked[int(lengths.argmax())][:30]!r} with {sampling.max_new_tokens:,} new tokens"
-            tokens = int(lengths.max()) + sampling.max_new_tokens
-            fitting(run.policy.model, policy.config, {what: tokens}, "shorten the text")
-            answered = sample(policy, encoded.to(device), sampling, seed)
-            answers = iter([one.text for one in answered.completions])
-        seed += 1
-        yield from ((text, next(answers) if text.strip() else "") for text in batch)
-
-
-def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Texts in lists of `size`; the last is shorter, also where a text cannot be read and those before it can."""
-    batch: list[str] = []
-    try:
-        for text in texts:
-            batch.append(text)
-            if len(batch) == size:
-                yield batch
-                batch = []
-    except UserError:
-        yield batch
-        raise
-    yield batch

@@ -6,6 +6,7 @@ second engine. A prompt is encoded once and its keys and values are repeated for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,14 @@ class Sampling:
                 raise UserError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
 
 
-def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, parts: int = 1) -> Rollouts:
+def sample(
+    policy: Policy,
+    prompts: PromptBatch,
+    sampling: Sampling,
+    seed: int,
+    parts: int = 1,
+    told: Callable[[Tensor], None] | None = None,
+) -> Rollouts:
     """Draw G completions for each of B prompts, in eval mode and without gradients.
 
     Args:
@@ -64,6 +72,8 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, 
         sampling: How to draw.
         seed: The same seed, weights, prompts and parts give the same completions on one machine.
         parts: How many parts the prompts are answered in, one after the other; more need less memory.
+        told: Called with the tokens of every step, one of each completion that is still in the batch; what it raises
+            ends the sampling.
     """
     generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
     rows = list(zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True))
@@ -72,7 +82,7 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, 
             prove_decoding(policy, prompts)
             policy.sampled = True
         with looking_back(policy.model):
-            drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator) for ids_BP, mask_BP in rows]
+            drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator, told) for ids_BP, mask_BP in rows]
     ids, masks, ends, slots = zip(*drawn, strict=True)
     ended_N = torch.cat(ends)
     width = max(mask_NT.shape[1] for mask_NT in masks)
@@ -103,7 +113,12 @@ def sample(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, 
 
 
 def _decode(
-    policy: Policy, prompt_ids_BP: Tensor, prompt_mask_BP: Tensor, sampling: Sampling, generator: torch.Generator
+    policy: Policy,
+    prompt_ids_BP: Tensor,
+    prompt_mask_BP: Tensor,
+    sampling: Sampling,
+    generator: torch.Generator,
+    told: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Token ids_NT, mask_NT and ended_N of all N completions, and how many tokens were drawn for them."""
     group, device = sampling.num_generations, prompt_ids_BP.device
@@ -123,6 +138,8 @@ def _decode(
         slots += len(rows)
         check_logits(logits_NV)
         token_N = draw(logits_NV.float(), sampling, generator)
+        if told:
+            told(token_N)
         open_N = ~ended_N[rows]
         ids_NT[rows, step], mask_NT[rows, step] = token_N, open_N
         ended_N[rows] |= torch.isin(token_N, eos)

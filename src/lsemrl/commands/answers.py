@@ -1,0 +1,129 @@
+"""Texts answered by what was taken up: many in batches, or one as its tokens come."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lsemrl.commands.trained import Trained
+from lsemrl.data import thoughts
+from lsemrl.data.collate import encode
+from lsemrl.data.task import Plan
+from lsemrl.modules.legibility import fitting
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.types import Example, UserError
+
+
+def answer(
+    run: Trained, texts: Iterable[str], *, greedy: bool = True, seed: int = 1, batch_size: int = 64
+) -> Iterator[tuple[str, str]]:
+    """Answer texts as the run was asked: each with its output, in order, a batch at a time; nothing with nothing.
+
+    Args:
+        run: See `trained.take_up`.
+        texts: Each the input of one row of the run's task.
+        greedy: Take the likeliest token, rather than draw as the run drew.
+        seed: Of the drawing; the same texts in the same batches give the same outputs.
+        batch_size: Texts answered at once.
+
+    Raises:
+        UserError: The run's task has several inputs, or its model cannot be read.
+    """
+    check_one_input(run)
+    sampling, policy = one_each(run.sampling, greedy=greedy), load(run.policy)
+    for batch in _batches(texts, batch_size):
+        asked = [text for text in batch if text.strip()]
+        said = iter(say(policy, run.data.plan, asked, sampling, seed) if asked else [])
+        seed += 1
+        yield from ((text, next(said) if text.strip() else "") for text in batch)
+
+
+def check_one_input(run: Trained) -> None:
+    """Refuse a task of which a text is not the whole input.
+
+    Raises:
+        UserError: Its rows have several.
+    """
+    task = run.data.plan.task
+    if len(task.inputs) > 1:
+        raise UserError(
+            f"RUN was trained on {task.name}, whose rows have {' and '.join(task.inputs)}; texts of one input are "
+            "answered, such as sentences to translate"
+        )
+
+
+def one_each(sampling: Sampling, *, greedy: bool) -> Sampling:
+    """One answer for each text, drawn as the run drew, or of the likeliest tokens."""
+    sampling = dataclasses.replace(sampling, num_generations=1, compile=False)  # too few answers to pay for it
+    return dataclasses.replace(sampling, temperature=0.0, top_p=1.0, top_k=0) if greedy else sampling
+
+
+def load(settings: PolicySettings) -> Policy:
+    """A policy with its weights, where it computes fastest."""
+    policy = Policy(settings)
+    policy.load()
+    return policy.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def say(
+    policy: Policy,
+    plan: Plan,
+    texts: Sequence[str],
+    sampling: Sampling,
+    seed: int,
+    told: Callable[[str], None] | None = None,
+) -> list[str]:
+    """Answer texts in one batch.
+
+    Args:
+        policy: Loaded; as it computes now, base or trained.
+        plan: How they are worded.
+        texts: None of them blank.
+        sampling: One completion for each.
+        seed: Of the drawing.
+        told: Called with the answer to the only text after each of its tokens; what it raises ends the answer.
+
+    Raises:
+        UserError: A prompt is longer than the model has positions for.
+    """
+    asked, template = [text.strip() for text in texts], plan.resolved_template()  # as rows are read for training
+    prompts = [template.render(policy.tokenizer, {"source": text, plan.task.inputs[0]: text}) for text in asked]
+    examples = [
+        Example(id=str(row), prompt=prompt, source=text, references=("",))
+        for row, (prompt, text) in enumerate(zip(prompts, asked, strict=True))
+    ]
+    encoded = encode(policy.tokenizer, examples)
+    lengths = encoded.prompt_mask_BP.sum(dim=1)
+    what = f"prompt of {asked[int(lengths.argmax())][:30]!r} with {sampling.max_new_tokens:,} new tokens"
+    tokens = int(lengths.max()) + sampling.max_new_tokens
+    fitting(policy.settings.model, policy.config, {what: tokens}, "shorten the text")
+    ids: list[int] = []
+
+    def listen(token_N: Tensor) -> None:
+        ids.extend(token_N.tolist())
+        if told:
+            told(thoughts.answers(policy.tokenizer, [ids], prompts)[0])
+
+    device = next(policy.parameters()).device
+    rollouts = sample(policy, encoded.to(device), sampling, seed, told=listen if told else None)
+    return [one.text for one in rollouts.completions]
+
+
+def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Texts in lists of `size`; the last is shorter, also where a text cannot be read and those before it can."""
+    batch: list[str] = []
+    try:
+        for text in texts:
+            batch.append(text)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except UserError:
+        yield batch
+        raise
+    yield batch

@@ -1,0 +1,127 @@
+"""What RUN names: a run, an adapter or a model, told by which files are there, before torch is imported.
+
+A folder may be somebody else's: of what is in it, only the name of an adapter's base is read here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lsemrl import micro
+from lsemrl.errors import UserError
+from lsemrl.reading import Unreadable, read_json, user_path
+from lsemrl.runs import ADAPTER, CONFIG, is_finished, newest_run
+
+NEWEST = "newest"
+"""What is written in place of a run to mean the one that was finished last."""
+ADAPTER_CONFIG = "adapter_config.json"
+_BASE, _MERGED, _MODEL, _PASSPORT = "base", "merged", "config.json", "lsemrl.json"
+_HUB_ID = re.compile(r"([\w-][\w.-]*)/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model, with or without an adapter, of which nothing says what task it was trained on.
+
+    Attributes:
+        name: Folder, hub id or "micro", as in `PolicySettings.model`.
+        adapter: Folder of the adapter; None without one.
+        folder: What was named, out of which nothing may lead; None where that is no folder.
+    """
+
+    name: str
+    adapter: Path | None = None
+    folder: Path | None = None
+
+
+def find(run: str, root: Path) -> Path | Model:
+    """The folder of a finished run, or a model.
+
+    Args:
+        run: RUN as it was typed.
+        root: Where "newest" is looked for.
+
+    Raises:
+        UserError: There is nothing of that name, or nothing in it that could answer.
+    """
+    if run == NEWEST:
+        newest = newest_run(root)
+        if newest is None:
+            raise UserError(f"RUN is {NEWEST!r}, and there is no finished run under --root {str(root)!r}; name another")
+        return newest
+    if run == micro.NAME:
+        return Model(name=run)
+    folder = user_path(run)
+    if not _is_folder(folder):
+        if _is_hub_id(run, root):
+            return Model(name=run)
+        raise UserError(
+            f"RUN is {run!r}, and there is no such folder; name a run, an adapter or a model, `{NEWEST}` for the run "
+            "that was finished last, or a hub id such as Qwen/Qwen3-0.6B"
+        )
+    if is_finished(folder):
+        return folder
+    for inner in (folder, folder / ADAPTER):
+        if (inner / ADAPTER_CONFIG).is_file():
+            return adapter_in(inner, folder)
+    for inner in (folder, folder / _MERGED):
+        if (inner / _MODEL).is_file():
+            return Model(name=str(inner), folder=folder)
+    newest = newest_run(folder)
+    remedy = f"name one of those inside, such as {newest}" if newest else "name a folder such as runs/grpo/version_0"
+    raise UserError(
+        f"RUN is {run!r}, which holds no finished run ({CONFIG} and {ADAPTER}/), no adapter and no model; {remedy}"
+    )
+
+
+def adapter_in(adapter: Path, folder: Path) -> Model:
+    """An adapter on the base that it names.
+
+    Of an exported folder that is base/ beside it, wherever the folder was moved to.
+
+    Args:
+        adapter: With adapter_config.json, and the passport if it is ours.
+        folder: What was named.
+
+    Raises:
+        UserError: It names no base that is there.
+    """
+    named = [_field(adapter / ADAPTER_CONFIG, "base_model_name_or_path"), _field(adapter / _PASSPORT, "base")]
+    beside = adapter.parent / _BASE
+    if Path(named[0]).name == _BASE and (beside / _MODEL).is_file():
+        return Model(name=str(beside), adapter=adapter, folder=adapter.parent)
+    for name in filter(None, named):
+        if name == micro.NAME or _is_folder(user_path(name)) or _is_hub_id(name):
+            return Model(name=name if name == micro.NAME else str(user_path(name)), adapter=adapter, folder=folder)
+    raise UserError(
+        f"RUN is {str(folder)!r}, an adapter whose base is not here: base_model_name_or_path in its {ADAPTER_CONFIG} "
+        f"is {named[0]!r}; write there a folder or a hub id"
+    )
+
+
+def _field(path: Path, name: str) -> str:
+    """A text in a JSON file; empty where there is none."""
+    if not path.is_file():
+        return ""
+    try:
+        said: Any = read_json(path)
+    except Unreadable as reason:
+        raise UserError(f"'{path}' cannot be read ({reason}); export the adapter again") from None
+    value = said.get(name) if isinstance(said, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long for a name, or none at all
+        return False
+
+
+def _is_hub_id(name: str, *folders: Path) -> bool:
+    """Whether `name` is OWNER/NAME, where OWNER is no folder here: then a folder was meant, which is not there."""
+    found = _HUB_ID.fullmatch(name)
+    return found is not None and not Path(found[1]).exists() and Path(found[1]) not in folders
