@@ -234,6 +234,7 @@ class Bar:
 
 @contextmanager
 def progress(console: Console, total: float) -> Iterator[Bar]:
+    """A bar, and its stages, in seconds of work."""
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as shown:
         yield Bar(shown, total)

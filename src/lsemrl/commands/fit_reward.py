@@ -21,7 +21,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from lsemrl import __version__, micro
 from lsemrl.commands.quiet import quiet
-from lsemrl.config_files import CONFIG_VERSION
+from lsemrl.config_files import CONFIG_VERSION, config_path
 from lsemrl.data.collate import encode
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
@@ -275,7 +275,7 @@ def _rewards(grpo: str) -> tuple[str, dict[str, Any]]:
         UserError: It cannot be read, or not exactly one of its rewards is a SemanticSimilarity.
     """
     try:
-        content = read_yaml(grpo)
+        content = read_yaml(config_path(grpo))
         parts = content["model"]["init_args"]["rewards"]
         names = [name for name, part in parts.items() if part["class_path"].endswith("SemanticSimilarity")]
     except Unreadable as reason:

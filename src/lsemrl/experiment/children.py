@@ -32,6 +32,7 @@ class Child:
 
     @property
     def seconds(self) -> float:
+        """Since it was started."""
         return time.monotonic() - self.started
 
     def ended(self) -> tuple[int, int] | None:
@@ -82,6 +83,7 @@ def claimed(output: Path) -> Iterator[int]:
 
 
 def write_pids(descriptor: int, pids: Sequence[int]) -> None:
+    """Say in a lock file who holds it."""
     with suppress(OSError):  # of a full disk; they are for people only
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, ", ".join(map(str, pids)).encode(), 0)

@@ -27,11 +27,13 @@ class Bar(Display):
         self.progress, self.task = progress, progress.add_task("starting", total=total, left="")
 
     def update(self, text: str, settled: float, left: str) -> None:
+        """Show what is at work, how many runs are settled, and what is left."""
         self.progress.update(self.task, description=text, completed=settled, left=left)
 
 
 @contextmanager
 def shown(console: Console, total: int) -> Iterator[Display]:
+    """A bar on a terminal; nothing elsewhere."""
     if not console.is_terminal or console.is_dumb_terminal:
         yield Display()
         return
