@@ -14,6 +14,7 @@ from torch import Tensor
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.modules.anchor import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.grpo import GRPO
@@ -29,9 +30,10 @@ def policy_settings(model: str, **settings: Any) -> PolicySettings:
     return PolicySettings(model=model, lora=LoraSettings(rank=4, alpha=8.0, dropout=0.2), **settings)
 
 
-def grpo(model: str, **settings: Any) -> GRPO:
+def grpo(model: str, anchor: AnchorSettings | None = None, **settings: Any) -> GRPO:
     torch.manual_seed(5)
     return GRPO(
+        anchor=anchor,
         rewards={"chrf": Chrf()},
         policy=policy_settings(model, **settings),
         sampling=Sampling(num_generations=4, temperature=1.0, max_new_tokens=6),
@@ -42,9 +44,10 @@ def grpo(model: str, **settings: Any) -> GRPO:
     )
 
 
-def sft(model: str, **settings: Any) -> SFT:
+def sft(model: str, anchor: AnchorSettings | None = None, **settings: Any) -> SFT:
     torch.manual_seed(5)
     return SFT(
+        anchor=anchor,
         policy=policy_settings(model, **settings),
         optimizer=OptimizerSettings(lr=1e-2),
         metrics=MetricSettings(names=("chrf",)),

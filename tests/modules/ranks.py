@@ -1,6 +1,6 @@
 """Trains for a few steps in one process or on two gloo ranks, on the same global batches and completions.
 
-    python ranks.py MODEL FOLDER one|ddp|fsdp|fsdp_streamed lora|full [CHECKPOINT]
+    python ranks.py MODEL FOLDER one|ddp|fsdp|fsdp_streamed lora|full OWN_TEXT [CHECKPOINT]
 
 Completions follow from the example alone: ranks would draw others than one process. Those of every second row of the
 order, which are what the second of two ranks is given, are all rewarded alike.
@@ -25,6 +25,7 @@ from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules import base, grpo
+from lsemrl.modules.anchor import AnchorSettings
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
@@ -84,7 +85,7 @@ def invent(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
     )
 
 
-def main(model: str, folder: str, layout: str, train: str, resume: str = "never") -> None:
+def main(model: str, folder: str, layout: str, train: str, own_text: str, resume: str = "never") -> None:
     """Train, and write what was trained."""
     torch.manual_seed(5)
     reward = Invented()
@@ -106,6 +107,8 @@ def main(model: str, folder: str, layout: str, train: str, resume: str = "never"
         num_iterations=2,
         micro_batch_tokens=60,
         samples_every=1,
+        # Rows that two ranks cannot share alike. After full fine-tuning no base is left to ask.
+        anchor=AnchorSettings(path=own_text, coefficient=0.5, rows=5, top_k=0 if train == "lora" else 8),
     )
     if os.environ.get("LOCAL_RANK", "0") != "0":
         torch.manual_seed(6)  # a rank that nobody has told the seed

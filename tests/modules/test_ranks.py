@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.snapshot import read_snapshot
+from own_text import write_own_text
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 OWN = ("timing/", "tokens_per_second", "padding/")
@@ -51,18 +52,25 @@ def metrics(folder: Path) -> list[dict[str, float]]:
         ]
 
 
+@pytest.fixture(scope="module")
+def own_text(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_own_text(tmp_path_factory.mktemp("own") / "own.jsonl", tiny_model))
+
+
 @pytest.fixture(scope="module", params=["lora", "full"])
-def one(request: Any, tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def one(request: Any, tiny_model: str, own_text: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What is trained, and the folder of a run in one process."""
     folder = tmp_path_factory.mktemp("one")
-    train(folder, tiny_model, str(folder), "one", request.param)
+    train(folder, tiny_model, str(folder), "one", request.param, own_text)
     return request.param, folder
 
 
 @pytest.mark.parametrize("layout", ["ddp", "fsdp", "fsdp_streamed"])
-def test_two_ranks_end_as_one_process(layout: str, one: tuple[str, Path], tiny_model: str, tmp_path: Path) -> None:
+def test_two_ranks_end_as_one_process(
+    layout: str, one: tuple[str, Path], tiny_model: str, own_text: str, tmp_path: Path
+) -> None:
     trained, alone = one
-    train(tmp_path, tiny_model, str(tmp_path), layout, trained)
+    train(tmp_path, tiny_model, str(tmp_path), layout, trained, own_text)
     mine, expected = weights(tmp_path), weights(alone)
     assert mine.keys() == expected.keys()
     for name, value in mine.items():
@@ -86,15 +94,15 @@ def test_two_ranks_end_as_one_process(layout: str, one: tuple[str, Path], tiny_m
 
 @pytest.mark.parametrize(("first", "then"), [("fsdp", "one"), ("one", "fsdp")])
 def test_a_run_goes_on_with_another_layout(
-    first: str, then: str, one: tuple[str, Path], tiny_model: str, tmp_path: Path
+    first: str, then: str, one: tuple[str, Path], tiny_model: str, own_text: str, tmp_path: Path
 ) -> None:
     trained, alone = one
     begun = alone
     if first != "one":
         begun = tmp_path / "begun"
-        train(begun, tiny_model, str(begun), first, trained)
+        train(begun, tiny_model, str(begun), first, trained, own_text)
     folder = tmp_path / "then"
-    train(folder, tiny_model, str(folder), then, trained, str(begun / "checkpoints" / "step_2"))
+    train(folder, tiny_model, str(folder), then, trained, own_text, str(begun / "checkpoints" / "step_2"))
     for name, value in weights(folder).items():
         torch.testing.assert_close(value, weights(alone)[name], rtol=1e-5, atol=1e-5)
 

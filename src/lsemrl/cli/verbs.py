@@ -37,6 +37,7 @@ _ALL = (
     Verb("validate", "trainer.run_trainer", "score a policy on the validation rows"),
     Verb("test", "trainer.run_trainer", "score a policy on the test rows"),
     Verb("predict", "trainer.run_trainer", "write a policy's outputs for the test rows"),
+    Verb("rehearse", "rehearse.rehearse", "have the base write text by itself, to hold a policy to what it knew"),
     Verb("generate", "generate.generate", "answer texts with a run or a model: a file, standard input, or at a prompt"),
     Verb("chat", "chat.chat", "answer and score what is typed, each line by itself, the base beside it if asked"),
     Verb("export", "export.export", "a finished run as folders for plain peft and transformers, with a model card"),

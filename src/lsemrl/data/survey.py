@@ -134,16 +134,19 @@ def find_column(found: Survey, code: str, asked: str | None, besides: Sequence[s
     raise UserError(f"which column holds {code!r} cannot be told; name it. The columns are: {listed}")
 
 
+def scripts_of(*texts: str) -> dict[str, float]:
+    """Unicode names of scripts -> share of the letters of texts, the most frequent first."""
+    letters = Counter(itertools.chain.from_iterable(map(_letters, texts)))
+    total = sum(letters.values())
+    return {unicodedata.script_name(code): count / total for code, count in letters.most_common()}
+
+
 def _column(name: str, rows: Sequence[Row]) -> Column:
     texts = [text for row in rows if (text := _text(row, name))]
-    letters = Counter[str]()
-    for text in texts[:_SHOWN]:
-        letters.update(_letters(text))
-    total = sum(letters.values())
     return Column(
         name=name,
         filled=len(texts),
-        scripts={unicodedata.script_name(code): count / total for code, count in letters.most_common()},
+        scripts=scripts_of(*texts[:_SHOWN]),
         mean_length=sum(map(len, texts)) / max(len(texts), 1),
     )
 

@@ -101,11 +101,11 @@ def fused_policy_loss(
             loss += chunk_loss.detach()
             for name, value in chunk_metrics.items():
                 metrics[name] = metrics[name] + value.detach() if name in metrics else value.detach()
-    loss = _KnownGradient.apply(loss, *inputs, gradients.hidden_MH, gradients.weight_VH, gradients.bias_V)
+    loss = KnownGradient.apply(loss, *inputs, gradients.hidden_MH, gradients.weight_VH, gradients.bias_V)
     return loss, metrics
 
 
-class _KnownGradient(torch.autograd.Function):
+class KnownGradient(torch.autograd.Function):
     """Ties a loss to the inputs whose gradients were computed beside it."""
 
     @staticmethod
@@ -113,7 +113,7 @@ class _KnownGradient(torch.autograd.Function):
         ctx: Any,
         loss: Tensor,
         hidden_MH: Tensor,
-        weight_VH: Tensor,
+        weight_VH: Tensor | None,
         bias_V: Tensor | None,
         *gradients: Tensor | None,
     ) -> Tensor:

@@ -21,12 +21,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lsemrl.files import append, replace_folder
 from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.modules.anchor import Anchor, AnchorSettings
 from lsemrl.modules.answers import Answers, write_predictions
 from lsemrl.modules.gradients import LossOf, accumulate, in_step, sum_gradients
 from lsemrl.modules.ground import ground
 from lsemrl.modules.legibility import check_run
 from lsemrl.modules.losses import WindowCounts
-from lsemrl.modules.metrics_log import MetricsLog, log_row
+from lsemrl.modules.metrics_log import log_row
 from lsemrl.modules.optimization import OptimizerSettings, check_float32, clipped_step, make_optimizer
 from lsemrl.modules.packing import MicroBatch, micro_batches, padding
 from lsemrl.modules.policy import Policy
@@ -36,7 +37,7 @@ from lsemrl.modules.ranks import every_rank, leave_at_exit
 from lsemrl.modules.reference import sync_reference
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
-from lsemrl.modules.step_faults import texts, unsound, within_memory
+from lsemrl.modules.step_faults import skipped_rows, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.modules.trainer_settings import check_trainer, planned_steps
 from lsemrl.runs import SKIPPED
@@ -62,8 +63,10 @@ class PolicyModule(LightningModule):
         metrics: MetricSettings,
         max_new_tokens: int,
         micro_batch_tokens: int,
+        anchor: AnchorSettings | None = None,
     ) -> None:
         super().__init__()
+        self.anchor = Anchor(anchor) if anchor and anchor.coefficient else None
         if micro_batch_tokens < 1:
             raise UserError(f"model.micro_batch_tokens is {micro_batch_tokens}; it must be at least 1")
         self.micro_batch_tokens, self.sampling_parts = micro_batch_tokens, 1
@@ -91,6 +94,8 @@ class PolicyModule(LightningModule):
             if self.trainer.world_size > 1:
                 torch.default_generator.manual_seed(seed)
             self.policy.load()
+        if self.anchor:
+            self.anchor.check(self.policy)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             world = self.trainer.world_size
             self.policy.shard(init_device_mesh(self.trainer.strategy.root_device.type, (world,)))
@@ -189,6 +194,20 @@ class PolicyModule(LightningModule):
     def _backward(
         self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf
     ) -> tuple[list[MicroBatch], dict[str, list[torch.Tensor]]]:
+        batches, found = self._accumulate(whole, rows, loss_of)
+        if self.anchor:
+            self.stopwatch.lap("update")
+            held, numbers = self.anchor.beside(self.global_step, self.global_rank, self.trainer.world_size, self.device)
+            counts = self.window_counts(held.completion_mask_NT if numbers else held.completion_mask_NT[:0])
+            every = torch.arange(len(held), device=self.device)
+            _, divergence = self._accumulate(held, every, self.anchor.loss(self.policy, numbers, counts.tokens))
+            found |= {name: values for name, values in divergence.items() if name != "loss"}
+            self.stopwatch.lap("anchor")
+        return batches, found
+
+    def _accumulate(
+        self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf
+    ) -> tuple[list[MicroBatch], dict[str, list[torch.Tensor]]]:
         batches = self.micro_batches(whole, rows)
         counted = in_step(batches, self.policy, self.device)
         return batches, accumulate(self.trainer.strategy.model, counted, loss_of, self.manual_backward)
@@ -222,13 +241,10 @@ class PolicyModule(LightningModule):
         """Count a step that was skipped, and write out the rows it was of."""
         self.skipped += 1
         self.skipped_in_a_row += 1
-        bad = [batch for batch, loss in zip(batches, losses, strict=True) if not loss.isfinite()]
-        about = {"rollout_step": self.rollout_step, "rank": self.global_rank, "loss_is_finite": not bad}
-        own = [{**about, **row} for row in texts(whole, bad or batches, self.policy)]
-        rows = [row for rank in every_rank(own) for row in rank]
-        path = self.folder / SKIPPED
+        path, about = self.folder / SKIPPED, {"rollout_step": self.rollout_step, "rank": self.global_rank}
+        rows = every_rank(skipped_rows(whole, batches, losses, self.policy, about))
         if self.trainer.is_global_zero:
-            append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for own in rows for row in own))
         self.say(f"the gradient of rollout step {self.rollout_step} is not finite: skipped; its rows are in {path}")
         if self.skipped_in_a_row >= self.optimizer.max_skipped_steps:
             raise UserError(
@@ -249,12 +265,6 @@ class PolicyModule(LightningModule):
     def say(self, line: str) -> None:
         """Tell the user something once, whatever the number of ranks."""
         rank_zero_info(line)
-
-    def show(self, name: str, text: str) -> None:
-        """Show Markdown beside the numbers of this step, where the run's own log shows any."""
-        for logger in self.trainer.loggers:
-            if isinstance(logger, MetricsLog):
-                logger.log_text(name, text, self.rollout_step)
 
     def log_step(self, metrics: dict[str, Any], *shown: str) -> None:
         """Log a training batch under both clocks, with where its time went; `shown` appear in the progress bar too."""
@@ -317,7 +327,8 @@ class PolicyModule(LightningModule):
     def stands_on(self) -> dict[str, str]:
         """Hashes of what a resumed run must find as it was, by the field that names it."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return ground(self.policy, data.train_examples, self.encoders())
+        found = ground(self.policy, data.train_examples, self.encoders())
+        return found | {"model.anchor.path": self.anchor.digest} if self.anchor else found
 
     def resume_state(self, state: dict[str, Any]) -> None:
         """Take up what `own_state` gave; the random numbers in `on_train_start`, after everything else has drawn."""

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.modules.anchor import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.gradients import in_step
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory, held_memory, peak_memory
+from lsemrl.modules.metrics_log import show_text
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
@@ -56,6 +58,7 @@ class GRPO(PolicyModule):
         micro_batch_tokens: int = 4096,
         samples_every: int = 10,
         patience: Patience = Patience(),
+        anchor: AnchorSettings | None = None,
     ) -> None:
         """
         Args:
@@ -76,9 +79,10 @@ class GRPO(PolicyModule):
                 noise too.
             micro_batch_tokens: Tokens in one forward pass, padding included; the gradient does not depend on it.
             samples_every: Write sample completions every so many rollout steps; 0 never does.
+            anchor: What holds the policy to its base beside the task.
             patience: What is done about a part of the reward that raises, hangs or gives something else.
         """
-        super().__init__(policy, optimizer, metrics, sampling.max_new_tokens, micro_batch_tokens)
+        super().__init__(policy, optimizer, metrics, sampling.max_new_tokens, micro_batch_tokens, anchor)
         validate_group(sampling.num_generations, advantages)
         for name, value, least in (
             ("num_iterations", num_iterations, 1),
@@ -317,5 +321,5 @@ class GRPO(PolicyModule):
         )
         if self.samples_every and self.rollout_step % self.samples_every == 0 and self.trainer.is_global_zero:
             append_samples(self.folder / SAMPLES, self.rollout_step, rollouts, rewards, advantages_N)
-            self.show("samples", samples_page(rollouts, rewards))
+            show_text(self, "samples", samples_page(rollouts, rewards), self.rollout_step)
         self.rollout_step += 1

@@ -158,6 +158,13 @@ class MetricsLog(Logger):
         self._columns = columns
 
 
+def show_text(module: Any, name: str, text: str, step: int) -> None:
+    """Show Markdown beside the numbers of a step, where the run's own log shows any."""
+    for logger in module.trainer.loggers:
+        if isinstance(logger, MetricsLog):
+            logger.log_text(name, text, step)
+
+
 def log_row(
     module: LightningModule, metrics: Mapping[str, Any], step: int, shown: Sequence[str] = (), *, due: bool = True
 ) -> None:

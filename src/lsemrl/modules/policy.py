@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import linear
 
 from lsemrl import kernels, micro
+from lsemrl.kernels.divergence import Head, Likeliest, divergence_loss
 from lsemrl.modules.adapters.config import new_config, read_config
 from lsemrl.modules.adapters.embeddings import head_weight
 from lsemrl.modules.adapters.files import check_passport, read_tensors, write_adapter
@@ -130,7 +131,7 @@ class Policy(nn.Module):
         check_shardable(self.model)
         models = [model for model in (self.model, self.reference_model) if model is not None]
         layers = [layer for model in models for layer in model.get_decoder().layers]
-        self.traffic = spread(self, layers, mesh, called=("logprobs", "loss", "predictions"))
+        self.traffic = spread(self, layers, mesh, called=("logprobs", "loss", "predictions", "divergence"))
 
     @property
     def sharded(self) -> bool:
@@ -226,6 +227,30 @@ class Policy(nn.Module):
                 return linear(states_MH[tokens].float(), weight_VH, bias_V)
 
         return logits_CV
+
+    def divergence(
+        self, sequences: Sequences, weights_M: Tensor, kept: Likeliest | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """How far the policy is from its base along texts.
+
+        Args:
+            sequences: N texts of M tokens together.
+            weights_M: What each token counts.
+            kept: What is known of the base's distributions; None computes the base beside the policy.
+
+        Returns:
+            The weighted sum of KL(base ‖ policy), to call backward on, and the divergences [M], in nats.
+        """
+        base: Head | Likeliest
+        if kept is not None:
+            base = kept
+        else:
+            with self.base():
+                base_MH, _ = self._predictors(sequences)
+                base = Head(base_MH, *self._head()) if self._way != "plain" else Head(base_MH)
+        states_MH, _ = self._predictors(sequences)
+        own = Head(states_MH, *self._head()) if self._way != "plain" else Head(states_MH)
+        return divergence_loss(own, base, weights_M)
 
     def _head(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
         """Weight [V, H] and bias [V] of the output head, in `dtype` or as mixed precision would have them."""

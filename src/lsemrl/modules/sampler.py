@@ -6,7 +6,7 @@ second engine. A prompt is encoded once and its keys and values are repeated for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,7 @@ def sample(
     sampling: Sampling,
     seed: int,
     parts: int = 1,
+    stops: Sequence[int] = (),
     told: Callable[[Tensor], None] | None = None,
 ) -> Rollouts:
     """Draw G completions for each of B prompts, in eval mode and without gradients.
@@ -71,6 +72,7 @@ def sample(
         prompts: B prompts, padded on the left.
         sampling: How to draw.
         seed: The same seed, weights, prompts and parts give the same completions on one machine.
+        stops: Token ids that end a completion beside EOS.
         parts: How many parts the prompts are answered in, one after the other; more need less memory.
         told: Called with the tokens of every step, one of each completion that is still in the batch; what it raises
             ends the sampling.
@@ -82,7 +84,7 @@ def sample(
             prove_decoding(policy, prompts)
             policy.sampled = True
         with looking_back(policy.model):
-            drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator, told) for ids_BP, mask_BP in rows]
+            drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator, stops, told) for ids_BP, mask_BP in rows]
     ids, masks, ends, slots = zip(*drawn, strict=True)
     ended_N = torch.cat(ends)
     width = max(mask_NT.shape[1] for mask_NT in masks)
@@ -118,11 +120,12 @@ def _decode(
     prompt_mask_BP: Tensor,
     sampling: Sampling,
     generator: torch.Generator,
+    stops: Sequence[int],
     told: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Token ids_NT, mask_NT and ended_N of all N completions, and how many tokens were drawn for them."""
     group, device = sampling.num_generations, prompt_ids_BP.device
-    eos = torch.tensor(policy.eos_ids(), device=device)
+    eos = torch.tensor([*policy.eos_ids(), *stops], device=device)
     # Sharded weights are gathered by all ranks together, so that none may stop before the others.
     together = policy.sharded and not policy.settings.gather_for_sampling
     logits_NV, kept = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, group, sampling.max_new_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.modules.anchor import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.losses import likelihood_loss, token_weights
 from lsemrl.modules.optimization import OptimizerSettings
@@ -25,6 +26,7 @@ class SFT(PolicyModule):
         metrics: MetricSettings = MetricSettings(),
         micro_batch_tokens: int = 4096,
         max_new_tokens: int = 64,
+        anchor: AnchorSettings | None = None,
     ) -> None:
         """
         Args:
@@ -33,8 +35,9 @@ class SFT(PolicyModule):
             metrics: What validation measures.
             micro_batch_tokens: Tokens in one forward pass, padding included; the gradient does not depend on it.
             max_new_tokens: Length limit of outputs in evaluation.
+            anchor: What holds the policy to its base beside the task.
         """
-        super().__init__(policy, optimizer, metrics, max_new_tokens, micro_batch_tokens)
+        super().__init__(policy, optimizer, metrics, max_new_tokens, micro_batch_tokens, anchor)
 
     def training_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the batch, in micro-batches."""
@@ -54,6 +57,9 @@ class SFT(PolicyModule):
                 "num_tokens": mask_NT.sum().float() * self.trainer.world_size,
                 "padding/update": found["padding/update"],
                 "skipped_steps": found["skipped_steps"],
+                **{
+                    name: value * self.trainer.world_size for name, value in found.items() if name.startswith("anchor/")
+                },
             },
             "loss",
         )

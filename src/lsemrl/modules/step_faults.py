@@ -64,6 +64,19 @@ def unsound(policy: Policy, skipped_in_a_row: int, device: torch.device) -> str 
     return None
 
 
+def skipped_rows(
+    whole: Sequences,
+    batches: Sequence[MicroBatch],
+    losses: Sequence[torch.Tensor],
+    policy: Policy,
+    about: dict[str, int],
+) -> list[dict[str, str | int | bool]]:
+    """What a rank writes of a step that was skipped: the rows whose loss is not finite, else all of them."""
+    bad = [batch for batch, loss in zip(batches, losses, strict=True) if not loss.isfinite()]
+    said = {**about, "loss_is_finite": not bad}
+    return [{**said, **row} for row in texts(whole, bad or batches, policy)]
+
+
 def texts(whole: Sequences, batches: Sequence[MicroBatch], policy: Policy) -> list[dict[str, str]]:
     """Prompt and completion of every row of `batches`, which count those of `whole`, special tokens included."""
 

@@ -1,0 +1,197 @@
+"""`lsemrl rehearse`: text that the base writes by itself, to hold a policy to what it knew (see `modules.anchor`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from lsemrl import __version__
+from lsemrl.commands.quiet import quiet
+from lsemrl.data.collate import prompt_ids
+from lsemrl.data.rehearsal import Rehearsed, identity_path, likeliest_path, read_rehearsal
+from lsemrl.data.survey import scripts_of
+from lsemrl.durations import spoken
+from lsemrl.files import append, told, try_folder, write_bytes, write_text
+from lsemrl.finite import check_seed
+from lsemrl.foreign import markdown
+from lsemrl.json_records import write_json
+from lsemrl.local_paths import name_only
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.rehearsing import likeliest, reasons, text_of, turn_of, why_not, write_answers, write_prompts
+from lsemrl.modules.sampler import Sampling
+from lsemrl.reading import Unreadable, read_json, read_lines
+from lsemrl.types import UserError
+
+_EVERY, _HOPELESS = 30.0, 20
+_SHOWN = 12
+
+
+def rehearse(
+    *,
+    output: Path,
+    policy: PolicySettings = PolicySettings(),
+    rows: int = 2000,
+    prompts: Path | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_prompt_tokens: int = 256,
+    max_new_tokens: int = 256,
+    batch_size: int = 64,
+    top_k: int = 32,
+    seed: int = 1,
+) -> None:
+    """Have the base write prompts and answers, and keep them with their tokens.
+
+    Args:
+        output: The file for them, .jsonl; what wrote them, the likeliest tokens and a page lie beside it.
+        policy: The base; no adapter plays a part.
+        rows: How many rows the base writes from nothing.
+        prompts: A file of prompts of the user's own, one a line, which are answered besides.
+        temperature: Of prompts and answers; 1 draws as the base would.
+        top_p: Likewise.
+        max_prompt_tokens: Longest prompt that the base may write.
+        max_new_tokens: Longest answer; rows that do not end within it are dropped and counted.
+        batch_size: Rows written at once.
+        top_k: How many of the base's likeliest tokens are kept for every token of the answers; 0 keeps none.
+        seed: Of the drawing; the same command goes on where it was stopped.
+
+    Raises:
+        UserError: The model cannot be read, `output` holds something else, or next to nothing ends by itself.
+    """
+    check_seed(seed, "--seed")
+    if output.suffix != ".jsonl":
+        raise UserError(f"--output is {str(output)!r}; name a file that ends in .jsonl")
+    for name, value, least in (("rows", rows, 0), ("batch-size", batch_size, 1), ("top-k", top_k, 0)):
+        if value < least:
+            raise UserError(f"--{name} is {value}; give {least} or more")
+    own = _own_prompts(prompts)
+    if not rows and not own:
+        raise UserError("--rows is 0 and --prompts is not given; ask for rows, or name a file of prompts")
+    if policy.adapter is not None:
+        raise UserError(f"--policy.adapter is {policy.adapter!r}, but the base writes without one; leave it out")
+    try_folder(output.parent, "--output")
+    quiet()
+    base = Policy(policy)
+    base.load()
+    base.to("cuda" if torch.cuda.is_available() else "cpu")
+    settings = {
+        "model": policy.model,
+        "fingerprint": base.fingerprint,
+        "lsemrl": __version__,
+        "template": base.tokenizer.chat_template or "",
+        "prompts": own,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_prompt_tokens": max_prompt_tokens,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    progress = _taken_up(output, settings)
+    kept = read_rehearsal(output) if progress["batches"] else []
+    dropped, known = Counter(progress["dropped"]), set(map(text_of, kept))
+    asking = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_prompt_tokens)
+    answering = replace(asking, max_new_tokens=max_new_tokens)
+    turn, lines = turn_of(base), Lines(rows + len(own), len(kept))
+    while (answered := progress["batches"] * batch_size) < len(own) or progress["free"] < rows:
+        drawn = 2 * (seed * 1_000_003 + progress["batches"])  # a seed of its own for every batch, and for each half
+        if part := own[answered : answered + batch_size]:
+            asked = prompt_ids(base.tokenizer, part)
+        elif turn.after:
+            asked, cut = write_prompts(base, turn, asking, batch_size, drawn)
+            dropped += Counter({"the prompt did not end": cut})  # which keeps no zeros
+        else:
+            asked = [[]] * batch_size
+        new = []
+        for row, ended in write_answers(base, turn, asked, answering, drawn + 1, own=bool(part)) if asked else ():
+            if reason := why_not(row, ended, known):
+                dropped[reason] += 1
+            elif part or progress["free"] < rows:
+                new.append(row)
+                progress["free"] += not part
+        append(output, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in new))
+        kept += new
+        progress |= {"batches": progress["batches"] + 1, "dropped": dict(dropped), "bytes": output.stat().st_size}
+        write_json(identity_path(output), {**settings, "progress": progress})
+        if progress["batches"] == _HOPELESS and len(kept) < batch_size:
+            raise UserError(
+                f"of {_HOPELESS * batch_size:,} rows {len(kept)} could be kept ({reasons(dropped)}); raise "
+                "--max-new-tokens, or give --prompts"
+            )
+        lines.say(len(kept))
+    if top_k:
+        found = likeliest(base, kept, top_k, batch_size)
+        write_bytes(likeliest_path(output), save(found, {"fingerprint": base.fingerprint}))
+    page = output.with_suffix(".md")
+    write_text(page, "\n".join(_page(kept, dropped, policy.model)) + "\n")
+    print(f"{len(kept):,} rows in {output}; dropped: {reasons(dropped)}; {page} shows some")
+
+
+class Lines:
+    """Says how far the writing has come, at most every 30 seconds."""
+
+    def __init__(self, wanted: int, already: int) -> None:
+        self._wanted, self._already = wanted, already
+        self._began = self._said = time.monotonic()
+
+    def say(self, rows: int) -> None:
+        """Count `rows` as kept."""
+        now = time.monotonic()
+        if now - self._said < _EVERY or rows == self._already:
+            return
+        self._said = now
+        left = (now - self._began) / (rows - self._already) * (self._wanted - rows)
+        print(f"{rows:,} of {self._wanted:,} rows; about {spoken(left)} left", file=sys.stderr, flush=True)
+
+
+def _own_prompts(path: Path | None) -> list[str]:
+    try:
+        return [] if path is None else [line.strip() for line in read_lines(path) if line.strip()]
+    except Unreadable as reason:
+        raise UserError(f"--prompts is {str(path)!r}, which cannot be read ({reason}); name another file") from None
+
+
+def _taken_up(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """How far an earlier call came; what it wrote after its last whole batch is cut off."""
+    begun: dict[str, Any] = {"batches": 0, "free": 0, "dropped": {}, "bytes": 0}
+    beside = identity_path(output)
+    if not output.exists() and not beside.exists():
+        return begun
+    try:
+        found = read_json(beside)
+        progress: dict[str, Any] = found.pop("progress")
+        same = found == json.loads(json.dumps(settings))
+    except (Unreadable, OSError, ValueError, KeyError, AttributeError, TypeError):
+        same, progress = False, begun
+    if not same:
+        raise UserError(f"--output is {str(output)!r}, which was written with other settings; name another file")
+    with told(output):
+        os.truncate(output, progress["bytes"])
+    return progress
+
+
+def _page(rows: Sequence[Rehearsed], dropped: Counter[str], model: str) -> Iterator[str]:
+    lengths = sorted(len(row.answer_ids) for row in rows)
+    scripts = Counter(next(iter(scripts_of(row.prompt, row.response)), "none") for row in rows)
+    shares = ", ".join(f"{count / len(rows):.1%} {script}" for script, count in scripts.most_common())
+    yield f"# What {markdown(name_only(model))} wrote by itself"
+    yield ""
+    yield f"{len(rows):,} rows kept; dropped: {reasons(dropped)}."
+    yield f"Answers have {lengths[0]} to {lengths[-1]} tokens, half of them up to {lengths[len(lengths) // 2]}."
+    yield f"By the script of most letters: {shares}."
+    yield ""
+    yield "| prompt | answer |"
+    yield "|---|---|"
+    for row in rows[:: max(len(rows) // _SHOWN, 1)][:_SHOWN]:
+        yield f"| {markdown(row.prompt)} | {markdown(row.response)} |"

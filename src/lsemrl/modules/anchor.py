@@ -1,0 +1,185 @@
+"""The anchor: KL(base ‖ policy) on text that the base wrote by itself, beside every optimizer step.
+
+What a model knew is held where the model itself shows what it knows, so that no general data are needed. Rows come
+from `lsemrl rehearse`; which of them stand beside a step follows from the step's number alone, so that a resumed run,
+or one on another number of ranks, goes on with the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lsemrl.data.rehearsal import Rehearsed, likeliest_path, read_identity, read_rehearsal
+from lsemrl.finite import check_finite
+from lsemrl.kernels.divergence import Likeliest
+from lsemrl.modules.gradients import LossOf
+from lsemrl.modules.packing import MicroBatch
+from lsemrl.modules.policy import Policy
+from lsemrl.reading import user_path
+from lsemrl.types import Sequences, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorSettings:
+    """How strongly, and where, the policy is held to its base."""
+
+    path: str
+    """The rehearsal text: a file that `lsemrl rehearse` wrote."""
+    coefficient: float = 0.2
+    """What the divergence counts beside the task's loss; 0 reads and costs nothing."""
+    rows: int = 12
+    """Rows beside each optimizer step, over all ranks."""
+    on: Literal["answer", "all"] = "answer"
+    """Whether the base's answers are held, or the prompts that it wrote too."""
+    top_k: int = 0
+    """Hold the base's so many likeliest tokens, as they were kept with the text, and the others as one mass; 0 holds
+    the whole vocabulary, for which the base is computed beside the policy."""
+
+    def __post_init__(self) -> None:
+        check_finite(self, "model.anchor")
+        for name, least in (("coefficient", 0), ("rows", 1), ("top_k", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"model.anchor.{name} is {getattr(self, name)}; it must be {least} or more")
+        if self.top_k and self.on == "all":
+            raise UserError(
+                "model.anchor.on is all and top_k is above 0, but only answers have it kept; set top_k to 0"
+            )
+
+
+class Anchor:
+    """Rehearsal text that has been read, dealt row by row.
+
+    Attributes:
+        settings: See there.
+        digest: Of the file, for who resumes.
+    """
+
+    def __init__(self, settings: AnchorSettings) -> None:
+        """Read the rows; the base is looked at in `check`.
+
+        Raises:
+            UserError: The file is none of `lsemrl rehearse`, or has fewer rows or likeliest tokens than are asked for.
+        """
+        self.settings = settings
+        path = user_path(settings.path)
+        self._identity = read_identity(path)
+        self._rows = read_rehearsal(path)
+        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        if settings.rows > len(self._rows):
+            raise UserError(
+                f"model.anchor.rows is {settings.rows}, but {settings.path!r} has {len(self._rows)}; lower it, or "
+                "write more with lsemrl rehearse"
+            )
+        self._likeliest = _read_likeliest(path, self._rows, settings.top_k) if settings.top_k else None
+
+    def check(self, policy: Policy) -> None:
+        """Hold the text against the policy, once its weights are there.
+
+        Raises:
+            UserError: Another base wrote it, or it has tokens that the policy lacks.
+        """
+        if self._identity["fingerprint"] != policy.fingerprint:
+            raise UserError(
+                f"model.anchor.path is {self.settings.path!r}, which {self._identity['model']!r} wrote, another base "
+                f"than policy.model {policy.settings.model!r}; write one with lsemrl rehearse"
+            )
+        most = max(max((*row.prompt_ids, *row.answer_ids)) for row in self._rows)
+        if most >= policy.model.get_input_embeddings().weight.shape[0]:
+            raise UserError(f"model.anchor.path is {self.settings.path!r}, which has tokens that the policy lacks")
+
+    def beside(self, step: int, rank: int, ranks: int, device: torch.device) -> tuple[Sequences, list[int]]:
+        """A rank's rows for an optimizer step, and their numbers: every row once before any comes again.
+
+        Args:
+            step: Optimizer steps that were taken before.
+            rank: This one.
+            ranks: How many share the rows.
+            device: Where to put them.
+        """
+        count, first = len(self._rows), step * self.settings.rows
+        numbers = []
+        for at in range(first + rank, first + self.settings.rows, ranks):
+            epoch, place = divmod(at, count)
+            numbers.append(int(_order(count, epoch)[place]))
+        return self._sequences(numbers or [0], device), numbers
+
+    def loss(self, policy: Policy, numbers: list[int], tokens: int) -> LossOf:
+        """Of a micro-batch of the rows `numbers`: the coefficient times its share of the mean over `tokens`.
+
+        Args:
+            policy: What is held.
+            numbers: As `beside` gave them; without any, the row that is passed through counts nothing.
+            tokens: Those held beside this step, over all ranks.
+        """
+
+        def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            count = sum(batch.lengths) if numbers else 0
+            weights_M = torch.full((sum(batch.lengths),), bool(numbers) / tokens, device=batch.rows.device)
+            loss, kl_M = policy.divergence(batch.sequences, weights_M, self._kept(batch, numbers or [0]))
+            held = {"anchor/kl": (kl_M * weights_M).sum(), "anchor/tokens": weights_M.new_tensor(float(count))}
+            return self.settings.coefficient * loss, held
+
+        return loss_of
+
+    def _kept(self, batch: MicroBatch, numbers: list[int]) -> Likeliest | None:
+        if self._likeliest is None:
+            return None
+        parts = [self._likeliest[numbers[row]] for row in batch.rows.tolist()]
+        ids_MK, logprobs_MK = (torch.cat(part).to(batch.rows.device) for part in zip(*parts, strict=True))
+        return Likeliest(ids_MK=ids_MK.long(), logprobs_MK=logprobs_MK.float())
+
+    def _sequences(self, numbers: list[int], device: torch.device) -> Sequences:
+        parts = [self._rows[number].split(whole=self.settings.on == "all") for number in numbers]
+        (prompt_ids, prompt_mask), (answer_ids, answer_mask) = (
+            padded([part[side] for part in parts], left=side == 0) for side in (0, 1)
+        )
+        return Sequences(
+            prompt_ids_BP=prompt_ids.to(device),
+            prompt_mask_BP=prompt_mask.to(device),
+            prompt_of_N=torch.arange(len(numbers), device=device),
+            completion_ids_NT=answer_ids.to(device),
+            completion_mask_NT=answer_mask.to(device),
+        )
+
+
+def _order(count: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(epoch))
+
+
+def padded(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and mask [rows, longest]."""
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for at, row in enumerate(rows):
+        where = slice(longest - len(row), longest) if left else slice(0, len(row))
+        ids[at, where], mask[at, where] = torch.tensor(row), True
+    return ids, mask
+
+
+def _read_likeliest(path: Path, rows: list[Rehearsed], top_k: int) -> list[tuple[Tensor, Tensor]]:
+    """The K likeliest tokens of each answer's tokens, row by row."""
+    beside = likeliest_path(path)
+    try:
+        with safe_open(beside, framework="pt") as file:
+            ids_MK, logprobs_MK = file.get_tensor("ids"), file.get_tensor("logprobs")
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"model.anchor.top_k is {top_k}, but {str(beside)!r} cannot be read ({error}); set it to 0, or write the "
+            "text again with lsemrl rehearse --top-k"
+        ) from error
+    lengths = [len(row.answer_ids) for row in rows]
+    if ids_MK.shape != logprobs_MK.shape or sum(lengths) != len(ids_MK):
+        raise UserError(f"{str(beside)!r} is not of {str(path)!r}; write the text again with lsemrl rehearse")
+    if top_k > ids_MK.shape[1]:
+        raise UserError(f"model.anchor.top_k is {top_k}, but {ids_MK.shape[1]} tokens were kept; lower it")
+    pairs = zip(ids_MK[:, :top_k].split(lengths), logprobs_MK[:, :top_k].split(lengths), strict=True)
+    return list(pairs)

@@ -1,0 +1,135 @@
+"""Text that a base writes by itself: what is kept, how it goes on, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from lsemrl import micro
+from lsemrl.cli.main import main
+from lsemrl.commands import rehearse as command
+from lsemrl.data.rehearsal import identity_path, likeliest_path, read_rehearsal
+from lsemrl.types import UserError
+
+SMALL = ["--rows", "20", "--batch-size", "8", "--max-prompt-tokens", "96", "--max-new-tokens", "24", "--top-k", "4"]
+
+
+def rehearse(output: Path, *words: str) -> None:
+    main(["rehearse", "--output", str(output), *SMALL, *words])
+
+
+def test_the_base_writes_what_users_ask_and_answers_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "own.jsonl"
+    rehearse(output)
+    rows = read_rehearsal(output)
+    assert len(rows) == 20 and len({row.prompt for row in rows}) == 20
+    assert f"20 rows in {output}; dropped: " in capsys.readouterr().out
+    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
+    for row in rows:
+        asked = [{"role": "user", "content": row.prompt}]
+        whole = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        assert tokenizer.decode(row.prompt_ids) == whole
+        assert tokenizer.decode(row.answer_ids[:-1]) == row.response and row.answer_ids[-1] == tokenizer.eos_token_id
+        read, held = row.split(whole=True)
+        assert read == row.prompt_ids[:1] and held == (*row.prompt_ids[1:], *row.answer_ids)
+    kept = load_file(likeliest_path(output))
+    assert kept["ids"].shape == kept["logprobs"].shape == (sum(len(row.answer_ids) for row in rows), 4)
+    assert (kept["logprobs"].exp().sum(dim=1) <= 1 + 1e-5).all()
+    page = output.with_suffix(".md").read_text(encoding="utf-8")
+    assert "20 rows kept" in page and "Han" in page and rows[0].prompt[:4] in page
+
+
+def test_a_call_that_was_stopped_goes_on_to_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    rehearse(whole)
+    answers, calls = command.write_answers, []
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return answers(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(command, "write_answers", stopped)
+        rehearse(part)
+    with part.open("a") as file:
+        file.write('{"torn')  # what a kill in the middle of a batch leaves
+    rehearse(part)
+    assert part.read_bytes() == whole.read_bytes()
+    assert torch.equal(load_file(likeliest_path(part))["ids"], load_file(likeliest_path(whole))["ids"])
+    monkeypatch.setattr(command, "write_answers", lambda *args, **kwargs: pytest.fail("nothing is left to write"))
+    rehearse(part)
+
+
+def test_text_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    output = tmp_path / "own.jsonl"
+    rehearse(output)
+    before = output.read_bytes()
+    for words in (["--seed", "2"], ["--temperature", "0.5"]):
+        with pytest.raises(SystemExit):
+            rehearse(output, *words)
+    identity_path(output).write_text("{")
+    with pytest.raises(SystemExit):
+        rehearse(output)
+    assert output.read_bytes() == before
+
+
+def test_prompts_of_the_users_own_are_answered_and_others_written_besides(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    asked = ["复述：牧民做了鞋。", "复述：老师喝了茶。"]
+    prompts.write_text("\n".join(asked) + "\n", encoding="utf-8")
+    rehearse(tmp_path / "own.jsonl", "--prompts", str(prompts), "--rows", "3")
+    rows = read_rehearsal(tmp_path / "own.jsonl")
+    own = [row for row in rows if row.given == len(row.prompt_ids)]
+    assert [row.prompt for row in own] == asked and len(rows) == 5
+    assert own[0].split(whole=True) == (own[0].prompt_ids, own[0].answer_ids)  # nobody wrote that prompt
+    rehearse(tmp_path / "alone.jsonl", "--prompts", str(prompts), "--rows", "0")
+    assert [row.prompt for row in read_rehearsal(tmp_path / "alone.jsonl")] == asked
+
+
+def test_a_base_without_a_chat_template_writes_from_where_texts_begin(tiny_model: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = None
+    model = tmp_path / "plain"
+    __import__("shutil").copytree(tiny_model, model)
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(model)
+    rehearse(tmp_path / "own.jsonl", "--policy.model", str(model), "--rows", "2", "--max-new-tokens", "400")
+    for row in read_rehearsal(tmp_path / "own.jsonl"):
+        assert row.prompt == "" and row.prompt_ids == (tokenizer.eos_token_id,) and row.response
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda path: {"output": path / "own.txt"}, "ends in .jsonl"),
+        (lambda path: {"rows": -1}, "--rows is -1"),
+        (lambda path: {"rows": 0}, "--rows is 0 and --prompts is not given"),
+        (lambda path: {"prompts": path / "nope.txt"}, r"--prompts is .* cannot be read"),
+        (lambda path: {"max_prompt_tokens": 1}, r"of \d+ rows 0 could be kept \(\d+ since the prompt did not end"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(change: Callable[[Path], dict[str, Any]], says: str, tmp_path: Path) -> None:
+    settings = {"output": tmp_path / "own.jsonl", "rows": 4, "batch_size": 2, **change(tmp_path)}
+    with pytest.raises(UserError, match=says):
+        command.rehearse(**settings)
+
+
+def test_rows_are_data_to_train_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rehearse(tmp_path / "own.jsonl", "--rows", "60", "--batch-size", "32")
+    data = ["--data=lsemrl.data.instruction.InstructionData", "--data.source.path=own.jsonl", "--data.batch_size=8"]
+    quick = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--checkpoints.monitor=null"]
+    Path("own.yaml").write_text(
+        json.dumps({"model": {"class_path": "lsemrl.modules.sft.SFT"}, "trainer": {"accelerator": "cpu"}})
+    )
+    main(["fit", "--config", "own.yaml", *data, *quick, "--trainer.default_root_dir=runs"])
+    assert (tmp_path / "runs" / "version_0" / "adapter").is_dir()
