@@ -222,6 +222,9 @@ def test_only_rewards_of_lsemrl_are_made_from_a_folder(
 
 
 def test_mistakes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["chat", "--help"])
+    assert "nothing before it in view" in " ".join(capsys.readouterr().out.split())
     assert "RUN is 'nowhere', and there is no such folder" in told(capsys, "chat", "nowhere")
     assert "--max-new-tokens is 0" in told(capsys, "chat", str(run), "--max-new-tokens", "0")
     assert "--side-by-side: RUN is 'micro'" in told(capsys, "chat", "micro", "--side-by-side")

@@ -25,7 +25,7 @@ def chat(
     max_new_tokens: int | None = None,
     root: Path = Path("runs"),
 ) -> None:
-    """Answer what is typed, each line by itself.
+    """Each line is answered by itself, with nothing before it in view; `= REFERENCE` scores the last answer.
 
     Args:
         run: A finished run, whose task a line is the input of; "newest"; or an adapter, an exported folder, a model, a
