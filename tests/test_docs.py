@@ -148,6 +148,15 @@ def test_every_public_name_has_a_docstring() -> None:
     assert not bare
 
 
+def test_the_reference_has_every_room_and_what_rooms_share() -> None:
+    shown = {line for page in (ROOT / "docs" / "reference").glob("*.md") for line in page.read_text().splitlines()}
+    there = (
+        path for path in (ROOT / "src" / "lsemrl").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+    )
+    missing = {f"::: lsemrl.{path.stem}" for path in there if not path.stem.startswith("__")} - shown
+    assert not missing
+
+
 def _bare(node: ast.Module | ast.ClassDef | ast.FunctionDef, path: str) -> list[str]:
     found = [] if ast.get_docstring(node) else [path]
     for child in node.body if not isinstance(node, ast.FunctionDef) else ():

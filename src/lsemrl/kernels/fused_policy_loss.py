@@ -117,6 +117,7 @@ class KnownGradient(torch.autograd.Function):
         bias_V: Tensor | None,
         *gradients: Tensor | None,
     ) -> Tensor:
+        """The loss, as it is."""
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden_MH, weight_VH, bias_V)]
         ctx.save_for_backward(*gradients)
         return loss.clone()
@@ -124,6 +125,7 @@ class KnownGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients that are known, times that of the loss."""
         # New tensors, not in place: a second backward pass must find the stored gradients as they were.
         scaled = (
             None if gradient is None else (gradient * grad).to(dtype)
