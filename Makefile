@@ -13,8 +13,8 @@ test: $(VENV)/ready  ## lint, types, tests
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto
 
-test-docs: $(VENV)/ready  ## what the README and docs tell to type, run from top to bottom; seven minutes on two busy cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_docs.py
+test-docs: $(VENV)/ready  ## what the README and docs tell to type, run from top to bottom; 5 to 7 minutes on two busy cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_docs.py
 
 docs: $(VENV)/docs  ## README and docs as a site, with the reference, in site/; a dead link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
