@@ -29,6 +29,7 @@ SMALL = {
     "predict": f"{TRAINER} --trainer.limit_predict_batches=1",
     "measure": "--target_rows=4 --general_rows=4 --device=cpu",
     "best-of": f"{TRAINER} --data.splits.max_rows=1016",
+    "rehearse": "--rows=24 --batch-size=16",
     "fit-reward": "--train.epochs=2 --data.micro.train=1200 --held_out=100 --tau.rows=32",
     "experiment": "--dry-run",
 }

@@ -14,7 +14,7 @@ def test_where_everything_is_the_score_first_and_last_and_what_is_next(tmp_path:
     assert place.startswith(f"done: {tmp_path} holds adapter (") and "best" not in place and "samples" not in place
     assert metric == "val/chrf: 0.25 at step 1, 0.5 at step 2"
     assert reward == "reward: 1 at step 0, 1.5 at step 1"
-    assert next_.startswith(f"next: lsemrl generate {tmp_path}")
+    assert next_.startswith(f"next: lsemrl chat {tmp_path}")
 
 
 def test_what_was_not_measured_is_not_told(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def run_summary(folder: Path, monitor: str | None) -> Iterator[str]:
     there = ", ".join(f"{name} ({what})" for name, what in made if (folder / name).exists())
     yield f"done: {folder} holds {there}"
     yield from _scores(folder / "metrics.csv", monitor)
-    yield f"next: lsemrl generate {folder}, or lsemrl measure with --policy.adapter {folder / ADAPTER}"
+    yield f"next: lsemrl chat {folder}, or lsemrl measure with --policy.adapter {folder / ADAPTER}"
 
 
 def _scores(path: Path, monitor: str | None) -> Iterator[str]:
