@@ -69,9 +69,9 @@ def _made(value: Any, hint: Any, name: str) -> Any:
         hints = get_type_hints(hint)
         return hint(**{key: _made(each, hints.get(key), f"{name}.{key}") for key, each in value.items()})  # type: ignore[operator]
     if origin is UnionType:
-        plain = [each for each in inner if get_origin(each) is None]
-        kind = next((each for each in plain if type(value) is each), None if value is None else float)
-        return value if value is None and type(None) in inner else _made(value, kind if kind in inner else None, name)
+        if type(value) in inner or (type(value) is int and float in inner):  # which stays as it was written
+            return value
+        return _made(value, next((each for each in inner if each is float), None), name)
     if origin is tuple and isinstance(value, list):
         return tuple(_made(each, inner[0], name) for each in value)
     if origin is dict and isinstance(value, dict):
