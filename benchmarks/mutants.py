@@ -164,9 +164,12 @@ MUTANTS = (
         ("return math.sqrt(change / size)", "return change / size"),
     ),
     *_room(
-        "tax_report.py",
+        "rows.py",
         ("test_tax_report.py",),
-        ('drifts = rows["tax.nll"] - base["tax.nll"]', 'drifts = abs(rows["tax.nll"] - base["tax.nll"])'),
+        (
+            'rows_of(measured)["tax.nll"] - base["tax.nll"]).tolist()',
+            'abs(rows_of(measured)["tax.nll"] - base["tax.nll"])).tolist()',
+        ),
     ),
     *_room(
         "columns.py",

@@ -92,7 +92,7 @@ def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["train"])
     assert exit_.value.code == 2
-    assert "there is no verb 'train'; choose one of fit" in capsys.readouterr().err
+    assert "there is no verb 'train'; choose one of init, fit" in capsys.readouterr().err
 
 
 def test_print_config_is_commented_and_complete(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from jsonargparse import ArgumentParser
 from lsemrl import micro
 from lsemrl.commands.named import ADAPTER_CONFIG, Model, adapter_in
 from lsemrl.data.base import TaskData
+from lsemrl.data.choice import ChoiceData
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.instruction import InstructionData
@@ -37,7 +38,7 @@ from lsemrl.runs import ADAPTER, CONFIG, check_finished
 from lsemrl.types import UserError
 
 _DATA: dict[str, type[TaskData]] = {
-    kind.__name__: kind for kind in (ComprehensionData, HeadlineData, InstructionData, TranslationData)
+    kind.__name__: kind for kind in (ChoiceData, ComprehensionData, HeadlineData, InstructionData, TranslationData)
 }
 """What `data` of a run may be."""
 _LONGEST = 256
