@@ -76,6 +76,11 @@ def test_text_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     for words in (["--seed", "2"], ["--temperature", "0.5"]):
         with pytest.raises(SystemExit):
             rehearse(output, *words)
+    output.write_bytes(before[:-9])
+    with pytest.raises(SystemExit):
+        rehearse(output)
+    assert output.read_bytes() == before[:-9]  # not filled up
+    output.write_bytes(before)
     identity_path(output).write_text("{")
     with pytest.raises(SystemExit):
         rehearse(output)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lsemrl.data.rehearsal import identity_path, likeliest_path, read_rehearsal
@@ -180,3 +181,46 @@ def test_rows_that_are_none_are_told(line: str, says: str, own_text: Path, tmp_p
     with pytest.raises(UserError, match=says):
         Anchor(settings(path))
     assert not likeliest_path(path).exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ids, logprobs: (ids[:-1], logprobs[:-1]),
+        lambda ids, logprobs: (ids.float(), logprobs),
+        lambda ids, logprobs: (-ids - 1, logprobs),
+        lambda ids, logprobs: (torch.zeros_like(ids), logprobs),
+        lambda ids, logprobs: (ids, logprobs + 3),
+        lambda ids, logprobs: (ids, logprobs * torch.nan),
+    ],
+)
+def test_likeliest_tokens_that_are_none_are_refused(change: Any, own_text: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    for place in (lambda at: at, identity_path):
+        place(path).write_bytes(place(own_text).read_bytes())
+    kept = load_file(likeliest_path(own_text))
+    ids, logprobs = change(kept["ids"], kept["logprobs"])
+    save_file({"ids": ids.contiguous(), "logprobs": logprobs.contiguous()}, likeliest_path(path))
+    with pytest.raises(UserError, match=r"safetensors' is not of .*; write the text again"):
+        Anchor(settings(path, top_k=4))
+
+
+def test_tokens_beyond_the_vocabulary_are_refused_at_the_start(own_text: Path, tiny_model: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    for place in (lambda at: at, identity_path):
+        place(path).write_bytes(place(own_text).read_bytes())
+    kept = load_file(likeliest_path(own_text))
+    kept["ids"][0, 0] = 10_000_000
+    save_file(kept, likeliest_path(path))
+    with pytest.raises(UserError, match="has tokens that the policy lacks"):
+        run(sft(tiny_model, anchor=settings(path, top_k=4)), tmp_path / "run")
+
+
+def test_after_full_fine_tuning_a_base_that_is_not_kept_is_told_at_the_start(
+    own_text: Path, tiny_model: str, tmp_path: Path
+) -> None:
+    whole = {"train": "full", "reference": "none"}
+    with pytest.raises(UserError, match="full fine-tuning kept no copy of the base"):
+        run(sft(tiny_model, anchor=settings(own_text), **whole), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(sft(tiny_model, anchor=settings(own_text, top_k=4), **whole), tmp_path / "kept")

@@ -172,10 +172,15 @@ def _taken_up(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
         found = read_json(beside)
         progress: dict[str, Any] = found.pop("progress")
         same = found == json.loads(json.dumps(settings))
+        whole = output.stat().st_size >= progress["bytes"]  # else cutting would fill it up with NULs
     except (Unreadable, OSError, ValueError, KeyError, AttributeError, TypeError):
-        same, progress = False, begun
+        same, whole, progress = False, True, begun
     if not same:
         raise UserError(f"--output is {str(output)!r}, which was written with other settings; name another file")
+    if not whole:
+        raise UserError(
+            f"--output is {str(output)!r}, which is shorter than it was written; restore it, or name another"
+        )
     with told(output):
         os.truncate(output, progress["bytes"])
     return progress

@@ -38,7 +38,7 @@ from lsemrl.runs import ADAPTER, CONFIG, check_finished
 from lsemrl.types import UserError
 
 _DATA: dict[str, type[TaskData]] = {
-    kind.__name__: kind for kind in (ChoiceData, ComprehensionData, HeadlineData, InstructionData, TranslationData)
+    kind.__name__: kind for kind in (ComprehensionData, HeadlineData, InstructionData, TranslationData, ChoiceData)
 }
 """What `data` of a run may be."""
 _LONGEST = 256

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from lsemrl.errors import reason_of
-from lsemrl.types import Example, PromptBatch, UserError
+from lsemrl.types import Example, PromptBatch, Sequences, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,8 +98,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> P
     complete_tokenizer(tokenizer)
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
-    prompts_BP, prompt_mask_BP = _pad(prompt_ids(tokenizer, [row.prompt for row in examples]), pad, left=True)
-    targets_BT, target_mask_BT = _pad(target_ids(tokenizer, [row.reference for row in examples]), pad, left=False)
+    prompts_BP, prompt_mask_BP = padded(prompt_ids(tokenizer, [row.prompt for row in examples]), pad, left=True)
+    targets_BT, target_mask_BT = padded(target_ids(tokenizer, [row.reference for row in examples]), pad, left=False)
     return PromptBatch(
         examples=tuple(examples),
         prompt_ids_BP=prompts_BP,
@@ -109,7 +109,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> P
     )
 
 
-def _pad(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int]], pad: int = 0, *, left: bool) -> tuple[Tensor, Tensor]:
     """Ids and mask [rows, longest]; the mask is kept apart from the ids, as the pad token may also be a real one."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad)
@@ -119,6 +119,20 @@ def _pad(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor
         ids[at, where] = torch.tensor(row)
         mask[at, where] = True
     return ids, mask
+
+
+def sequences_of(parts: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> Sequences:
+    """Token ids of prompts and of what is behind them, a prompt of its own for each."""
+    (prompts_BP, prompt_mask_BP), (ids_NT, mask_NT) = (
+        padded([part[side] for part in parts], left=side == 0) for side in (0, 1)
+    )
+    return Sequences(
+        prompt_ids_BP=prompts_BP.to(device),
+        prompt_mask_BP=prompt_mask_BP.to(device),
+        prompt_of_N=torch.arange(len(parts), device=device),
+        completion_ids_NT=ids_NT.to(device),
+        completion_mask_NT=mask_NT.to(device),
+    )
 
 
 def epoch_sampler(count: int, seed: int) -> DistributedSampler[int]:

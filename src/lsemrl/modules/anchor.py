@@ -7,8 +7,8 @@ or one on another number of ranks, goes on with the same.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lsemrl.data.collate import sequences_of
 from lsemrl.data.rehearsal import Rehearsed, likeliest_path, read_identity, read_rehearsal
 from lsemrl.finite import check_finite
 from lsemrl.kernels.divergence import Likeliest
@@ -92,8 +93,16 @@ class Anchor:
                 f"than policy.model {policy.settings.model!r}; write one with lsemrl rehearse"
             )
         most = max(max((*row.prompt_ids, *row.answer_ids)) for row in self._rows)
+        if self._likeliest is not None:
+            most = max(most, *(int(ids_MK.max()) for ids_MK, _ in self._likeliest))
+        else:
+            with policy.base():  # refuses where there is none, which a step would find out late
+                pass
         if most >= policy.model.get_input_embeddings().weight.shape[0]:
-            raise UserError(f"model.anchor.path is {self.settings.path!r}, which has tokens that the policy lacks")
+            raise UserError(
+                f"model.anchor.path is {self.settings.path!r}, which has tokens that the policy lacks; write one with "
+                "lsemrl rehearse"
+            )
 
     def beside(self, step: int, rank: int, ranks: int, device: torch.device) -> tuple[Sequences, list[int]]:
         """A rank's rows for an optimizer step, and their numbers: every row once before any comes again.
@@ -109,7 +118,8 @@ class Anchor:
         for at in range(first + rank, first + self.settings.rows, ranks):
             epoch, place = divmod(at, count)
             numbers.append(int(_order(count, epoch)[place]))
-        return self._sequences(numbers or [0], device), numbers
+        parts = [self._rows[number].split(whole=self.settings.on == "all") for number in numbers or [0]]
+        return sequences_of(parts, device), numbers
 
     def loss(self, policy: Policy, numbers: list[int], tokens: int) -> LossOf:
         """Of a micro-batch of the rows `numbers`: the coefficient times its share of the mean over `tokens`.
@@ -136,33 +146,10 @@ class Anchor:
         ids_MK, logprobs_MK = (torch.cat(part).to(batch.rows.device) for part in zip(*parts, strict=True))
         return Likeliest(ids_MK=ids_MK.long(), logprobs_MK=logprobs_MK.float())
 
-    def _sequences(self, numbers: list[int], device: torch.device) -> Sequences:
-        parts = [self._rows[number].split(whole=self.settings.on == "all") for number in numbers]
-        (prompt_ids, prompt_mask), (answer_ids, answer_mask) = (
-            padded([part[side] for part in parts], left=side == 0) for side in (0, 1)
-        )
-        return Sequences(
-            prompt_ids_BP=prompt_ids.to(device),
-            prompt_mask_BP=prompt_mask.to(device),
-            prompt_of_N=torch.arange(len(numbers), device=device),
-            completion_ids_NT=answer_ids.to(device),
-            completion_mask_NT=answer_mask.to(device),
-        )
 
-
+@functools.lru_cache(maxsize=2)  # a step may end one epoch and begin the next
 def _order(count: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(epoch))
-
-
-def padded(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
-    """Ids and mask [rows, longest]."""
-    longest = max(map(len, rows))
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    for at, row in enumerate(rows):
-        where = slice(longest - len(row), longest) if left else slice(0, len(row))
-        ids[at, where], mask[at, where] = torch.tensor(row), True
-    return ids, mask
 
 
 def _read_likeliest(path: Path, rows: list[Rehearsed], top_k: int) -> list[tuple[Tensor, Tensor]]:
@@ -177,9 +164,19 @@ def _read_likeliest(path: Path, rows: list[Rehearsed], top_k: int) -> list[tuple
             "text again with lsemrl rehearse --top-k"
         ) from error
     lengths = [len(row.answer_ids) for row in rows]
-    if ids_MK.shape != logprobs_MK.shape or sum(lengths) != len(ids_MK):
+    whole = ids_MK.shape == logprobs_MK.shape and ids_MK.ndim == 2 and sum(lengths) == len(ids_MK)
+    if not whole or not _is_distribution(ids_MK, logprobs_MK):
         raise UserError(f"{str(beside)!r} is not of {str(path)!r}; write the text again with lsemrl rehearse")
     if top_k > ids_MK.shape[1]:
         raise UserError(f"model.anchor.top_k is {top_k}, but {ids_MK.shape[1]} tokens were kept; lower it")
     pairs = zip(ids_MK[:, :top_k].split(lengths), logprobs_MK[:, :top_k].split(lengths), strict=True)
     return list(pairs)
+
+
+def _is_distribution(ids_MK: Tensor, logprobs_MK: Tensor) -> bool:
+    """Whether each row names tokens once, with probabilities that add up to one at most."""
+    if ids_MK.is_floating_point() or not logprobs_MK.is_floating_point():
+        return False
+    sorted_MK = ids_MK.sort(dim=1).values
+    once = bool((sorted_MK[:, :1] >= 0).all()) and not bool((sorted_MK[:, 1:] == sorted_MK[:, :-1]).any())
+    return once and bool((logprobs_MK.double().exp().sum(dim=1) <= 1 + 1e-3).all())  # false for NaN, too

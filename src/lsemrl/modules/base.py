@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lsemrl.files import append, replace_folder
+from lsemrl.files import append
 from lsemrl.metrics.scorer import MetricSettings, Scorer
 from lsemrl.modules.anchor import Anchor, AnchorSettings
 from lsemrl.modules.answers import Answers, write_predictions
@@ -36,7 +36,6 @@ from lsemrl.modules.random_state import random_state, seed_of, set_random_state
 from lsemrl.modules.ranks import every_rank, leave_at_exit
 from lsemrl.modules.reference import sync_reference
 from lsemrl.modules.sampler import Sampling, sample
-from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.step_faults import skipped_rows, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.modules.trainer_settings import check_trainer, planned_steps
@@ -350,14 +349,3 @@ class PolicyModule(LightningModule):
     def unsound(self) -> str | None:
         """Why the policy is none to be saved; None if it is one. All ranks must ask."""
         return unsound(self.policy, self.skipped_in_a_row, self.device)
-
-    def save_policy(self, folder: Path) -> None:
-        """Write what is trained to `folder`, whole or not at all; all ranks must call.
-
-        Raises:
-            UserError: It cannot be written.
-        """
-        weights = whole_tensors(self.policy.trained())
-        if not self.trainer.is_global_zero:
-            return
-        replace_folder(folder, lambda part: self.policy.save(part, weights))

@@ -22,7 +22,7 @@ from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.preemption import Signals
 from lsemrl.modules.ranks import highest
-from lsemrl.modules.run_state import gather_state, restore_state
+from lsemrl.modules.run_state import gather_state, restore_state, save_policy
 from lsemrl.modules.snapshot import write_snapshot
 from lsemrl.runs import CHECKPOINTS, checkpoints, finish_run, truncate_files
 from lsemrl.types import UserError
@@ -149,7 +149,7 @@ class Checkpoints(Checkpoint):
             return
         if self._best is None or (score > self._best if self.mode == "max" else score < self._best):
             self._best = score
-            pl_module.save_policy(self.folder / "best")
+            save_policy(pl_module, self.folder / "best")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the adapter, save the run for whoever trains on, and say that it has ended."""
@@ -161,7 +161,7 @@ class Checkpoints(Checkpoint):
             kept = checkpoints(self.folder)
             where = f"the last checkpoint is {str(kept[-1])!r}" if kept else "there is no checkpoint"
             raise UserError(f"{reason}, so that the run ends without an adapter; {where}; lower optimizer.lr")
-        pl_module.save_policy(self.folder / "adapter")
+        save_policy(pl_module, self.folder / "adapter")
         # Lightning has counted the epoch already where the last step ended it.
         whole = trainer.fit_loop.epoch_progress.current
         done = 0 if whole.completed == whole.ready else trainer.fit_loop.epoch_loop.batch_progress.current.completed

@@ -241,16 +241,14 @@ class Policy(nn.Module):
         Returns:
             The weighted sum of KL(base ‖ policy), to call backward on, and the divergences [M], in nats.
         """
-        base: Head | Likeliest
-        if kept is not None:
-            base = kept
-        else:
-            with self.base():
-                base_MH, _ = self._predictors(sequences)
-                base = Head(base_MH, *self._head()) if self._way != "plain" else Head(base_MH)
-        states_MH, _ = self._predictors(sequences)
-        own = Head(states_MH, *self._head()) if self._way != "plain" else Head(states_MH)
-        return divergence_loss(own, base, weights_M)
+
+        def states() -> Head:
+            states_MH, _ = self._predictors(sequences)
+            return Head(states_MH, *(() if self._way == "plain" else self._head()))
+
+        with self.base() if kept is None else nullcontext():
+            base = states() if kept is None else kept
+        return divergence_loss(states(), base, weights_M)
 
     def _head(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
         """Weight [V, H] and bias [V] of the output head, in `dtype` or as mixed precision would have them."""

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from lsemrl.canonical import canonical
-from lsemrl.data.collate import complete_tokenizer, prompt_ids
+from lsemrl.data.collate import complete_tokenizer, padded, prompt_ids, sequences_of
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.rehearsal import Rehearsed
-from lsemrl.modules.anchor import padded
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import Sampling, sample
-from lsemrl.types import Example, PromptBatch, Rollouts, Sequences, UserError
+from lsemrl.types import Example, PromptBatch, Rollouts, UserError
 
 _MARK = "⁂rehearsal⁂"
 
@@ -137,20 +136,6 @@ def likeliest(policy: Policy, rows: Sequence[Rehearsed], top_k: int, batch_size:
                 found["ids"].append(ids_CK.int().cpu())
                 found["logprobs"].append(logprobs_CK.cpu())
     return {name: torch.cat(parts).contiguous() for name, parts in found.items()}
-
-
-def sequences_of(parts: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> Sequences:
-    """Prompts and what is behind them, a prompt of its own for each."""
-    (prompts, prompt_mask), (answers, answer_mask) = (
-        padded([part[side] for part in parts], left=side == 0) for side in (0, 1)
-    )
-    return Sequences(
-        prompt_ids_BP=prompts.to(device),
-        prompt_mask_BP=prompt_mask.to(device),
-        prompt_of_N=torch.arange(len(parts), device=device),
-        completion_ids_NT=answers.to(device),
-        completion_mask_NT=answer_mask.to(device),
-    )
 
 
 def _drawn(

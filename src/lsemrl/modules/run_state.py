@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lsemrl import __version__
+from lsemrl.files import replace_folder
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.ground import check_ground
 from lsemrl.modules.optimization import set_schedule
@@ -85,6 +86,17 @@ def gather_state(
             save_file(reference, folder / "reference.safetensors")
 
     return state, fill
+
+
+def save_policy(module: PolicyModule, folder: Path) -> None:
+    """Write what is trained to `folder`, whole or not at all; all ranks must call.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    weights = whole_tensors(module.policy.trained())
+    if module.trainer.is_global_zero:
+        replace_folder(folder, lambda part: module.policy.save(part, weights))
 
 
 def restore_state(
