@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from safetensors.torch import save
 
 from lsemrl import __version__
 from lsemrl.commands.quiet import quiet
-from lsemrl.data.collate import prompt_ids
+from lsemrl.data.base import TaskData
 from lsemrl.data.rehearsal import Rehearsed, identity_path, likeliest_path, read_rehearsal
 from lsemrl.data.survey import scripts_of
 from lsemrl.durations import spoken
@@ -28,9 +29,18 @@ from lsemrl.json_records import write_json
 from lsemrl.local_paths import name_only
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.rehearsing import likeliest, reasons, text_of, turn_of, why_not, write_answers, write_prompts
+from lsemrl.modules.rehearsing import (
+    given_prompts,
+    likeliest,
+    reasons,
+    text_of,
+    turn_of,
+    why_not,
+    write_answers,
+    write_prompts,
+)
 from lsemrl.modules.sampler import Sampling
-from lsemrl.reading import Unreadable, read_json, read_lines
+from lsemrl.reading import Unreadable, read_json
 from lsemrl.types import UserError
 
 _EVERY, _HOPELESS = 30.0, 20
@@ -42,7 +52,8 @@ def rehearse(
     output: Path,
     policy: PolicySettings = PolicySettings(),
     rows: int = 2000,
-    prompts: Path | None = None,
+    prompts: Path | TaskData | None = None,
+    without: str = "",
     temperature: float = 1.0,
     top_p: float = 1.0,
     max_prompt_tokens: int = 256,
@@ -57,7 +68,9 @@ def rehearse(
         output: The file for them, .jsonl; what wrote them, the likeliest tokens and a page lie beside it.
         policy: The base; no adapter plays a part.
         rows: How many rows the base writes from nothing.
-        prompts: A file of prompts of the user's own, one a line, which are answered besides.
+        prompts: Prompts of the user's own, which are answered besides: a file of them, one a line, or in a
+            configuration a data module, whose training rows' prompts are taken.
+        without: A regular expression; what the base writes and it matches, in prompt or answer, is not kept.
         temperature: Of prompts and answers; 1 draws as the base would.
         top_p: Likewise.
         max_prompt_tokens: Longest prompt that the base may write.
@@ -75,14 +88,19 @@ def rehearse(
     for name, value, least in (("rows", rows, 0), ("batch-size", batch_size, 1), ("top-k", top_k, 0)):
         if value < least:
             raise UserError(f"--{name} is {value}; give {least} or more")
-    own = _own_prompts(prompts)
-    if not rows and not own:
+    if not rows and prompts is None:
         raise UserError("--rows is 0 and --prompts is not given; ask for rows, or name a file of prompts")
+    try:
+        kept_out = re.compile(without) if without else None
+    except re.error as error:
+        raise UserError(f"--without is {without!r}, which is no regular expression ({error}); correct it") from None
     if policy.adapter is not None:
         raise UserError(f"--policy.adapter is {policy.adapter!r}, but the base writes without one; leave it out")
     try_folder(output.parent, "--output")
     quiet()
     base = Policy(policy)
+    turn = turn_of(base)
+    own = given_prompts(base, turn, prompts)
     base.load()
     base.to("cuda" if torch.cuda.is_available() else "cpu")
     settings = {
@@ -90,7 +108,8 @@ def rehearse(
         "fingerprint": base.fingerprint,
         "lsemrl": __version__,
         "template": base.tokenizer.chat_template or "",
-        "prompts": own,
+        "prompts": [each.text for each in own],
+        "without": without,
         "temperature": temperature,
         "top_p": top_p,
         "max_prompt_tokens": max_prompt_tokens,
@@ -103,19 +122,16 @@ def rehearse(
     dropped, known = Counter(progress["dropped"]), set(map(text_of, kept))
     asking = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_prompt_tokens)
     answering = replace(asking, max_new_tokens=max_new_tokens)
-    turn, lines = turn_of(base), Lines(rows + len(own), len(kept))
+    lines = Lines(rows + len(own), len(kept))
     while (answered := progress["batches"] * batch_size) < len(own) or progress["free"] < rows:
         drawn = 2 * (seed * 1_000_003 + progress["batches"])  # a seed of its own for every batch, and for each half
-        if part := own[answered : answered + batch_size]:
-            asked = prompt_ids(base.tokenizer, part)
-        elif turn.after:
+        asked = part = own[answered : answered + batch_size]
+        if not part:
             asked, cut = write_prompts(base, turn, asking, batch_size, drawn)
             dropped += Counter({"the prompt did not end": cut})  # which keeps no zeros
-        else:
-            asked = [[]] * batch_size
         new = []
-        for row, ended in write_answers(base, turn, asked, answering, drawn + 1, own=bool(part)) if asked else ():
-            if reason := why_not(row, ended, known):
+        for row, ended in write_answers(base, asked, answering, drawn + 1) if asked else ():
+            if reason := why_not(row, ended, known, kept_out):
                 dropped[reason] += 1
             elif part or progress["free"] < rows:
                 new.append(row)
@@ -153,13 +169,6 @@ class Lines:
         self._said = now
         left = (now - self._began) / (rows - self._already) * (self._wanted - rows)
         print(f"{rows:,} of {self._wanted:,} rows; about {spoken(left)} left", file=sys.stderr, flush=True)
-
-
-def _own_prompts(path: Path | None) -> list[str]:
-    try:
-        return [] if path is None else [line.strip() for line in read_lines(path) if line.strip()]
-    except Unreadable as reason:
-        raise UserError(f"--prompts is {str(path)!r}, which cannot be read ({reason}); name another file") from None
 
 
 def _taken_up(output: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -31,16 +31,22 @@ class Verb:
         folder: Where to write.
         seed: The seed.
         adapter: The adapter to start from.
+        file: The name of what it writes in the folder, where it is told a file rather than the folder.
     """
 
     folder: str
     seed: str
     adapter: str
+    file: str = ""
 
 
 _TRAINER = Verb(folder="trainer.default_root_dir", seed="seed_everything", adapter="model.policy.adapter")
 _OWN = Verb(folder="output", seed="seed", adapter="policy.adapter")
-VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "best-of"), _TRAINER) | {"measure": _OWN, "general": _OWN}
+VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "best-of"), _TRAINER) | {
+    "measure": _OWN,
+    "general": _OWN,
+    "rehearse": Verb(folder="output", seed="seed", adapter="policy.adapter", file="own.jsonl"),
+}
 """What a stage may do."""
 
 
@@ -160,7 +166,7 @@ class Experiment:
             known[stage.name] = hashes["all"]
             adapter = self.folder(stage.after, seed) / ADAPTER if stage.after else None
             verb = VERBS[stage.verb]
-            fields = {verb.seed: seed, verb.folder: str(self.folder(stage.name, seed)), **overrides}
+            fields = {verb.seed: seed, verb.folder: str(self.folder(stage.name, seed) / verb.file), **overrides}
             if adapter:
                 fields[verb.adapter] = str(adapter)
             yield Run(

@@ -6,20 +6,24 @@ do so; 2605.26097 that KL to the base on such text keeps what it knew.)
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lsemrl.canonical import canonical
+from lsemrl.data.base import TaskData
 from lsemrl.data.collate import complete_tokenizer, padded, prompt_ids, sequences_of
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.rehearsal import Rehearsed
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.reading import Unreadable, read_lines
 from lsemrl.types import Example, PromptBatch, Rollouts, UserError
 
 _MARK = "⁂rehearsal⁂"
@@ -60,54 +64,101 @@ def turn_of(policy: Policy) -> Turn:
     return Turn(before=tuple(before), after=tuple(after))
 
 
-def write_prompts(policy: Policy, turn: Turn, sampling: Sampling, count: int, seed: int) -> tuple[list[list[int]], int]:
-    """Users' words as the base imagines them.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is answered.
+
+    Attributes:
+        text: A user's words; "" where a model has no turns.
+        ids: The tokens of the whole prompt, what stands around the words included.
+        given: How many of them the base did not write.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    given: int
+
+
+def given_prompts(policy: Policy, turn: Turn, own: Path | TaskData | None) -> list[Asked]:
+    """Prompts of the user's own: the lines of a file, or the training rows of a task, as they would be trained on.
+
+    Raises:
+        UserError: They cannot be read.
+    """
+    if isinstance(own, TaskData):
+        own.prepare(policy.tokenizer)
+        texts = [example.source for example in own.train_examples]
+        whole = prompt_ids(policy.tokenizer, [example.prompt for example in own.train_examples])
+    else:
+        try:
+            texts = [] if own is None else [line.strip() for line in read_lines(own) if line.strip()]
+        except Unreadable as reason:
+            raise UserError(f"--prompts is {str(own)!r}, which cannot be read ({reason}); name another file") from None
+        whole = [[*turn.before, *ids, *turn.after] for ids in (prompt_ids(policy.tokenizer, texts) if texts else ())]
+    pairs = zip(texts, whole, strict=True)
+    return [Asked(text=text, ids=tuple(ids), given=len(ids)) for text, ids in pairs]
+
+
+def write_prompts(policy: Policy, turn: Turn, sampling: Sampling, count: int, seed: int) -> tuple[list[Asked], int]:
+    """Users' words as the base imagines them; nothing, where its texts have no turns.
 
     Returns:
-        Their tokens, and how many more were cut at the length limit.
+        Those that ended, and how many more were cut at the length limit.
     """
+    if not turn.after:
+        return [Asked(text="", ids=turn.before, given=len(turn.before))] * count, 0
     begun = Example(id="", prompt="", source="", references=("",))
     rollouts = _drawn(policy, [begun], [turn.before], replace(sampling, num_generations=count), seed, turn.after[:1])
-    ids = _said(rollouts)
     ended = rollouts.ended_N.tolist()
-    return [row[:-1] for row, end in zip(ids, ended, strict=True) if end], ended.count(False)
+    words = [ids[:-1] for ids, end in zip(_said(rollouts), ended, strict=True) if end]
+    texts = [str(policy.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in words]
+    asked = [
+        Asked(text=text, ids=(*turn.before, *ids, *turn.after), given=len(turn.before))
+        for text, ids in zip(texts, words, strict=True)
+    ]
+    return asked, ended.count(False)
 
 
 def write_answers(
-    policy: Policy, turn: Turn, asked: Sequence[Sequence[int]], sampling: Sampling, seed: int, *, own: bool
+    policy: Policy, asked: Sequence[Asked], sampling: Sampling, seed: int
 ) -> Iterator[tuple[Rehearsed, bool]]:
-    """The base's answer to each of users' words, and whether it came to its end.
+    """The base's answer to each prompt, and whether it came to its end.
 
     Args:
         policy: The base.
-        turn: What stands around the words.
-        asked: Their tokens.
+        asked: The prompts.
         sampling: How answers are drawn.
         seed: Of the drawing.
-        own: Whether the words are the user's own, rather than the base's.
     """
-    prompts = [(*turn.before, *words, *turn.after) for words in asked]
-    texts = [str(policy.tokenizer.decode([*words], skip_special_tokens=True)).strip() for words in asked]
-    examples = [Example(id="", prompt=text, source=text, references=("",)) for text in texts]
+    examples = [Example(id="", prompt=each.text, source=each.text, references=("",)) for each in asked]
+    prompts = [each.ids for each in asked]
     rollouts = _drawn(policy, examples, prompts, replace(sampling, num_generations=1), seed)
-    said = zip(prompts, texts, rollouts.completions, _said(rollouts), strict=True)
-    for prompt, text, completion, ids in said:
+    for each, completion, ids in zip(asked, rollouts.completions, _said(rollouts), strict=True):
         row = Rehearsed(
-            prompt=text,
+            prompt=each.text,
             response=completion.text,
-            prompt_ids=prompt,
-            given=len(prompt) if own else len(turn.before),
+            prompt_ids=each.ids,
+            given=each.given,
             answer_ids=tuple(ids),
         )
         yield row, completion.ended
 
 
-def why_not(row: Rehearsed, ended: bool, known: set[str]) -> str | None:
-    """Why a row is not kept; None if it is. `known` takes the texts of those that are."""
+def why_not(row: Rehearsed, ended: bool, known: set[str], without: re.Pattern[str] | None) -> str | None:
+    """Why a row is not kept; None if it is.
+
+    Args:
+        row: A row that was drawn.
+        ended: Whether its answer came to its end.
+        known: Takes the texts of the rows that are kept.
+        without: What no row the base wrote may have in its prompt or answer.
+    """
     if not ended:
         return "the answer did not end"
     if not row.response.strip() or (row.given < len(row.prompt_ids) and not row.prompt):
         return "nothing was said"
+    if without and row.given < len(row.prompt_ids) and any(map(without.search, (row.prompt, row.response))):
+        return "--without speaks of it"
     text = text_of(row)
     if text in known:
         return "it was there already"
