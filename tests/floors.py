@@ -24,6 +24,7 @@ FLOORS = (
     ("data", "rewards", "judging", "experiment"),
     ("types", "languages", "runs", "config_files", "json_records"),
     ("kernels", "micro"),
+    ("scripts",),
     ("files", "reading", "foreign", "canonical", "finite", "as_typed", "local_paths", "durations"),
     ("errors",),
 )

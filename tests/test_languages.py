@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsemrl.errors import UserError
-from lsemrl.languages import LANGUAGES, Language, language
+from lsemrl.languages import Language, language, usual_profile
 
 SENTENCES = {
     "bo": "བོད་ཡིག་ནི་བོད་རིགས་ཀྱི་ཡི་གེ་ཡིན།",
@@ -24,17 +24,74 @@ NEUTRAL = st.text(alphabet="0123456789 ༠༡٣。，、.!?()་།𑗅😀—\u
 TEXTS = st.text(
     alphabet=st.sampled_from("བོདརྒྱ་།༌ \ufffd中文ไท้яӨەaé1༡\u0301\u200d\u180eー") | st.characters(), max_size=30
 )
-PROFILES = st.sampled_from(list(LANGUAGES.values()))
+PROFILES = st.sampled_from([language(code) for code in (*SENTENCES, "km", "ja", "jv-Java")])
 
 
-def test_every_language_of_the_project_has_a_profile() -> None:
-    assert set(LANGUAGES) == {"bo", "ug", "mn", "kk", "th", "zh", "en"}
-    assert all(code == profile.code and 0 < profile.threshold <= 1 for code, profile in LANGUAGES.items())
+@pytest.mark.parametrize(
+    ("code", "name", "scripts", "threshold", "unit"),
+    [
+        ("bo", "Tibetan", ("Tibetan",), 0.8, "syllable"),
+        ("ug", "Uyghur", ("Arabic",), 0.8, "word"),
+        ("mn", "Mongolian", ("Cyrillic", "Mongolian"), 0.8, "word"),
+        ("kk", "Kazakh", ("Cyrillic", "Arabic"), 0.8, "word"),
+        ("th", "Thai", ("Thai",), 0.8, "character"),
+        ("zh", "Chinese", ("Han",), 0.5, "character"),
+        ("en", "English", ("Latin",), 0.8, "word"),
+        ("pcm", "Nigerian Pidgin", ("Latin",), 0.8, "word"),
+        ("kk-Cyrl", "Kazakh", ("Cyrillic",), 0.8, "word"),
+        ("kk-CN", "Kazakh (China)", ("Arabic",), 0.8, "word"),
+        ("mn-Mong", "Mongolian (Mongolian)", ("Mongolian",), 0.8, "word"),
+        ("zh-Hant", "Chinese (Traditional)", ("Han",), 0.5, "character"),
+        ("ja", "Japanese", ("Han", "Hiragana", "Katakana"), 0.5, "character"),
+        ("ko", "Korean", ("Hangul", "Han"), 0.8, "word"),
+        ("km", "Khmer", ("Khmer",), 0.8, "character"),
+        ("dz", "Dzongkha", ("Tibetan",), 0.8, "syllable"),
+        ("nod", "Northern Thai", ("Tai Tham",), 0.8, "character"),
+        ("aaa-Latn", "Ghotuo (Latin)", ("Latin",), 0.8, "word"),
+    ],
+)
+def test_a_language_by_its_tag(code: str, name: str, scripts: tuple[str, ...], threshold: float, unit: str) -> None:
+    whole = Language(code=code, name=name, scripts=scripts, threshold=threshold, unit=unit)  # type: ignore[arg-type]
+    assert language(code) == whole
 
 
-def test_unknown_language_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'tibetan'.*bo, ug, mn, kk, th, zh, en"):
-        language("tibetan")
+def test_tags_are_read_in_whatever_form() -> None:
+    assert language("kaz_Cyrl") == language("kk-Cyrl") and language("bod") == language("bo")
+
+
+def test_names_and_directions() -> None:
+    assert (language("ug").own_name, language("ug").direction) == ("ئۇيغۇرچە", "right to left")
+    assert (language("bo").own_name, language("bo").direction) == ("བོད་སྐད་", "left to right")
+    ours = Language(code="x-own", name="Ours", scripts=("Nko",))
+    assert (ours.own_name, ours.direction) == ("Ours", "right to left")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("tibetan", r"'tibetan', which is no code of a language \(that of tibetan is bo\)"),
+        ("xx", "'xx', which is no code of a language; give one of ISO 639"),
+        ("und", "'und', which is no code"),
+        ("", "'', which is no code"),
+        # CLDR lists neither, and langcodes would say Latin for both.
+        ("ajp", "'ajp', and which script .* such as ajp-Latn"),
+        ("aaa", "'aaa', and which script"),
+    ],
+)
+def test_a_tag_of_which_nothing_is_known_is_refused(code: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        language(code)
+    assert usual_profile(code) is None
+
+
+def test_a_profile_takes_from_its_tag_what_it_does_not_say() -> None:
+    assert Language(code="zh", threshold=0.7) == Language(
+        code="zh", name="Chinese", scripts=("Han",), threshold=0.7, unit="character"
+    )
+    latin = Language(code="kk", scripts=("Latin",))
+    assert latin.accepts("Qazaq tili") and latin.name == "Kazakh"
+    with pytest.raises(UserError, match="'xx', and which script"):
+        Language(code="xx", name="Own")
 
 
 @pytest.mark.parametrize(("code", "sentence"), SENTENCES.items())
@@ -42,7 +99,7 @@ def test_a_sentence_is_of_its_own_language(code: str, sentence: str) -> None:
     assert language(code).share(sentence) == 1.0
     # Mongolian and Kazakh share Cyrillic, Uyghur and Kazakh the Arabic script: no script rule tells them apart.
     others = {"mn": {"kk"}, "kk": {"mn"}, "ug": {"kk"}}.get(code, set())
-    assert {other for other in LANGUAGES if language(other).accepts(sentence)} == {code} | others
+    assert {other for other in SENTENCES if language(other).accepts(sentence)} == {code} | others
 
 
 def test_both_scripts_of_mongolian_and_kazakh_count() -> None:
@@ -110,6 +167,9 @@ def test_canonically_equivalent_texts_are_equal(profile: Language, text: str) ->
         ("mn", "Монгол хэл.", ["Монгол", "хэл"]),
         ("mn", "ᠬᠠᠨ\u180eᠠ ᠪᠠ", ["ᠬᠠᠨ\u180eᠠ", "ᠪᠠ"]),
         ("en", "Sino-Tibetan", ["Sino", "Tibetan"]),
+        ("km", "ស្ត្រី ខ្មែរ", ["ស្ត្រី", "ខ្មែ", "រ"]),
+        ("my", "မန္တလေး", ["မ", "န္တ", "လေး"]),
+        ("jv-Java", "ꦲꦏ꧀ꦱꦫ", ["ꦲ", "ꦏ꧀ꦱ", "ꦫ"]),
         ("bo", "", []),
         ("bo", "།་ !", []),
     ],
@@ -149,5 +209,7 @@ def test_a_profile_of_ones_own_stands_for_a_code() -> None:
     assert khmer.accepts("ខ្ញុំផឹកទឹក") and not khmer.accepts("I drink water")
     with pytest.raises(UserError, match=r"scripts has 'Kmer', which is no script of Unicode"):
         Language(code="km", name="Khmer", scripts=("Kmer",))
+    with pytest.raises(UserError, match=r"threshold is 0"):
+        Language(code="km", threshold=0)
     with pytest.raises(UserError, match=r"threshold is 1\.5"):
         Language(code="km", name="Khmer", scripts=("Khmer",), threshold=1.5)

@@ -1,69 +1,82 @@
-"""One table of language profiles: the scripts a language is written in and the units its texts are compared by.
+"""Profiles of languages: the scripts one is written in, and what its texts are told and compared by.
 
-Letters are counted with the Unicode character database of the `regex` module. What a text is judged by are letters
-that belong to a script. Neutral, and never counted, are digits, punctuation, spaces, symbols, emoji, combining marks
-and the few letters that Unicode gives to no script of their own (Common, such as ـ and ー): so Tibetan
-with Arabic numerals is Tibetan, and stacking vowel signs on one letter buys nothing. U+FFFD, which is what bytes that
-are no character decode to, counts as a letter of no language.
+A language is named by its tag of BCP 47. Names are CLDR's, and the script is the one that CLDR's likely subtags give
+(langcodes); whatever a profile says stands before both.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import regex
-
+from lsemrl import scripts as unicode_scripts
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
+from lsemrl.scripts import Unit
 
-_LETTER = r"[\p{L}--\p{Script=Common}]"
-_LETTERS = regex.compile(rf"[{_LETTER}\uFFFD]", regex.V1)
-# Scripts written without a mark between words or syllables.
-_UNSPACED = "".join(
-    rf"\p{{Script={script}}}" for script in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
-)
-# The joiners and the Mongolian vowel separator stand inside words. U+FFFD does too, so that half a syllable is not
-# taken for a whole one.
-_UNITS = regex.compile(
-    rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[{_UNSPACED}]]\p{{M}}*"
-    rf"|[[\p{{L}}\p{{M}}\p{{N}}\uFFFD]--[{_UNSPACED}]][[\p{{L}}\p{{M}}\p{{N}}\u180E\u200C\u200D\uFFFD]--[{_UNSPACED}]]*",
-    regex.V1,
-)
+if TYPE_CHECKING:
+    import langcodes
+
 _LONG, _FEW = 40, 2
+_SCRIPTS = {"mn": ("Cyrillic", "Mongolian"), "kk": ("Cyrillic", "Arabic")}
+"""Of languages in two scripts, where a tag names none of them. Kazakh in Latin letters is left out: English and pinyin
+would pass for Kazakh."""
+_NO_LANGUAGE = ("und", "mul", "mis", "zxx")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Language:
     """How to tell a language by its script and how to cut its texts up.
 
+    What is left out is that of the language of the code, and always there once a profile is made.
+
     Raises:
-        UserError: A script that Unicode does not know, or a threshold out of range.
+        UserError: A script that Unicode does not know, a threshold out of range, or a field left out although nothing
+            is known of the code.
     """
 
     code: str
-    """ISO 639."""
-    name: str
+    """ISO 639, or a tag of BCP 47 such as pcm, kk-Cyrl, mn-Mong or zh-Hant."""
+    name: str = ""
     """In English."""
-    scripts: tuple[str, ...]
+    scripts: tuple[str, ...] = ()
     """Unicode names of the scripts it is written in; letters of any of them count as its own."""
-    threshold: float = 0.8
-    """The share of letters in (0, 1] from which on a text passes for the language. Ours: the paper gives none."""
-    unit: Literal["syllable", "character", "word"] = "word"
+    threshold: float | None = None
+    """The share of letters in (0, 1] from which on a text passes for the language; 0.8, and 0.5 in Han. Ours: the
+    paper gives none."""
+    unit: Unit | None = None
     """What `units` gives for this language; the tokenizer's name in the signature of a score."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
+        if self.threshold is not None and not 0 < self.threshold <= 1:
             raise UserError(f"language.threshold is {self.threshold}; give a share above 0 and at most 1")
-        for script in self.scripts or ("",):
-            try:
-                regex.compile(rf"\p{{Script={script}}}")
-            except regex.error:
+        self._fill("name", self.name or name_in(self.code, "en"))
+        self._fill("scripts", self.scripts or _scripts(self.code))
+        for script in self.scripts:
+            if not unicode_scripts.is_script(script):
                 raise UserError(
                     f"language.scripts has {script!r}, which is no script of Unicode; give names such as Latin, Arabic "
                     "or Khmer"
-                ) from None
+                )
+        # Real Tibetan titles are Tibetan to the last letter but for one in 150, and 49 of 50 articles above .88;
+        # Chinese prose carries foreign names in Latin letters, one article in a hundred below .60.
+        self._fill("threshold", self.threshold or (0.5 if self.scripts[0] == "Han" else 0.8))
+        self._fill("unit", self.unit or unicode_scripts.unit_of(self.scripts[0]))
+
+    def _fill(self, field: str, value: object) -> None:
+        object.__setattr__(self, field, value)
+
+    @property
+    def own_name(self) -> str:
+        """What its speakers call it; the English name where CLDR knows no other."""
+        tag = _parsed(self.code)
+        return self.name if tag is None else str(tag.autonym())
+
+    @property
+    def direction(self) -> Literal["left to right", "right to left"]:
+        """How its first script is written."""
+        return unicode_scripts.direction(self.scripts[0])
 
     def share(self, text: str) -> float | None:
         """The share of letters in the language's scripts, in [0, 1], or None if `text` has no letter.
@@ -71,65 +84,109 @@ class Language:
         Canonically equivalent texts (NFC, NFD) have equal shares.
         """
         text = canonical(text)
-        letters = len(_LETTERS.findall(text))
-        return len(_own(self.scripts).findall(text)) / letters if letters else None
+        letters = unicode_scripts.letters(text)
+        return unicode_scripts.letters_of(self.scripts, text) / letters if letters else None
 
     def accepts(self, text: str, threshold: float | None = None) -> bool:
         """Whether the share of own letters is at least `threshold` (the profile's if None); never without letters."""
-        share = self.share(text)
-        return share is not None and share >= (self.threshold if threshold is None else threshold)
+        share, least = self.share(text), self.threshold if threshold is None else threshold
+        return share is not None and least is not None and share >= least
 
     def units(self, text: str) -> list[str]:
-        """The units that BLEU and ROUGE compare, in order; punctuation is dropped.
-
-        A unit is a run of letters, marks and digits. Tsheg and shad are punctuation, so in Tibetan that is a syllable;
-        in scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) each letter with its marks is one. The
-        rule is the same whatever the language, so that a foreign word in a text is cut as its own script asks.
-        """
-        return _UNITS.findall(canonical(text))
+        """The units that BLEU and ROUGE compare; see `lsemrl.scripts.units`, one rule for all languages."""
+        return unicode_scripts.units(text)
 
     def splits(self, text: str) -> bool:
         """Whether `units` can cut up `text`: False if 40 letters or more fall into two units or fewer.
 
         Such a text shares no unit with any but itself, and BLEU and ROUGE would silently read 0.
         """
-        return len(_LETTERS.findall(canonical(text))) < _LONG or len(self.units(text)) > _FEW
-
-
-@functools.cache
-def _own(scripts: tuple[str, ...]) -> regex.Pattern[str]:
-    named = "".join(rf"\p{{Script={script}}}" for script in scripts)
-    return regex.compile(rf"[{_LETTER}&&[{named}]]", regex.V1)
-
-
-# Real Tibetan titles are Tibetan to the last letter but for one in 150, and 49 of 50 articles above .88; Chinese
-# prose carries foreign names in Latin letters, one article in a hundred below .60.
-# Kazakh in Latin letters is left out: English and pinyin would pass for Kazakh.
-LANGUAGES: dict[str, Language] = {
-    profile.code: profile
-    for profile in (
-        Language(code="bo", name="Tibetan", scripts=("Tibetan",), threshold=0.8, unit="syllable"),
-        Language(code="ug", name="Uyghur", scripts=("Arabic",), threshold=0.8, unit="word"),
-        Language(code="mn", name="Mongolian", scripts=("Cyrillic", "Mongolian"), threshold=0.8, unit="word"),
-        Language(code="kk", name="Kazakh", scripts=("Cyrillic", "Arabic"), threshold=0.8, unit="word"),
-        Language(code="th", name="Thai", scripts=("Thai",), threshold=0.8, unit="character"),
-        Language(code="zh", name="Chinese", scripts=("Han",), threshold=0.5, unit="character"),
-        Language(code="en", name="English", scripts=("Latin",), threshold=0.8, unit="word"),
-    )
-}
+        return unicode_scripts.letters(canonical(text)) < _LONG or len(self.units(text)) > _FEW
 
 
 def language(named: str | Language) -> Language:
-    """The profile of a code; a profile of the user's own as it is.
+    """The profile of a tag; a profile of the user's own as it is.
 
     Raises:
-        UserError: There is none of that code.
+        UserError: It is no tag of a language, or one whose script CLDR does not know.
     """
-    if isinstance(named, Language):
-        return named
-    if named not in LANGUAGES:
+    return named if isinstance(named, Language) else _of_tag(named)
+
+
+def usual_profile(code: str) -> Language | None:
+    """The profile of a tag; None where nothing is known of it."""
+    try:
+        return language(code)
+    except UserError:
+        return None
+
+
+def is_language(code: str) -> bool:
+    """Whether `code` is a tag whose language is registered."""
+    return _parsed(code) is not None
+
+
+def name_in(code: str, spoken: str) -> str:
+    """What a language is called in another one; the code where it has no name there."""
+    tag = _parsed(code)
+    return code if tag is None else str(tag.display_name(spoken))
+
+
+@functools.cache
+def _of_tag(code: str) -> Language:
+    tag = _parsed(code)
+    if tag is None:
         raise UserError(
-            f"language is {named!r}: choose one of {', '.join(LANGUAGES)}, or write its profile, such as {{code: km, "
-            "name: Khmer, scripts: [Khmer]}"
+            f"language is {code!r}, which is no code of a language{_meant(code)}; give one of ISO 639 or a tag of BCP "
+            "47, such as pcm, kk-Cyrl or zh-Hant, or write its profile, such as {code: xx, name: Own, scripts: [Latin]}"
         )
-    return LANGUAGES[named]
+    return Language(code=tag.to_tag())
+
+
+@functools.cache
+def _parsed(code: str) -> langcodes.Language | None:
+    import langcodes
+
+    try:
+        tag = langcodes.Language.get(code)
+    except ValueError:
+        return None
+    known = tag.is_valid() and tag.language and tag.language not in _NO_LANGUAGE
+    return tag if known and not tag.language_name("en").startswith("Unknown") else None
+
+
+def _meant(name: str) -> str:
+    """The code of a language that is called `name`."""
+    import langcodes
+
+    try:
+        return f" (that of {name} is {langcodes.find(name)})"
+    except LookupError:
+        return ""
+
+
+def _scripts(code: str) -> tuple[str, ...]:
+    """The Unicode names of what a language is usually written in."""
+    tag = _parsed(code)
+    if tag is not None and not tag.script and not tag.territory and tag.language in _SCRIPTS:
+        return _SCRIPTS[tag.language]
+    found = unicode_scripts.scripts_of_code(_usual_script(tag)) if tag else ()
+    if not found:
+        remedy = f"write the script into the tag, such as {code}-Latn, or give" if tag else "give"
+        raise UserError(
+            f"language is {code!r}, and which script it is written in is not known; {remedy} "
+            f"{{code: {code}, scripts: [Latin]}} with the names that Unicode has for its scripts"
+        )
+    return found
+
+
+def _usual_script(tag: langcodes.Language) -> str:
+    """The code of the tag's own script, or of the likeliest; "" where CLDR knows none."""
+    from langcodes.data_dicts import LIKELY_SUBTAGS
+
+    if tag.script:
+        return tag.script
+    wider = tag.prefer_macrolanguage()
+    # For a language that it does not list, langcodes answers as for an unknown one: Latin letters in the US.
+    known = next((each for each in (tag, wider) if each.language in LIKELY_SUBTAGS), None)
+    return (known.maximize().script or "") if known else ""

@@ -195,7 +195,7 @@ def test_an_encoder_without_the_script_is_refused(tmp_path: Path, capsys: pytest
         ("--grpo=nowhere.yaml", "grpo is 'nowhere.yaml', which cannot be read"),
         (f"--grpo={CONFIGS / 'sft.yaml'}", "which holds no rewards"),
         ("--data.source.path=nowhere.jsonl", "'nowhere.jsonl', and there is no such file"),
-        ("--data.target_field=en", "target_field is 'en', which has no wording of its own"),
+        ("--data.target_field=tgt", "target_field is 'tgt', which has no wording of its own"),
         ("--data.micro={train: 40, validation: 0, test: 0}", "leaves no held-out pairs to measure on"),
         ("--data.micro={train: 40, validation: 1, test: 0}", "1 of 1 held-out pairs can be measured"),
     ],

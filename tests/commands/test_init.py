@@ -59,13 +59,25 @@ def test_values_are_of_these_rows(pairs: str) -> None:
     assert "template" not in data  # the task's own wording
 
 
-def test_a_language_of_ones_own_is_written_out(pairs: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "written"),
+    [
+        ("dz", "dz"),
+        ("kk", {"code": "kk", "name": "Kazakh", "scripts": ["Tibetan"], "threshold": 0.8, "unit": "syllable"}),
+    ],
+)
+def test_a_language_is_named_by_its_tag_where_that_says_all(code: str, written: object, pairs: str) -> None:
+    text = Path(pairs).read_text(encoding="utf-8").replace("tibetan", code, 1)
+    Path(pairs).write_text(text, encoding="utf-8")
+    init(pairs, to=code, output=Path("project"), from_="zh")
+    model = fields("rl.yaml")["model"]["init_args"]
+    assert model["metrics"]["language"] == model["rewards"]["language"]["init_args"]["language"] == written
+
+
+def test_a_prompt_is_worded_in_the_language_asked_from(pairs: str) -> None:
     text = Path(pairs).read_text(encoding="utf-8").replace("tibetan", "dz", 1)
     Path(pairs).write_text(text, encoding="utf-8")
     init(pairs, to="dz", output=Path("project"), from_="zh")
-    profile = {"code": "dz", "name": "Dzongkha", "scripts": ["Tibetan"], "threshold": 0.8, "unit": "syllable"}
-    model = fields("rl.yaml")["model"]["init_args"]
-    assert model["metrics"]["language"] == model["rewards"]["language"]["init_args"]["language"] == profile
     assert fields("rl.yaml")["data"]["init_args"]["template"] == {"template": "翻译成宗卡语：{source}"}
 
 

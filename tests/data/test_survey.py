@@ -9,7 +9,7 @@ import pytest
 
 from lsemrl.data.sources import Source
 from lsemrl.data.survey import Survey, find_column, profile_of, survey
-from lsemrl.languages import LANGUAGES
+from lsemrl.languages import language
 from lsemrl.types import UserError
 
 PAIRS = (("学生在学校。", "ئوقۇغۇچى مەكتەپتە."), ("我喝水。", "مەن سۇ ئىچىمەن."), ("市场很大。", "بازار چوڭ."))
@@ -69,13 +69,22 @@ def test_rows_that_are_alike_or_cannot_be_read_are_counted(tmp_path: Path) -> No
         ("dz", "ང་ཆུ་འཐུང་དོ།", ("Tibetan",), "syllable"),
         ("am", "ውሃ እጠጣለሁ", ("Ethiopic",), "word"),
         ("pcm", "I dey drink wata", ("Latin",), "word"),
+        ("kk", "Men su işemin", ("Latin",), "word"),
+        ("ajp", "بشرب مي", ("Arabic",), "word"),
+        ("own", "བོད་སྐད་", ("Tibetan",), "syllable"),
     ],
 )
-def test_a_language_without_a_profile_gets_one_from_its_texts(
+def test_a_language_is_told_by_what_its_texts_are_written_in(
     code: str, text: str, scripts: tuple[str, ...], unit: str, tmp_path: Path
 ) -> None:
     found = look(tmp_path / "a.tsv", table(("en", code), *(("water", f"{text} {at}") for at in range(3))))
-    profile = profile_of(code, "Name", find_column(found, code, None))
-    assert (profile.scripts, profile.unit, profile.name) == (scripts, unit, "Name")
+    profile = profile_of(code, find_column(found, code, None))
+    assert (profile.scripts, profile.unit) == (scripts, unit)
     assert profile.accepts(text) and not profile.accepts("我喝水")
-    assert profile_of("bo", "", found.columns[0]) is LANGUAGES["bo"]
+
+
+def test_the_profile_of_a_tag_stands_where_texts_are_written_so(tmp_path: Path) -> None:
+    found = look(tmp_path / "a.tsv", table(("en", "kk"), *(("water", f"Мен су ішемін {at}") for at in range(3))))
+    assert profile_of("kk", find_column(found, "kk", None)) is language("kk")
+    mixed = look(tmp_path / "b.tsv", table(("en", "dz"), *(("water", f"ང་ཆུ་འཐུང་དོ། water {at}") for at in range(3))))
+    assert profile_of("dz", find_column(mixed, "dz", None)).threshold == 0.5

@@ -146,8 +146,8 @@ def test_aligned_files_and_another_language(tokenizer: PreTrainedTokenizerFast, 
     data = prepared(tokenizer, template=PromptTemplate(template="维吾尔文：{source}"), **settings)
     assert data.train_examples[0].prompt == "<|user|>维吾尔文：一<|assistant|>"
     assert data.train_examples[0].reference == "بىر"
-    with pytest.raises(UserError, match="target_field is 'ug'"):
-        prepared(tokenizer, **settings)
+    with pytest.raises(UserError, match="target_field is 'tgt', which has no wording"):
+        prepared(tokenizer, **{**settings, "target_field": "tgt"})
 
 
 def test_cold_start_and_rl_share_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -239,3 +239,16 @@ def test_a_trainer_draws_another_order_each_epoch_and_the_same_each_run(
     assert one.epochs[0] != other.epochs[0]
     assert [len(set(ids)) for ids in one.epochs] == [56, 56]  # whole batches of 60 rows
     assert one.tested == [f"test-{at}" for at in range(11)]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "asked"),
+    [
+        ("en", "pcm", "Translate into Nigerian Pidgin: {source}"),
+        ("ru", "kk-Cyrl", "Translate into Kazakh: {source}"),
+        ("zh", "ug", "翻译成维吾尔语：{source}"),
+        ("en", "bo", "翻译成藏文：{source}"),
+    ],
+)
+def test_any_language_has_a_wording(source: str, target: str, asked: str) -> None:
+    assert TranslationData(source_field=source, target_field=target).plan.task.template == asked

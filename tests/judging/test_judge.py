@@ -207,7 +207,7 @@ def test_texts_are_put_in_as_they_are(tmp_path: Path) -> None:
     [
         ({"template": "{source} {first}"}, r"the prompt has no \{second\}"),
         ({"invalid_retries": -1}, "invalid_retries is -1"),
-        ({"language": "xx"}, "language is 'xx': choose one of"),
+        ({"language": "xx"}, "language is 'xx', which is no code of a language"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def completions(texts: list[str]) -> list[Completion]:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"language": "xx"}, r"metrics\.language is 'xx': choose one of bo"),
+        ({"language": "xx"}, r"metrics\.language is 'xx', which is no code"),
         ({"language": "xx", "names": ("chrf",)}, r"metrics\.language is 'xx'"),
         ({"names": ("chrf", "comet")}, r"metrics\.names has 'comet'; choose among chrf"),
     ],

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import langcodes
 import yaml
-from fontTools import unicodedata
 
 from lsemrl import micro
 from lsemrl.data.base import TaskData
@@ -25,9 +23,9 @@ from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.survey import Column, Survey, find_column, profile_of, survey
 from lsemrl.data.task import Prepared, prepare
-from lsemrl.data.translation import TEMPLATES, TranslationData
+from lsemrl.data.translation import TEMPLATES, TranslationData, wording
 from lsemrl.files import make_folder, write_text
-from lsemrl.languages import LANGUAGES, Language
+from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.modules.pretrained import read_config_and_tokenizer
 from lsemrl.types import UserError
 
@@ -46,11 +44,8 @@ _USUAL: dict[Task, dict[str, tuple[str, ...]]] = {
     },
 }
 """The fields of a task, and the names that their columns usually have."""
-_WORDS = {
-    "translation": {"zh": "翻译成{name}：{{source}}", "en": "Translate into {name}: {{source}}"},
-    "headline": {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name}: {{source}}"},
-}
-"""What the policy is asked, by the language that it is asked in."""
+_HEADLINE = {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name}: {{source}}"}
+"""What the policy is asked for a headline, by the language that it is asked in."""
 _FEWEST, _WANTED_STEPS, _MOST_TOKENS = 40, 100, 2**30
 
 
@@ -136,7 +131,7 @@ def init(
         encoder=encoder,
         general=general or (micro.NAME if model == micro.NAME else ""),
     )
-    profile = profile_of(to, _name(to, "en"), list(columns.values())[1])
+    profile = profile_of(to, list(columns.values())[1])
     shown, lines = _shown(asked, found, columns, profile)
     make_folder(output, "--output")
     for name in FILES:
@@ -191,15 +186,15 @@ def _shown(
     return {
         **vars(asked),
         "in_world": asked.in_world,
-        "title": f"{_name(asked.from_, 'en')} to {_name(asked.to, 'en')}"
+        "title": f"{name_in(asked.from_, 'en')} to {name_in(asked.to, 'en')}"
         if asked.task == "translation"
-        else f"{asked.task} in {_name(asked.to, 'en')}".capitalize(),
+        else f"{asked.task} in {name_in(asked.to, 'en')}".capitalize(),
         "summary": _summary(found, columns, profile),
         "data_class": f"{kind.__module__}.{kind.__name__}",
         "columns": renamed,
         "fields": fields,
         "template": template,
-        "language": asked.to if asked.to in LANGUAGES else {**asdict(profile), "scripts": list(profile.scripts)},
+        "language": _written(profile),
         "metrics": ["chrf", "bleu", "rouge_l", "language_rate", "similarity"],
         "tau": 0.2 if asked.in_world else 0.3,
         "train": train,
@@ -250,20 +245,32 @@ def _wording(asked: Asked) -> str:
     }
     if own[asked.task]:
         return ""
+    if asked.task == "translation":
+        return wording(asked.from_, asked.to)
     spoken = "zh" if asked.from_ == "zh" else "en"
-    return _WORDS[asked.task][spoken].format(name=_name(asked.to, spoken))
+    return _HEADLINE[spoken].format(name=name_in(asked.to, spoken))
 
 
 def _summary(found: Survey, columns: Mapping[str, Column], profile: Language) -> str:
     faulty = f", {len(found.faults)} that cannot be read" if found.faults else ""
     source, target = columns.values()
-    usual = _usual_script(profile.code)
-    odd = "" if usual in (*profile.scripts, "") else f" It is usually written in {usual} letters: is that the column?"
+    usual = usual_profile(profile.code)
+    odd = ""
+    if usual and not set(usual.scripts) & set(profile.scripts):
+        odd = f" It is usually written in {' and '.join(usual.scripts)} letters: is that the column?"
+    own = f" ({profile.own_name})" if profile.own_name != profile.name else ""
     return (
-        f"{found.rows:,} rows{faulty}, {found.duplicates:,} of them alike; from {source} to {target}. {profile.name} "
-        f"is told by {' and '.join(profile.scripts)} letters from a share of {profile.threshold} on, and compared by "
-        f"{profile.unit}.{odd}"
+        f"{found.rows:,} rows{faulty}, {found.duplicates:,} of them alike; from {source} to {target}. {profile.name}"
+        f"{own} is written {profile.direction}, told by {' and '.join(profile.scripts)} letters from a share of "
+        f"{profile.threshold} on, and compared by {profile.unit}.{odd}"
     )
+
+
+def _written(profile: Language) -> str | dict[str, Any]:
+    """How a configuration names a language: by its tag, where that says all."""
+    if profile == usual_profile(profile.code):
+        return profile.code
+    return {**asdict(profile), "scripts": list(profile.scripts)}
 
 
 def _commands(asked: Asked) -> str:
@@ -281,24 +288,6 @@ def _commands(asked: Asked) -> str:
 
 def _rounded(length: int, step: int) -> int:
     return -(-length // step) * step
-
-
-def _name(code: str, spoken: str) -> str:
-    """Of a language, in English or Chinese; the code where it has none."""
-    try:
-        name = langcodes.Language.get(code).display_name(spoken)
-    except ValueError:
-        return code
-    return code if name.startswith(("Unknown", "未知")) else name
-
-
-def _usual_script(code: str) -> str:
-    """The script that CLDR finds likeliest for a language; "" where it knows none."""
-    try:
-        script = langcodes.Language.get(code).maximize().script
-    except ValueError:
-        return ""
-    return str(unicodedata.script_name(script or "", ""))  # "" for what is none of Unicode's, such as Hans
 
 
 def _template(name: str) -> jinja2.Template:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import regex
 
-from lsemrl import languages
 from lsemrl.data.collate import target_ids
 from lsemrl.data.thoughts import answer, answers, opened
+from lsemrl.scripts import units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +31,6 @@ Read = tuple[str, tuple[int, ...], list[tuple[int, int]]]
 ROWS = 2000
 """Look at so many texts, evenly spaced, where there are more."""
 _LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
-_units = languages.language("bo").units  # the rule that cuts is one for all languages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class Carried:
     """What a tokenizer makes of some texts.
 
     Attributes:
-        tokens_per_word: Words being the units of `lsemrl.languages`; 0 where the texts have none.
+        tokens_per_word: Words being the units of `lsemrl.scripts`; 0 where the texts have none.
         unknown: Share in [0, 1] of letters, marks and digits that became an unknown token, or no token at all.
         alike: Share in [0, 1] of words read as a different word is read, but for case.
         unread: A few words that hold unknown letters.
@@ -61,7 +60,7 @@ def carried(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Carried
     # Composed first: a mark that is composed with its letter by the tokenizer is not lost.
     texts = [unicodedata.normalize("NFC", text) for text in texts]
     unknown = unknown_ids(tokenizer)
-    words = Counter(word for text in texts for word in _units(text))
+    words = Counter(word for text in texts for word in units(text))
     alone = {word: ids for word, ids, _ in _read(tokenizer, list(words))}
     unread = {word: None for word, ids in alone.items() if not ids or unknown.intersection(ids)}
     readable = {word: ids for word, ids in alone.items() if word not in unread}

@@ -14,15 +14,11 @@ from lsemrl.data.columns import names_in, value_of
 from lsemrl.data.formats import Row
 from lsemrl.data.sources import Source, read_rows
 from lsemrl.data.splits import content_key
-from lsemrl.languages import LANGUAGES, Language
+from lsemrl.languages import Language, usual_profile
 from lsemrl.types import UserError
 
 _SHOWN, _LEAST = 2000, 0.05
 _COMMON = ("Zyyy", "Zinh", "Zzzz")
-_UNITS = {
-    "Tibt": "syllable",
-    **dict.fromkeys(("Hani", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr"), "character"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,23 +82,23 @@ def survey(source: Source) -> Survey:
     )
 
 
-def profile_of(code: str, name: str, column: Column) -> Language:
-    """What `code` is like: the profile that lsemrl has, else one by the letters of its texts.
+def profile_of(code: str, column: Column) -> Language:
+    """What `code` is like: the profile of its tag where its texts are written so, else one by their letters.
 
     Raises:
         UserError: The texts hold no letters.
     """
-    if code in LANGUAGES:
-        return LANGUAGES[code]
+    usual = usual_profile(code)
+    if usual and usual.threshold and column.share(usual) >= usual.threshold:
+        return usual
     scripts = tuple(script for script, share in column.scripts.items() if share >= 0.2)
     if not scripts:
         raise UserError(
             f"column {column.name!r} holds no letters, by which {code!r} could be told; name another column"
         )
-    unit = _UNITS.get(unicodedata.script_code(scripts[0]), "word")
     # Foreign names and the like stay below what the texts themselves hold of other letters.
     threshold = round(min(0.8, max(0.5, column.scripts[scripts[0]] - 0.1)), 2)
-    return Language(code=code, name=name, scripts=scripts, threshold=threshold, unit=unit)  # type: ignore[arg-type]
+    return Language(code=code, scripts=scripts, threshold=threshold)
 
 
 def find_column(found: Survey, code: str, asked: str | None, besides: Sequence[str] = ()) -> Column:
@@ -127,7 +123,7 @@ def find_column(found: Survey, code: str, asked: str | None, besides: Sequence[s
     exact = [column for column in free if code in (column.name, column.name.rpartition(".")[2])]
     if len(exact) == 1:
         return exact[0]
-    profile = LANGUAGES.get(code)
+    profile = usual_profile(code)
     alike = [column for column in free if profile and column.share(profile) >= 0.5]
     if len(alike) == 1:
         return alike[0]

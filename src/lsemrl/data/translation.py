@@ -11,11 +11,31 @@ from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.task import MicroRows, Plan, Task
+from lsemrl.languages import is_language, name_in
 from lsemrl.micro import corpus
 from lsemrl.types import UserError
 
 TEMPLATES = {"zh": "翻译成中文：{source}", "bo": "翻译成藏文：{source}"}
-"""The wording by target field."""
+"""The wording by target field, of the languages of the embedded world."""
+_WORDING = {"zh": "翻译成{name}：{{source}}", "en": "Translate into {name}: {{source}}"}
+"""That of any other language, by the one that it is asked in."""
+_NO_TAGS = ("src", "tgt", "mt")
+"""Field names that also are codes: of Sardinian, Tagbanwa and Maltese, which hardly anybody means by them."""
+
+
+def wording(source_field: str, target_field: str) -> str:
+    """What the policy is asked where the task has no wording of its own: in Chinese from Chinese, else in English.
+
+    Args:
+        source_field: Tag of the language that is translated from.
+        target_field: Tag of the other.
+    """
+    spoken = "zh" if source_field == "zh" else "en"
+    return _WORDING[spoken].format(name=name_in(target_field, spoken))
+
+
+def _is_tag(field: str) -> bool:
+    return field not in _NO_TAGS and is_language(field)
 
 
 def task(source_field: str, target_field: str, template: PromptTemplate) -> Task:
@@ -26,16 +46,16 @@ def task(source_field: str, target_field: str, template: PromptTemplate) -> Task
     """
     if source_field == target_field:
         raise UserError(f"source_field and target_field are both {source_field!r}; name two fields")
-    if template.template is None and target_field not in TEMPLATES:
+    if template.template is None and target_field not in TEMPLATES and not _is_tag(target_field):
         raise UserError(
-            f"target_field is {target_field!r}, which has no wording of its own; give template.template, such as "
-            f"{TEMPLATES['bo']!r}"
+            f"target_field is {target_field!r}, which has no wording of its own and is no code of a language; give "
+            f"template.template, such as {TEMPLATES['bo']!r}"
         )
     return Task(
         name=f"{source_field}-{target_field}",
         inputs=(source_field,),
         target=target_field,
-        template=TEMPLATES.get(target_field, ""),
+        template=TEMPLATES.get(target_field) or wording(source_field, target_field),
         micro=corpus.translation,
         pairs=True,
     )

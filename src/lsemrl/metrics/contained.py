@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lsemrl.languages import language
-
-_units = language("zh").units
-"""The rule is the same for every language: a syllable, a character or a word, as the script asks."""
+from lsemrl.scripts import units
 
 
 def contained(prediction: str, answers: Sequence[str], plain: Callable[[str], str]) -> float:
@@ -23,7 +20,7 @@ def contained(prediction: str, answers: Sequence[str], plain: Callable[[str], st
 
 
 def _holds(said: str, answer: str) -> bool:
-    run = _units(answer)
+    run = units(answer)
     if said == answer or not run:
         return said == answer or (bool(answer) and answer in said)
-    return f" {' '.join(run)} " in f" {' '.join(_units(said))} "
+    return f" {' '.join(run)} " in f" {' '.join(units(said))} "

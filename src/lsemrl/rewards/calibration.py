@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lsemrl import languages
+from lsemrl import scripts
 from lsemrl.canonical import canonical
 from lsemrl.micro import grammar, oracle
 from lsemrl.rewards.base import in_one_form
@@ -189,7 +189,7 @@ def swap_piece(text: str, donor: str, rng: random.Random) -> str:
 def _spans(text: str) -> list[tuple[int, int]]:
     """Where each unit of a canonical text begins and ends; the rule that cuts is one for all languages."""
     spans, end = [], 0
-    for unit in languages.language("bo").units(text):
+    for unit in scripts.units(text):
         begin = text.index(unit, end)
         end = begin + len(unit)
         spans.append((begin, end))
