@@ -46,6 +46,7 @@ _ALL = (
     Verb(
         "measure", "measure.measure", "measure one policy against the original base: gain, tax, divergence, every row"
     ),
+    Verb("curve", "curve.curve", "a finished adapter at several strengths, and the best one for what may be lost"),
     Verb("tax", "tax.tax", "set measured arms side by side, over seeds: tables with intervals, plots, pages"),
     Verb("judge", "judge.judge", "compare two arms' predictions row by row, by a language model or by the oracle"),
     Verb("general", "general.general", "general ability before and after training, by lm-evaluation-harness"),

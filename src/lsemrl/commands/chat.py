@@ -23,6 +23,7 @@ def chat(
     sample: bool = False,
     seed: int = 1,
     max_new_tokens: int | None = None,
+    adapter_scale: float = 1.0,
     root: Path = Path("runs"),
 ) -> None:
     """Each line is answered by itself, with nothing before it in view; `= REFERENCE` scores the last answer.
@@ -34,6 +35,7 @@ def chat(
         sample: Draw as the run drew (without a run: temperature 0.8, top-p 0.9), rather than greedily.
         seed: Of --sample; one higher with every line.
         max_new_tokens: Longest answer; by default the run's own, without a run 256.
+        adapter_scale: How much of the adapter to take, in [0, 1]: less gives back what was forgotten.
         root: Where "newest" is looked for.
     """
     check_new_tokens(max_new_tokens)
@@ -51,7 +53,7 @@ def chat(
 
     quiet()
     Conversation(
-        take_up(found, max_new_tokens),
+        take_up(found, max_new_tokens, adapter_scale),
         side_by_side=side_by_side,
         greedy=not sample,
         seed=seed,

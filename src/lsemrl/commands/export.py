@@ -14,6 +14,7 @@ def export(
     *,
     output: Path,
     merged: bool = False,
+    adapter_scale: float = 1.0,
     report: Path | None = None,
     arm: str = "rl",
     push: str | None = None,
@@ -26,6 +27,7 @@ def export(
         run: Folder of a finished run, such as runs/grpo/version_0.
         output: New folder, for adapter/ and merged/.
         merged: Write the merged model too.
+        adapter_scale: How much of what was trained goes into them, in [0, 1], such as lsemrl curve found best.
         report: A report.json of lsemrl tax, whose figures go into the card.
         arm: The arm in the report that this run is.
         push: OWNER/NAME on a hub to upload to; the merged model as OWNER/NAME-merged.
@@ -35,10 +37,10 @@ def export(
     figures = (Report.from_json(report), arm) if report else None
     check_finished(run)
     from lsemrl.commands.exported import upload, write_folders  # torch, for which words that cannot be do not wait
-    from lsemrl.commands.trained import read_run
+    from lsemrl.commands.trained import take_up
 
     quiet()
-    trained = read_run(run)
+    trained = take_up(run, adapter_scale=adapter_scale)
     folders = write_folders(trained, output, merged=merged, figures=figures)
     for folder in folders:
         print(folder)

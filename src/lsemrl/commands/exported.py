@@ -177,6 +177,8 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
         f"(part {plan.splits.part}), {steps} batches of {loading.batch_size} rows.",
         "",
     ]
+    if run.policy.adapter_scale != 1:
+        lines += [f"What it changed was taken at {run.policy.adapter_scale:g} of its strength afterwards.", ""]
     if run.policy.model == micro.NAME:
         lines += [
             "The base is the embedded model of lsemrl: it knows a small made-up world, and is for trials only.",
@@ -185,7 +187,7 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
     elif is_local(run.policy.model):
         lines += ["The base is a folder of that name on the machine that trained this; no hub is named for it.", ""]
     if figures:
-        lines += [*_figures(*figures, adapter_fingerprint(run.folder / "adapter")), ""]
+        lines += [*_figures(*figures, adapter_fingerprint(run.folder / "adapter", run.policy.adapter_scale)), ""]
     # Where this machine kept its runs is nobody's business.
     settings = names_only({key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config})
     asked = str(plan.resolved_template().template).replace("{source}", "...")

@@ -24,6 +24,7 @@ def generate(
     seed: int = 1,
     batch_size: int = 64,
     max_new_tokens: int | None = None,
+    adapter_scale: float = 1.0,
     root: Path = Path("runs"),
 ) -> None:
     """Answer texts, a line each.
@@ -37,6 +38,7 @@ def generate(
         seed: Of --sample.
         batch_size: Texts answered at once; one at a prompt.
         max_new_tokens: Longest answer; by default the run's own, without a run 256.
+        adapter_scale: How much of the adapter to take, in [0, 1]: less gives back what was forgotten.
         root: Where "newest" is looked for.
     """
     if batch_size < 1:
@@ -53,7 +55,7 @@ def generate(
     from lsemrl.commands.trained import take_up
 
     quiet()
-    trained = take_up(found, max_new_tokens)
+    trained = take_up(found, max_new_tokens, adapter_scale)
     with ExitStack() as files:
         out = files.enter_context(replacing(output, "--output")) if output else sys.stdout
         for _, said in answer(trained, texts, greedy=not sample, seed=seed, batch_size=1 if at_prompt else batch_size):

@@ -69,17 +69,22 @@ class Trained:
     base: PolicySettings | None = None
 
 
-def take_up(found: Path | Model, max_new_tokens: int | None = None) -> Trained:
+def take_up(found: Path | Model, max_new_tokens: int | None = None, adapter_scale: float = 1.0) -> Trained:
     """Read what answers: a run's configuration, or what a model says of itself.
 
     Args:
         found: See `named.find`.
         max_new_tokens: Longest answer; None leaves it at the run's own.
+        adapter_scale: How much of what was trained to take, see `PolicySettings`.
 
     Raises:
         UserError: See `read_run`; or the model is none, or holds links to elsewhere.
     """
     run = read_run(found) if isinstance(found, Path) else _without_task(found)
+    if adapter_scale != 1:
+        if run.policy.adapter is None:
+            raise UserError(f"--adapter-scale is {adapter_scale}, but RUN has no adapter to scale; leave it out")
+        run = dataclasses.replace(run, policy=dataclasses.replace(run.policy, adapter_scale=adapter_scale))
     if max_new_tokens is None:
         return run
     return dataclasses.replace(run, sampling=dataclasses.replace(run.sampling, max_new_tokens=max_new_tokens))
@@ -117,7 +122,8 @@ def read_run(folder: Path) -> Trained:
         raise UserError(f"RUN is {str(folder)!r}, whose config.yaml cannot be read ({reason}); restore it") from error
     check_links(folder, [path, adapter, folder / "metrics.csv", Path(found.policy.model)])
     full = found.policy.train == "full"
-    where = {"model": str(adapter), "adapter": None} if full else {"adapter": str(adapter)}
+    where: dict[str, Any] = {"model": str(adapter), "adapter": None} if full else {"adapter": str(adapter)}
+    where |= {"adapter_scale": 1.0}  # what it began from may have been scaled; what it left is whole
     return Trained(
         folder=folder,
         config=config,

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -98,30 +99,22 @@ class MeasureSettings:
         Sampling(max_new_tokens=self.max_new_tokens)
 
 
-def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
+def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Scorer] | None = None) -> Measured:
     """Measure a policy; write measurement.json, and predictions.jsonl for `lsemrl judge`, to `folder`.
+
+    Args:
+        settings: Which policy, and on what.
+        folder: Made where it is missing.
+        read: What `read_measured` found, where that is the same for several policies.
 
     Raises:
         UserError: `folder` cannot be written, or model, adapter or data are not what the settings say.
     """
     started = time.monotonic()
     try_folder(folder, "output")
-    # The KL reference of training plays no part here.
-    policy = Policy(
-        dataclasses.replace(settings.policy, reference="none" if settings.policy.train == "full" else "base")
-    )
-    battery = read_battery(
-        settings.target,
-        settings.general,
-        settings.text,
-        policy.tokenizer,
-        target_rows=settings.target_rows,
-        general_rows=settings.general_rows,
-    )
-    scorer = Scorer(settings.metrics)
-    checked = check_examples(policy, battery.parts, scorer.encoders, settings.max_new_tokens)
-    for line in [*checked, *scorer.look_at(battery.target)]:
-        print(line, file=sys.stderr)
+    policy = _policy(settings)
+    battery, scorer = read or read_measured(settings, policy)
+
     base = _load(policy, settings.base)
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     found = measure(policy, battery, scorer, settings.max_new_tokens, settings.batch_size)
@@ -135,10 +128,12 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
         trained_by=settings.trained_by,
         seed=settings.seed,
         task=settings.target.plan.task.name,
-        policy={name: getattr(settings.policy, name) for name in ("model", "train", "adapter")},
+        policy=_named(settings.policy),
         base=settings.base or settings.policy.model,
         base_fingerprint=base,
-        adapter_fingerprint=adapter_fingerprint(policy.adapter) if policy.adapter else "",
+        adapter_fingerprint=(
+            adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
+        ),
         data={name: hash_rows(examples) for name, examples in battery.parts.items()},
         conditions={"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype, "texts": "NFC"},
         signatures=signatures,
@@ -160,6 +155,38 @@ def run_measure(settings: MeasureSettings, folder: Path) -> Measured:
     write_lines(folder / "predictions.jsonl", map(dataclasses.asdict, outputs(found.outputs)))
     measured.write(folder)
     return measured
+
+
+def read_measured(settings: MeasureSettings, policy: Policy | None = None) -> tuple[Battery, Scorer]:
+    """Read what is measured on and how it is scored, and say what was noticed.
+
+    Args:
+        settings: See there.
+        policy: Theirs; None makes it.
+
+    Raises:
+        UserError: Model or data are not what the settings say.
+    """
+    policy = policy or _policy(settings)
+    battery = read_battery(
+        settings.target,
+        settings.general,
+        settings.text,
+        policy.tokenizer,
+        target_rows=settings.target_rows,
+        general_rows=settings.general_rows,
+    )
+    scorer = Scorer(settings.metrics)
+    checked = check_examples(policy, battery.parts, scorer.encoders, settings.max_new_tokens)
+    for line in [*checked, *scorer.look_at(battery.target)]:
+        print(line, file=sys.stderr)
+    return battery, scorer
+
+
+def _policy(settings: MeasureSettings) -> Policy:
+    # The KL reference of training plays no part here.
+    reference: Literal["base", "none"] = "none" if settings.policy.train == "full" else "base"
+    return Policy(dataclasses.replace(settings.policy, reference=reference))
 
 
 def read_battery(
@@ -211,6 +238,11 @@ def _load(policy: Policy, base: str | None) -> str:
         )
     policy.reference_model = original.model.requires_grad_(False).eval()
     return original.fingerprint
+
+
+def _named(policy: PolicySettings) -> dict[str, str | float | None]:
+    scale = {} if policy.adapter_scale == 1 else {"adapter_scale": policy.adapter_scale}
+    return {"model": policy.model, "train": policy.train, "adapter": policy.adapter, **scale}
 
 
 def _with_reward(

@@ -85,7 +85,7 @@ class Measured:
         trained_by: How it was trained, in one sentence.
         seed: Of its training.
         task: Of the data, for example "zh-bo" or "headline".
-        policy: Model, what was trained, adapter.
+        policy: Model, what was trained, adapter, and its scale where that is not 1.
         base: The name of the original model.
         base_fingerprint: Tells it from others.
         adapter_fingerprint: Tells the adapter that was measured from others; empty without one.
@@ -115,7 +115,7 @@ class Measured:
     trained_by: str
     seed: int
     task: str
-    policy: dict[str, str | None]
+    policy: dict[str, str | float | None]
     base: str
     base_fingerprint: str
     data: dict[str, Rows]

@@ -38,6 +38,7 @@ from lsemrl.modules.adapters.loading import (
     reference_on,
 )
 from lsemrl.modules.adapters.merging import merged_adapters
+from lsemrl.modules.adapters.scaling import scale_adapter
 from lsemrl.modules.base_model import read_model
 from lsemrl.modules.families import unshared
 from lsemrl.modules.forward import Way, predictors, prove, score_logits
@@ -105,6 +106,8 @@ class Policy(nn.Module):
             check_passport(self.adapter, self.fingerprint)
             tokens = len(self.tokenizer)
             self.model, self.resized = read_adapter(model, self.adapter_config, tensors, tokens, self.adapter)
+            if settings.adapter_scale != 1:
+                scale_adapter(self.model, settings.adapter_scale, str(self.adapter), resized=self.resized)
         elif self.adapter_config:
             self.model = new_adapter(model, self.adapter_config, settings.lora)
         else:

@@ -54,6 +54,9 @@ class PolicySettings:
     adapter: str | None = None
     """A LoRA folder to start from, such as a cold start wrote; "micro" is the embedded cold start of translation.
     Its rank and targets then replace `lora`'s."""
+    adapter_scale: float = 1.0
+    """How much of what `adapter` changed to take, in [0, 1]: less gives back what was forgotten, for some of what was
+    learned."""
     reference: Literal["initial", "base", "none"] = "initial"
     """What the KL penalty pulls towards: the policy training started from, the model without adapter, or nothing."""
     ref_model_sync_steps: int | None = None
@@ -82,6 +85,12 @@ class PolicySettings:
             )
         if not 0 < self.ref_model_mixup_alpha <= 1:
             raise UserError(f"policy.ref_model_mixup_alpha is {self.ref_model_mixup_alpha}; it must be in (0, 1]")
+        if not 0 <= self.adapter_scale <= 1:
+            raise UserError(f"policy.adapter_scale is {self.adapter_scale}; it must be in [0, 1]")
+        if self.adapter_scale != 1 and self.adapter is None:
+            raise UserError(
+                f"policy.adapter_scale is {self.adapter_scale}, but policy.adapter is null; name the adapter to scale"
+            )
         if self.adapter is not None and self.train == "full":
             raise UserError(
                 f"policy.adapter is {self.adapter!r} but policy.train is full, which an adapter cannot start; "

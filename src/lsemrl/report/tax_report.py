@@ -189,7 +189,11 @@ def _setup(base: Measured) -> dict[str, str]:
 
 def _by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
     """By the arm whose adapter was asked."""
-    arms = {Path(one.policy["adapter"] or "").resolve(): one.arm for _, one in found if one.policy["adapter"]}
+    arms = {
+        Path(str(one.policy["adapter"])).resolve(): one.arm
+        for _, one in found
+        if one.policy["adapter"] and "adapter_scale" not in one.policy
+    }
     asked: dict[str, list[General]] = {}
     for each in general:
         arm = arms.get(Path(each.adapter).resolve())

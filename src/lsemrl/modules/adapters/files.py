@@ -49,8 +49,8 @@ def check_passport(folder: Path, base_fingerprint: str) -> None:
         )
 
 
-def adapter_fingerprint(folder: Path) -> str:
-    """Tells an adapter from others by its weights, as they were written.
+def adapter_fingerprint(folder: Path, scale: float = 1.0) -> str:
+    """Tells an adapter from others by its weights, as they were written, and by the scale it is taken at.
 
     Raises:
         UserError: They cannot be read.
@@ -58,7 +58,7 @@ def adapter_fingerprint(folder: Path) -> str:
     path = folder / SAFETENSORS_WEIGHTS_NAME
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16] + (f" * {scale}" if scale != 1 else "")
     except OSError as error:
         raise UserError(
             f"{str(path)!r} cannot be read ({error.strerror}); train or export the adapter again"

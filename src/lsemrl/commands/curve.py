@@ -1,0 +1,102 @@
+"""`lsemrl curve`: a finished adapter at several strengths, and the one that gains most for what may be lost."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from lsemrl.commands.named import find
+from lsemrl.commands.quiet import quiet
+from lsemrl.commands.trained import take_up
+from lsemrl.errors import UserError
+from lsemrl.evaluation.measure import MeasureSettings, read_measured, run_measure
+from lsemrl.evaluation.measurement import BASE
+from lsemrl.foreign import visible
+from lsemrl.report.records import Report
+from lsemrl.report.tax_report import tax_report
+from lsemrl.report.write import table, write_report
+
+_SCALES = [0.25, 0.5, 0.75, 1.0]
+
+
+def curve(
+    run: str,
+    *,
+    settings: MeasureSettings,
+    output: Path,
+    scales: list[float] | None = None,
+    lost: float = 2.0,
+    root: Path = Path("runs"),
+) -> None:
+    """Measure the adapter of RUN at every scale, set them side by side, and say which is best.
+
+    Args:
+        run: A finished run, "newest", or an adapter's folder.
+        settings: On what, as for lsemrl measure; the policy is RUN's.
+        output: Folder for a measurement each, and for the report.
+        scales: In [0, 1]; by default .25, .5, .75 and 1. 0 is the base, which is always measured.
+        lost: Percentage points of general ability that may be lost.
+        root: Where "newest" is looked for.
+
+    Raises:
+        UserError: RUN has no adapter, a scale is beyond [0, 1], or nothing is measured that could be lost.
+    """
+    asked = _SCALES if scales is None else scales
+    if not all(0 <= scale <= 1 for scale in asked) or not any(asked):
+        raise UserError(f"--scales is {asked}; give numbers in [0, 1], at least one of them above 0")
+    if not lost >= 0:
+        raise UserError(f"--lost is {lost}; give percentage points, 0 or more")
+    if settings.general is None:
+        raise UserError(
+            "general is null, so that nothing is measured that could be lost; set it, as for lsemrl measure"
+        )
+    found = find(run, root)
+    quiet()
+    policy = take_up(found).policy
+    if policy.adapter is None:
+        raise UserError(f"RUN is {run!r}, which has no adapter to scale; name a run with LoRA, or an adapter")
+    scale_of = {BASE: 0.0} | {f"scale_{at}".replace(".", "_"): at for at in sorted({*asked} - {0.0})}
+    read = read_measured(replace(settings, arm="trained", policy=policy))
+    measured = []
+    for arm, scale in scale_of.items():
+        at = replace(policy, adapter_scale=scale) if scale else replace(policy, adapter=None)
+        label = f"at {scale:g}" if scale else "Base"
+        one = replace(settings, arm=arm, label=label, policy=at)
+        print(f"measuring {label}", file=sys.stderr)
+        measured.append((output / arm, run_measure(one, output / arm, read)))
+    command = shlex.join(["lsemrl", "curve", run, "--scales", *map(str, asked), "--lost", f"{lost:g}"])
+    paths = [[*scale_of][1:]]
+    report = tax_report(measured, command=command, paths=paths)
+    best = best_arm(report, lost)
+    if best:  # which the plots show by its label
+        label = f"at {scale_of[best]:g}, best within {lost:g} points"
+        measured = [(path, replace(one, label=label) if one.arm == best else one) for path, one in measured]
+        report = tax_report(measured, command=command, paths=paths)
+    page = write_report(report, output, "--output")
+    console = Console()
+    console.print(table(report))
+    said = (
+        f"of the scales that lose at most {lost:g} points of {report.kept_name}, {scale_of[best]:g} gains most; take "
+        f"it by --adapter-scale {scale_of[best]:g} (generate, chat, export), or policy.adapter_scale in a configuration"
+        if best
+        else f"no scale loses at most {lost:g} points of {report.kept_name}; try smaller ones, or train with an anchor"
+    )
+    console.print(visible(said), markup=False, highlight=False, soft_wrap=True)
+    console.print(page, markup=False)
+
+
+def best_arm(report: Report, lost: float) -> str | None:
+    """The arm with the best score on the new task among those that lost at most `lost` points; None where none did."""
+
+    def loss(arm: str) -> float:
+        kept = report.kept
+        return 100 * (report.base.general[kept] - next(one for one in report.arms if one.name == arm).general[kept])
+
+    scores = {arm.name: arm.target.get(report.score, -math.inf) for arm in report.trained}
+    allowed = [arm for arm in scores if loss(arm) <= lost + 1e-9]
+    return max(allowed, key=lambda arm: scores[arm], default=None)

@@ -1,0 +1,89 @@
+"""One adapter at several strengths: what each gains and loses, and which is best for what may be lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lsemrl import micro
+from lsemrl.cli.main import main
+from lsemrl.evaluation.measurement import FILE, Measured
+from lsemrl.modules.adapters.files import read_tensors
+from lsemrl.report.records import Report
+from small_run import fit_small
+
+SMALL = [
+    *("--config", "measure/translation.yaml", "--text", "null", "--target_rows", "24", "--general_rows", "24"),
+    *("--metrics.names", '["chrf", "meaning"]', "--target.init_args.micro.test", "24"),
+    *("--general.init_args.micro.test", "24"),
+]
+
+
+def curve(output: Path, *words: str) -> None:
+    main(["curve", str(micro.COLD_START), "--output", str(output), *SMALL, *words])
+
+
+def test_the_best_scale_is_the_one_that_gains_most_for_what_may_be_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curve(tmp_path, "--scales", "1", "0.6", "--lost", "5")
+    told = capsys.readouterr()
+    assert told.err.count("the longest target row") == 1  # the rows are read once
+    report = Report.from_json(tmp_path / "report.json")
+    base, weak, whole = report.arms
+    assert [arm.name for arm in report.arms] == ["base", "scale_0_6", "scale_1_0"]
+    assert 0 < weak.target["meaning_f1"] < whole.target["meaning_f1"]
+    lost = [100 * (base.general["em"] - arm.general["em"]) for arm in (weak, whole)]
+    assert lost[0] <= 5 < lost[1]  # else nothing is chosen here
+    assert weak.label == "at 0.6, best within 5 points" and whole.label == "at 1"
+    assert "0.6 gains most" in told.out and "--adapter-scale 0.6" in told.out
+    measured = Measured.read(tmp_path / "scale_0_6" / FILE)
+    assert measured.policy["adapter_scale"] == 0.6 and measured.adapter_fingerprint.endswith(" * 0.6")
+    assert "adapter_scale" not in Measured.read(tmp_path / "scale_1_0" / FILE).policy
+
+
+def test_where_all_lose_more_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curve(tmp_path, "--scales", "1", "--lost", "0")
+    assert "no scale loses at most 0 points" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--scales", "1.5"], "--scales is [1.5]"),
+        (["--scales", "0"], "at least one of them above 0"),
+        (["--lost", "-1"], "--lost is -1"),
+        (["--general", "null"], "general is null"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        curve(tmp_path / "new", *words)
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_without_an_adapter_has_nothing_to_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["curve", "micro", "--output", str(tmp_path / "new"), *SMALL])
+    assert "no adapter to scale" in capsys.readouterr().err
+    for verb in ("generate", "chat"):
+        with pytest.raises(SystemExit):
+            main([verb, "micro", "--adapter-scale", "0.5"])
+        assert "--adapter-scale is 0.5" in capsys.readouterr().err
+
+
+def test_what_is_exported_at_a_scale_is_that_much_of_the_adapter(tmp_path: Path) -> None:
+    run = fit_small(tmp_path)
+    for name, words in (("whole", []), ("half", ["--adapter-scale", "0.5"])):
+        main(["export", str(run), "--output", str(tmp_path / name), *words])
+    whole, half = (read_tensors(tmp_path / name / "adapter") for name in ("whole", "half"))
+    assert whole.keys() == half.keys() and any("lora_B" in key for key in whole)
+    for key, tensor in whole.items():
+        torch.testing.assert_close(half[key], tensor * (0.5 if "lora_B" in key else 1.0))
+    card = (tmp_path / "half" / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "at 0.5 of its strength" in card
