@@ -1,6 +1,4 @@
-"""Trains for a few steps in one process or on two gloo ranks, on the same global batches and completions.
-
-    python ranks.py MODEL FOLDER one|ddp|fsdp|fsdp_streamed lora|full OWN_TEXT [CHECKPOINT]
+"""A few steps in one process or on two gloo ranks, on the same global batches and completions.
 
 Completions follow from the example alone: ranks would draw others than one process. Those of every second row of the
 order, which are what the second of two ranks is given, are all rewarded alike.
@@ -9,7 +7,6 @@ order, which are what the second of two ranks is given, are all rewarded alike.
 from __future__ import annotations
 
 import os
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,15 +82,21 @@ def invent(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
     )
 
 
-def main(model: str, folder: str, layout: str, train: str, own_text: str, resume: str = "never") -> None:
-    """Train, and write what was trained."""
+def train(words: list[str]) -> None:
+    """Train, and write what was trained.
+
+    Args:
+        words: A model's folder, that of the run, one | ddp | fsdp | fsdp_streamed, lora | full, a file of own text, and
+            a checkpoint or never.
+    """
+    model, folder, layout, trained, own_text, resume = words
     torch.manual_seed(5)
     reward = Invented()
     module = grpo.GRPO(
         rewards={"invented": reward},
         policy=PolicySettings(
             model=model,
-            train=train,  # type: ignore[arg-type]
+            train=trained,  # type: ignore[arg-type]
             lora=LoraSettings(rank=4, alpha=8.0, dropout=0.0),
             reference="initial",
             ref_model_sync_steps=3,
@@ -108,7 +111,7 @@ def main(model: str, folder: str, layout: str, train: str, own_text: str, resume
         micro_batch_tokens=60,
         samples_every=1,
         # Rows that two ranks cannot share alike. After full fine-tuning no base is left to ask.
-        anchor=AnchorSettings(path=own_text, coefficient=0.5, rows=5, top_k=0 if train == "lora" else 8),
+        anchor=AnchorSettings(path=own_text, coefficient=0.5, rows=5, top_k=0 if trained == "lora" else 8),
     )
     if os.environ.get("LOCAL_RANK", "0") != "0":
         torch.manual_seed(6)  # a rank that nobody has told the seed
@@ -142,7 +145,3 @@ def main(model: str, folder: str, layout: str, train: str, own_text: str, resume
     weights = whole_tensors(module.policy.trained())
     if trainer.is_global_zero:
         save_file(weights, Path(folder, "weights.safetensors"))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,0 +1,128 @@
+"""Commands as processes that need not import: forks of one that has, started once for each worker of pytest.
+
+A fork says, writes and ends as a process of its own does (test_forks.py); only the seconds of the imports are saved.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lsemrl.cli.main import main
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "lightning.pytorch.cli",
+        "lightning.pytorch.loggers.tensorboard",
+        "lightning.pytorch.strategies",
+        "torch.distributed.fsdp",
+        "peft",
+        "sentence_transformers",
+        "transformers.models.qwen3.modeling_qwen3",
+        "lsemrl.commands.export",
+        "lsemrl.commands.trainer",
+        "lsemrl.data.translation",
+        "lsemrl.metrics.scorer",
+        "lsemrl.modules.checkpoints",
+        "lsemrl.modules.grpo",
+        "lsemrl.modules.sft",
+    ]
+)
+
+
+class Fork:
+    """A command at work in a process group of its own, much as `subprocess.Popen` would start it.
+
+    Args:
+        words: What is typed after the program's name.
+        run: What is called with them.
+        environment: Added to that of this process; what is None there is taken away.
+        folder: Where it works; None is where this process does.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        run: Callable[[list[str]], None] = main,
+        environment: Mapping[str, str | None] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self._said = tempfile.TemporaryDirectory()
+        self._output, self._errors = Path(self._said.name, "output"), Path(self._said.name, "errors")
+        for file in (self._output, self._errors):
+            file.touch()
+        whole = {name: value for name, value in {**os.environ, **(environment or {})}.items() if value is not None}
+        self._process = _CONTEXT.Process(
+            target=_work, args=(run, list(words), whole, folder or Path.cwd(), self._output, self._errors)
+        )
+        self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit status once it has ended; minus the number of the signal that ended it."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Kill the process and its children."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has not begun to lead a group
+            os.kill(self.pid, signal.SIGKILL)
+
+    def end(self, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+        """What it said, and its exit status; it is killed where it takes longer than so many seconds."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self.kill()
+            self._process.join()
+        output, errors = self._output.read_text(), self._errors.read_text()
+        self._said.cleanup()
+        assert self._process.exitcode is not None
+        return subprocess.CompletedProcess([], self._process.exitcode, output, errors)
+
+
+def ranks(words: Sequence[str], count: int = 2, run: Callable[[list[str]], None] = main) -> list[Fork]:
+    """A command as torchrun starts it on one machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "GROUP_RANK": "0"}
+    place |= {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    place["PL_GLOBAL_SEED"] = None
+    return [Fork(words, run, {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
+
+
+def _work(
+    run: Callable[[list[str]], None],
+    words: list[str],
+    environment: dict[str, str],
+    folder: Path,
+    output: Path,
+    errors: Path,
+) -> None:
+    os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]  # what a process begins with
+    for descriptor, path in ((1, output), (2, errors)):
+        file = os.open(path, os.O_WRONLY)
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["lsemrl", *words]
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    try:
+        run(words)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing ends its processes without them
