@@ -74,10 +74,9 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
     class Cli(LightningCLI):
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
-            # Lightning would read a pickle; ours is checkpoints.resume.
-            return {
-                verb: skipped | {"ckpt_path", "weights_only"} for verb, skipped in LightningCLI.subcommands().items()
-            }
+            # The others would be described too, which takes a second. Lightning would read a pickle; ours is
+            # checkpoints.resume.
+            return {words[0]: LightningCLI.subcommands()[words[0]] | {"ckpt_path", "weights_only"}}
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_argument(
@@ -153,7 +152,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
         save_config_callback=None,  # ours is in RunFolder
         parser_kwargs={
             "exit_on_error": False,
-            **({verb: {"exit_on_error": False} for verb in TRAINER_VERBS} if run else {}),
+            **({words[0]: {"exit_on_error": False}} if run else {}),
         },
         args=words,
         run=run,
