@@ -93,14 +93,19 @@ class Fork:
         return subprocess.CompletedProcess([], self._process.exitcode, output, errors)
 
 
-def ranks(words: Sequence[str], count: int = 2, run: Callable[[list[str]], None] = main) -> list[Fork]:
+def ranks(
+    words: Sequence[str], run: Callable[[list[str]], None] = main, folder: Path | None = None, count: int = 2
+) -> list[Fork]:
     """A command as torchrun starts it on one machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "GROUP_RANK": "0"}
     place |= {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    place["PL_GLOBAL_SEED"] = None
-    return [Fork(words, run, {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
+    unset = {"PL_GLOBAL_SEED": None}  # by which Lightning seeds; an earlier test may have left it
+    return [
+        Fork(words, run, {**place, **unset, "RANK": str(rank), "LOCAL_RANK": str(rank)}, folder)
+        for rank in range(count)
+    ]
 
 
 def _work(

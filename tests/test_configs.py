@@ -10,14 +10,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
+from forks import Fork, ranks
 from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
 from lsemrl.micro import corpus
@@ -68,39 +69,59 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     assert list(folder.glob("events.out.tfevents.*"))
 
 
+def of_ranks(name: str, folder: Path) -> list[str]:
+    words = ["fit", "--config", str(CONFIGS / "grpo.yaml"), "--config", str(CONFIGS / name), *SMALL]
+    words += [f"--trainer.default_root_dir={folder}", "--trainer.accelerator=cpu", "--trainer.callbacks=null"]
+    words += ["--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false", "--checkpoints.monitor=null"]
+    words += ["--data.splits.cold_start_count=8", "--model.sampling={num_generations: 2, max_new_tokens: 6}"]
+    return words
+
+
+def steps(folder: Path) -> list[int]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def until(path: Path, alive: Callable[[], bool]) -> None:
+    end = time.monotonic() + 200
+    while not path.exists() and alive() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert path.exists()
+
+
 @pytest.mark.parametrize("name", RANKS)
 def test_several_ranks_share_one_folder_and_go_on_after_a_kill(name: str, tmp_path: Path) -> None:
-    words = ["--config", str(CONFIGS / "grpo.yaml"), "--config", str(CONFIGS / name), *SMALL]
-    words += [f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu", "--trainer.callbacks=null"]
-    words += ["--trainer.max_steps=6", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
-    words += ["--checkpoints.every_n_steps=2", "--checkpoints.monitor=null", "--data.splits.cold_start_count=8"]
-    if name == "fsdp.yaml":
+    runs = tmp_path / "runs"
+    words = [*of_ranks(name, runs), "--trainer.max_steps=4", "--checkpoints.every_n_steps=2"]
+    words += ["--model.rewards={chrf: {class_path: waiting.Waiting}}"]
+    kept = runs / "version_0" / "checkpoints" / "step_2"
+    if name == "ddp.yaml":  # as a user starts it: the second rank is started by the first
+        killed = subprocess.Popen(
+            [sys.executable, "-m", "lsemrl", *words],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until(kept, lambda: killed.poll() is None)
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    else:
         words += ["--model.policy.dtype=bfloat16", "--trainer.precision=bf16-mixed"]  # as one would on a GPU
-    command = [sys.executable, "-m", "lsemrl", "fit", *words]
-    settings: Any = {
-        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.PIPE,
-        "text": True,
-        "start_new_session": True,
-    }
-    killed = subprocess.Popen(command, **settings)
-    kept = tmp_path / "version_0" / "checkpoints" / "step_2"
-    end = time.monotonic() + 200
-    while not kept.exists() and killed.poll() is None and time.monotonic() < end:
-        time.sleep(0.05)
-    assert kept.exists()
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    done = subprocess.Popen(command, **settings)
-    _, errors = done.communicate(timeout=300)
-    assert done.returncode == 0, errors[-3000:]
-    assert "going on from" in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["version_0"]
-    adapter = load_file(tmp_path / "version_0" / "adapter" / "adapter_model.safetensors")
+        begun = ranks(words, folder=tmp_path)
+        until(kept, lambda: all(rank.poll() is None for rank in begun))
+        for rank in begun:
+            rank.kill()
+        assert [rank.end().returncode for rank in begun] == [-signal.SIGKILL] * 2
+    (tmp_path / "go").touch()
+    done = [rank.end() for rank in ranks(words, folder=tmp_path)]
+    assert [rank.returncode for rank in done] == [0, 0], done[0].stderr[-3000:]
+    assert "going on from" in done[0].stderr
+    assert [path.name for path in runs.iterdir()] == ["version_0"]
+    adapter = load_file(runs / "version_0" / "adapter" / "adapter_model.safetensors")
     assert {value.dtype for value in adapter.values()} == {torch.float32}
-    with (tmp_path / "version_0" / "metrics.csv").open(newline="") as file:
-        assert [row["step"] for row in csv.DictReader(file)] == [str(step) for step in range(6)]
+    assert steps(runs / "version_0") == list(range(4))
 
 
 def test_a_reward_that_one_rank_cannot_give_stops_all_with_one_sentence(tmp_path: Path) -> None:
@@ -113,78 +134,62 @@ def test_a_reward_that_one_rank_cannot_give_stops_all_with_one_sentence(tmp_path
         "            raise OSError('the judge has gone')\n"
         "        return super().__call__(completions)\n"
     )
-    words = ["--config", str(CONFIGS / "grpo.yaml"), "--config", str(CONFIGS / "ddp.yaml"), *SMALL]
-    words += [f"--trainer.default_root_dir={tmp_path / 'runs'}", "--trainer.accelerator=cpu"]
-    words += ["--trainer.max_steps=6", "--trainer.limit_val_batches=0", "--checkpoints.monitor=null"]
-    words += ["--data.splits.cold_start_count=8", "--model.rewards={chrf: {class_path: failing.Failing}}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lsemrl", "fit", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 2, done.stderr[-3000:]
-    told = {line for line in done.stderr.splitlines() if line.startswith("lsemrl: error:")}
+    words = [*of_ranks("ddp.yaml", tmp_path / "runs"), "--trainer.max_steps=6"]
+    done = [
+        rank.end() for rank in ranks([*words, "--model.rewards={chrf: {class_path: failing.Failing}}"], folder=tmp_path)
+    ]
+    assert [rank.returncode for rank in done] == [2, 2], done[0].stderr[-3000:]
+    told = {line for rank in done for line in rank.stderr.splitlines() if line.startswith("lsemrl: error:")}
     assert len(told) == 1
     assert "reward 'chrf'" in told.pop()
 
 
 def test_a_slurm_job_on_two_nodes_is_queued_again_when_its_time_is_up(tmp_path: Path) -> None:
     """Two tasks as srun would start them, each a node of its own; SLURM itself is not here."""
-    asked, program = tmp_path / "asked", tmp_path / "bin" / "scontrol"
+    asked, program, runs = tmp_path / "asked", tmp_path / "bin" / "scontrol", tmp_path / "runs"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
     program.chmod(0o755)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["--config", str(CONFIGS / "grpo.yaml"), "--config", str(CONFIGS / "ddp.yaml"), *SMALL]
-    words += ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.accelerator=cpu", "--trainer.callbacks=null"]
-    words += ["--trainer.max_epochs=5", "--trainer.max_steps=30", "--trainer.limit_val_batches=0"]
-    words += ["--trainer.enable_progress_bar=false", "--checkpoints.monitor=null", "--data.splits.cold_start_count=8"]
-    words += [f"--trainer.default_root_dir={tmp_path / 'runs'}"]
-
-    def srun() -> list[subprocess.Popen[str]]:
-        job = {
-            "SLURM_JOB_ID": "4711",
-            "SLURM_JOB_NAME": "tibetan",
-            "SLURM_NNODES": "2",
-            "SLURM_NTASKS": "2",
-            "SLURM_NTASKS_PER_NODE": "1",
-            "SLURM_NODELIST": "127.0.0.1",
-            "SLURM_LOCALID": "0",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-            "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
-        }
-        return [
-            subprocess.Popen(
-                [sys.executable, "-m", "lsemrl", "fit", *words],
-                env={**os.environ, **job, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(2)
-        ]
-
-    tasks, end = srun(), time.monotonic() + 200
-    metrics = tmp_path / "runs" / "version_0" / "metrics.csv"
-    while not metrics.exists() and all(task.poll() is None for task in tasks) and time.monotonic() < end:
-        time.sleep(0.05)
-    for task in tasks:
-        task.send_signal(signal.SIGUSR1)
-    errors = [task.communicate(timeout=200)[1] for task in tasks]
-    assert [task.returncode for task in tasks] == [128 + signal.SIGUSR1] * 2, errors
+    words = [*of_ranks("ddp.yaml", runs), "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.max_steps=6"]
+    words += ["--model.rewards={chrf: {class_path: waiting.Waiting}}"]
+    job = {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NAME": "tibetan",
+        "SLURM_NNODES": "2",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_LOCALID": "0",
+        "MASTER_PORT": str(port),
+        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    places = [{**job, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)} for rank in range(2)]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "lsemrl", *words],
+        env={**os.environ, **places[0]},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    second = Fork(words, environment=places[1], folder=tmp_path)
+    until(runs / "version_0" / "metrics.csv", lambda: first.poll() is None and second.poll() is None)
+    for task in (first, second):
+        os.kill(task.pid, signal.SIGUSR1)
+    (tmp_path / "go").touch()
+    errors = first.communicate(timeout=200)[1]
+    assert [first.returncode, second.end().returncode] == [128 + signal.SIGUSR1] * 2, errors
     assert asked.read_text() == "requeue 4711\n"
-    again = srun()
-    errors = [task.communicate(timeout=300)[1] for task in again]
-    assert [task.returncode for task in again] == [0, 0], errors
-    assert "going on from" in errors[0]
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["version_0"]
-    with metrics.open(newline="") as file:
-        assert [row["step"] for row in csv.DictReader(file)] == [str(step) for step in range(30)]
+    assert 0 < len(steps(runs / "version_0")) < 6
+    again = [fork.end() for fork in [Fork(words, environment=place, folder=tmp_path) for place in places]]
+    assert [fork.returncode for fork in again] == [0, 0], again[0].stderr
+    assert "going on from" in again[0].stderr
+    assert [path.name for path in runs.iterdir()] == ["version_0"]
+    assert steps(runs / "version_0") == list(range(6))
 
 
 def test_headlines_by_sft_and_from_there_by_grpo(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ QUICK = [
     "--trainer.callbacks=null",
     "--trainer.enable_checkpointing=false",
     "--trainer.limit_val_batches=0",
+    "--data.micro={train: 40, validation: 4, test: 4}",
+    "--data.splits.cold_start_count=8",
 ]
 
 
@@ -301,6 +303,7 @@ def test_a_reward_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     fit(
         f"--trainer.default_root_dir={root}",
         "--data.batch_size=2",
+        "--model.sampling={num_generations: 2, max_new_tokens: 4}",
         "--config",
         str(overlay),
     )
