@@ -27,6 +27,7 @@ SMALL = {
     "fit": f"{TRAINER} --trainer.max_steps=2 --trainer.max_epochs=-1 --trainer.limit_val_batches=1",
     "test": f"{TRAINER} --trainer.limit_test_batches=1",
     "predict": f"{TRAINER} --trainer.limit_predict_batches=1",
+    "curve": "--target_rows=4 --general_rows=4 --device=cpu",
     "measure": "--target_rows=4 --general_rows=4 --device=cpu",
     "best-of": f"{TRAINER} --data.splits.max_rows=1016",
     "rehearse": "--rows=24 --batch-size=16",

@@ -38,10 +38,11 @@ def test_what_it_writes_trains_measures_and_reports_as_it_stands(
     quick = ["--trainer.max_steps=2", "--trainer.max_epochs=-1", "--trainer.accelerator=cpu"]
     for words in commands:
         small = {"fit": quick, "measure": ["--target_rows=4", "--general_rows=4", "--device=cpu"], "tax": []}
+        small["rehearse"] = ["--rows=24", "--batch-size=16"]
         main([*words, *small[words[0]]])
     assert (Path("project") / "report" / "report.html").is_file()
     main(["experiment", "--config", "project/experiment.yaml", "--dry-run"])
-    assert "to run: 5 of 5" in capsys.readouterr().out
+    assert "to run: 6 of 6" in capsys.readouterr().out
 
 
 def test_values_are_of_these_rows(pairs: str) -> None:
@@ -87,6 +88,7 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     init("rows.jsonl", to="bo" if task == "headline" else "zh", output=Path("project"), task=task)  # type: ignore[arg-type]
     quick = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--checkpoints.monitor=null"]
+    main(["rehearse", "--config", "project/rehearse.yaml", "--rows", "24", "--batch-size", "16"])
     main(["fit", "--config", "project/cold_start.yaml", *quick])
     assert Path("project/runs/cold_start/version_0/adapter").is_dir()
 

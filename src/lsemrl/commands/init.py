@@ -1,4 +1,4 @@
-"""Looks into a user's file and writes a project for exactly these rows: cold start, RL, measure, experiment."""
+"""Looks into a file of rows and writes a project for them: rehearsal, cold start, RL, measure, experiment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lsemrl.modules.pretrained import read_config_and_tokenizer
 from lsemrl.types import UserError
 
 Task = Literal["translation", "headline", "instruction"]
-FILES = ("README.md", "cold_start.yaml", "rl.yaml", "measure.yaml", "experiment.yaml")
+FILES = ("README.md", "rehearse.yaml", "cold_start.yaml", "rl.yaml", "measure.yaml", "experiment.yaml")
 _CLASSES: dict[Task, Callable[..., TaskData]] = {
     "translation": TranslationData,
     "headline": HeadlineData,
@@ -210,7 +210,11 @@ def _shown(
         "max_target": _rounded(lengths[int(len(lengths) * 0.995)] + 1, 8),
         "sft": _pace(cold_start, 16 if cold_start < 640 else 32, least=2, most=10),
         "rl": _pace(train - cold_start, 8 if train - cold_start < 160 else 16, least=1, most=5),
-        "sft_rate": "1.0e-3" if asked.in_world else "2.0e-4",
+        # What the base writes by itself: the embedded one is brief.
+        "rehearsal": {"rows": 1000, "prompt": 96, "answer": 48}
+        if asked.in_world
+        else {"rows": 2000, "prompt": 256, "answer": 256},
+        "sft_rate": "2.0e-3" if asked.in_world else "2.0e-4",
         "rl_rate": "4.0e-4" if asked.in_world else "2.0e-5",
         "commands": _commands(asked),
     }, [line for line in prepared.lines if "/" not in line.partition(":")[0]]
@@ -278,6 +282,7 @@ def _commands(asked: Asked) -> str:
     folder = asked.folder
     measure = f"lsemrl measure --config {folder}/measure.yaml"
     return (
+        f"lsemrl rehearse --config {folder}/rehearse.yaml\n"
         f"lsemrl fit --config {folder}/cold_start.yaml\n"
         f"lsemrl fit --config {folder}/rl.yaml\n"
         f"{measure} --output {folder}/measured/base\n"
