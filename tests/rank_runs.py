@@ -31,6 +31,7 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling, sample
 from lsemrl.modules.sharding import whole_tensors
+from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Reward
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences
 
@@ -141,7 +142,7 @@ def train(words: list[str]) -> None:
         return invent(policy, prompts, sampling, seed)
 
     base.sample = sample_too
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=TrainerData(data))
     weights = whole_tensors(module.policy.trained())
     if trainer.is_global_zero:
         save_file(weights, Path(folder, "weights.safetensors"))

@@ -23,6 +23,7 @@ from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling
 from lsemrl.modules.sft import SFT
+from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Chrf
 
 
@@ -98,7 +99,9 @@ def run(
         val_check_interval=3,
         callbacks=[Checkpoints(**{"every_n_steps": 3, "monitor": "val/chrf", **keep}, resume=resume), *callbacks],
     )
-    trainer.fit(module, datamodule=TranslationData(micro=MicroRows(train=rows, validation=4, test=4), batch_size=4))
+    trainer.fit(
+        module, datamodule=TrainerData(TranslationData(micro=MicroRows(train=rows, validation=4, test=4), batch_size=4))
+    )
     return module
 
 

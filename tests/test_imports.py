@@ -23,9 +23,8 @@ LIGHTNING = {
     "lsemrl.modules.preemption",
     "lsemrl.modules.run_folder",
     "lsemrl.modules.run_state",
+    "lsemrl.modules.trainer_data",
     "lsemrl.modules.trainer_settings",
-    "lsemrl.data.base",
-    "lsemrl.data.mixed",
 }
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningDataModule
 from transformers import PreTrainedTokenizerFast
 
 from lsemrl.data.comprehension import ComprehensionData
@@ -99,5 +98,5 @@ def test_impossible_share(share: float) -> None:
 
 
 def test_module_of_another_kind_is_refused() -> None:
-    with pytest.raises(UserError, match="replay is LightningDataModule, which cannot be mixed"):
-        MixedData(main=TranslationData(), replay=LightningDataModule())
+    with pytest.raises(UserError, match="replay is MixedData, which cannot be mixed"):
+        MixedData(main=TranslationData(), replay=mixed(0.5))

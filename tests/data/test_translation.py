@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from lsemrl.data.splits import Splits
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.micro import corpus
+from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.types import UserError
 
 Write = Callable[..., str]
@@ -169,22 +169,20 @@ def test_impossible_settings_are_named(tokenizer: PreTrainedTokenizerFast) -> No
         prepared(tokenizer, source_field="ug")
 
 
-def test_what_was_touched_is_reported_and_logged(
-    tokenizer: PreTrainedTokenizerFast, write: Write, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_was_touched_is_reported_and_told_once(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     rows = [*pairs(50), {"zh": "", "bo": "x"}, {"zh": "长" * 500, "bo": "ཀ"}]
     source = Source(path=write("pairs.jsonl", rows), on_bad_row="skip")
-    with caplog.at_level(logging.INFO, logger="lightning.pytorch.utilities.rank_zero"):
-        data = prepared(
-            tokenizer,
-            source=source,
-            splits=Splits(validation_fraction=0.0, test_fraction=0.0),
-            limits=Limits(max_prompt_tokens=200),
-        )
+    data = TranslationData(
+        source=source,
+        splits=Splits(validation_fraction=0.0, test_fraction=0.0),
+        limits=Limits(max_prompt_tokens=200),
+    )
+    lines = data.prepare(tokenizer)
     report = data.report["train"]
     assert (report["rows"], report["bad_rows"], report["prompts_skipped"]) == (50, 1, 1)
     assert len(Path(f"{source.path}.skipped.jsonl").read_text().splitlines()) == 1
-    assert "zh-bo/train: 50 rows, 1 bad rows skipped, 1 prompts over 200 tokens" in caplog.text
+    assert "zh-bo/train: 50 rows, 1 bad rows skipped, 1 prompts over 200 tokens" in lines[0]
+    assert data.prepare(tokenizer) == []
     json.dumps(data.report)
 
 
@@ -229,8 +227,8 @@ def test_a_trainer_draws_another_order_each_epoch_and_the_same_each_run(
             default_root_dir=tmp_path,
         )
         data = TranslationData(micro=MICRO, batch_size=8, seed=seed)
-        trainer.fit(module, datamodule=data)
-        trainer.test(module, datamodule=data, verbose=False)
+        trainer.fit(module, datamodule=TrainerData(data))
+        trainer.test(module, datamodule=TrainerData(data), verbose=False)
         return module
 
     one, same, other = run(0), run(0), run(1)

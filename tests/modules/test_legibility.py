@@ -46,6 +46,7 @@ from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.legibility import look, positions, read_by_encoder
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.base import RewardMix
 from lsemrl.types import Example
@@ -106,7 +107,7 @@ def start(module: PolicyModule, rows: TranslationData, verb: str = "fit", folder
         num_sanity_val_steps=0,
         default_root_dir=folder,
     )
-    getattr(trainer, verb)(module, datamodule=rows)
+    getattr(trainer, verb)(module, datamodule=TrainerData(rows))
 
 
 @pytest.mark.parametrize(("make", "verb"), [("sft", "fit"), ("grpo", "fit"), ("grpo", "test"), ("sft", "validate")])

@@ -25,6 +25,7 @@ from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import Sampling
 from lsemrl.modules.sft import SFT
+from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Reward
 from lsemrl.rewards.advantages import AdvantageSettings
 from lsemrl.types import Completion
@@ -88,7 +89,7 @@ def run(module: LightningModule, folder: Path, steps: int = 2, batch_size: int =
             **settings,
         }
     )
-    trainer.fit(module, datamodule=data(batch_size))
+    trainer.fit(module, datamodule=TrainerData(data(batch_size)))
     return trainer
 
 

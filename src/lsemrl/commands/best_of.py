@@ -36,12 +36,12 @@ def best_of(words: list[str]) -> None:
         UserError: They are of another run; see also `write_best`.
     """
     cli = run_trainer(words[1:], run=False)
-    for name, value, wanted in (("model", cli.model, GRPO), ("data", cli.datamodule, TaskData)):
+    for name, value, wanted in (("model", cli.model, GRPO), ("data", cli.datamodule.data, TaskData)):
         if not isinstance(value, wanted):
             raise UserError(
                 f"{name} is {type(value).__name__}; best-of takes the configuration of a GRPO run on one task"
             )
-    write_best(cli.model, cli.datamodule, Path(cli.trainer.default_root_dir))
+    write_best(cli.model, cli.datamodule.data, Path(cli.trainer.default_root_dir))
 
 
 def write_best(module: GRPO, data: TaskData, folder: Path) -> Path:
@@ -70,9 +70,9 @@ def write_best(module: GRPO, data: TaskData, folder: Path) -> Path:
     path = folder / FILE
     try_folder(folder, "trainer.default_root_dir")
     policy = module.policy
-    data.prepare(policy.tokenizer)
+    prepared = data.prepare(policy.tokenizer)
     checked = check_run(policy, data, ("train",), module.encoders(), module.sampling.max_new_tokens)
-    for line in [*checked, *module.reward_mix.look_at(data.train_examples)]:
+    for line in [*prepared, *checked, *module.reward_mix.look_at(data.train_examples)]:
         print(line, file=sys.stderr)
     policy.load()
     module.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -61,15 +61,16 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
 
 def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Callable[[Path], Any] | None) -> Any:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch import LightningDataModule
     from lightning.pytorch.callbacks import ProgressBar
     from lightning.pytorch.cli import LightningCLI
 
+    from lsemrl.data.base import Data
     from lsemrl.modules.base import PolicyModule
     from lsemrl.modules.checkpoints import Checkpoints
     from lsemrl.modules.metrics_log import MetricsLog
     from lsemrl.modules.progress_lines import ProgressLines
     from lsemrl.modules.run_folder import Asked, RunFolder
+    from lsemrl.modules.trainer_data import TrainerData
 
     class Cli(LightningCLI):
         @staticmethod
@@ -77,6 +78,11 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
             # The others would be described too, which takes a second. Lightning would read a pickle; ours is
             # checkpoints.resume.
             return {words[0]: LightningCLI.subcommands()[words[0]] | {"ckpt_path", "weights_only"}}
+
+        def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_lightning_class_args(self.trainer_class, "trainer")
+            for name, kind in (("model", PolicyModule), ("data", Data)):
+                parser.add_subclass_arguments(kind, name, fail_untyped=False)
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_argument(
@@ -112,6 +118,10 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
                 checkpoint=checkpoint,
             )
 
+        def instantiate_classes(self) -> None:
+            super().instantiate_classes()
+            self.datamodule = TrainerData(self.datamodule)
+
         def instantiate_trainer(self, **kwargs: Any) -> Any:
             ours = run and self.asked.root is not None
             try:
@@ -143,9 +153,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
 
     return Cli(
         PolicyModule,
-        LightningDataModule,
         subclass_mode_model=True,
-        subclass_mode_data=True,
         seed_everything_default=1,
         trainer_defaults={"callbacks": callbacks},
         auto_configure_optimizers=False,

@@ -1,12 +1,14 @@
-"""What the data modules of single tasks share: preparing their rows once, and the loaders."""
+"""What data are asked for, and what those of single tasks share: preparing their rows once, and the loaders.
+
+Nothing here knows of Lightning, which takes seconds to load: settings are read, and refused, before it.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from lsemrl.data.collate import Loading, epoch_sampler, eval_loader, train_loader
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class TaskData(LightningDataModule):
-    """Rows of one task; what they are is in its `Plan`."""
+class Data(ABC):
+    """Rows to learn from and to be scored by, as batches."""
 
+    batch_size: int
+    """Rows in a training batch of one process."""
     tokenizer: PreTrainedTokenizerBase
     """Of the policy; this and what follows is set by `prepare`."""
     train_examples: list[Example]
@@ -30,39 +34,62 @@ class TaskData(LightningDataModule):
     """Rows to report."""
     report: dict[str, dict[str, int]]
     """For each split, how many rows were kept, left out and cut (see `task.Prepared`)."""
+
+    @abstractmethod
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Read the rows and write their prompts for `tokenizer`; once, however often it is called.
+
+        Returns:
+            What became of the rows, in a line each; none the second time.
+
+        Raises:
+            UserError: Whatever is wrong with the files, named by file and line.
+        """
+
+    @abstractmethod
+    def train_dataloader(self) -> DataLoader[Example]:
+        """Whole batches in an order of the seed and the epoch."""
+
+    @abstractmethod
+    def val_dataloader(self) -> DataLoader[Example] | list[Any]:
+        """The validation rows in order."""
+
+    @abstractmethod
+    def test_dataloader(self) -> DataLoader[Example] | list[Any]:
+        """The test rows in order."""
+
+
+class TaskData(Data):
+    """Rows of one task; what they are is in its `Plan`."""
+
     held_out: frozenset[str]
     """Content keys of the validation and test rows."""
 
     def __init__(self, plan: Plan, loading: Loading) -> None:
-        super().__init__()
         self.plan, self.loading = plan, loading
         self.batch_size = loading.batch_size
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset()) -> None:
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset()) -> list[str]:
         """Read the rows and write their prompts for `tokenizer`; once, however often it is called.
 
         Args:
             tokenizer: The policy's.
             elsewhere: See `task.prepare`.
 
+        Returns:
+            A line for each split; none the second time.
+
         Raises:
             UserError: Whatever is wrong with the files, named by file and line.
         """
         if getattr(self, "tokenizer", None) is tokenizer:
-            return
+            return []
         prepared = prepare(self.plan, tokenizer, elsewhere)
-        for line in prepared.lines:
-            rank_zero_info(line)
         self.tokenizer, self.report = tokenizer, prepared.report
         self.train_examples = prepared.train
         self.validation_examples, self.test_examples = prepared.validation, prepared.test
         self.held_out = prepared.held_out
-
-    def setup(self, stage: str) -> None:
-        """`prepare` for the policy in training."""
-        assert self.trainer is not None, "without a trainer, call prepare"
-        module: Any = self.trainer.lightning_module
-        self.prepare(module.policy.tokenizer)
+        return prepared.lines
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Whole batches in an order of the seed and the epoch."""
@@ -76,7 +103,3 @@ class TaskData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Example] | list[Any]:
         """The test rows in order."""
         return eval_loader(self.tokenizer, self.test_examples, self.loading)
-
-    def predict_dataloader(self) -> DataLoader[Example] | list[Any]:
-        """The test rows in order."""
-        return self.test_dataloader()

@@ -1,4 +1,4 @@
-"""Two data modules as one: training with replay of general data."""
+"""Two kinds of data as one: training with replay of general data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lsemrl.data.base import TaskData
+from lsemrl.data.base import Data, TaskData
 from lsemrl.data.collate import epoch_sampler, train_loader
 from lsemrl.types import Example, UserError
 
@@ -55,22 +53,11 @@ class ReplaySampler(DistributedSampler[int]):
             yield from self.replay
 
 
-class MixedData(LightningDataModule):
-    """Training rows of two data modules; validation and test are those of `main`, and so are batch sizes and seed.
+class MixedData(Data):
+    """Training rows of two kinds of data; validation and test are those of `main`, and so are batch sizes and seed.
 
     Replay rows that share a text with what `main` holds out are left out, as main rows are.
     """
-
-    tokenizer: PreTrainedTokenizerBase
-    """Of the policy; this and what follows is set by `prepare`."""
-    train_examples: list[Example]
-    """The main rows, then the replay rows."""
-    validation_examples: list[Example]
-    """Rows to watch a run by."""
-    test_examples: list[Example]
-    """Rows to report."""
-    report: dict[str, dict[str, int]]
-    """That of `main`, and under `replay` that of the replay's training rows."""
 
     def __init__(self, main: TaskData, replay: TaskData, replay_share: float = 0.3) -> None:
         """Keep the settings; nothing is read before `prepare`.
@@ -81,9 +68,8 @@ class MixedData(LightningDataModule):
             replay_share: Share of the training rows that come from `replay`, in (0, 1).
 
         Raises:
-            UserError: The share is outside (0, 1), or a module cannot be mixed.
+            UserError: The share is outside (0, 1), or one of the two cannot be mixed.
         """
-        super().__init__()
         if not 0 < replay_share < 1:
             raise UserError(f"replay_share is {replay_share}; give a share in (0, 1), or train on main alone")
         for name, module in (("main", main), ("replay", replay)):
@@ -96,30 +82,27 @@ class MixedData(LightningDataModule):
         self.replay_share = replay_share
         self.batch_size = self.main.batch_size
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Prepare both modules for `tokenizer`; once, however often it is called.
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Prepare both for `tokenizer`; once, however often it is called. The replay rows stand behind the main rows.
+
+        Returns:
+            A line for each split of both, and one on the mixture; none the second time.
 
         Raises:
             UserError: Whatever is wrong with the files of either.
         """
         if getattr(self, "tokenizer", None) is tokenizer:
-            return
-        self.main.prepare(tokenizer)
-        self.replay.prepare(tokenizer, self.main.held_out)
+            return []
+        lines = [*self.main.prepare(tokenizer), *self.replay.prepare(tokenizer, self.main.held_out)]
         self.tokenizer = tokenizer
         self.train_examples = [*self.main.train_examples, *self.replay.train_examples]
         self.validation_examples, self.test_examples = self.main.validation_examples, self.main.test_examples
         self.report = {**self.main.report, "replay": self.replay.report["train"]}
-        rank_zero_info(
+        mixture = (
             f"mixed/train: {len(self.main.train_examples):,} main rows, and {self.replay_share:.0%} of every batch "
             f"from {len(self.replay.train_examples):,} replay rows"
         )
-
-    def setup(self, stage: str) -> None:
-        """`prepare` for the policy in training."""
-        assert self.trainer is not None, "without a trainer, call prepare"
-        module: Any = self.trainer.lightning_module
-        self.prepare(module.policy.tokenizer)
+        return [*lines, mixture]
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Whole batches of both, in an order of the seed and the epoch."""
@@ -132,9 +115,5 @@ class MixedData(LightningDataModule):
         return self.main.val_dataloader()
 
     def test_dataloader(self) -> DataLoader[Example] | list[Any]:
-        """The test rows of `main`."""
-        return self.main.test_dataloader()
-
-    def predict_dataloader(self) -> DataLoader[Example] | list[Any]:
         """The test rows of `main`."""
         return self.main.test_dataloader()

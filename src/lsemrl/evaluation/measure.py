@@ -208,7 +208,8 @@ def read_battery(
         if data is None:
             held_out.append(())
             continue
-        data.prepare(tokenizer)
+        for line in data.prepare(tokenizer):
+            print(line, file=sys.stderr)
         if not data.test_examples:
             raise UserError(f"{name} has no test rows; give it a test source, or raise splits.test_fraction")
         held_out.append(tuple(data.test_examples[:count]))

@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lsemrl.data.base import Data
 from lsemrl.files import append
 from lsemrl.metrics.scorer import MetricSettings, Scorer
 from lsemrl.modules.anchor import Anchor, AnchorSettings
@@ -103,7 +104,7 @@ class PolicyModule(LightningModule):
         """Settle where this run writes: all ranks must ask at once, as the Trainer has the first tell the others."""
         self.folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         check_trainer(self.trainer, self.policy, stage)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Data = self.trainer.datamodule.data  # type: ignore[attr-defined]
         splits = {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, ("test",))
         new, learned = self.greedy.max_new_tokens, self.learns_references
         for line in check_run(self.policy, data, splits, self.encoders(), new, learned=learned):
@@ -118,7 +119,7 @@ class PolicyModule(LightningModule):
 
     def scored_examples(self, stage: str | None) -> list[Example]:
         """The rows whose outputs are scored in a stage of Lightning's."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Data = self.trainer.datamodule.data  # type: ignore[attr-defined]
         rows: list[Example] = data.validation_examples if stage in ("fit", "validate") else data.test_examples
         return rows
 
@@ -325,7 +326,7 @@ class PolicyModule(LightningModule):
 
     def stands_on(self) -> dict[str, str]:
         """Hashes of what a resumed run must find as it was, by the field that names it."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Data = self.trainer.datamodule.data  # type: ignore[attr-defined]
         found = ground(self.policy, data.train_examples, self.encoders())
         return found | {"model.anchor.path": self.anchor.digest} if self.anchor else found
 

@@ -124,9 +124,9 @@ class GRPO(PolicyModule):
         super().setup(stage)
         if stage != "fit":
             return
-        for line in self.reward_mix.look_at(self.trainer.datamodule.train_examples):  # type: ignore[attr-defined]
+        for line in self.reward_mix.look_at(self.trainer.datamodule.data.train_examples):  # type: ignore[attr-defined]
             self.say(line)
-        completions: int = self.trainer.datamodule.batch_size * self.sampling.num_generations  # type: ignore[attr-defined]
+        completions: int = self.trainer.datamodule.data.batch_size * self.sampling.num_generations  # type: ignore[attr-defined]
         self.window_size = self.optimizer_batch_size or completions
         if completions % self.window_size:
             raise UserError(

@@ -7,6 +7,7 @@ do so; 2605.26097 that KL to the base on such text keeps what it knew.)
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,8 @@ def given_prompts(policy: Policy, turn: Turn, own: Path | TaskData | None) -> li
         UserError: They cannot be read.
     """
     if isinstance(own, TaskData):
-        own.prepare(policy.tokenizer)
+        for line in own.prepare(policy.tokenizer):
+            print(line, file=sys.stderr)
         texts = [example.source for example in own.train_examples]
         whole = prompt_ids(policy.tokenizer, [example.prompt for example in own.train_examples])
     else:

@@ -187,12 +187,12 @@ def _set_clocks(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 def _rows_a_batch(trainer: Trainer) -> int:
     """Over all ranks."""
-    rows: int = trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
+    rows: int = trainer.datamodule.data.batch_size * trainer.world_size  # type: ignore[attr-defined]
     return rows
 
 
 def _checksum_of(trainer: Trainer) -> str:
     digest = hashlib.sha256()
-    for example in trainer.datamodule.train_examples:  # type: ignore[attr-defined]
+    for example in trainer.datamodule.data.train_examples:  # type: ignore[attr-defined]
         digest.update(repr((example.id, example.prompt, example.references)).encode())
     return digest.hexdigest()[:16]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from lsemrl.errors import reason_of
 from lsemrl.types import UserError
@@ -26,6 +25,8 @@ def check_weights(name: str, encoder: SentenceTransformer) -> None:
     Raises:
         UserError: Weights are missing, or cannot be looked at again.
     """
+    from transformers import PreTrainedModel  # takes seconds, which settings that are refused do not wait for
+
     for module in encoder:
         model = getattr(module, "auto_model", None)
         if not isinstance(model, PreTrainedModel):

@@ -1,0 +1,45 @@
+"""Data as the Trainer asks for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+
+from lsemrl.data.base import Data
+
+
+class TrainerData(LightningDataModule):
+    """Rows and batches of `data`, for whichever policy is trained.
+
+    Attributes:
+        data: What knows nothing of a trainer.
+    """
+
+    def __init__(self, data: Data) -> None:
+        super().__init__()
+        self.data = data
+
+    def setup(self, stage: str) -> None:
+        """Read the rows for the policy in training, and say what became of them."""
+        assert self.trainer is not None, "without a trainer, call data.prepare"
+        module: Any = self.trainer.lightning_module
+        for line in self.data.prepare(module.policy.tokenizer):
+            rank_zero_info(line)
+
+    def train_dataloader(self) -> Any:
+        """Those of the data, here and below."""
+        return self.data.train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        """The validation rows in order."""
+        return self.data.val_dataloader()
+
+    def test_dataloader(self) -> Any:
+        """The test rows in order."""
+        return self.data.test_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """The test rows in order."""
+        return self.data.test_dataloader()
