@@ -45,7 +45,7 @@ from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.memory import peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.modules.sampler import Sampling
+from lsemrl.modules.sampling import Sampling
 from lsemrl.rewards import Reward
 from lsemrl.types import Completion
 

@@ -22,14 +22,15 @@ from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules import base, grpo
-from lsemrl.modules.anchor import AnchorSettings
+from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sampler import sample
+from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Reward

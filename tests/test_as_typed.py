@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,12 @@ def test_a_path_arrives_as_typed(text: str) -> None:
     found = parser.parse_args([f"--root={text}", f"--folder={text}"])
     assert (found.root, found.folder) == (text, Path(text))
     assert parser.parse_args(["--root=null", "--folder=null"]).as_dict() == {"root": None, "folder": None}
+
+
+def test_the_beginning_of_a_name_is_not_taken_for_the_name() -> None:
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--beta", type=float)
+    assert parser.parse_args(["--beta=1"]).beta == 1
+    with pytest.raises(ArgumentError, match=r"--bet=1 \(the nearest is beta\)"):
+        parser.parse_args(["--bet=1"])

@@ -1,19 +1,26 @@
-"""The text of a setting is taken as it was typed.
+"""The text of a setting is taken as it was typed, and its name too.
 
 jsonargparse reads the value of an option of a class as YAML, and hands it on as Python prints what came of that: a text
 with a colon becomes a dictionary and then its repr, and null the text "None". It has no setting for this, so that the
-one method through which every value goes is wrapped.
+one method through which every value goes is wrapped. It also takes the beginning of a name for the whole of it,
+as argparse does and its next version no longer will; a name that is unknown is told with the nearest one instead.
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: --([\w.-]+)|Option '([\w.]+)' is not accepted|"
+    r"Group '([\w.]+)' does not accept option '(\w+)'"
+)
 _NULL = ("null", "Null", "NULL", "~")
 
 
@@ -24,6 +31,7 @@ class _Typed(str):
 @functools.cache  # once a process
 def take_text_as_typed() -> None:
     """Make every parser of jsonargparse do so."""
+    _take_names_whole()
     from jsonargparse._typehints import ActionTypeHint
     from jsonargparse._util import NestedArg
 
@@ -50,6 +58,28 @@ def take_text_as_typed() -> None:
         return check(self, value, append=append, cfg=cfg, mode=mode)
 
     setattr(ActionTypeHint, "_check_type", check_typed)  # noqa: B010
+
+
+def _take_names_whole() -> None:
+    from jsonargparse import ArgumentParser
+
+    make, error = ArgumentParser.__init__, ArgumentParser.error
+
+    @functools.wraps(make)
+    def make_whole(self: Any, *args: Any, **settings: Any) -> None:
+        make(self, *args, **{"allow_abbrev": False, **settings})
+
+    @functools.wraps(error)
+    def error_with_nearest(self: Any, message: str, *args: Any, **settings: Any) -> Any:
+        unknown = _UNKNOWN.search(message)
+        if unknown:
+            known = [name.removeprefix("--") for name in self._option_string_actions]
+            near = difflib.get_close_matches(".".join(filter(None, unknown.groups())), known, n=1)
+            message += f" (the nearest is {near[0]})" if near else ""
+        return error(self, message, *args, **settings)
+
+    setattr(ArgumentParser, "__init__", make_whole)  # noqa: B010
+    setattr(ArgumentParser, "error", error_with_nearest)  # noqa: B010
 
 
 def kinds(hint: Any) -> set[Any]:

@@ -143,7 +143,7 @@ def test_a_field_is_overridden_from_the_line_and_by_a_second_file(tmp_path: Path
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("--model.loss.bta=1", "unrecognized arguments: --loss.bta=1"),
+        ("--model.loss.bta=1", "unrecognized arguments: --model.loss.bta=1 (the nearest is model.loss.beta)"),
         ("--trainer.max_stps=1", "unrecognized arguments: --trainer.max_stps=1"),
         ("--model.loss.beta=much", "model.loss.beta: Expected a float. Got value: much"),
         ("--model.loss.loss_type=ppo", "Got value: ppo"),

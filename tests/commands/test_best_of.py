@@ -89,7 +89,7 @@ def test_from_the_configuration_of_a_grpo_run_to_sft(tmp_path: Path, capsys: pyt
         ),
         (
             ["--config", str(CONFIGS / "grpo.yaml"), "--model.samples", "1"],
-            "Option 'samples' is not accepted; lsemrl best-of --help",
+            "unrecognized arguments: --model.samples=1 (the nearest is model.sampling); lsemrl best-of --help",
         ),
     ],
 )

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lsemrl.data.rehearsal import identity_path, likeliest_path, read_rehearsal
-from lsemrl.modules.anchor import Anchor, AnchorSettings
+from lsemrl.modules.anchor import Anchor
+from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy import Policy
 from lsemrl.types import UserError

@@ -21,7 +21,8 @@ from lsemrl.modules.memory import estimate_memory
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sampler import sample
+from lsemrl.modules.sampling import Sampling
 from lsemrl.types import PromptBatch, Sequences
 from short_runs import At, Stop, grpo, run, sft, stop, trained
 from tiny import plain_logits, stir

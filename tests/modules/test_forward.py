@@ -15,7 +15,8 @@ from lsemrl import micro
 from lsemrl.modules.forward import predictors, prove
 from lsemrl.modules.losses import likelihood_loss
 from lsemrl.modules.policy import Policy
-from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sampler import sample
+from lsemrl.modules.sampling import Sampling
 from lsemrl.types import PromptBatch, Sequences
 from tiny import make_policy, plain_logits
 

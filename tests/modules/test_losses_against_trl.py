@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import Level, LossSettings, LossType, WindowCounts, policy_loss, token_weights
-from lsemrl.modules.sampler import Sampling
+from lsemrl.modules.sampling import Sampling
 from lsemrl.rewards import Reward
 from lsemrl.rewards.advantages import AdvantageSettings, Scale, group_advantages
 from lsemrl.types import Completion, Example

@@ -13,7 +13,8 @@ from lsemrl.errors import UserError
 from lsemrl.modules import decoding
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
-from lsemrl.modules.sampler import Sampling, draw, sample
+from lsemrl.modules.sampler import draw, sample
+from lsemrl.modules.sampling import Sampling
 from lsemrl.types import PromptBatch, Rollouts
 from tiny import make_policy, plain_logits
 

@@ -23,7 +23,7 @@ from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.modules.sampler import Sampling
+from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sft import SFT
 from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Reward

@@ -99,9 +99,17 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     if not isinstance(error, ArgumentError):
         return None
     texts = [str(link) for link in chain]
-    path = ".".join(dict.fromkeys(key for text in texts for key in re.findall(r'^Parser key "([^"]+)"', text)))
+    path = ".".join(
+        dict.fromkeys(
+            key.replace(".init_args", "") for text in texts for key in re.findall(r'^Parser key "([^"]+)"', text)
+        )
+    )
     complaint = " ".join(re.sub(r'^Parser key "[^"]+":', "", texts[-1]).split())
     complaint = re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
+    nearest = re.search(r" \(the nearest is [\w.]+\)", texts[0])
+    if nearest and nearest[0] not in complaint:
+        complaint += nearest[0]
+    complaint = complaint.replace(".init_args", "")
     where = f"{path}: " if path else ""
     missing = next((link.name for link in chain if isinstance(link, ModuleNotFoundError)), None)
     if missing is not None:

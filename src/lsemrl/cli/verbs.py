@@ -8,7 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lsemrl.cli.first_look import first_look
 from lsemrl.cli.words import item_of, spelled_out
+from lsemrl.commands.trainer import TRAINER_VERBS
 from lsemrl.config_files import CONFIG_VERSION, prepare_configs
 from lsemrl.finite import check_all_seeds
 from lsemrl.reading import user_path
@@ -70,6 +72,8 @@ def run_verb(verb: Verb, words: list[str]) -> None:
     function = getattr(import_module(f"lsemrl.commands.{module}"), name)
     parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
     if "words" in parameters:
+        if verb.name in (*TRAINER_VERBS, "best-of"):
+            first_look(words)
         function([verb.name, *words])
         return
     from jsonargparse import ArgumentParser

@@ -31,7 +31,8 @@ from lsemrl.files import replace_folder, told, try_folder, write_text
 from lsemrl.modules.legibility import Reading, check_examples, read_by_encoder
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sampler import sample
+from lsemrl.modules.sampling import Sampling
 from lsemrl.reading import Unreadable, read_yaml
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.calibration import Calibration, Tau, auc_interval, calibrate, probe, quantile

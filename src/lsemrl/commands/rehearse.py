@@ -39,7 +39,7 @@ from lsemrl.modules.rehearsing import (
     write_answers,
     write_prompts,
 )
-from lsemrl.modules.sampler import Sampling
+from lsemrl.modules.sampling import Sampling
 from lsemrl.reading import Unreadable, read_json
 from lsemrl.types import UserError
 

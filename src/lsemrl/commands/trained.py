@@ -33,7 +33,7 @@ from lsemrl.data.translation import TranslationData
 from lsemrl.errors import reason_of
 from lsemrl.modules.base_model import read_config
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.sampler import Sampling
+from lsemrl.modules.sampling import Sampling
 from lsemrl.runs import ADAPTER, CONFIG, check_finished
 from lsemrl.types import UserError
 

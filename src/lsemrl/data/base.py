@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader
 
 from lsemrl.data.collate import Loading, epoch_sampler, eval_loader, train_loader
+from lsemrl.data.sources import check_source
 from lsemrl.data.task import Plan, prepare
 from lsemrl.types import Example
 
@@ -47,6 +48,14 @@ class Data(ABC):
         """
 
     @abstractmethod
+    def check_files(self) -> None:
+        """Refuse files that are not there, without reading those that are.
+
+        Raises:
+            UserError: The first, or one whose format is unknown.
+        """
+
+    @abstractmethod
     def train_dataloader(self) -> DataLoader[Example]:
         """Whole batches in an order of the seed and the epoch."""
 
@@ -68,6 +77,12 @@ class TaskData(Data):
     def __init__(self, plan: Plan, loading: Loading) -> None:
         self.plan, self.loading = plan, loading
         self.batch_size = loading.batch_size
+
+    def check_files(self) -> None:
+        """See `Data`."""
+        for source in (self.plan.source, self.plan.validation, self.plan.test):
+            if source is not None:
+                check_source(source)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset()) -> list[str]:
         """Read the rows and write their prompts for `tokenizer`; once, however often it is called.

@@ -59,7 +59,12 @@ class Row:
         return f"{self.file}:{self.line}"
 
 
-def _check(path: str) -> None:
+def check_path(path: str) -> None:
+    """Refuse what no file of rows is at.
+
+    Raises:
+        UserError: There is nothing, a folder, or a file that cannot be read.
+    """
     if os.path.isdir(user_path(path)):
         raise UserError(f"path {path!r} is a folder; name one of its files, or write {HUB}{path} for a dataset folder")
     try:
@@ -76,7 +81,7 @@ def _unreadable(path: str, reason: object) -> UserError:
 
 
 def _lines(path: str) -> list[str]:
-    _check(path)
+    check_path(path)
     try:
         found = read_lines(path)
     except Unreadable as reason:
@@ -87,7 +92,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _text(path: str) -> str:
-    _check(path)
+    check_path(path)
     try:
         text = decode(read_bytes(path))
     except Unreadable as reason:
@@ -209,7 +214,7 @@ def _parquet(path: str) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
-    _check(path)
+    check_path(path)
     try:
         table = pyarrow.parquet.ParquetFile(user_path(path)).read()
     except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:

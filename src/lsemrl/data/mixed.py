@@ -82,6 +82,11 @@ class MixedData(Data):
         self.replay_share = replay_share
         self.batch_size = self.main.batch_size
 
+    def check_files(self) -> None:
+        """Those of both."""
+        self.main.check_files()
+        self.replay.check_files()
+
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Prepare both for `tokenizer`; once, however often it is called. The replay rows stand behind the main rows.
 

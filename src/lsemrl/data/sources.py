@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from lsemrl import micro
-from lsemrl.data.formats import HUB, READERS, Row, read_aligned, read_hub
+from lsemrl.data.formats import HUB, READERS, Row, check_path, read_aligned, read_hub
 from lsemrl.micro.grammar import Split
 from lsemrl.reading import Unreadable, read_lines, user_path
 from lsemrl.types import UserError
@@ -94,6 +94,25 @@ def check_skipped(source: Source) -> None:
         raise UserError(f"{told}which holds something else already, and would be replaced; name another file")
 
 
+def check_source(source: Source) -> None:
+    """Refuse files that are not there or of no known format; a dataset of the hub is only looked for when it is read.
+
+    Raises:
+        UserError: The first of them.
+    """
+    if source.world_split is not None or source.path.startswith(HUB):
+        return
+    if source.target_path is None and Path(source.path).suffix.lower() not in READERS:
+        formats = ", ".join(READERS)
+        raise UserError(
+            f"path is {source.path!r}, whose format is unknown; name a file that ends in {formats}, "
+            "two text files with path and target_path, hub:owner/name, or micro"
+        )
+    for path in (source.path, source.target_path):
+        if path is not None:
+            check_path(path)
+
+
 def read_rows(source: Source, pair: tuple[str, str] | None) -> list[Row]:
     """Read every row of `source`.
 
@@ -104,6 +123,7 @@ def read_rows(source: Source, pair: tuple[str, str] | None) -> list[Row]:
     Raises:
         UserError: No such file, an empty one, an unknown format, or one that cannot be read as its name says.
     """
+    check_source(source)
     if source.path.startswith(HUB):
         rows = read_hub(source.path, source.config, source.split, source.revision)
     elif source.target_path is not None:
@@ -111,14 +131,7 @@ def read_rows(source: Source, pair: tuple[str, str] | None) -> list[Row]:
             raise UserError(f"target_path is {source.target_path!r}, but this task has more than two fields; use JSONL")
         rows = read_aligned(source.path, source.target_path, pair)
     else:
-        suffix = Path(source.path).suffix.lower()
-        if suffix not in READERS:
-            formats = ", ".join(READERS)
-            raise UserError(
-                f"path is {source.path!r}, whose format is unknown; name a file that ends in {formats}, "
-                "two text files with path and target_path, hub:owner/name, or micro"
-            )
-        rows = READERS[suffix](source.path)
+        rows = READERS[Path(source.path).suffix.lower()](source.path)
     read = list(rows)
     if not read:
         raise UserError(f"path {source.path!r} holds no rows; give a file with at least one")

@@ -25,7 +25,7 @@ from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.legibility import check_examples
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.sampler import Sampling
+from lsemrl.modules.sampling import Sampling
 from lsemrl.rewards.semantic import paid_for
 from lsemrl.types import Example, UserError
 

@@ -23,7 +23,8 @@ from lsemrl.evaluation.measurement import Divergence
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.modules.adapters.merging import adapted_weights
 from lsemrl.modules.policy import Policy
-from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sampler import sample
+from lsemrl.modules.sampling import Sampling
 from lsemrl.types import Completion, Example, PromptBatch, Sequences
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,40 +17,13 @@ from torch import Tensor
 
 from lsemrl.data.collate import sequences_of
 from lsemrl.data.rehearsal import Rehearsed, likeliest_path, read_identity, read_rehearsal
-from lsemrl.finite import check_finite
 from lsemrl.kernels.divergence import Likeliest
+from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.gradients import LossOf
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import Policy
 from lsemrl.reading import user_path
 from lsemrl.types import Sequences, UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnchorSettings:
-    """How strongly, and where, the policy is held to its base."""
-
-    path: str
-    """The rehearsal text: a file that `lsemrl rehearse` wrote."""
-    coefficient: float = 0.2
-    """What the divergence counts beside the task's loss; 0 reads and costs nothing."""
-    rows: int = 12
-    """Rows beside each optimizer step, over all ranks."""
-    on: Literal["answer", "all"] = "answer"
-    """Whether the base's answers are held, or the prompts that it wrote too."""
-    top_k: int = 0
-    """Hold the base's so many likeliest tokens, as they were kept with the text, and the others as one mass; 0 holds
-    the whole vocabulary, for which the base is computed beside the policy."""
-
-    def __post_init__(self) -> None:
-        check_finite(self, "model.anchor")
-        for name, least in (("coefficient", 0), ("rows", 1), ("top_k", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"model.anchor.{name} is {getattr(self, name)}; it must be {least} or more")
-        if self.top_k and self.on == "all":
-            raise UserError(
-                "model.anchor.on is all and top_k is above 0, but only answers have it kept; set top_k to 0"
-            )
 
 
 class Anchor:

@@ -22,7 +22,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from lsemrl.data.base import Data
 from lsemrl.files import append
 from lsemrl.metrics.scorer import MetricSettings, Scorer
-from lsemrl.modules.anchor import Anchor, AnchorSettings
+from lsemrl.modules.anchor import Anchor
+from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.answers import Answers, write_predictions
 from lsemrl.modules.gradients import LossOf, accumulate, in_step, sum_gradients
 from lsemrl.modules.ground import ground
@@ -36,7 +37,8 @@ from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.random_state import random_state, seed_of, set_random_state
 from lsemrl.modules.ranks import every_rank, leave_at_exit
 from lsemrl.modules.reference import sync_reference
-from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sampler import sample
+from lsemrl.modules.sampling import Sampling, check_tokens
 from lsemrl.modules.step_faults import skipped_rows, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.modules.trainer_settings import check_trainer, planned_steps
@@ -67,8 +69,7 @@ class PolicyModule(LightningModule):
     ) -> None:
         super().__init__()
         self.anchor = Anchor(anchor) if anchor and anchor.coefficient else None
-        if micro_batch_tokens < 1:
-            raise UserError(f"model.micro_batch_tokens is {micro_batch_tokens}; it must be at least 1")
+        check_tokens(max_new_tokens, micro_batch_tokens)
         self.micro_batch_tokens, self.sampling_parts = micro_batch_tokens, 1
         self._asked_tokens = micro_batch_tokens
         self.automatic_optimization = False

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.metrics.scorer import MetricSettings
-from lsemrl.modules.anchor import AnchorSettings
+from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.gradients import in_step
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
@@ -26,7 +26,7 @@ from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.ranks import together
 from lsemrl.modules.rollout_report import append_samples, completion_metrics, reward_metrics, samples_page
-from lsemrl.modules.sampler import Sampling
+from lsemrl.modules.sampling import Sampling
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages, validate_group
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.patience import Patience

@@ -23,7 +23,8 @@ from lsemrl.data.collate import complete_tokenizer, padded, prompt_ids, sequence
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.rehearsal import Rehearsed
 from lsemrl.modules.policy import Policy
-from lsemrl.modules.sampler import Sampling, sample
+from lsemrl.modules.sampler import sample
+from lsemrl.modules.sampling import Sampling
 from lsemrl.reading import Unreadable, read_lines
 from lsemrl.types import Example, PromptBatch, Rollouts, UserError
 

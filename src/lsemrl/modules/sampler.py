@@ -7,53 +7,21 @@ second engine. A prompt is encoded once and its keys and values are repeated for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from lsemrl.data.thoughts import answers
-from lsemrl.finite import check_finite
 from lsemrl.modules.decoding import Compiled, Growing, prove_decoding, read_prompts
 from lsemrl.modules.forward import check_logits, looking_back
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
-from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences, UserError
+from lsemrl.modules.sampling import Sampling
+from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences
 
 _NUCLEUS = 64
 """Tokens among which top-p is looked for first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How completions are drawn (the paper: group 8, temperature 0.8, top-p 0.9)."""
-
-    num_generations: int = 8
-    """Completions per prompt, the group size G."""
-    temperature: float = 0.8
-    """Divides the logits; 0 takes the likeliest token."""
-    top_p: float = 0.9
-    """Keep the likeliest tokens whose probabilities reach this sum, in (0, 1]."""
-    top_k: int = 0
-    """Keep this many of the likeliest tokens; 0 keeps all."""
-    max_new_tokens: int = 64
-    """Length limit of a completion; one that reaches it without an EOS is marked as truncated."""
-    compile: bool = False
-    """Compile the step that decodes a token, where Python is what takes its time: long runs of small models, a GPU. It
-    costs about a minute at the start."""
-
-    def __post_init__(self) -> None:
-        check_finite(self, "sampling")
-        for name, ok, rule in (
-            ("num_generations", self.num_generations >= 1, "at least 1"),
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-        ):
-            if not ok:
-                raise UserError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
 
 
 def sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lsemrl.metrics.scorer import MetricSettings
-from lsemrl.modules.anchor import AnchorSettings
+from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.losses import likelihood_loss, token_weights
 from lsemrl.modules.optimization import OptimizerSettings

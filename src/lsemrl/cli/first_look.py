@@ -1,0 +1,162 @@
+"""What words and files say of a run, looked at before Lightning loads: that takes seconds, and a mistake does not wait.
+
+The parser is jsonargparse, as it is afterwards, and so are the types; only the classes that stand on Lightning are not
+imported: which parameters they take is read from their source. So nothing is refused here that would not be refused
+later. What needs more is left for then: rewards, callbacks and policies of users' own, settings that contradict others.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from lsemrl.cli.words import spelled_out
+from lsemrl.config_files import prepare_configs, read_config
+from lsemrl.errors import UserError
+from lsemrl.finite import check_all_finite, check_all_seeds
+
+POLICIES = ("lsemrl.modules.sft.SFT", "lsemrl.modules.grpo.GRPO")
+"""What `model.class_path` may be, but for a user's own."""
+_TRAINER = ("lightning.pytorch.trainer.trainer", "Trainer")
+_CHECKPOINTS = ("lsemrl.modules.checkpoints", "Checkpoints")
+
+
+def first_look(words: Sequence[str]) -> None:
+    """Refuse fields that nothing takes, values that settings refuse, and rows that are not there.
+
+    Args:
+        words: Those of a verb that trains, behind the verb.
+
+    Raises:
+        ArgumentError: A field is unknown, or its value of another type.
+        UserError: A setting that cannot be, or a file that is not there.
+    """
+    pairs = [word.removeprefix("--").partition("=") for word in spelled_out(prepare_configs(list(words)), {})]
+    asks = any(not equals or name.split(".")[-1] in ("help", "print_config") for name, equals, _ in pairs)
+    if asks or not _source(_TRAINER[0]).is_file():
+        return
+    named = _policies((name, value) for name, _, value in pairs)
+    for policy in named - {*POLICIES}:
+        if policy.startswith("lsemrl."):
+            either = " or ".join(POLICIES)
+            raise UserError(f"model.class_path is {policy!r}; give {either}, or a class of your own that extends one")
+    policy = "".join(named & {*POLICIES}) if len(named) == 1 else ""
+    from jsonargparse import ArgumentParser
+
+    from lsemrl.data.base import Data
+    from lsemrl.modules.sampling import check_tokens
+
+    _spare_what_checkers_import()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    trainers = (f"trainer.{name}" for name in _parameters(*_TRAINER))
+    verbs = (name for verb in ("fit", "validate", "test", "predict") for name in _parameters(*_TRAINER, verb))
+    for name in {"config_version", "seed_everything", *trainers, *verbs} - {"model"}:
+        parser.add_argument(f"--{name}", type=_unread)
+    hints = {f"checkpoints.{name}": hint for name, hint in _hints(*_CHECKPOINTS).items()}
+    if policy:
+        module, _, kind = policy.rpartition(".")
+        hints["model.class_path"] = str
+        hints |= {f"model.init_args.{name}": hint for name, hint in _hints(module, kind).items()}
+    else:
+        hints["model"] = _unread
+    for name, hint in hints.items():
+        parser.add_argument(f"--{name}", type=hint)
+    parser.add_subclass_arguments(Data, "data")
+
+    fields = ((name, value) for name, _, value in pairs)
+    config = parser.parse_args([f"--{name}={value}" for name, value in _known(fields, bool(policy))])
+    check_all_seeds(config.as_dict())
+    check_all_finite(config.as_dict())
+    if policy:
+        settings = config.model.init_args
+        settings.pop("rewards", None)  # an encoder would be loaded
+        check_tokens(settings.get("max_new_tokens"), settings.micro_batch_tokens)
+    parser.instantiate_classes(config).data.check_files()
+
+
+@functools.cache  # once a process
+def _spare_what_checkers_import() -> None:
+    """jsonargparse imports what modules import for type checkers alone, sentence_transformers too. No setting of ours
+    is of such a type, and it has no option for this."""
+    from jsonargparse._postponed_annotations import TypeCheckingVisitor
+
+    visit = TypeCheckingVisitor.visit_If
+
+    def visit_others(self: Any, node: ast.If) -> None:
+        if not self.module.startswith("lsemrl."):
+            visit(self, node)
+
+    setattr(TypeCheckingVisitor, "visit_If", visit_others)  # noqa: B010
+
+
+def _unread(value: Any) -> Any:
+    """The type of what is left for later; typing.Any would import the classes that it names."""
+    return value
+
+
+def _policies(pairs: Iterable[tuple[str, str]]) -> set[str]:
+    """The classes that files and words name."""
+    named = set()
+    for name, value in pairs:
+        if name == "config":
+            model = read_config(value).get("model")
+            named |= {str(model["class_path"])} if isinstance(model, dict) and "class_path" in model else set()
+        elif name in ("model", "model.class_path"):
+            named.add(value)
+    return named
+
+
+def _known(pairs: Iterable[tuple[str, str]], ours: bool) -> Iterator[tuple[str, str]]:
+    """The words, by the names that the parser here has for them; without those that only the parser proper can read."""
+    for name, value in pairs:
+        group, _, field = name.partition(".")
+        if group == "trainer":
+            if field:
+                yield f"trainer.{field.partition('.')[0].rstrip('+')}", value
+        elif group == "model":
+            if ours:
+                field = field.removeprefix("init_args.")
+                yield (f"model.init_args.{field}" if field not in ("", "class_path") else "model.class_path"), value
+        elif name != "checkpoints":  # a file of them
+            yield name, value
+
+
+def _hints(module: str, kind: str) -> dict[str, Any]:
+    """The types of the parameters of a class, with what they are called by imported from where it imports it."""
+    parameters = _parameters(module, kind)
+    called = {node.id for hint in parameters.values() for node in ast.walk(hint) if isinstance(node, ast.Name)}
+    scope = {
+        alias.name: getattr(import_module(node.module), alias.name)
+        for node in _parsed(module).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.name in called
+    }
+    written = {name: ast.unparse(hint) for name, hint in parameters.items()}
+    return get_type_hints(type(kind, (), {"__annotations__": written}), scope)
+
+
+def _parameters(module: str, kind: str, method: str = "__init__") -> dict[str, ast.expr]:
+    """Those of a method of a class, with their annotations, from its source."""
+    found = next(node for node in _parsed(module).body if isinstance(node, ast.ClassDef) and node.name == kind)
+    function = next(node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == method)
+    arguments = [*function.args.args, *function.args.kwonlyargs]
+    return {each.arg: each.annotation for each in arguments if each.annotation is not None}
+
+
+def _parsed(module: str) -> ast.Module:
+    return ast.parse(_source(module).read_text(encoding="utf-8"))
+
+
+def _source(module: str) -> Path:
+    """The file of a module, whose packages are not imported."""
+    top, *parts = module.split(".")
+    spec = find_spec(top)
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]).joinpath(*parts).with_suffix(".py")

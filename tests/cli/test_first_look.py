@@ -1,0 +1,104 @@
+"""Mistakes are told before Lightning loads, and nothing is refused that the parser proper would take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lsemrl.cli.first_look import POLICIES, first_look
+from lsemrl.cli.main import users_mistake
+from lsemrl.config_files import CONFIGS
+from lsemrl.errors import UserError
+
+MISTAKES = [
+    ("--model.optimizer.lrr=1", "--model.optimizer.lrr=1 (the nearest is model.optimizer.lr)"),
+    ("--model.optimizer.warmup=1", "--model.optimizer.warmup=1"),  # no name is taken for another that it begins
+    ("--trainer.max_stps=1", "--trainer.max_stps=1 (the nearest is trainer.max_steps)"),
+    ("--checkpoints.kep=1", "--checkpoints.kep=1 (the nearest is checkpoints.keep)"),
+    ("--modle.x=1", "--modle.x=1"),
+    ("--data.splits.part=nope", "data.splits.part: Expected"),
+    ("--data.source.pat=x", "--source.pat=x (the nearest is source.path)"),
+    ("--data.class_path=lsemrl.data.translation.Nothing", "has no attribute 'Nothing'"),
+    ("--data.source.path=nope.jsonl", "path is 'nope.jsonl', and there is no such file"),
+    ("--data.source.path=nope.what", "path is 'nope.what', whose format is unknown"),
+    ("--data.template.template={foo}", "template.template '{foo}' has the unknown placeholder {foo}"),
+    ("--data.batch_size=0", "batch_size is 0"),
+    ("--data.seed=-1", "data.seed is -1"),
+    ("--model.class_path=lsemrl.modules.sft.SFTT", "model.class_path is 'lsemrl.modules.sft.SFTT'; give lsemrl"),
+    ("--model.metrics.language=xx", "metrics.language is 'xx': choose one of"),
+    ("--model.max_new_tokens=0", "model.max_new_tokens is 0"),
+    ("--model.micro_batch_tokens=0", "model.micro_batch_tokens is 0"),
+    ("--model.policy.lora.rank=0", "policy.lora.rank is 0"),
+    ("--model.optimizer.lr=.nan", "lr is nan"),
+]
+
+
+def refused(*words: str) -> str:
+    with pytest.raises(Exception) as error:
+        first_look(words)
+    sentence = users_mistake(error.value)
+    assert sentence is not None
+    return sentence
+
+
+@pytest.mark.parametrize(("word", "sentence"), MISTAKES)
+def test_a_mistake_is_refused(word: str, sentence: str) -> None:
+    assert sentence in refused("--config=sft.yaml", word)
+
+
+def test_a_mistake_in_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("model: {init_args: {optimizer: {lrr: 1}}}\n")
+    sentence = refused("--config=sft.yaml", f"--config={path}")
+    assert "'model.optimizer' does not accept option 'lrr' (the nearest is model.optimizer.lr)" in sentence
+    path.write_text("trainer: {max_stps: 1}\n")
+    assert "max_stps" in refused("--config=sft.yaml", f"--config={path}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sft.yaml", "--config=replay.yaml"],
+        ["grpo.yaml", "--config=fsdp.yaml"],
+        ["grpo.yaml", "--config", "ddp.yaml", "--trainer.devices", "2"],
+        ["headline.yaml"],
+        ["sft.yaml", "--trainer.logger", "wandb", "--trainer.strategy.find_unused_parameters", "true"],
+        ["sft.yaml", "--trainer.callbacks+=lightning.pytorch.callbacks.Timer", "--trainer.max_time=null"],
+        ["sft.yaml", "--model.init_args.optimizer.lr", "1e-3", "--model.anchor=null", "--checkpoints.monitor=null"],
+        ["sft.yaml", f"--model={POLICIES[0]}", "--model.policy.model=org/name", "--model.metrics.names=[chrf]"],
+        ["sft.yaml", "--model", "one_of_ones_own.Policy", "--model.anything", "1"],
+        [
+            "sft.yaml",
+            f"--model={POLICIES[1]}",
+            "--model.rewards.x=lsemrl.rewards.Chrf",
+        ],  # another class than the file's
+        ["grpo.yaml", "--model.rewards.similarity.encoder=nowhere", "--verbose=true", "--return_predictions=false"],
+        ["sft.yaml", "--model.loss.beta=1", "--print_config"],
+        ["sft.yaml", "--help"],
+        ["sft.yaml", "stray"],
+    ],
+)
+def test_what_may_be_right_is_not_refused(words: list[str]) -> None:
+    first_look(["--config", *words])
+
+
+def test_shipped_configurations_pass() -> None:
+    for path in [*(CONFIGS / "paper").glob("[gs]*.yaml"), *(CONFIGS / "real").glob("*.yaml")]:
+        try:
+            first_look([f"--config={path}"])
+        except UserError as error:
+            assert "there is no such file" in str(error)  # rows of a user's own
+
+
+def test_nothing_that_takes_seconds_is_loaded() -> None:
+    code = (
+        "import sys; from lsemrl.cli.first_look import first_look\n"
+        "for config in ('sft', 'grpo', 'headline'): first_look([f'--config={config}.yaml'])\n"
+        "heavy = ('lightning.pytorch', 'transformers', 'sentence_transformers', 'peft', 'torch._dynamo')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "[]"
