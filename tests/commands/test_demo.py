@@ -15,9 +15,10 @@ def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch:
     for name in ("TARGET_ROWS", "GENERAL_ROWS", "TEXT_ROWS"):
         monkeypatch.setattr(demo, name, 6)
     monkeypatch.setattr(demo, "POINTS", 2)
+    monkeypatch.setattr(demo, "OWN_ROWS", 16)
     stages = [dataclasses.replace(stage, steps=2) for stage in demo.demo_stages("headline")]
     report = demo.run_demo("headline", tmp_path, seed=1, stages=stages)
-    assert [arm.name for arm in report.arms] == ["base", "cold_start", "rl", "sft", "sft_replay"]
+    assert [arm.name for arm in report.arms] == ["base", "cold_start_anchored", "rl_anchored", "sft", "sft_replay"]
     assert Report.from_json(tmp_path / "version_0" / "report.json") == report
     assert (tmp_path / "version_0" / "report.html").is_file()
     base = report.base
@@ -30,9 +31,13 @@ def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch:
     # Every arm but RL departs from the base; RL departs from where the cold start ended.
     arms = {arm.name: arm for arm in report.arms}
     assert arms["sft"].trajectory[0]["em"] == pytest.approx(base.general["em"])
-    assert arms["rl"].trajectory[0]["chrf"] == pytest.approx(arms["cold_start"].target["chrf"])
-    assert [point["rollout_step"] for point in arms["rl"].curve] == [0, 1]
-    assert {"reward", "similarity", "language", "meaning_f1", "kl", "length"} <= arms["rl"].curve[0].keys()
+    cold_start, rl = arms["cold_start_anchored"], arms["rl_anchored"]
+    assert rl.trajectory[0]["chrf"] == pytest.approx(cold_start.target["chrf"])
+    assert [point["rollout_step"] for point in rl.curve] == [0, 1]
+    assert {"reward", "similarity", "language", "meaning_f1", "kl", "length"} <= rl.curve[0].keys()
+    for name, anchored in (("cold_start_anchored", True), ("rl_anchored", True), ("sft", False)):
+        [log] = (tmp_path / "version_0" / name).glob("version_0/metrics.csv")
+        assert ("anchor/kl" in log.read_text(encoding="utf-8")) == anchored
     assert arms["sft"].curve == ()
 
 

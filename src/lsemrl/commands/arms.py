@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from transformers import AutoTokenizer
 
 from lsemrl import __version__, micro
+from lsemrl.commands.rehearse import rehearse
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.comprehension import ComprehensionData
@@ -44,6 +45,7 @@ from lsemrl.types import Completion
 
 Task = Literal["translation", "headline"]
 
+OWN_ROWS = 2000
 TARGET_ROWS, GENERAL_ROWS, TEXT_ROWS = 200, 200, 100
 POINTS = 5
 """Measurements of an arm after the one at its start."""
@@ -73,6 +75,7 @@ class Stage:
         words: Overrides.
         steps: Optimizer steps.
         cost: What a step costs, in steps of SFT; for the time left only.
+        anchored: Whether the policy is held to what the base wrote by itself.
         after: The arm whose adapter this one starts from.
     """
 
@@ -83,6 +86,7 @@ class Stage:
     words: tuple[str, ...] = ()
     steps: int
     cost: float = 1.0
+    anchored: bool = False
     after: str | None = None
 
 
@@ -92,25 +96,27 @@ def demo_stages(task: Task) -> tuple[Stage, ...]:
     main = ("--data.main=lsemrl.data.headline.HeadlineData",) if task == "headline" else ()
     # Where RL finds something to improve: a cold start that knows too little of a slot (a verb, say) teaches RL to say
     # the same safe word everywhere, and one that knows all leaves it nothing.
-    cold_start, rate = (145, "2e-3") if task == "headline" else (200, "1e-3")
     return (
         Stage(
-            name="cold_start",
-            label="Cold start",
-            trained_by="SFT on the cold-start rows.",
+            name="cold_start_anchored",
+            label="Cold start, anchored",
+            trained_by="SFT on the cold-start rows, held to what the base wrote by itself.",
             configs=("sft.yaml", *overlay),
-            words=("--data.splits.part=cold_start", f"--model.optimizer.lr={rate}"),
-            steps=cold_start,
+            words=("--data.splits.part=cold_start", "--model.optimizer.lr=2e-3"),
+            steps=200,
+            cost=1.4,
+            anchored=True,
         ),
         Stage(
-            name="rl",
-            label="RL",
-            trained_by="GRPO with semantic rewards on the other rows, from the cold start.",
+            name="rl_anchored",
+            label="RL, anchored",
+            trained_by="GRPO with semantic rewards on the other rows, from the cold start, held likewise.",
             configs=("grpo.yaml", *overlay),
             words=("--model.optimizer.lr=4e-4",),
-            steps=200,
-            cost=5.0,
-            after="cold_start",
+            steps=150,
+            cost=5.5,
+            anchored=True,
+            after="cold_start_anchored",
         ),
         Stage(
             name="sft",
@@ -152,11 +158,13 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     adapters: dict[str, Path] = {}
     signatures: dict[str, str] = {}
     base: Measurement | None = None
+    own = _rehearsed(folder, seed) if any(stage.anchored for stage in plan) else None
     with progress(console, sum(stage.steps * stage.cost + (POINTS + 1) * _MEASURING for stage in plan)) as bar:
         for at, stage in enumerate(plan, start=1):
             started = time.monotonic()
             follow = Follow(stage, battery, bar, f"{task} · {stage.label} ({at} of {len(plan)})")
-            module = fit(stage, follow, folder / stage.name, seed, adapters.get(stage.after or ""))
+            adapter = adapters.get(stage.after or "")
+            module = fit(stage, follow, folder / stage.name, seed, adapter, own if stage.anchored else None)
             adapters[stage.name] = module.folder / "adapter"
             assert follow.last is not None
             signatures |= module.scorer.signatures | follow.last.general_signatures
@@ -196,7 +204,16 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     return report
 
 
-def fit(stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | None) -> PolicyModule:
+def _rehearsed(folder: Path, seed: int) -> Path:
+    """What the base writes by itself, in a file."""
+    own = folder / "own.jsonl"
+    rehearse(output=own, rows=OWN_ROWS, max_prompt_tokens=96, max_new_tokens=48, top_k=0, seed=seed)
+    return own
+
+
+def fit(
+    stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | None, own: Path | None = None
+) -> PolicyModule:
     """Run `lsemrl fit` for one stage; the module it trained."""
     words = ["fit", *(word for name in stage.configs for word in ("--config", str(CONFIGS / name)))]
     words += [
@@ -213,6 +230,8 @@ def fit(stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | N
     ]
     if adapter:
         words.append(f"--model.policy.adapter={adapter}")
+    if own:
+        words.append(f"--model.anchor.path={own}")
     module: PolicyModule = run_trainer(words, callbacks=[follow]).model
     return module
 

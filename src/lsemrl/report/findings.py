@@ -146,15 +146,16 @@ def matched(report: Report) -> Iterator[tuple[Arm, Arm, MatchedTax | None]]:
         return
     for rl in report.trained:
         for other in report.trained:
-            if rl.name == "rl" and other.name not in ("rl", "cold_start"):
+            if rl.name.startswith("rl") and not other.name.startswith(("rl", "cold_start")):
                 same = tax_at_matched_score(rl, other, base=report.base, metric=report.score, kept=report.kept)
                 yield rl, other, same
 
 
 def finding(report: Report) -> str:
     """What the run shows, in one sentence made of its numbers."""
-    cold = [arm for arm in report.trained if arm.name == "cold_start"]
-    start = cold[0] if cold and len(report.trained) > 1 else report.base
+    cold = {arm.name: arm for arm in report.trained if arm.name in ("cold_start", "cold_start_anchored")}
+    # Where there are two, neither is where all began.
+    start = next(iter(cold.values())) if len(cold) == 1 and len(report.trained) > 1 else report.base
     metric, kept, clauses, more, none = report.score, report.kept, list[str](), 0, unmeasured(report)
     for arm in report.trained:
         gain = 100 * (arm.target.get(metric, math.nan) - start.target.get(metric, math.nan))

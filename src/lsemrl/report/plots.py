@@ -22,8 +22,17 @@ from lsemrl.report.findings import SCORE_NAMES, matched, number, path, unmeasure
 from lsemrl.report.records import Arm, Report
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
-COLOURS = {"base": "#5c5c5c", "cold_start": "#b87900", "rl": "#0072b2", "sft": "#d55e00", "sft_replay": "#00875f"}
-_MORE_COLOURS = ("#b5569c", "#2b93c9", "#7a6a00", "#7b4ea3", "#a8442a", "#3f7f93", "#6b8e23", "#8a5a83")
+COLOURS = {
+    "base": "#5c5c5c",
+    "cold_start": "#b87900",
+    "cold_start_anchored": "#7a6a00",
+    "rl": "#0072b2",
+    "rl_anchored": "#b5569c",
+    "sft": "#d55e00",
+    "sft_anchored": "#3f7f93",
+    "sft_replay": "#00875f",
+}
+_MORE_COLOURS = ("#2b93c9", "#7b4ea3", "#a8442a", "#6b8e23", "#8a5a83", "#4d6fae", "#996515", "#5b7f4a")
 _INK, _MUTED, _RULE = "#1c1c1c", "#6b6b6b", "#d8d8d8"
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,

@@ -24,7 +24,7 @@ from lsemrl.report.folders import Found, General
 from lsemrl.report.records import GENERAL, KEPT, SCORES, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
 from lsemrl.report.rows import Array, drifts_of, kl_rows_of, mean_rows_of, rows_of, values_of
 
-_FIRST = (BASE, "cold_start", "rl", "sft", "sft_replay")
+_FIRST = (BASE, "cold_start", "cold_start_anchored", "rl", "rl_anchored", "sft", "sft_anchored", "sft_replay")
 _SAMPLES = 8
 _NONE = Rows(count=0, sha256="")
 AGAINST = ("cold_start", "rl")
