@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,12 @@ def _wandb(root: Path) -> Any:
 def _mlflow(root: Path) -> Any:
     from lightning.pytorch.loggers import MLFlowLogger
 
-    return MLFlowLogger(experiment_name=_PROJECT, save_dir=str(root / "mlruns"))
+    root.mkdir(parents=True, exist_ok=True)
+    return MLFlowLogger(  # into a database: MLflow 3 refuses to begin a folder of files
+        experiment_name=_PROJECT,
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}",
+        artifact_location=str((root / "mlruns").resolve()),
+    )
 
 
 def _swanlab(root: Path) -> Any:
