@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lsemrl.commands import arms as demo
+from lsemrl.commands.demo_progress import progress
 from lsemrl.report.records import Report
 
 
@@ -47,3 +50,15 @@ def test_splits_of_the_battery_are_held_out(task: demo.Task) -> None:
     assert len(battery.target) == demo.TARGET_ROWS
     assert len(battery.general) == demo.GENERAL_ROWS
     assert all(example.id.startswith("test-") for rows in (battery.target, battery.general) for example in rows)
+
+
+def test_a_log_gets_a_line_at_most_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, log = [0.0], io.StringIO()
+    monkeypatch.setattr("lsemrl.commands.demo_progress.time.monotonic", lambda: now[0])
+    with progress(Console(file=log), total=100.0) as shown:
+        for second in range(0, 61, 10):
+            now[0] = float(second)
+            shown.say(f"RL (2 of 4): step {second}")
+            shown.advance(10.0)
+    lines = ["RL (2 of 4): step 0", "RL (2 of 4): step 30; about 70 s left", "RL (2 of 4): step 60; about 40 s left"]
+    assert log.getvalue().splitlines() == lines

@@ -10,18 +10,17 @@ import csv
 import datetime
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import AutoTokenizer
 
 from lsemrl import __version__, micro
+from lsemrl.commands.demo_progress import Shown, progress
 from lsemrl.commands.rehearse import rehearse
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
@@ -200,7 +199,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     )
     page = write_report(report, folder)
     console.print(table(report))
-    console.print(f"Report: {page}", markup=False)
+    console.print(f"Report: {page}", markup=False, soft_wrap=True)
     return report
 
 
@@ -236,33 +235,10 @@ def fit(
     return module
 
 
-class Bar:
-    """One progress bar over all stages."""
-
-    def __init__(self, progress: Progress, total: float) -> None:
-        self.progress, self.task = progress, progress.add_task("starting", total=total)
-
-    def say(self, text: str) -> None:
-        """Name what is going on."""
-        self.progress.update(self.task, description=text)
-
-    def advance(self, cost: float) -> None:
-        """Count `cost` as done."""
-        self.progress.advance(self.task, cost)
-
-
-@contextmanager
-def progress(console: Console, total: float) -> Iterator[Bar]:
-    """A bar, and its stages, in seconds of work."""
-    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as shown:
-        yield Bar(shown, total)
-
-
 class Follow(Callback):
-    """Moves the progress bar, scores the arm at its start and a few times on the way, and measures it at its end."""
+    """Says how far the arm has come, scores it at its start and a few times on the way, and measures it at its end."""
 
-    def __init__(self, stage: Stage, battery: Battery, bar: Bar, title: str) -> None:
+    def __init__(self, stage: Stage, battery: Battery, bar: Shown, title: str) -> None:
         self.stage, self.battery, self.bar, self.title = stage, battery, bar, title
         self.points = {round(stage.steps * point / POINTS) for point in range(POINTS)}
         self.trajectory: list[dict[str, float]] = []
@@ -275,6 +251,7 @@ class Follow(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Advance, and score when it is time."""
         self.bar.advance(self.stage.cost)
+        self.bar.say(f"{self.title}: step {pl_module.global_step} of {self.stage.steps}")
         if pl_module.global_step in self.points:
             self._score(pl_module)
 
@@ -288,7 +265,6 @@ class Follow(Callback):
         self.bar.say(f"{self.title}: measuring")
         target, general = scores(module.policy, self.battery, module.scorer, module.greedy.max_new_tokens)
         self._keep(module, target, general)
-        self.bar.say(f"{self.title}: training")
 
     def _keep(self, module: PolicyModule, target: dict[str, float], general: dict[str, float]) -> None:
         shown = {name: target[name] for name in ("meaning_f1", "meaning_exact", "chrf")}
@@ -306,6 +282,7 @@ def make_battery(task: Task) -> Battery:
         AutoTokenizer.from_pretrained(micro.POLICY),
         target_rows=TARGET_ROWS,
         general_rows=GENERAL_ROWS,
+        say=lambda line: None,  # of rows that are the same each time
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -175,6 +177,7 @@ def read_measured(settings: MeasureSettings, policy: Policy | None = None) -> tu
         policy.tokenizer,
         target_rows=settings.target_rows,
         general_rows=settings.general_rows,
+        say=functools.partial(print, file=sys.stderr),
     )
     scorer = Scorer(settings.metrics)
     checked = check_examples(policy, battery.parts, scorer.encoders, settings.max_new_tokens)
@@ -197,6 +200,7 @@ def read_battery(
     *,
     target_rows: int,
     general_rows: int,
+    say: Callable[[str], None],
 ) -> Battery:
     """The held-out rows that every arm is measured on.
 
@@ -209,7 +213,7 @@ def read_battery(
             held_out.append(())
             continue
         for line in data.prepare(tokenizer):
-            print(line, file=sys.stderr)
+            say(line)
         if not data.test_examples:
             raise UserError(f"{name} has no test rows; give it a test source, or raise splits.test_fraction")
         held_out.append(tuple(data.test_examples[:count]))
