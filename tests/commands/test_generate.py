@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +17,12 @@ import yaml
 
 from full_disk import full_disk
 from lsemrl.cli.main import main
-from lsemrl.commands import trained
+from lsemrl.commands import answers, trained
 from lsemrl.commands.named import Model, find
 from lsemrl.commands.trained import read_run, take_up
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.collate import encode
+from lsemrl.data.task import Plan
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.report.tax_report import tax_report
@@ -124,15 +126,45 @@ def test_answers_that_came_to_nothing_leave_the_old_file(
     source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     output.write_text("old")
     words = ("generate", str(run), "--input", str(source), "--output")
-    assert "which cannot be written to (No such file or directory)" in told(capsys, *words, str(tmp_path / "no" / "x"))
+    assert "cannot be written to (No such file or directory)" in told(capsys, *words, str(tmp_path / "no" / "x"))
     with full_disk(10):
         sentence = told(capsys, *words, str(output))
-    assert f"--output is '{output}', which cannot be written to (File too large); make room" in sentence
+    assert f"'{output}.unfinished' cannot be written to (File too large); make room" in sentence
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(Policy, "load", lambda policy: 1 / 0)
         main([*words, str(output)])
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]
+
+
+def test_an_interrupted_file_of_answers_is_gone_on_from(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("\n".join([*TEXTS, *TEXTS]) + "\n", encoding="utf-8")
+    words = ["generate", str(run), "--input", str(source), "--batch-size", "2", "--sample", "--output"]
+    main([*words, str(tmp_path / "whole.txt")])
+    whole = (tmp_path / "whole.txt").read_text(encoding="utf-8")
+    drawn, say = [], answers.say
+
+    def stopped(policy: Policy, plan: Plan, texts: list[str], *rest: Any) -> list[str]:
+        drawn.append(texts)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return say(policy, plan, texts, *rest)
+
+    monkeypatch.setattr(answers, "say", stopped)
+    part = tmp_path / "out.txt.unfinished"
+    assert f"interrupted; 4 of 6 answers are in '{part}', from which the same command goes on" in told(
+        capsys, *words, str(output)
+    )
+    assert not output.exists()
+    with part.open("a", encoding="utf-8") as file:
+        file.write("of a batch that is not whole\n")
+    assert f"'{part}' holds 5 answers of another command" in told(capsys, *words, str(output), "--seed", "2")
+    main([*words, str(output)])
+    assert drawn[3:] == [[TEXTS[1], TEXTS[2]]] and "4 of 6 texts were answered already" in capsys.readouterr().err
+    assert output.read_text(encoding="utf-8") == whole and not part.exists()
 
 
 def test_at_a_prompt_until_an_empty_line(

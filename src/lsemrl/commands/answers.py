@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lsemrl import __version__
 from lsemrl.commands.trained import Trained
 from lsemrl.data import thoughts
 from lsemrl.data.collate import encode
 from lsemrl.data.task import Plan
+from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.legibility import fitting
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
@@ -42,6 +46,22 @@ def answer(
         said = iter(say(policy, run.data.plan, asked, sampling, seed) if asked else [])
         seed += 1
         yield from ((text, next(said) if text.strip() else "") for text in batch)
+
+
+def what_answers(run: Trained, *, greedy: bool) -> dict[str, Any]:
+    """Whatever decides an answer but the text: model, adapter, wording, how it is drawn.
+
+    Raises:
+        UserError: The adapter cannot be read.
+    """
+    adapter = run.policy.adapter
+    return {
+        "lsemrl": __version__,
+        "policy": repr(run.policy),
+        "adapter": adapter_fingerprint(Path(adapter)) if adapter and Path(adapter).is_dir() else adapter,
+        "template": repr(run.data.plan.resolved_template()),
+        "sampling": repr(one_each(run.sampling, greedy=greedy)),
+    }
 
 
 def check_one_input(run: Trained) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from lsemrl.commands.named import NEWEST, find
 from lsemrl.commands.quiet import quiet
+from lsemrl.commands.unfinished import Unfinished
 from lsemrl.errors import UserError
 from lsemrl.files import replacing
 from lsemrl.foreign import visible
@@ -33,7 +35,8 @@ def generate(
         run: A finished run, such as runs/grpo/version_0, whose task a text is the input of; "newest"; or an adapter, an
             exported folder, a model, a hub id or "micro", to which a text is the whole instruction.
         input: File with a text a line; otherwise standard input.
-        output: File for an output a line; otherwise standard output.
+        output: File for an output a line; otherwise standard output. With --input, a command that was interrupted goes
+            on where it was when it is given again.
         sample: Draw as the run drew (without a run: temperature 0.8, top-p 0.9), rather than greedily.
         seed: Of --sample.
         batch_size: Texts answered at once; one at a prompt.
@@ -51,16 +54,29 @@ def generate(
         print(f"{NEWEST}: {found}", file=sys.stderr)
     at_prompt = input is None and sys.stdin is not None and sys.stdin.isatty()
     texts = asked("a text and Enter; Ctrl-D or an empty line ends") if at_prompt else _texts(input)
-    from lsemrl.commands.answers import answer  # torch, for which words that cannot be do not wait
+    from lsemrl.commands.answers import answer, what_answers  # torch, for which words that cannot be do not wait
     from lsemrl.commands.trained import take_up
 
     quiet()
     trained = take_up(found, max_new_tokens, adapter_scale)
+    if isinstance(texts, list) and output and (output.is_file() or not output.exists()):
+        drawn = {"seed": seed, "batch_size": batch_size} if sample else {}
+        asked_for = {**what_answers(trained, greedy=not sample), **drawn, "texts": digest(texts)}
+        with Unfinished(output, asked_for, batch_size, len(texts)) as part:
+            left, seed = texts[len(part.lines) :], seed + len(part.lines) // batch_size
+            for _, said in answer(trained, left, greedy=not sample, seed=seed, batch_size=batch_size):
+                part.add(" ".join(said.splitlines()))
+        return
     with ExitStack() as files:
         out = files.enter_context(replacing(output, "--output")) if output else sys.stdout
         for _, said in answer(trained, texts, greedy=not sample, seed=seed, batch_size=1 if at_prompt else batch_size):
             line = " ".join(said.splitlines())
             print(visible(line) if out.isatty() else line, file=out, flush=True)
+
+
+def digest(texts: Sequence[str]) -> str:
+    """Tells these texts from others."""
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
 
 
 def _texts(path: Path | None) -> Iterable[str]:
