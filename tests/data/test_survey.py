@@ -50,9 +50,17 @@ def test_what_cannot_be_told_is_asked_with_what_is_there(tmp_path: Path) -> None
         find_column(found, "pcm", "three")
 
 
-def test_a_row_where_the_names_should_be_is_told(tmp_path: Path) -> None:
+def test_a_row_where_the_names_should_be_is_taken_for_one(tmp_path: Path) -> None:
+    found = look(tmp_path / "a.tsv", table(*PAIRS))
+    assert (found.header, found.rows, [column.name for column in found.columns]) == (False, len(PAIRS), ["1", "2"])
+    with pytest.raises(UserError, match=r"header is false, but path is 'a\.jsonl'"):
+        Source(path="a.jsonl", header=False)
+
+
+def test_a_row_or_names_where_it_cannot_be_told_which(tmp_path: Path) -> None:
+    long = [(zh * 4, ug * 4) for zh, ug in PAIRS[1:]]
     with pytest.raises(UserError, match=r"first line of .* looks like a row, not like the names of columns"):
-        look(tmp_path / "a.tsv", table(*PAIRS))
+        look(tmp_path / "a.tsv", table(PAIRS[0], *long))
 
 
 def test_rows_that_are_alike_or_cannot_be_read_are_counted(tmp_path: Path) -> None:

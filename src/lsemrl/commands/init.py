@@ -172,7 +172,7 @@ def _shown(
     prepared, lengths = _read(
         asked,
         kind(
-            source=Source(path=asked.path, columns=renamed, on_bad_row="skip"),
+            source=Source(path=asked.path, columns=renamed, header=found.header, on_bad_row="skip"),
             splits=Splits(validation_fraction=validation, test_fraction=test),
             template=PromptTemplate(template=template or None),
             limits=Limits(max_prompt_tokens=_MOST_TOKENS, max_target_tokens=_MOST_TOKENS),
@@ -192,6 +192,7 @@ def _shown(
         "summary": _summary(found, columns, profile),
         "data_class": f"{kind.__module__}.{kind.__name__}",
         "columns": renamed,
+        "header": found.header,
         "fields": fields,
         "template": template,
         "language": _written(profile),
@@ -262,11 +263,12 @@ def _summary(found: Survey, columns: Mapping[str, Column], profile: Language) ->
     odd = ""
     if usual and not set(usual.scripts) & set(profile.scripts):
         odd = f" It is usually written in {' and '.join(usual.scripts)} letters: is that the column?"
+    headless = "" if found.header else " The first line of the file is a row, so its columns are called 1 and 2."
     own = f" ({profile.own_name})" if profile.own_name != profile.name else ""
     return (
         f"{found.rows:,} rows{faulty}, {found.duplicates:,} of them alike; from {source} to {target}. {profile.name}"
         f"{own} is written {profile.direction}, told by {' and '.join(profile.scripts)} letters from a share of "
-        f"{profile.threshold} on, and compared by {profile.unit}.{odd}"
+        f"{profile.threshold} on, and compared by {profile.unit}.{odd}{headless}"
     )
 
 

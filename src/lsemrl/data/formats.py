@@ -161,15 +161,15 @@ def _skip_gap(text: str, at: int) -> int:
     return gap.end()
 
 
-def _tsv(path: str) -> Iterator[Row]:
+def _tsv(path: str, header: bool = True) -> Iterator[Row]:
     cells = ((line, text.split("\t")) for line, text in enumerate(_lines(path), start=1) if text)
-    yield from _table(path, cells, "\t")
+    yield from _table(path, cells, "\t", header)
 
 
-def _csv(path: str) -> Iterator[Row]:
+def _csv(path: str, header: bool = True) -> Iterator[Row]:
     text = _text(path)
     with _long_fields():
-        yield from _table(path, _cells(path, text), ",")
+        yield from _table(path, _cells(path, text), ",", header)
 
 
 def _cells(path: str, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -194,9 +194,11 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _table(path: str, cells: Iterable[tuple[int, list[str]]], delimiter: str) -> Iterator[Row]:
+def _table(path: str, cells: Iterable[tuple[int, list[str]]], delimiter: str, named: bool) -> Iterator[Row]:
     header: list[str] = []
     for line, values in cells:
+        if not header and not named:
+            header = [str(number) for number, _ in enumerate(values, start=1)]
         if not header:
             header = [name.strip() for name in values]
             twice = [name for name in header if name and header.count(name) > 1]
@@ -204,7 +206,7 @@ def _table(path: str, cells: Iterable[tuple[int, list[str]]], delimiter: str) ->
                 raise UserError(f"{path}:{line}: the header {fault}; mend it, and save the file as UTF-8")
             continue
         fault = f"has {len(values)} values for {len(header)} columns" if len(values) != len(header) else ""
-        if [value.strip() for value in values] == header:
+        if named and [value.strip() for value in values] == header:
             fault = "is the header again, as where files were joined"
         columns = dict(zip(header, values, strict=False))
         yield Row(file=path, line=line, raw=delimiter.join(values), columns=columns, fault=fault)
@@ -296,3 +298,5 @@ READERS: dict[str, Callable[[str], Iterator[Row]]] = {
     ".parquet": _parquet,
 }
 """By the end of a file's name."""
+TABLES: dict[str, Callable[[str, bool], Iterator[Row]]] = {".csv": _csv, ".tsv": _tsv}
+"""Those of which it can be said whether the first line names the columns."""

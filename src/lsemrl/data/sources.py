@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from lsemrl import micro
-from lsemrl.data.formats import HUB, READERS, Row, check_path, read_aligned, read_hub
+from lsemrl.data.formats import HUB, READERS, TABLES, Row, check_path, read_aligned, read_hub
 from lsemrl.micro.grammar import Split
 from lsemrl.reading import Unreadable, read_lines, user_path
 from lsemrl.types import UserError
@@ -34,6 +34,8 @@ class Source:
     columns: dict[str, str] = field(default_factory=dict)
     """Field of the task -> column of the file, where the two differ. Dots lead into nested columns
     (zh: translation.zh), and into turns by their role (zh: messages.user, bo: messages.assistant)."""
+    header: bool = True
+    """Whether the first line of a .csv or .tsv file names the columns; otherwise they are called 1, 2, …"""
     config: str | None = None
     """Configuration of a Hugging Face dataset."""
     split: str = "train"
@@ -52,6 +54,8 @@ class Source:
             raise UserError(f"path is {self.path!r}; the embedded world's splits are {', '.join(get_args(Split))}")
         if self.on_bad_row not in ("error", "skip"):
             raise UserError(f"on_bad_row is {self.on_bad_row!r}; choose error or skip")
+        if not self.header and Path(self.path).suffix.lower() not in TABLES:
+            raise UserError(f"header is false, but path is {self.path!r}, which is no .csv or .tsv file; leave it out")
         if self.target_path is not None and (self.path.startswith(HUB) or self.world_split is not None):
             raise UserError(f"target_path is {self.target_path!r}, but path {self.path!r} is no file; leave it out")
 
@@ -131,7 +135,8 @@ def read_rows(source: Source, pair: tuple[str, str] | None) -> list[Row]:
             raise UserError(f"target_path is {source.target_path!r}, but this task has more than two fields; use JSONL")
         rows = read_aligned(source.path, source.target_path, pair)
     else:
-        rows = READERS[Path(source.path).suffix.lower()](source.path)
+        suffix = Path(source.path).suffix.lower()
+        rows = TABLES[suffix](source.path, source.header) if suffix in TABLES else READERS[suffix](source.path)
     read = list(rows)
     if not read:
         raise UserError(f"path {source.path!r} holds no rows; give a file with at least one")

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fontTools import unicodedata
 
@@ -54,16 +54,18 @@ class Survey:
         rows: How many can be read.
         faults: Places and reasons of those that cannot.
         columns: Those that hold texts.
+        header: Whether the first line of a table names them.
     """
 
     rows: int
     faults: tuple[str, ...]
     columns: tuple[Column, ...]
     duplicates: int
+    header: bool = True
 
 
 def survey(source: Source) -> Survey:
-    """Look into `source`.
+    """Look into `source`; where the first line of two columns is beyond doubt a row, it is taken for one.
 
     Raises:
         UserError: It cannot be read, or its first line looks like a row where the names of columns should be.
@@ -72,13 +74,20 @@ def survey(source: Source) -> Survey:
     sound = [row for row in rows if not row.fault]
     names = list(dict.fromkeys(itertools.chain.from_iterable(names_in(row.columns) for row in sound[:_SHOWN])))
     columns = tuple(column for name in names if (column := _column(name, sound)).filled)
-    _check_head(source, columns)
+    if source.header and _begins_with_row(source, columns):
+        if not (len(columns) == 2 and all(len(column.name) >= column.mean_length / 2 for column in columns)):
+            raise UserError(
+                f"the first line of {source.path!r} looks like a row, not like the names of columns; put a line such "
+                "as source<TAB>target before it"
+            )
+        return survey(replace(source, header=False))
     keys = Counter(content_key(*(str(_text(row, column.name)) for column in columns)) for row in sound)
     return Survey(
         rows=len(sound),
         faults=tuple(f"{row.place}: {row.fault}" for row in rows if row.fault),
         columns=columns,
         duplicates=len(sound) - len(keys),
+        header=source.header,
     )
 
 
@@ -165,13 +174,11 @@ def _script(character: str) -> str:
     return code
 
 
-def _check_head(source: Source, columns: Sequence[Column]) -> None:
-    """A header of words in the script that the texts below are in is no header, unless that is Latin."""
+def _begins_with_row(source: Source, columns: Sequence[Column]) -> bool:
+    """Whether a name is in the script that the texts below it are in, unless that is Latin, or longer than any name."""
     for column in columns:
         main = next(iter(column.scripts), "Latin")
         own = {unicodedata.script_name(_script(each)) for each in column.name if each.isalpha()}
         if source.path.endswith((".csv", ".tsv")) and (len(column.name) > 60 or (main != "Latin" and main in own)):
-            raise UserError(
-                f"the first line of {source.path!r} looks like a row, not like the names of columns; put a line such "
-                "as source<TAB>target before it"
-            )
+            return True
+    return False
