@@ -23,7 +23,7 @@ FLOORS = (
     ("metrics",),
     ("data", "rewards", "judging", "experiment"),
     ("types", "languages", "runs", "config_files", "json_records"),
-    ("kernels", "micro"),
+    ("identification", "kernels", "micro"),
     ("scripts",),
     ("files", "reading", "foreign", "canonical", "finite", "as_typed", "local_paths", "durations"),
     ("errors",),

@@ -7,17 +7,23 @@ A language is named by its tag of BCP 47. Names are CLDR's, and the script is th
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lsemrl import scripts as unicode_scripts
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
+from lsemrl.identification.read import read_identifier
 from lsemrl.scripts import Unit
 
 if TYPE_CHECKING:
     import langcodes
 
+    from lsemrl.identification.base import Identifier
+
+UNDECIDED = 0.5
+"""The verdict on a text that could be of either language; above it a text passes."""
 _LONG, _FEW = 40, 2
 _SCRIPTS = {"mn": ("Cyrillic", "Mongolian"), "kk": ("Cyrillic", "Arabic")}
 """Of languages in two scripts, where a tag names none of them. Kazakh in Latin letters is left out: English and pinyin
@@ -47,6 +53,9 @@ class Language:
     paper gives none."""
     unit: Unit | None = None
     """What `units` gives for this language; the tokenizer's name in the signature of a score."""
+    identifier: str | None = None
+    """What tells it from languages in its script: a folder of `lsemrl fit-language`, or a model of fastText (.bin,
+    .ftz), such as GlotLID. null judges by script alone."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold <= 1:
@@ -63,6 +72,10 @@ class Language:
         # Chinese prose carries foreign names in Latin letters, one article in a hundred below .60.
         self._fill("threshold", self.threshold or (0.5 if self.scripts[0] == "Han" else 0.8))
         self._fill("unit", self.unit or unicode_scripts.unit_of(self.scripts[0]))
+        self._identifier()  # read now, so that one that cannot be is told before weights are
+
+    def _identifier(self) -> Identifier | None:
+        return read_identifier(self.identifier, self.code) if self.identifier else None
 
     def _fill(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)
@@ -88,9 +101,45 @@ class Language:
         return unicode_scripts.letters_of(self.scripts, text) / letters if letters else None
 
     def accepts(self, text: str, threshold: float | None = None) -> bool:
-        """Whether the share of own letters is at least `threshold` (the profile's if None); never without letters."""
-        share, least = self.share(text), self.threshold if threshold is None else threshold
-        return share is not None and least is not None and share >= least
+        """Whether a text passes: see `verdicts`."""
+        return self.verdicts([text], threshold)[0] > UNDECIDED
+
+    def verdicts(self, texts: Sequence[str], threshold: float | None = None) -> list[float]:
+        """How far texts are in the language.
+
+        Args:
+            texts: Any.
+            threshold: The share of own letters, the profile's if None.
+
+        Returns:
+            In [0, 1], passing above `UNDECIDED`. By script 1 where the share of own letters is at least `threshold`,
+            else 0, also without a letter. With an identifier, of those that pass by script, the share that it finds in
+            the language, scaled so that its threshold is at `UNDECIDED`; that itself where it cannot tell.
+        """
+        least = self.threshold if threshold is None else threshold
+        assert least is not None
+        by_script = [(share := self.share(text)) is not None and share >= least for text in texts]
+        identifier = self._identifier()
+        if identifier is None:
+            return [float(passes) for passes in by_script]
+        passing = iter(identifier.shares([text for text, passes in zip(texts, by_script, strict=True) if passes]))
+        return [_scaled(next(passing), identifier.threshold) if passes else 0.0 for passes in by_script]
+
+    @property
+    def rule(self) -> str:
+        """By what a text passes, for signatures."""
+        identifier = self._identifier()
+        by = f"script:{'+'.join(self.scripts)}|tok:letter|threshold:{self.threshold}"
+        if identifier is None:
+            return by
+        return f"{by}|identifier:{identifier.name}|threshold:{identifier.threshold:.3f}|undecided:{UNDECIDED}"
+
+    def __str__(self) -> str:
+        identifier = self._identifier()
+        told = f"{' and '.join(self.scripts)} letters from a share of {self.threshold} on"
+        if identifier is None:
+            return f"{self.name} is told by {told}"
+        return f"{self.name} is told by {told}, and by {identifier.name} from a share of {identifier.threshold:.2f} on"
 
     def units(self, text: str) -> list[str]:
         """The units that BLEU and ROUGE compare; see `lsemrl.scripts.units`, one rule for all languages."""
@@ -102,6 +151,15 @@ class Language:
         Such a text shares no unit with any but itself, and BLEU and ROUGE would silently read 0.
         """
         return unicode_scripts.letters(canonical(text)) < _LONG or len(self.units(text)) > _FEW
+
+
+def _scaled(share: float | None, threshold: float) -> float:
+    if share is None:
+        return UNDECIDED
+    if share < threshold:
+        return UNDECIDED * share / threshold
+    # The share that just passes is above the line.
+    return max(UNDECIDED + (1 - UNDECIDED) * (share - threshold) / max(1 - threshold, 1e-9), UNDECIDED + 1e-6)
 
 
 def language(named: str | Language) -> Language:

@@ -26,6 +26,7 @@ class Example:
         source: What the prompt is about: a sentence, an article, or a passage with its question.
         references: The accepted outputs, at least one; the first is trained on.
         choices: What a multiple choice gives to choose from, the first reference among it; empty for other tasks.
+        pair: Whether source and references say the same in two languages, so that a copy of the source is no answer.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Example:
     source: str
     references: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    pair: bool = False
 
     @property
     def reference(self) -> str:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torchmetrics.functional.text.rouge import rouge_score
 
 from lsemrl.errors import UserError
+from lsemrl.languages import Language
 from lsemrl.metrics.corpus import Score, chrf, language_rate, syllable_bleu, syllable_rouge_l
+from two_languages import saved, sentences
 
 HEADLINES = Path(__file__).parents[2].parent / "shared" / "data" / "tibetan_headlines.jsonl"
 REFERENCE = "ཁོང་གིས་ད་ལོ་ལྷ་སའི་སློབ་གྲྭ་ཆེན་མོ་ནས་བོད་ཀྱི་ལོ་རྒྱུས་སློབ་སྦྱོང་བྱས་པ་རེད།"
@@ -148,3 +150,13 @@ def test_references_most_of_which_have_no_units_are_refused() -> None:
     syllable_bleu(["a"] * 2, [[whole], [REFERENCE]], "bo")
     with pytest.raises(UserError, match="would be 0 whatever the outputs say"):
         syllable_bleu(["a"] * 3, [[whole], [REFERENCE], [whole]], "bo")
+
+
+def test_the_rate_of_a_language_that_shares_its_script(tmp_path: Path) -> None:
+    pcm = Language(code="pcm", identifier=saved(tmp_path))
+    outputs = [*sentences("pcm", 2, seed=1), *sentences("en", 1, seed=1), "Lagos"]
+    score = language_rate(outputs, pcm)
+    assert score.rows == (1.0, 1.0, 0.0, 0.5) and score.value == 0.625
+    assert "|script:Latin|tok:letter|threshold:0.8|identifier:ngrams-" in score.signature
+    assert score.signature.endswith("|threshold:0.500|undecided:0.5")
+    assert language_rate(outputs, "pcm").value == 1.0

@@ -54,6 +54,7 @@ _ALL = (
     Verb("general", "general.general", "general ability before and after training, by lm-evaluation-harness"),
     Verb("best-of", "best_of.best_of", "keep the best of a group for every training row of a GRPO run (self-SFT)"),
     Verb("fit-reward", "fit_reward.fit_reward", "adapt a reward encoder to parallel pairs, measure it, and derive tau"),
+    Verb("fit-language", "fit_language.fit_language", "tell a language from those in its script, by texts of both"),
     Verb("experiment", "experiment.experiment", "run the stages of an experiment for every seed, where needed"),
     Verb("build-micro", "build_micro.build_micro", "rebuild the embedded policy, encoder and cold start from a seed"),
 )

@@ -13,6 +13,7 @@ from typing import Any
 from lsemrl.commands.trained import UNREADABLE, Trained, check_links
 from lsemrl.errors import reason_of
 from lsemrl.languages import Language
+from lsemrl.reading import user_path
 from lsemrl.rewards import Bleu, Chrf, LanguageConsistency, Reward, RewardMix, SemanticSimilarity
 from lsemrl.rewards.oracle import OracleMeaning
 from lsemrl.types import Completion, Example
@@ -60,8 +61,7 @@ def _made(folder: Path, part: Any) -> Reward:
         raise ValueError(f"it is of the class {part['class_path']!r}, and only lsemrl's own are made from a folder")
     given = {key: value for key, value in (part.get("init_args") or {}).items() if key not in _NOT_ITS_OWN}
     if isinstance(given.get("language"), dict):
-        profile = given["language"]
-        given["language"] = Language(**{**profile, "scripts": tuple(profile["scripts"])})
+        given["language"] = _profile(folder, given["language"])
     for key, value in given.items():
         if not isinstance(value, (*_PLAIN, Language)):
             raise ValueError(f"its {key} is {type(value).__name__}, and no text or number")
@@ -69,3 +69,13 @@ def _made(folder: Path, part: Any) -> Reward:
         given["cache_dir"] = "none"
         check_links(folder, [Path(str(given.get("encoder", "")))])
     return kind(**given)
+
+
+def _profile(folder: Path, said: dict[str, Any]) -> Language:
+    named = said.get("identifier")
+    if named is not None:
+        place = user_path(str(named))
+        if not place.is_dir():  # fastText's own code would read it
+            raise ValueError(f"its identifier is {str(named)!r}, which is no folder of fit-language")
+        check_links(folder, [place])
+    return Language(**{**said, "scripts": tuple(said.get("scripts") or ())})

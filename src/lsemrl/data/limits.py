@@ -61,6 +61,7 @@ def to_examples(
     limits: Limits,
     *,
     training: bool,
+    pairs: bool = False,
 ) -> tuple[list[Example], dict[str, int]]:
     """Write the prompts of `records` and apply `limits`.
 
@@ -70,6 +71,7 @@ def to_examples(
         tokenizer: Counts the tokens.
         limits: What is too long, and what to do then.
         training: Leave out rows whose target is too long.
+        pairs: Whether input and output say the same in two languages.
 
     Returns:
         The examples, whose `source` is what the prompt shows of it, and counts: rows (kept), prompts_over (the sum of
@@ -108,7 +110,14 @@ def to_examples(
         counts["longest_row_kept"] = max(counts["longest_row_kept"], prompt_length + target_length)
         source = "\n".join(inputs.values())
         examples.append(
-            Example(id=record.id, prompt=prompt, source=source, references=record.targets, choices=record.choices)
+            Example(
+                id=record.id,
+                prompt=prompt,
+                source=source,
+                references=record.targets,
+                choices=record.choices,
+                pair=pairs,
+            )
         )
     counts["rows"] = len(examples)
     if records and not examples:

@@ -163,7 +163,9 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
 
     examples: dict[str, list[Example]] = {}
     for name in SPLITS:
-        examples[name], counts = to_examples(kept[name], render, tokenizer, plan.limits, training=name == "train")
+        examples[name], counts = to_examples(
+            kept[name], render, tokenizer, plan.limits, training=name == "train", pairs=task.pairs
+        )
         report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
     first = kept["train"][0].inputs

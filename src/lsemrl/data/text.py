@@ -61,21 +61,34 @@ class PlainText:
     def _texts(self) -> list[tuple[str, str]]:
         if self.path == micro.NAME:
             return [(str(row["id"]), str(row["text"])) for row in corpus.chinese_text("test", self.rows, seed=0)]
-        if self.path.lower().endswith(_LINES):
-            # Read as if it were aligned with itself: the same complaints for the same mistakes.
-            rows = read_rows(Source(path=self.path, target_path=self.path), (self.column, self.column))
-        else:
-            rows = read_rows(Source(path=self.path), None)
-        texts = []
-        for row in rows:
-            fault = row.fault or fault_of(row.raw)
-            try:
-                text = value_of(row.columns, self.column)
-            except ValueError as reason:
-                text, fault = None, fault or f"column {self.column!r} {reason}"
-            fault = fault or (fault_of(text) if isinstance(text, str) else "")
-            if fault or not isinstance(text, str):
-                fault = fault or f"has no text in the column {self.column!r} (set text.column)"
-                raise UserError(f"{row.place}: {fault}; mend the row")
-            texts.append((f"{Path(row.file).name}:{row.line}", text))
-        return texts
+        return read_texts(self.path, self.column)
+
+
+def read_texts(path: str, column: str) -> list[tuple[str, str]]:
+    """Every text of a file, with its place.
+
+    Args:
+        path: A .txt file with one text a line; a .jsonl, .json, .csv, .tsv or .parquet file.
+        column: Where the text is, where the file has columns.
+
+    Raises:
+        UserError: The file cannot be read, or holds a broken row.
+    """
+    if path.lower().endswith(_LINES):
+        # Read as if it were aligned with itself: the same complaints for the same mistakes.
+        rows = read_rows(Source(path=path, target_path=path), (column, column))
+    else:
+        rows = read_rows(Source(path=path), None)
+    texts = []
+    for row in rows:
+        fault = row.fault or fault_of(row.raw)
+        try:
+            text = value_of(row.columns, column)
+        except ValueError as reason:
+            text, fault = None, fault or f"column {column!r} {reason}"
+        fault = fault or (fault_of(text) if isinstance(text, str) else "")
+        if fault or not isinstance(text, str):
+            fault = fault or f"has no text in the column {column!r}"
+            raise UserError(f"{row.place}: {fault}; mend the row, or name another column")
+        texts.append((f"{Path(row.file).name}:{row.line}", text))
+    return texts

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lsemrl import languages
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
-from lsemrl.languages import Language
+from lsemrl.languages import UNDECIDED, Language
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
@@ -127,7 +127,9 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
 
 
 def language_rate(outputs: Sequence[str], language: str | Language) -> Score:
-    """The share of outputs that pass for the language by script; one without a letter does not.
+    """The share of outputs that pass for the language, by script and by its identifier where it has one.
+
+    An output without a letter does not pass; one of which the identifier cannot tell counts half.
 
     Args:
         outputs: N texts.
@@ -139,11 +141,12 @@ def language_rate(outputs: Sequence[str], language: str | Language) -> Score:
     profile = languages.language(language)
     if not outputs:
         raise UserError(_EMPTY)
-    rows = tuple(float(profile.accepts(text)) for text in outputs)
+    rows = tuple(
+        UNDECIDED if verdict == UNDECIDED else float(verdict > UNDECIDED) for verdict in profile.verdicts(outputs)
+    )
     return Score(
         value=sum(rows) / len(rows),
-        signature=f"language_rate|lang:{profile.code}|script:{'+'.join(profile.scripts)}|tok:letter"
-        f"|threshold:{profile.threshold}",
+        signature=f"language_rate|lang:{profile.code}|{profile.rule}",
         rows=rows,
     )
 

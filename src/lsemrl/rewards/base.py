@@ -38,11 +38,16 @@ class Reward(ABC):
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """Score N completions, unweighted: floating point, shape [N], finite, NaN where the part does not apply."""
 
+    def opens(self, scores_N: Tensor) -> Tensor:
+        """Where the part, as a gate, stands open, by what it scored: bool [N]."""
+        return scores_N.isnan() | (scores_N == 1)
+
     def look_at(self, examples: Sequence[Example]) -> str:
         """Look at the rows of a run before weights are read.
 
         Returns:
-            What is to be said of rows to which the part does not apply; "" where there is nothing.
+            What is to be said of them, such as by which rule they are judged or that the part does not apply to some;
+            "" where there is nothing.
 
         Raises:
             UserError: It cannot score them.
@@ -69,9 +74,9 @@ class RewardMix:
     total is NaN.
 
     - `sum` (the paper): the weighted sum of the parts.
-    - `gate`: the weighted sum of the parts that are no gates where every gate is 1, and 0 where one is not. A gate's
-      weight plays no role, and a gate that is NaN stands open. For rewards that are not negative: below 0, being shut
-      out would be a gain.
+    - `gate`: the weighted sum of the parts that are no gates where every gate is open, and 0 where one is not. A gate
+      is open at 1, and where it is NaN, if its class does not say otherwise (`Reward.opens`). Its weight plays no role.
+      For rewards that are not negative: below 0, being shut out would be a gain.
     - `normalize_then_sum`: every part becomes an advantage within its group before it is weighted and added (GDPO,
       arXiv 2601.05242), so that a rare failure of one part cannot drown what the others say. A part that its group
       ties in, to `resolution`, gives 0. What is left to do is to scale the totals by the deviation of the whole batch
@@ -148,7 +153,7 @@ class RewardMix:
         else:
             total_N = torch.full((len(completions),), math.nan)
         for name in self.gates:
-            shut_N = ~parts_N[name].isnan() & (parts_N[name] != 1) & ~total_N.isnan()
+            shut_N = ~self.parts[name].opens(parts_N[name]) & ~total_N.isnan()
             total_N = total_N.masked_fill(shut_N, 0.0)
         return Rewards(total_N=total_N, parts_N=parts_N)
 

@@ -1,28 +1,37 @@
-"""Whether a completion is written in the language asked for, by its script."""
+"""Whether a completion is written in the language asked for, by its script and by what tells it from others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lsemrl import languages
-from lsemrl.languages import Language
+from lsemrl.languages import UNDECIDED, Language
 from lsemrl.rewards.base import Reward
-from lsemrl.types import Completion, UserError
+from lsemrl.types import Completion, Example, UserError
+
+_SHOWN = 500
+_BLIND, _DOUBTFUL = 0.5, 0.02
+"""Shares of untranslated sources that pass: from the first on the rule is none, above the second it is doubtful."""
 
 
 class LanguageConsistency(Reward):
     """R_lang of the paper (arXiv 2605.14366): 1 where enough letters are of the language's scripts, else 0.
 
-    Only the script is judged, so a completion cut at the length limit is judged by what is there. Digits, punctuation
-    and symbols are neutral; an empty text, or one without a letter, gets 0; U+FFFD counts as a foreign letter.
+    Where the profile names an identifier, a completion that passes by script gets what that makes of it instead: how
+    much of it is in the language, in [0, 1], passing above 0.5, and 0.5 where it cannot tell, as of a name. As a gate
+    the part is open above 0.5, so that what cannot be told opens none.
+
+    A completion cut at the length limit is judged by what is there. Digits, punctuation and symbols are neutral; an
+    empty text, or one without a letter, gets 0; U+FFFD counts as a foreign letter.
 
     Args:
         weight: 1.0 in the paper.
-        language: A code of `lsemrl.languages`, or a profile.
-        threshold: The share of letters from which on a text passes, in (0, 1]; the language profile's if None.
+        language: A tag such as bo or pcm, or a profile.
+        threshold: The share of letters from which on a text passes by script, in (0, 1]; the profile's if None.
 
     Raises:
         UserError: Unknown language, or a threshold out of range.
@@ -36,9 +45,54 @@ class LanguageConsistency(Reward):
                 f"threshold is {threshold} in LanguageConsistency: set it above 0 and at most 1, or to null"
             )
         self.threshold = threshold
+        self._undecided = 0
 
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
-        """float32 [N], each 0 or 1."""
-        return torch.tensor(
-            [self.language.accepts(completion.text, self.threshold) for completion in completions], dtype=torch.float32
+        """float32 [N] in [0, 1]; each 0 or 1 without an identifier."""
+        verdicts = self._verdicts([completion.text for completion in completions])
+        self._undecided += verdicts.count(UNDECIDED)
+        return torch.tensor(verdicts, dtype=torch.float32)
+
+    def opens(self, scores_N: Tensor) -> Tensor:
+        """Where a text passes."""
+        return scores_N > UNDECIDED
+
+    def look_at(self, examples: Sequence[Example]) -> str:
+        """By which rule completions are judged, and what it makes of sources and references.
+
+        Raises:
+            UserError: Untranslated sources pass, although they are in another language.
+        """
+        pairs = [example for example in examples if example.pair]
+        pairs = pairs[:: max(len(pairs) // _SHOWN, 1)]
+        if not pairs:
+            return f"{self.language}"
+        sources, references = (
+            sum(verdict > UNDECIDED for verdict in self._verdicts(texts)) / len(pairs)
+            for texts in ([each.source for each in pairs], [each.reference for each in pairs])
         )
+        found = f"{references:.1%} of {len(pairs):,} references pass, and {sources:.1%} of their sources"
+        if sources >= _BLIND and self.weight:
+            raise UserError(
+                f"rewards: LanguageConsistency cannot tell an untranslated source ({self.language}; {found}), so that "
+                "copying would be rewarded; fit an identifier (lsemrl fit-language) and name it, such as language: "
+                f"{{code: {self.language.code}, identifier: runs/language}}, or set the weight of the part to 0"
+            )
+        doubt = "; a copy may earn it" if sources > _DOUBTFUL else ""
+        return f"{self.language}; {found}{doubt}"
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """`undecided`: completions of which the identifier could not tell."""
+        return {"undecided": float(self._undecided)} if self.language.identifier else {}
+
+    def state(self) -> dict[str, Any]:
+        """The counter."""
+        return {"undecided": self._undecided}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Count on; a run from before there was a counter begins at nothing."""
+        self._undecided = state.get("undecided", 0)
+
+    def _verdicts(self, texts: Sequence[str]) -> list[float]:
+        return self.language.verdicts(texts, self.threshold)
