@@ -10,8 +10,10 @@ import yaml
 
 from lsemrl.cli.main import main
 from lsemrl.commands.init import FILES, init
+from lsemrl.languages import Language
 from lsemrl.micro import corpus
 from lsemrl.types import UserError
+from two_languages import sentences
 
 
 @pytest.fixture
@@ -80,6 +82,25 @@ def test_a_prompt_is_worded_in_the_language_asked_from(pairs: str) -> None:
     Path(pairs).write_text(text, encoding="utf-8")
     init(pairs, to="dz", output=Path("project"), from_="zh")
     assert fields("rl.yaml")["data"]["init_args"]["template"] == {"template": "翻译成宗卡语：{source}"}
+
+
+def test_a_language_in_the_script_of_its_source_gets_an_identifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs = zip(sentences("en", 240), sentences("pcm", 240), strict=True)
+    rows = (json.dumps({"translation": {"en": en, "pcm": pcm}}) for en, pcm in pairs)
+    Path("pairs.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    main(["init", "pairs.jsonl", "--from", "en", "--to", "pcm", "--output", "project"])
+    said = capsys.readouterr().out
+    assert "The source is in the same letters" in said
+    [first, *_] = [line.split()[1:] for line in said.splitlines() if line.startswith("lsemrl ")]
+    assert first == ["fit-language", "--config", "project/language.yaml"]
+    main(first)
+    settings = fields("rl.yaml")["model"]["init_args"]
+    profile = {"code": "pcm", "identifier": "project/language"}
+    assert settings["metrics"]["language"] == settings["rewards"]["language"]["init_args"]["language"] == profile
+    assert Language(**profile).accepts(sentences("pcm", 1, seed=1)[0])
 
 
 @pytest.mark.parametrize("task", ["headline", "instruction"])

@@ -13,18 +13,18 @@ from lsemrl.identification.fasttext import FastTextIdentifier
 from lsemrl.identification.read import read_identifier
 from two_languages import sentences
 
+LIKELY = {"__label__pcm_Latn": 0.3, "__label__eng_Latn": 0.3, "__label__zho_Hant": 0.2, "__label__zho_Hans": 0.2}
+
 
 class StandIn:
-    """Answers as fastText's models do: labels and their probabilities, the likeliest first."""
-
-    likely = {"__label__pcm_Latn": 0.3, "__label__eng_Latn": 0.3, "__label__zho_Hant": 0.2, "__label__zho_Hans": 0.2}
+    """Answers as fastText's models do: labels and their probabilities."""
 
     def get_labels(self) -> list[str]:
-        return list(self.likely)
+        return list(LIKELY)
 
     def predict(self, text: str, k: int) -> tuple[tuple[str, ...], list[float]]:
         assert k == -1 and "\n" not in text and text == text.lower()
-        likely = {**self.likely, "__label__pcm_Latn": 0.9, "__label__eng_Latn": 0.1} if "dey" in text else self.likely
+        likely = {**LIKELY, "__label__pcm_Latn": 0.9, "__label__eng_Latn": 0.1} if "dey" in text else LIKELY
         likely = {**likely, "__label__eng_Latn": 0.95, "__label__pcm_Latn": 0.01} if "the" in text else likely
         return tuple(likely), list(likely.values())
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
-import yaml
-
 from lsemrl import micro
+from lsemrl.commands.rendered import rendered
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import target_ids
 from lsemrl.data.headline import HeadlineData
@@ -31,6 +28,8 @@ from lsemrl.types import UserError
 
 Task = Literal["translation", "headline", "instruction"]
 FILES = ("README.md", "rehearse.yaml", "cold_start.yaml", "rl.yaml", "measure.yaml", "experiment.yaml")
+IDENTIFIER = "language.yaml"
+"""Written too where the language is in the script of the one that is translated from."""
 _CLASSES: dict[Task, Callable[..., TaskData]] = {
     "translation": TranslationData,
     "headline": HeadlineData,
@@ -135,7 +134,9 @@ def init(
     shown, lines = _shown(asked, found, columns, profile)
     make_folder(output, "--output")
     for name in FILES:
-        write_text(output / name, _template(f"{name}.jinja").render(p=shown))
+        write_text(output / name, rendered(name, shown))
+    if shown["identifier"]:
+        write_text(output / IDENTIFIER, rendered(IDENTIFIER, shown))
     for line in (*lines, shown["summary"], "", shown["commands"]):
         print(line)
 
@@ -167,6 +168,8 @@ def _shown(
     fields = {"source_field": asked.from_, "target_field": asked.to} if asked.task == "translation" else {}
     renamed = {field: column.name for field, column in columns.items() if field != column.name}
     template = _wording(asked)
+    alike = asked.task == "translation" and columns[asked.from_].share(profile) >= (profile.threshold or 0)
+    identifier = f"{asked.folder}/language" if alike else ""
     # Enough held out to see a difference, and no more.
     validation, test = (round(min(max(wanted / found.rows, 0.01), 0.1), 3) for wanted in (100, 300))
     prepared, lengths = _read(
@@ -189,13 +192,15 @@ def _shown(
         "title": f"{name_in(asked.from_, 'en')} to {name_in(asked.to, 'en')}"
         if asked.task == "translation"
         else f"{asked.task} in {name_in(asked.to, 'en')}".capitalize(),
-        "summary": _summary(found, columns, profile),
+        "summary": _summary(found, columns, profile, identifier),
         "data_class": f"{kind.__module__}.{kind.__name__}",
         "columns": renamed,
         "header": found.header,
         "fields": fields,
         "template": template,
-        "language": _written(profile),
+        "language": _written(profile, identifier),
+        "identifier": identifier,
+        "texts": {field: {"path": asked.path, "column": column.name} for field, column in columns.items()},
         "metrics": ["chrf", "bleu", "rouge_l", "language_rate", "similarity"],
         "tau": 0.2 if asked.in_world else 0.3,
         "train": train,
@@ -217,7 +222,7 @@ def _shown(
         else {"rows": 2000, "prompt": 256, "answer": 256},
         "sft_rate": "2.0e-3" if asked.in_world else "2.0e-4",
         "rl_rate": "4.0e-4" if asked.in_world else "2.0e-5",
-        "commands": _commands(asked),
+        "commands": _commands(asked, identifier),
     }, [line for line in prepared.lines if "/" not in line.partition(":")[0]]
 
 
@@ -256,7 +261,7 @@ def _wording(asked: Asked) -> str:
     return _HEADLINE[spoken].format(name=name_in(asked.to, spoken))
 
 
-def _summary(found: Survey, columns: Mapping[str, Column], profile: Language) -> str:
+def _summary(found: Survey, columns: Mapping[str, Column], profile: Language, identifier: str) -> str:
     faulty = f", {len(found.faults)} that cannot be read" if found.faults else ""
     source, target = columns.values()
     usual = usual_profile(profile.code)
@@ -264,26 +269,30 @@ def _summary(found: Survey, columns: Mapping[str, Column], profile: Language) ->
     if usual and not set(usual.scripts) & set(profile.scripts):
         odd = f" It is usually written in {' and '.join(usual.scripts)} letters: is that the column?"
     headless = "" if found.header else " The first line of the file is a row, so its columns are called 1 and 2."
+    apart = " The source is in the same letters, so that an identifier tells them apart." if identifier else ""
     own = f" ({profile.own_name})" if profile.own_name != profile.name else ""
     return (
         f"{found.rows:,} rows{faulty}, {found.duplicates:,} of them alike; from {source} to {target}. {profile.name}"
         f"{own} is written {profile.direction}, told by {' and '.join(profile.scripts)} letters from a share of "
-        f"{profile.threshold} on, and compared by {profile.unit}.{odd}{headless}"
+        f"{profile.threshold} on, and compared by {profile.unit}.{odd}{headless}{apart}"
     )
 
 
-def _written(profile: Language) -> str | dict[str, Any]:
+def _written(profile: Language, identifier: str) -> str | dict[str, Any]:
     """How a configuration names a language: by its tag, where that says all."""
     if profile == usual_profile(profile.code):
-        return profile.code
-    return {**asdict(profile), "scripts": list(profile.scripts)}
+        return {"code": profile.code, "identifier": identifier} if identifier else profile.code
+    said = {**asdict(profile), "scripts": list(profile.scripts), "identifier": identifier or None}
+    return {name: value for name, value in said.items() if value is not None}
 
 
-def _commands(asked: Asked) -> str:
+def _commands(asked: Asked, identifier: str) -> str:
     """What to run, in order."""
     folder = asked.folder
     measure = f"lsemrl measure --config {folder}/measure.yaml"
+    told_apart = f"lsemrl fit-language --config {folder}/{IDENTIFIER}\n" if identifier else ""
     return (
+        f"{told_apart}"
         f"lsemrl rehearse --config {folder}/rehearse.yaml\n"
         f"lsemrl fit --config {folder}/cold_start.yaml\n"
         f"lsemrl fit --config {folder}/rl.yaml\n"
@@ -295,24 +304,3 @@ def _commands(asked: Asked) -> str:
 
 def _rounded(length: int, step: int) -> int:
     return -(-length // step) * step
-
-
-def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "project"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["yaml"] = _as_yaml
-    return environment.get_template(name)
-
-
-def _as_yaml(value: Any) -> str:
-    """On one line, quoted where YAML would read something else, also within a list or mapping."""
-    if isinstance(value, str):
-        plain = yaml.safe_load(value) == value and not set(value) & set("{}[],:#&*!|>'\"%@`")
-        return value if plain else json.dumps(value, ensure_ascii=False)
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10_000)
-    return text.strip()
