@@ -27,6 +27,8 @@ class Texts:
     """A .txt file with one text a line, or a .jsonl, .json, .csv, .tsv or .parquet file."""
     column: str = "text"
     """The column of the text, where the file has columns; dots lead into nested ones (translation.pcm)."""
+    header: bool = True
+    """Whether the first line of a CSV or TSV file names its columns; else they are called 1 and 2."""
 
 
 def fit_language(
@@ -62,7 +64,9 @@ def fit_language(
     code = profile.code if profile else to
     begun = time.monotonic()
     rows = {
-        code if name == to else name: [Text(place, said) for place, said in read_texts(each.path, each.column)]
+        code if name == to else name: [
+            Text(place, said) for place, said in read_texts(each.path, each.column, header=each.header)
+        ]
         for name, each in texts.items()
     }
     found = fit_identifier(code, rows, fit)

@@ -200,7 +200,10 @@ def _shown(
         "template": template,
         "language": _written(profile, identifier),
         "identifier": identifier,
-        "texts": {field: {"path": asked.path, "column": column.name} for field, column in columns.items()},
+        "texts": {
+            field: {"path": asked.path, "column": column.name} | ({} if found.header else {"header": False})
+            for field, column in columns.items()
+        },
         "metrics": ["chrf", "bleu", "rouge_l", "language_rate", "similarity"],
         "tau": 0.2 if asked.in_world else 0.3,
         "train": train,

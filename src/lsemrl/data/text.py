@@ -64,12 +64,13 @@ class PlainText:
         return read_texts(self.path, self.column)
 
 
-def read_texts(path: str, column: str) -> list[tuple[str, str]]:
+def read_texts(path: str, column: str, *, header: bool = True) -> list[tuple[str, str]]:
     """Every text of a file, with its place.
 
     Args:
         path: A .txt file with one text a line; a .jsonl, .json, .csv, .tsv or .parquet file.
         column: Where the text is, where the file has columns.
+        header: As in `Source`.
 
     Raises:
         UserError: The file cannot be read, or holds a broken row.
@@ -78,7 +79,7 @@ def read_texts(path: str, column: str) -> list[tuple[str, str]]:
         # Read as if it were aligned with itself: the same complaints for the same mistakes.
         rows = read_rows(Source(path=path, target_path=path), (column, column))
     else:
-        rows = read_rows(Source(path=path), None)
+        rows = read_rows(Source(path=path, header=header), None)
     texts = []
     for row in rows:
         fault = row.fault or fault_of(row.raw)
