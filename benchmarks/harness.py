@@ -46,6 +46,7 @@ from lsemrl.modules.memory import peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Reward
 from lsemrl.types import Completion
 
@@ -433,7 +434,7 @@ def fit(module: GRPO, work: Work, *callbacks: Callback) -> None:
         enable_model_summary=False,
         callbacks=list(callbacks),
     )
-    trainer.fit(module, datamodule=data(work))
+    trainer.fit(module, datamodule=TrainerData(data(work)))
 
 
 def measure(systems: Sequence[Callable[[Work, Turns], None]], work: Work, warmup: int) -> dict[str, Measured]:
