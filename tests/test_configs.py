@@ -24,7 +24,7 @@ from lsemrl.config_files import CONFIGS
 from lsemrl.micro import corpus
 
 HEADLINES = Path(__file__).parents[2] / "shared" / "data" / "tibetan_headlines.jsonl"
-OVERLAYS = {"headline.yaml": ["grpo.yaml"], "replay.yaml": ["sft.yaml"]}
+OVERLAYS = {"headline.yaml": ["grpo.yaml"], "replay.yaml": ["sft.yaml"], "anchor.yaml": ["sft.yaml"]}
 RANKS = ("ddp.yaml", "fsdp.yaml")
 FILES = sorted(
     str(path.relative_to(CONFIGS))
@@ -63,6 +63,10 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
         words += ["--data.main.batch_size=2", "--model.max_new_tokens=4"]
     else:
         words += [*SMALL, "--data.splits.cold_start_count=8"]
+    if name == "anchor.yaml":
+        own = tmp_path / "own.jsonl"
+        main(["rehearse", "--output", str(own), "--rows=12", "--batch-size=16", "--max-new-tokens=24", "--top-k=0"])
+        words += [f"--model.anchor.path={own}"]
     folder = run(words, tmp_path / "runs")
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert "val/chrf" in (folder / "metrics.csv").read_text().splitlines()[0]

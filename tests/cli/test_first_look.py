@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,13 @@ def test_nothing_that_takes_seconds_is_loaded() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
+
+
+def test_a_file_may_leave_out_what_stands_between_a_field_and_its_class(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    for within in ("{loss: {%s: 0.1}}", "{init_args: {loss: {%s: 0.1}}}"):
+        overlay.write_text(f"model: {within % 'beta'}")
+        first_look(["--config", str(CONFIGS / "grpo.yaml"), "--config", str(overlay)])
+        overlay.write_text(f"model: {within % 'bta'}")
+        with pytest.raises(ArgumentError, match="bta"):
+            first_look(["--config", str(CONFIGS / "grpo.yaml"), "--config", str(overlay)])

@@ -25,8 +25,15 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return line
 
 
-def test_the_five_experiments_are_there() -> None:
-    assert [path.stem for path in FILES] == ["few_shot", "main", "normalization", "reward_ablation", "tradeoff"]
+def test_the_six_experiments_are_there() -> None:
+    assert [path.stem for path in FILES] == [
+        "anchor",
+        "few_shot",
+        "main",
+        "normalization",
+        "reward_ablation",
+        "tradeoff",
+    ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -101,4 +108,4 @@ def test_a_failure_is_the_exit_status(world: World, capsys: pytest.CaptureFixtur
         main(["experiment", "--config", str(world.write(stages=stages))])
     assert exit_.value.code == 1
     assert "a seed 1 failed" in (shown := capsys.readouterr().out)
-    assert "unrecognized arguments: --loss.bta=1" in shown
+    assert "--model.loss.bta=1 (the nearest is model" in shown

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -123,8 +124,21 @@ def _known(pairs: Iterable[tuple[str, str]], ours: bool) -> Iterator[tuple[str, 
             if ours:
                 field = field.removeprefix("init_args.")
                 yield (f"model.init_args.{field}" if field not in ("", "class_path") else "model.class_path"), value
+        elif name == "config":
+            yield name, json.dumps(_whole_names(read_config(value)), default=str)
         elif name != "checkpoints":  # a file of them
             yield name, value
+
+
+def _whole_names(content: dict[str, Any]) -> dict[str, Any]:
+    """A file's content, in which fields of a class may stand beside class_path or below init_args."""
+    model = content.get("model")
+    if not isinstance(model, dict):
+        return content
+    named = {name: model[name] for name in ("class_path", "init_args") if name in model}
+    beside = {name: value for name, value in model.items() if name not in named}
+    inside = named.get("init_args")
+    return {**content, "model": {**named, "init_args": {**(inside if isinstance(inside, dict) else {}), **beside}}}
 
 
 def _hints(module: str, kind: str) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
         def subcommands() -> dict[str, set[str]]:
             # The others would be described too, which takes a second. Lightning would read a pickle; ours is
             # checkpoints.resume.
-            return {words[0]: LightningCLI.subcommands()[words[0]] | {"ckpt_path", "weights_only"}}
+            asked = LightningCLI.subcommands().get(words[0]) if run else None
+            return {} if asked is None else {words[0]: asked | {"ckpt_path", "weights_only"}}
 
         def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_lightning_class_args(self.trainer_class, "trainer")
