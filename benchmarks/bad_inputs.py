@@ -28,7 +28,12 @@ class Case:
     says: str
 
 
-_QUICK = ("--trainer.accelerator=cpu", "--trainer.callbacks=null", "--trainer.default_root_dir={runs}")
+_QUICK = (
+    "--trainer.accelerator=cpu",
+    "--trainer.callbacks=null",
+    "--trainer.default_root_dir={runs}",
+    "--data.micro={{train: 100, validation: 4, test: 4}}",
+)
 
 
 def _fit(*words: str, says: str, config: str = "grpo.yaml") -> Case:

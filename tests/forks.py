@@ -108,6 +108,12 @@ def ranks(
     ]
 
 
+def script(words: list[str]) -> None:
+    """What `python -c` does."""
+    sys.argv = ["-c", *words[1:]]
+    exec(compile(words[0], "<string>", "exec"), {"__name__": "__main__"})
+
+
 def _work(
     run: Callable[[list[str]], None],
     words: list[str],

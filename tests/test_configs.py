@@ -61,6 +61,7 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
         words += [f"--data.source.path={rows}", "--data.batch_size=2"]
     elif name == "replay.yaml":
         words += ["--data.main.batch_size=2", "--model.max_new_tokens=4"]
+        words += [f"--data.{part}.micro={{train: 40, validation: 4, test: 4}}" for part in ("main", "replay")]
     else:
         words += [*SMALL, "--data.splits.cold_start_count=8"]
     if name == "anchor.yaml":

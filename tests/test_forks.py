@@ -10,9 +10,8 @@ from pathlib import Path
 
 from faults import content
 
-from forks import Fork
+from forks import Fork, script
 from lsemrl.config_files import CONFIGS
-from shown import show
 from small_run import SMALL
 
 WORDS = ["fit", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, "--data.splits.cold_start_count=8"]
@@ -39,12 +38,20 @@ def test_a_mistake_is_told_in_the_same_sentence() -> None:
     assert done.stderr.splitlines()[-1] == "lsemrl: error: beta is -1.0: set it to 0 or more"
 
 
+SHOW = """
+import os, sys, time, torch
+print(sys.argv[1], os.environ.get("SHOWN"), os.environ.get("PL_GLOBAL_SEED"), os.getcwd(), torch.get_num_threads())
+if sys.argv[1] == "wait":
+    time.sleep(60)
+"""
+
+
 def test_it_has_its_own_surroundings_and_ends_by_a_signal(tmp_path: Path) -> None:
     surroundings = {"SHOWN": "yes", "PL_GLOBAL_SEED": None, "OMP_NUM_THREADS": "2"}
-    done = Fork(["a"], show, surroundings, tmp_path).end()
+    done = Fork([SHOW, "a"], script, surroundings, tmp_path).end()
     assert (done.returncode, done.stdout, done.stderr) == (0, f"a yes None {tmp_path} 2\n", "")
     assert "SHOWN" not in os.environ
-    fork = Fork(["wait"], show)
+    fork = Fork([SHOW, "wait"], script)
     assert fork.poll() is None and os.getpgid(fork.pid) in (fork.pid, os.getpgid(0))
     fork.kill()
     assert fork.end().returncode == -signal.SIGKILL

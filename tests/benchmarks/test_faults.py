@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from bad_inputs import CASES, Case
 from faults import told_in_one_sentence
 
+from forks import Fork, script
+
 SCRIPT = """
-import lsemrl.modules.checkpoints
-from lsemrl.cli import main
 from faults import kill_campaign
 
-outcomes = kill_campaign(kills=5, seed=1)
-assert sum(len(outcome.kills) for outcome in outcomes) >= 5
+outcomes = kill_campaign(kills=3, seed=1)
+assert sum(len(outcome.kills) for outcome in outcomes) >= 3
 assert not [outcome for outcome in outcomes if outcome.differences], outcomes
 """
 
 
 def test_runs_that_are_killed_end_as_if_nothing_had_happened() -> None:
     # In a process of its own: it forks, and this one has threads.
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{SCRIPT}"],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    done = Fork([SCRIPT], script).end(500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 

@@ -32,19 +32,21 @@ from small_run import SMALL, fit_small
 from tiny import save_tiny_model
 
 TEXTS = ["小狗在家吃苹果。", "老师昨天写了信。", "妈妈买书。"]
-# What a user without lsemrl would write; it prints the log-probs of the tokens behind the prompt.
+# What a user without lsemrl would write; it prints the log-probs of the tokens behind the prompt, once by
+# the adapter and once by the merged model.
 PLAIN = """
 import json, sys, torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, kind, prompt, target = sys.argv[1:]
-model = (AutoPeftModelForCausalLM if kind == "adapter" else AutoModelForCausalLM).from_pretrained(folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-asked, said = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, target))
-said.append(tokenizer.eos_token_id)
-with torch.no_grad():
-    logits = model.eval()(input_ids=torch.tensor([asked + said])).logits[0].float().log_softmax(-1)
-print(json.dumps([logits[len(asked) + at - 1, token].item() for at, token in enumerate(said)]))
+folder, prompt, target = sys.argv[1:]
+for kind, library in (("adapter", AutoPeftModelForCausalLM), ("merged", AutoModelForCausalLM)):
+    model = library.from_pretrained(f"{folder}/{kind}")
+    tokenizer = AutoTokenizer.from_pretrained(f"{folder}/{kind}")
+    asked, said = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, target))
+    said.append(tokenizer.eos_token_id)
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.tensor([asked + said])).logits[0].float().log_softmax(-1)
+    print(json.dumps([logits[len(asked) + at - 1, token].item() for at, token in enumerate(said)]))
 assert "lsemrl" not in sys.modules
 """
 
@@ -180,7 +182,7 @@ def test_at_a_prompt_until_an_empty_line(
 
 def test_a_run_of_sft_with_replay_is_asked_as_its_main_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = ["--config", str(CONFIGS / "sft.yaml"), "--config", str(CONFIGS / "replay.yaml")]
-    small = [word for word in SMALL if not word.startswith("--data")]
+    small = [word.replace("--data.", f"--data.{part}.") for word in SMALL for part in ("main", "replay")]
     main(["fit", *configs, *small, "--data.main.batch_size=2", f"--trainer.default_root_dir={tmp_path}"])
     found = read_run(tmp_path / "version_0")
     assert found.data.plan.task.name == "zh-bo" and found.sampling.temperature == 0
@@ -197,8 +199,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["adapter", "merged"])
-def test_plain_libraries_give_the_same_log_probs(run: Path, exported: Path, kind: str) -> None:
+def test_plain_libraries_give_the_same_log_probs(run: Path, exported: Path) -> None:
     found = read_run(run)
     policy = Policy(found.policy)
     policy.load()
@@ -207,9 +208,10 @@ def test_plain_libraries_give_the_same_log_probs(run: Path, exported: Path, kind
     batch = encode(policy.tokenizer, [Example(id="0", prompt=prompt, source="", references=(target,))])
     with policy.inference():
         ours, _ = policy.logprobs(batch.sequences)
-    words = [sys.executable, "-c", PLAIN, str(exported / kind), kind, prompt, target]
+    words = [sys.executable, "-c", PLAIN, str(exported), prompt, target]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert torch.allclose(torch.tensor(json.loads(done.stdout.splitlines()[-1])), ours[0], atol=1e-4)
+    for line in done.stdout.splitlines()[-2:]:
+        assert torch.allclose(torch.tensor(json.loads(line)), ours[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [0, 1000, 100_000])

@@ -15,10 +15,20 @@ from typing import Any
 
 import pytest
 
+from forks import Fork, script
 from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
 from lsemrl.local_paths import names_only
 from tiny import save_tiny_model
+
+ELSEWHERE = """
+import sys
+from huggingface_hub import constants
+from lsemrl.cli.main import main
+
+constants.ENDPOINT, constants.HF_HUB_OFFLINE = sys.argv[1], False  # read from the surroundings at the import
+main(sys.argv[2:])
+"""
 
 
 class Hub(ThreadingHTTPServer):
@@ -98,20 +108,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "version_0"
 
 
+def surroundings(hub: Hub, token: str = "secret") -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+
+
 def export(run: Path, output: Path, hub: Hub, *words: str, token: str = "secret") -> subprocess.CompletedProcess[str]:
-    """In a process of its own: huggingface_hub looks at its surroundings when it is imported."""
-    surroundings = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    return subprocess.run(
-        [sys.executable, "-m", "lsemrl", "export", str(run), "--output", str(output), *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**surroundings, "HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"},
-    )
+    words = ("export", str(run), "--output", str(output), *words)
+    return Fork([ELSEWHERE, hub.url, *words], script, surroundings(hub, token)).end()
 
 
 def test_a_merged_model_is_pushed_whole(trained: Path, tmp_path: Path, hub: Hub) -> None:
-    done = export(trained, tmp_path / "out", hub, "--merged", "--push", "me/model")
+    words = ["export", str(trained), "--output", str(tmp_path / "out"), "--merged", "--push", "me/model"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lsemrl", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **surroundings(hub)},
+    )
     assert done.returncode == 0, done.stderr
     assert f"pushed to me/model-merged: {hub.url}/me/model-merged/commit/1" in done.stdout
     (sent,) = hub.files.values()

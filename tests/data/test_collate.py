@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from forks import Fork, script
 from lsemrl.data.collate import Loading, complete_tokenizer, encode, epoch_sampler, eval_loader, train_loader
 from lsemrl.types import Example, UserError
 
@@ -146,8 +145,7 @@ print([row for batch in ResumableLoader(Rows(), batch_size=2, num_workers=1) for
 @pytest.mark.parametrize("dies", ["once", "always"])
 def test_a_worker_that_dies_is_replaced_once(dies: str, tmp_path: Path) -> None:
     # In a process of its own, whose signals are its own.
-    words = [sys.executable, "-c", DYING, str(tmp_path / "marker"), dies]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = Fork([DYING, str(tmp_path / "marker"), dies], script).end()
     assert "a data worker died" in done.stderr
     if dies == "once":
         assert done.stdout.strip() == str(list(range(8)))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +34,40 @@ from lsemrl.modules.snapshot import read_snapshot, write_snapshot
 from short_runs import At, Stop, grpo, metrics, run, sft, stop, trained
 
 Make = Callable[..., PolicyModule]
+Whole = tuple[PolicyModule, Path]
+
+
+KINDS: dict[str, tuple[Make, dict[str, Any]]] = {
+    "grpo": (grpo, {}),
+    "sft": (sft, {}),
+    "full": (grpo, {"train": "full"}),
+    "synced": (grpo, {"ref_model_sync_steps": 3}),
+    "averaged": (grpo, {"ref_model_sync_steps": 4, "ref_model_mixup_alpha": 0.6}),
+    "full averaged": (grpo, {"train": "full", "ref_model_sync_steps": 3, "ref_model_mixup_alpha": 0.6}),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
+    """A run of a kind that nobody stopped, and its folder."""
+
+    @cache
+    def whole(kind: str) -> Whole:
+        make, settings = KINDS[kind]
+        folder = tmp_path_factory.mktemp("whole")
+        return run(make(tiny_model, **settings), folder), folder
+
+    return whole
 
 
 @pytest.mark.parametrize(("at", "every"), [(4, 3), (5, 2), (7, 3), (8, 7)])
-@pytest.mark.parametrize(
-    ("make", "settings"),
-    [
-        (grpo, {}),
-        (sft, {}),
-        (grpo, {"train": "full"}),
-        (grpo, {"ref_model_sync_steps": 3}),
-        (grpo, {"ref_model_sync_steps": 4, "ref_model_mixup_alpha": 0.6}),
-        (grpo, {"train": "full", "ref_model_sync_steps": 3, "ref_model_mixup_alpha": 0.6}),
-    ],
-    ids=["grpo", "sft", "full", "synced", "averaged", "full averaged"],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_ends_as_if_nothing_had_happened(
-    make: Make, settings: dict[str, Any], at: int, every: int, tiny_model: str, tmp_path: Path
+    kind: str, at: int, every: int, uninterrupted: Callable[[str], Whole], tiny_model: str, tmp_path: Path
 ) -> None:
     """(5, 2) goes on at the beginning of the second epoch, the others in the middle of one."""
-    whole = run(make(tiny_model, **settings), tmp_path / "whole")
-    folder = tmp_path / "stopped"
+    whole, expected = uninterrupted(kind)
+    (make, settings), folder = KINDS[kind], tmp_path / "stopped"
     with pytest.raises(Stop):
         run(make(tiny_model, **settings), folder, At(at, stop), every_n_steps=every)
     newest = max((folder / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
@@ -61,16 +75,18 @@ def test_it_ends_as_if_nothing_had_happened(
     assert resumed.rollout_step == whole.rollout_step == 8
     one, other = trained(whole), trained(resumed)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert metrics(folder) == metrics(tmp_path / "whole")
+    assert metrics(folder) == metrics(expected)
     for name in ("samples.csv", "best/adapter_model.safetensors", "adapter/model.safetensors"):
-        files = [place / name for place in (folder, tmp_path / "whole")]
+        files = [place / name for place in (folder, expected)]
         assert files[0].exists() == files[1].exists()
         assert not files[0].exists() or files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_stops(number: int, tiny_model: str, tmp_path: Path) -> None:
-    whole = run(grpo(tiny_model), tmp_path / "whole")
+def test_a_signal_saves_and_stops(
+    number: int, uninterrupted: Callable[[str], Whole], tiny_model: str, tmp_path: Path
+) -> None:
+    whole, _ = uninterrupted("grpo")
     folder, before = tmp_path / "stopped", signal.getsignal(number)
     with pytest.raises(Interrupted, match=f"stopped by {signal.Signals(number).name}, saved in") as told:
         run(grpo(tiny_model), folder, At(5, lambda: os.kill(os.getpid(), number)), every_n_steps=0)
@@ -127,8 +143,10 @@ def test_it_holds_what_is_trained_and_nothing_that_runs(tiny_model: str, tmp_pat
     assert read_snapshot(folder)["rollout_step"] == 8
 
 
-def test_whoever_trains_on_goes_on_from_the_end(tiny_model: str, tmp_path: Path) -> None:
-    whole = run(sft(tiny_model), tmp_path / "whole", epochs=2)
+def test_whoever_trains_on_goes_on_from_the_end(
+    uninterrupted: Callable[[str], Whole], tiny_model: str, tmp_path: Path
+) -> None:
+    whole, _ = uninterrupted("sft")
     run(sft(tiny_model), tmp_path / "short", epochs=1)
     end = tmp_path / "short" / "checkpoints" / "step_4"
     longer = run(sft(tiny_model), tmp_path / "longer", epochs=2, resume=str(end))
@@ -138,12 +156,19 @@ def test_whoever_trains_on_goes_on_from_the_end(tiny_model: str, tmp_path: Path)
         run(sft(tiny_model), tmp_path / "again", epochs=1, resume=str(end))
 
 
-@pytest.fixture
-def saved(tiny_model: str, tmp_path: Path) -> Path:
-    """A folder with two checkpoints, step_3 and step_6, of a run that was stopped."""
+@pytest.fixture(scope="module")
+def stopped(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
     with pytest.raises(Stop):
-        run(grpo(tiny_model), tmp_path / "saved", At(7, stop))
-    return tmp_path / "saved" / "checkpoints"
+        run(grpo(tiny_model), folder, At(7, stop))
+    return folder
+
+
+@pytest.fixture
+def saved(stopped: Path, tmp_path: Path) -> Path:
+    """A folder with its two checkpoints, step_3 and step_6, to be damaged."""
+    return shutil.copytree(stopped, tmp_path / "saved") / "checkpoints"
 
 
 def forge(path: Path) -> None:

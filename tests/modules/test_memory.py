@@ -222,9 +222,10 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
 
 
 def test_the_embedded_run_takes_what_it_said(tmp_path: Path) -> None:
-    """As shipped, but for two steps without validation, and for glibc, which is told to give back what is freed."""
+    """As shipped, but for few rows, two steps and no validation, and for glibc, which is told to give back what is freed."""
     words = ["fit", "--config", CONFIGS / "grpo.yaml", "--trainer.default_root_dir", tmp_path]
     words += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "0", "--trainer.accelerator", "cpu"]
+    words += ["--data.micro", "{train: 60, validation: 4, test: 4}", "--data.splits.cold_start_count", "8"]
     run = subprocess.run(
         [sys.executable, "-m", "lsemrl", *map(str, words)],
         capture_output=True, text=True, check=True, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},

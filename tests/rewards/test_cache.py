@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from forks import Fork, script
 from lsemrl.rewards.cache import VectorCache, fingerprint, identity, user_cache_folder
 
 CPU = torch.device("cpu")
@@ -114,20 +113,20 @@ def test_a_full_disk_is_told_once_and_leaves_nothing_behind(
 
 
 def test_processes_may_write_at_once(tmp_path: Path) -> None:
-    script = """
+    code = """
 import sys, warnings, torch
 from pathlib import Path
 from lsemrl.rewards.cache import VectorCache
 warnings.simplefilter("error")
 cache = VectorCache(Path(sys.argv[1]))
-for round in range(40):
+for round in range(20):
     for text in range(10):
         got = cache.get(str(text))
         assert got is None or torch.equal(got, torch.full((500,), float(text))), got
         cache.put(str(text), torch.full((500,), float(text)))
 """
-    writers = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    writers = [Fork([code, str(tmp_path)], script) for _ in range(2)]
+    assert [writer.end().returncode for writer in writers] == [0, 0]
     assert len(files(tmp_path)) == 10
 
 

@@ -76,12 +76,12 @@ def test_fresh_weights() -> None:
 
 
 def test_a_few_steps_teach_something_and_the_same_thing_again() -> None:
-    training = EncoderTraining(fresh=True, epochs=2, batch_size=32, lr=2e-3, device="cpu")
+    training = EncoderTraining(fresh=True, epochs=2, batch_size=16, lr=2e-3, device="cpu")
     lines: list[str] = []
     histories, weights = [], []
     for _ in range(2):
         encoder = load_encoder(micro.NAME, training)
-        histories.append(train(encoder, pairs(512), pairs(40, "test"), training, lines.append))
+        histories.append(train(encoder, pairs(256), pairs(40, "test"), training, lines.append))
         weights.append(encoder.state_dict())
     rows = histories[0]
     assert [row["step"] for row in rows][-1] == 32
