@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from forks import Fork, script
 from lsemrl.config_files import CONFIGS
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory
 from lsemrl.modules.packing import micro_batches
@@ -211,18 +212,17 @@ def test_the_peak_is_in_the_worse_phase() -> None:
 
 
 def test_the_peak_stays_when_memory_is_given_back() -> None:
-    script = (
+    code = (
         "import torch; from lsemrl.modules.memory import held_memory, peak_memory; device = torch.device('cpu');"
         "before = held_memory(device); torch.ones(75_000_000); print(before, held_memory(device), peak_memory(device))"
     )
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    before, after, peak = map(int, output.split())
+    before, after, peak = map(int, Fork([code], script).end().stdout.split())
     assert 10e6 < before < peak - 250e6 < 20e9
     assert after < peak - 250e6
 
 
 def test_the_embedded_run_takes_what_it_said(tmp_path: Path) -> None:
-    """As shipped, but for few rows, two steps and no validation, and for glibc, which is told to give back what is freed."""
+    """As shipped, but for few rows, two steps, no validation, and glibc, which is told to give back what is freed."""
     words = ["fit", "--config", CONFIGS / "grpo.yaml", "--trainer.default_root_dir", tmp_path]
     words += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "0", "--trainer.accelerator", "cpu"]
     words += ["--data.micro", "{train: 60, validation: 4, test: 4}", "--data.splits.cold_start_count", "8"]
