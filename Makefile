@@ -11,7 +11,7 @@ test: $(VENV)/ready  ## lint, types, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist worksteal
 
 test-docs: $(VENV)/ready  ## what the README and docs tell to type, run from top to bottom; 5 to 7 minutes on two busy cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_docs.py

@@ -32,12 +32,18 @@ _QUICK = (
     "--trainer.accelerator=cpu",
     "--trainer.callbacks=null",
     "--trainer.default_root_dir={runs}",
-    "--data.micro={{train: 100, validation: 4, test: 4}}",
 )
+_FEW = (
+    "--data.micro={{train: 100, validation: 4, test: 4}}",
+    "--data.splits.cold_start_count=50",
+    "--trainer.val_check_interval=1",
+)
+"""Rows of the embedded world, where a case brings none of its own."""
 
 
 def _fit(*words: str, says: str, config: str = "grpo.yaml") -> Case:
-    return Case(("fit", "--config", str(CONFIGS / config), *_QUICK, *words), says)
+    few = () if any(word.startswith("--data") for word in words) else _FEW
+    return Case(("fit", "--config", str(CONFIGS / config), *_QUICK, *few, *words), says)
 
 
 def _rows(name: str, says: str) -> Case:

@@ -11,9 +11,11 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name  # nothing is read from, or written t
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from lsemrl.data.collate import encode
 from lsemrl.modules.policy import Policy
+from lsemrl.modules.pretrained import read_config_and_tokenizer
 from lsemrl.types import Example, PromptBatch
 from tiny import make_policy, save_tiny_model
 
@@ -30,6 +32,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
+@pytest.fixture(scope="session")
+def tokenizer_of_tiny_model(tiny_model: str) -> PreTrainedTokenizerBase:
+    """As a policy reads it."""
+    return read_config_and_tokenizer(tiny_model, trust=False)[1]
+
+
 @pytest.fixture
 def policy(tiny_model: str) -> Policy:
     """A tiny policy with an adapter whose second factor is not zero, so that it differs from its base."""
@@ -37,7 +45,7 @@ def policy(tiny_model: str) -> Policy:
 
 
 @pytest.fixture
-def prompts(policy: Policy) -> PromptBatch:
+def prompts(tokenizer_of_tiny_model: PreTrainedTokenizerBase) -> PromptBatch:
     """Three prompts of different lengths with references of different lengths."""
     rows = (
         ("翻译成藏文：老师买了书。", "དགེ་རྒན་གྱིས་དེབ་ཉོས།"),
@@ -48,4 +56,4 @@ def prompts(policy: Policy) -> PromptBatch:
         Example(id=str(at), prompt=prompt, source=prompt, references=(reference,))
         for at, (prompt, reference) in enumerate(rows)
     ]
-    return encode(policy.tokenizer, examples)
+    return encode(tokenizer_of_tiny_model, examples)

@@ -19,7 +19,14 @@ def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(demo, name, 6)
     monkeypatch.setattr(demo, "POINTS", 2)
     monkeypatch.setattr(demo, "OWN_ROWS", 16)
-    stages = [dataclasses.replace(stage, steps=2) for stage in demo.demo_stages("headline")]
+    few, count = "micro={train: 80, validation: 4, test: 4}", "splits.cold_start_count=40"
+    words = {"sft_replay": (f"--data.main.{few}", f"--data.replay.{few}")}
+    stages = [
+        dataclasses.replace(
+            stage, steps=2, words=(*stage.words, *words.get(stage.name, (f"--data.{few}", f"--data.{count}")))
+        )
+        for stage in demo.demo_stages("headline")
+    ]
     report = demo.run_demo("headline", tmp_path, seed=1, stages=stages)
     assert [arm.name for arm in report.arms] == ["base", "cold_start_anchored", "rl_anchored", "sft", "sft_replay"]
     assert Report.from_json(tmp_path / "version_0" / "report.json") == report

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,20 @@ def rehearse(output: Path, *words: str) -> None:
     main(["rehearse", "--output", str(output), *SMALL, *words])
 
 
-def test_the_base_writes_what_users_ask_and_answers_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "own.jsonl"
-    rehearse(output)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text that was written without a stop; the only file of its folder but those beside it."""
+    output = tmp_path_factory.mktemp("whole") / "own.jsonl"
+    with redirect_stdout(StringIO()) as said:
+        rehearse(output)
+    assert f"20 rows in {output}; dropped: " in said.getvalue()
+    return output
+
+
+def test_the_base_writes_what_users_ask_and_answers_it(whole: Path) -> None:
+    output = whole
     rows = read_rehearsal(output)
     assert len(rows) == 20 and len({row.prompt for row in rows}) == 20
-    assert f"20 rows in {output}; dropped: " in capsys.readouterr().out
     tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
     for row in rows:
         asked = [{"role": "user", "content": row.prompt}]
@@ -46,9 +57,10 @@ def test_the_base_writes_what_users_ask_and_answers_it(tmp_path: Path, capsys: p
     assert "20 rows kept" in page and "Han" in page and rows[0].prompt[:4] in page
 
 
-def test_a_call_that_was_stopped_goes_on_to_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
-    rehearse(whole)
+def test_a_call_that_was_stopped_goes_on_to_the_same_file(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "part.jsonl"
     answers, calls = command.write_answers, []
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
@@ -69,9 +81,8 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_file(tmp_path: Path, monkey
     rehearse(part)
 
 
-def test_text_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
-    output = tmp_path / "own.jsonl"
-    rehearse(output)
+def test_text_of_other_settings_is_not_gone_on_with(whole: Path, tmp_path: Path) -> None:
+    output = shutil.copytree(whole.parent, tmp_path / "copy") / whole.name
     before = output.read_bytes()
     for words in (["--seed", "2"], ["--temperature", "0.5"]):
         with pytest.raises(SystemExit):
@@ -104,7 +115,7 @@ def test_a_base_without_a_chat_template_writes_from_where_texts_begin(tiny_model
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = None
     model = tmp_path / "plain"
-    __import__("shutil").copytree(tiny_model, model)
+    shutil.copytree(tiny_model, model)
     (model / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer.save_pretrained(model)
     rehearse(tmp_path / "own.jsonl", "--policy.model", str(model), "--rows", "2", "--max-new-tokens", "400")

@@ -57,7 +57,7 @@ def test_too_many_in_a_row_stop_the_run(tiny_model: str, tmp_path: Path, monkeyp
     with pytest.raises(UserError, match=r"not finite in 3 optimizer steps running .*; look at the rows in '.*skipped"):
         run(module, tmp_path)
     assert module.rollout_step == 5
-    assert module.skipped == 4
+    assert module.skipped.count == 4
 
 
 def saved(folder: Path) -> list[str]:

@@ -5,8 +5,6 @@ What a step of training does is in `grpo` and `sft`; nothing here decides anythi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lsemrl.data.base import Data
-from lsemrl.files import append
 from lsemrl.metrics.scorer import MetricSettings, Scorer
 from lsemrl.modules.anchor import Anchor
 from lsemrl.modules.anchor_settings import AnchorSettings
@@ -39,11 +36,11 @@ from lsemrl.modules.ranks import every_rank, leave_at_exit
 from lsemrl.modules.reference import sync_reference
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling, check_tokens
-from lsemrl.modules.step_faults import skipped_rows, unsound, within_memory
+from lsemrl.modules.step_faults import SkippedSteps, skipped_rows, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.modules.trainer_settings import check_trainer, planned_steps
 from lsemrl.runs import SKIPPED
-from lsemrl.types import Completion, Example, PromptBatch, Rollouts, Sequences, UserError
+from lsemrl.types import Completion, Example, PromptBatch, Rollouts, Sequences
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -81,7 +78,7 @@ class PolicyModule(LightningModule):
         self.stopwatch = Stopwatch(torch.device("cpu"))  # of the step that is taken
         self.folder = Path()  # where this run writes, from `setup` on
         self.answers = Answers()
-        self.skipped = self.skipped_in_a_row = 0  # optimizer steps without a finite gradient
+        self.skipped = SkippedSteps()
         self._resumed: dict[str, Any] | None = None  # this rank's part of a checkpoint
 
     def configure_model(self) -> None:
@@ -178,18 +175,23 @@ class PolicyModule(LightningModule):
         self.meet()
         norm = self._apply_gradients()
         if bool(norm.isfinite()):
-            self.skipped_in_a_row = 0
+            self.skipped.in_a_row = 0
             every = self.policy.settings.ref_model_sync_steps
             if every and self.global_step % every == 0:
                 sync_reference(self.policy)
         else:
-            self._skip(whole, batches, found["loss"])
+            about = {"rollout_step": self.rollout_step, "rank": self.global_rank}
+            rows_of_ranks = every_rank(skipped_rows(whole, batches, found["loss"], self.policy, about))
+            path = self.folder / SKIPPED
+            self.say(f"the gradient of rollout step {self.rollout_step} is not finite: skipped; its rows are in {path}")
+            writing = rows_of_ranks if self.trainer.is_global_zero else ()
+            self.skipped.add(path, writing, self.optimizer.max_skipped_steps)
         totals = {name: torch.stack(values).sum() for name, values in found.items()}
         return {
             **totals,
             "grad_norm": norm,
             "padding/update": torch.tensor(padding(batches)),
-            "skipped_steps": torch.tensor(float(self.skipped)),
+            "skipped_steps": torch.tensor(float(self.skipped.count)),
         }
 
     def _backward(
@@ -237,21 +239,6 @@ class PolicyModule(LightningModule):
         if sum_gradients(self.trainer.strategy.model, self.policy):
             self.stopwatch.lap("communication")
         return clipped_step(optimizer, schedule, self.optimizer.max_grad_norm)
-
-    def _skip(self, whole: Sequences, batches: Sequence[MicroBatch], losses: Sequence[torch.Tensor]) -> None:
-        """Count a step that was skipped, and write out the rows it was of."""
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        path, about = self.folder / SKIPPED, {"rollout_step": self.rollout_step, "rank": self.global_rank}
-        rows = every_rank(skipped_rows(whole, batches, losses, self.policy, about))
-        if self.trainer.is_global_zero:
-            append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for own in rows for row in own))
-        self.say(f"the gradient of rollout step {self.rollout_step} is not finite: skipped; its rows are in {path}")
-        if self.skipped_in_a_row >= self.optimizer.max_skipped_steps:
-            raise UserError(
-                f"the gradient was not finite in {self.skipped_in_a_row} optimizer steps running "
-                f"(optimizer.max_skipped_steps); look at the rows in {str(path)!r}, or lower optimizer.lr"
-            )
 
     def meet(self) -> None:
         """Wait for all ranks, and count how long as waiting."""
@@ -319,7 +306,7 @@ class PolicyModule(LightningModule):
     def own_state(self) -> dict[str, Any]:
         """What this rank alone knows and a resumed run must have again, as JSON can hold it."""
         return {
-            "skipped": [self.skipped, self.skipped_in_a_row],
+            "skipped": [self.skipped.count, self.skipped.in_a_row],
             "micro_batch_tokens": self.micro_batch_tokens if self.micro_batch_tokens < self._asked_tokens else None,
             "sampling_parts": self.sampling_parts,
             "random": random_state(self.device),
@@ -333,7 +320,7 @@ class PolicyModule(LightningModule):
 
     def resume_state(self, state: dict[str, Any]) -> None:
         """Take up what `own_state` gave; the random numbers in `on_train_start`, after everything else has drawn."""
-        self.skipped, self.skipped_in_a_row = state["skipped"]
+        self.skipped = SkippedSteps(*state["skipped"])
         self.micro_batch_tokens = min(self.micro_batch_tokens, state["micro_batch_tokens"] or self.micro_batch_tokens)
         self.sampling_parts = state["sampling_parts"]
         self._resumed = state
@@ -350,4 +337,4 @@ class PolicyModule(LightningModule):
 
     def unsound(self) -> str | None:
         """Why the policy is none to be saved; None if it is one. All ranks must ask."""
-        return unsound(self.policy, self.skipped_in_a_row, self.device)
+        return unsound(self.policy, self.skipped.in_a_row, self.device)

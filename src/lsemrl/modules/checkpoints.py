@@ -136,7 +136,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Delete what is older than the checkpoints to keep, once a step has gone well from the newest."""
         assert isinstance(pl_module, PolicyModule)
-        if self._unproven and not pl_module.skipped_in_a_row:
+        if self._unproven and not pl_module.skipped.in_a_row:
             self._rotate(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

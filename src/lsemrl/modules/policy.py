@@ -21,12 +21,11 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.functional import linear
 
 from lsemrl import kernels, micro
 from lsemrl.kernels.divergence import Head, Likeliest, divergence_loss
 from lsemrl.modules.adapters.config import new_config, read_config
-from lsemrl.modules.adapters.embeddings import head_weight
+from lsemrl.modules.adapters.embeddings import head_logits, output_head
 from lsemrl.modules.adapters.files import check_passport, read_tensors, write_adapter
 from lsemrl.modules.adapters.loading import (
     REFERENCE,
@@ -176,7 +175,7 @@ class Policy(nn.Module):
         if self._way == "plain":
             scored = score_logits(states_MH, packed.targets_M, temperature)
         else:
-            weight_VH, bias_V = self._head()
+            weight_VH, bias_V = output_head(self.model)
             scored = kernels.token_logprobs(
                 states_MH, weight_VH, packed.targets_M, bias_V=bias_V, temperature=temperature
             )
@@ -203,7 +202,7 @@ class Policy(nn.Module):
         if self._way == "plain":
             logprobs_M, entropy_M = score_logits(states_MH, packed.targets_M, temperature)
             return loss_fn(slice(0, len(logprobs_M)), logprobs_M, entropy_M)
-        weight_VH, bias_V = self._head()
+        weight_VH, bias_V = output_head(self.model)
         return kernels.fused_policy_loss(
             states_MH,
             weight_VH,
@@ -223,13 +222,8 @@ class Policy(nn.Module):
         states_MH, _ = self._predictors(sequences)
         if self._way == "plain":
             return lambda tokens: states_MH[tokens].float()
-        weight_VH, bias_V = self._head(torch.float32)
-
-        def logits_CV(tokens: slice) -> Tensor:
-            with torch.autocast(weight_VH.device.type, enabled=False):
-                return linear(states_MH[tokens].float(), weight_VH, bias_V)
-
-        return logits_CV
+        head = output_head(self.model, torch.float32)
+        return lambda tokens: head_logits(states_MH[tokens].float(), *head)
 
     def divergence(
         self, sequences: Sequences, weights_M: Tensor, kept: Likeliest | None = None
@@ -247,20 +241,11 @@ class Policy(nn.Module):
 
         def states() -> Head:
             states_MH, _ = self._predictors(sequences)
-            return Head(states_MH, *(() if self._way == "plain" else self._head()))
+            return Head(states_MH, *(() if self._way == "plain" else output_head(self.model)))
 
         with self.base() if kept is None else nullcontext():
             base = states() if kept is None else kept
         return divergence_loss(states(), base, weights_M)
-
-    def _head(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
-        """Weight [V, H] and bias [V] of the output head, in `dtype` or as mixed precision would have them."""
-        found = head_weight(self.model.get_output_embeddings())
-        assert found is not None  # else the way chosen would be through the model's own logits
-        weight_VH, bias_V = found
-        if dtype is None:
-            dtype = torch.bfloat16 if torch.is_autocast_enabled(weight_VH.device.type) else weight_VH.dtype
-        return weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
     def _predictors(self, sequences: Sequences) -> tuple[Tensor, Packed]:
         if self._way is None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from lsemrl.errors import reason_of
+from lsemrl.files import append
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
@@ -46,6 +50,40 @@ def within_memory(policy: Policy, work: Callable[[], T], halve: Callable[[], str
         torch.cuda.empty_cache()
         log.warning("memory ran out (%s); trying again, and going on, with %s", reason, halve())
     raise UserError(f"memory ran out ({reason}); lower {lower}, and see docs/scale.md")
+
+
+@dataclass
+class SkippedSteps:
+    """Optimizer steps without a finite gradient, which were skipped.
+
+    Attributes:
+        count: All of them.
+        in_a_row: Those that came last, one after the other.
+    """
+
+    count: int = 0
+    in_a_row: int = 0
+
+    def add(self, path: Path, rows_of_ranks: Sequence[list[dict[str, Any]]], most: int) -> None:
+        """Count a step, and write out the rows it was of.
+
+        Args:
+            path: Where they are appended as JSONL.
+            rows_of_ranks: See `skipped_rows`; none on a rank that does not write.
+            most: So many in a row are too many.
+
+        Raises:
+            UserError: There were so many.
+        """
+        self.count += 1
+        self.in_a_row += 1
+        if rows_of_ranks:
+            append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for rows in rows_of_ranks for row in rows))
+        if self.in_a_row >= most:
+            raise UserError(
+                f"the gradient was not finite in {self.in_a_row} optimizer steps running "
+                f"(optimizer.max_skipped_steps); look at the rows in {str(path)!r}, or lower optimizer.lr"
+            )
 
 
 def unsound(policy: Policy, skipped_in_a_row: int, device: torch.device) -> str | None:

@@ -16,6 +16,7 @@ from peft import LoraConfig
 from peft.utils import ModulesToSaveWrapper
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from lsemrl.types import UserError
 
@@ -87,6 +88,25 @@ def head_weight(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         layer: Any = module.token_adapter
         return (layer.base_layer.weight if layer.merged else layer.get_merged_weights(layer.active_adapters)), None
     return (module.weight, module.bias) if type(module) is nn.Linear else None
+
+
+def output_head(model: Any, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+    """Weight [V, H] and bias [V] of a model's head, in `dtype` or as mixed precision would have them.
+
+    Only of a model whose head is one matrix, see `head_weight`.
+    """
+    found = head_weight(model.get_output_embeddings())
+    assert found is not None  # else the way chosen would be through the model's own logits
+    weight_VH, bias_V = found
+    if dtype is None:
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(weight_VH.device.type) else weight_VH.dtype
+    return weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
+
+
+def head_logits(states_MH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
+    """What a head makes of hidden states [M, V], in the dtype of its weight whatever mixed precision would have."""
+    with torch.autocast(weight_VH.device.type, enabled=False):
+        return linear(states_MH, weight_VH, bias_V)
 
 
 def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
