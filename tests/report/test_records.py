@@ -21,6 +21,7 @@ from lsemrl.errors import UserError
 from lsemrl.micro import grammar
 from lsemrl.micro.oracle import meaning
 from lsemrl.report import columns, findings, page, plots
+from lsemrl.report.colours import COLOURS
 from lsemrl.report.records import Arm, HarnessScore, Report, Sample
 from lsemrl.report.write import table, write_report
 
@@ -290,7 +291,7 @@ def test_page_shows_every_arm_and_how_to_repeat_it(report: Report, folder: Path)
     assert all(sentence in text for sentence in findings.comparisons(report))
     assert report.command in text and all(signature in text for signature in report.signatures.values())
     for arm in report.arms:
-        assert arm.label in text and arm.trained_by in text and plots.COLOURS[arm.name] in text
+        assert arm.label in text and arm.trained_by in text and COLOURS[arm.name] in text
         for sample in arm.samples:
             assert f">{sample.source}</span>" in text and sample.output in text
     assert f'<span lang="bo">{report.arms[2].samples[0].output}</span>' in text
@@ -346,7 +347,7 @@ def test_gain_tax_plot_draws_each_arm_to_its_final_evaluation(report: Report) ->
     assert "percentage points" in ax.get_xlabel() and "meaning F1" in ax.get_ylabel()
     drawn = {line.get_color(): series(line) for line in ax.lines if len(series(line)[0]) > 2}
     for arm in report.trained:
-        xs, ys = drawn[plots.COLOURS[arm.name]]
+        xs, ys = drawn[COLOURS[arm.name]]
         loss = 100 * (report.base.general["em"] - arm.general["em"])
         assert (len(xs), xs[-1], ys[-1]) == pytest.approx((9, loss, 100 * arm.target["meaning_f1"]))
     assert {arm.label for arm in report.arms} <= {note.get_text() for note in ax.texts}

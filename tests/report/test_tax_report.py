@@ -17,6 +17,7 @@ from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import Measured, Rows
 from lsemrl.report import columns, page, plots, published
 from lsemrl.report.bootstrap import paired_bootstrap
+from lsemrl.report.colours import COLOURS
 from lsemrl.report.folders import find_general, find_judgement, find_measurements
 from lsemrl.report.records import Report
 from lsemrl.report.tax_report import tax_report
@@ -166,7 +167,7 @@ def test_ours_stand_beside_the_published_figures(report: Report) -> None:
 def test_plots_draw_intervals_and_every_seed(report: Report) -> None:
     figures = plots.draw(report)
     assert set(figures) == {"gain_tax", "nll_drift", "hacking", "kl_tax"}
-    colour = plots.COLOURS["sft"]
+    colour = COLOURS["sft"]
     lines = [line for line in figures["gain_tax"].axes[0].lines if line.get_color() == colour]
     contrast = report.contrast("sft", "base", "tax.em")
     assert contrast is not None

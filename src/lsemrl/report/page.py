@@ -12,6 +12,7 @@ import jinja2
 
 from lsemrl.foreign import code, fenced, visible
 from lsemrl.foreign import markdown as plain
+from lsemrl.report.colours import colours
 from lsemrl.report.columns import (
     LEARNED,
     LOSSES,
@@ -24,7 +25,7 @@ from lsemrl.report.columns import (
 )
 from lsemrl.report.compared import differences, harness, same_scores
 from lsemrl.report.findings import MISSING, comparisons, finding, hacking, notes, number, unmeasured
-from lsemrl.report.plots import colours, smoothing
+from lsemrl.report.plots import smoothing
 from lsemrl.report.published import Line, beside
 from lsemrl.report.records import Arm, Report, Sample
 

@@ -18,21 +18,10 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from lsemrl.foreign import visible
+from lsemrl.report.colours import colours
 from lsemrl.report.findings import SCORE_NAMES, matched, number, path, unmeasured
 from lsemrl.report.records import Arm, Report
 
-# Okabe and Ito's palette, told apart by every common kind of colour vision.
-COLOURS = {
-    "base": "#5c5c5c",
-    "cold_start": "#b87900",
-    "cold_start_anchored": "#7a6a00",
-    "rl": "#0072b2",
-    "rl_anchored": "#b5569c",
-    "sft": "#d55e00",
-    "sft_anchored": "#3f7f93",
-    "sft_replay": "#00875f",
-}
-_MORE_COLOURS = ("#2b93c9", "#7b4ea3", "#a8442a", "#6b8e23", "#8a5a83", "#4d6fae", "#996515", "#5b7f4a")
 _INK, _MUTED, _RULE = "#1c1c1c", "#6b6b6b", "#d8d8d8"
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
@@ -97,17 +86,6 @@ def _save(figure: Figure, kind: str, metadata: dict[str, None] | None) -> bytes:
     with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
     return buffer.getvalue()
-
-
-def colours(report: Report) -> dict[str, str]:
-    """One colour per arm name, the same in every report for the names that this project gives.
-
-    Arms on the way to another have that one's.
-    """
-    on_the_way = {name: arms[-1] for arms in report.paths for name in arms[:-1] if name not in COLOURS}
-    others = [arm.name for arm in report.arms if arm.name not in COLOURS and arm.name not in on_the_way]
-    found = COLOURS | {name: _MORE_COLOURS[at % len(_MORE_COLOURS)] for at, name in enumerate(others)}
-    return found | {name: found[end] for name, end in on_the_way.items()}
 
 
 def _gain_tax(report: Report) -> Figure | None:
