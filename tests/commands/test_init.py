@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -130,3 +131,39 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(change: dict, says: str, p
     with pytest.raises(UserError, match=says):
         init(**settings)
     assert not Path("project").exists()
+
+
+def test_what_is_missing_is_asked_at_a_terminal(
+    pairs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = iter(["zh", "", "bo", "", "", ""])  # an empty line asks again where there is no default
+    asked: list[str] = []
+
+    def read(question: str) -> str:
+        asked.append(question)
+        return next(typed)
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", read)
+    init(pairs)
+    assert "240 rows with the columns chinese (100% Han); tibetan (100% Tibetan)" in capsys.readouterr().out
+    assert [question.split(",")[0].split(" [")[0] for question in asked] == [
+        "the language that is translated from",
+        "the language that is to be learned",
+        "the language that is to be learned",
+        "a new folder for the project",
+        "the policy",
+        "the reward's sentence encoder",
+    ]
+    assert fields("rl.yaml")["model"]["init_args"]["policy"]["model"] == "micro"
+
+
+@pytest.mark.parametrize("option", ["--to", "--output"])
+def test_what_is_missing_is_refused_where_nobody_can_be_asked(
+    option: str, pairs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"--from": "zh", "--to": "bo", "--output": "project"}
+    del words[option]
+    with pytest.raises(SystemExit):
+        main(["init", pairs, *(word for pair in words.items() for word in pair)])
+    assert f"{option} is not given; name " in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lsemrl import micro
+from lsemrl.commands.questions import answered, at_terminal
 from lsemrl.commands.rendered import rendered
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import target_ids
@@ -87,24 +88,24 @@ class Pace:
 def init(
     file: str,
     *,
-    to: str,
-    output: Path,
+    to: str | None = None,
+    output: Path | None = None,
     from_: str | None = None,
-    model: str = micro.NAME,
-    encoder: str = micro.NAME,
+    model: str | None = None,
+    encoder: str | None = None,
     task: Task = "translation",
     source_column: str | None = None,
     target_column: str | None = None,
     general: str | None = None,
 ) -> None:
-    """Write a project for the rows of a file.
+    """Write a project for the rows of a file; at a terminal, what is missing is asked.
 
     Args:
         file: Rows as `lsemrl fit` reads them: JSONL, JSON, CSV, TSV or Parquet.
         to: The language that is to be learned, by its ISO 639 code.
         output: A new folder for the project.
         from_: The language that is translated from.
-        model: The policy: a folder, a hub id, or "micro" for the embedded world's.
+        model: The policy: a folder, a hub id, or "micro" for the embedded world's, which it is by default.
         encoder: Of the reward and of the metric similarity: a SentenceTransformer folder, a hub id, or "micro".
         task: What is learned.
         source_column: The column of what is asked; by default told by its name or its letters.
@@ -114,11 +115,20 @@ def init(
     Raises:
         UserError: The file, a column, a language or the model is not what it should be, or `output` holds something.
     """
+    asking = at_terminal() and None in (to, output, from_ if task == "translation" else "")
+    found = survey(Source(path=file, on_bad_row="skip")) if asking else None
+    if found:
+        print(f"{found.rows:,} rows with the columns {'; '.join(map(str, found.columns))}")
+    if task == "translation":
+        from_ = answered(from_, "--from", "the language that is translated from, such as en")
+    to = answered(to, "--to", "the language that is to be learned, such as bo")
+    output = Path(answered(str(output) if output else None, "--output", "a new folder for the project", "project"))
+    if asking:
+        model = answered(model, "--model", "the policy, a folder or hub id, or micro for a trial", micro.NAME)
+        encoder = answered(encoder, "--encoder", "the reward's sentence encoder, likewise", micro.NAME)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
-    if task == "translation" and from_ is None:
-        raise UserError("--from is not given; name the language that is translated from, such as --from en")
-    found = survey(Source(path=file, on_bad_row="skip"))
+    found = found or survey(Source(path=file, on_bad_row="skip"))
     columns = _columns(found, task, from_ or "", to, source_column, target_column)
     asked = Asked(
         path=file,
@@ -126,9 +136,9 @@ def init(
         task=task,
         from_=from_ or "",
         to=to,
-        model=model,
-        encoder=encoder,
-        general=general or (micro.NAME if model == micro.NAME else ""),
+        model=model or micro.NAME,
+        encoder=encoder or micro.NAME,
+        general=general or (micro.NAME if model in (None, micro.NAME) else ""),
     )
     profile = profile_of(to, list(columns.values())[1])
     shown, lines = _shown(asked, found, columns, profile)
