@@ -113,3 +113,14 @@ def test_a_file_may_leave_out_what_stands_between_a_field_and_its_class(tmp_path
         overlay.write_text(f"model: {within % 'bta'}")
         with pytest.raises(ArgumentError, match="bta"):
             first_look(["--config", str(CONFIGS / "grpo.yaml"), "--config", str(overlay)])
+
+
+def test_what_is_wrong_in_such_a_file_is_told_as_in_any(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    for within in ("{optimizer: {lr: %s}}", "{init_args: {optimizer: {lr: %s}}}"):
+        for value, says in (
+            ("abc", "model.optimizer.lr: Expected a float"),
+            (".inf", "lr is inf; give a finite number"),
+        ):
+            overlay.write_text(f"model: {within % value}")
+            assert says in refused("--config=grpo.yaml", f"--config={overlay}")

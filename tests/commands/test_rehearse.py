@@ -123,6 +123,12 @@ def test_a_base_without_a_chat_template_writes_from_where_texts_begin(tiny_model
         assert row.prompt == "" and row.prompt_ids == (tokenizer.eos_token_id,) and row.response
 
 
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "prompts.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -130,6 +136,12 @@ def test_a_base_without_a_chat_template_writes_from_where_texts_begin(tiny_model
         (lambda path: {"rows": -1}, "--rows is -1"),
         (lambda path: {"rows": 0}, "--rows is 0 and --prompts is not given"),
         (lambda path: {"prompts": path / "nope.txt"}, r"--prompts is .* cannot be read"),
+        (lambda path: {"rows": 0, "prompts": _file(path, "\n \n")}, r"--prompts is .* holds no prompts"),
+        (
+            lambda path: {"rows": 0, "prompts": _file(path, "复述：老师喝了茶。\n"), "max_new_tokens": 1},
+            r"no row could be kept \(1 since the answer did not end\)",
+        ),
+        (lambda path: {"without": "("}, r"--without is '\(', which is no regular expression"),
         (lambda path: {"max_prompt_tokens": 1}, r"of \d+ rows 0 could be kept \(\d+ since the prompt did not end"),
     ],
 )
@@ -149,3 +161,20 @@ def test_rows_are_data_to_train_on_too(tmp_path: Path, monkeypatch: pytest.Monke
     )
     main(["fit", "--config", "own.yaml", *data, *quick, "--trainer.default_root_dir=runs"])
     assert (tmp_path / "runs" / "version_0" / "adapter").is_dir()
+
+
+def test_kinds_of_text_are_kept_out_and_any_task_is_asked(tmp_path: Path) -> None:
+    output, config = tmp_path / "own.jsonl", tmp_path / "own.yaml"
+    questions = {
+        "class_path": "lsemrl.data.comprehension.ComprehensionData",
+        "init_args": {"source": {"path": "micro"}, "micro": {"train": 6, "validation": 0, "test": 0}},
+    }
+    config.write_text(json.dumps({"without": "[？?]", "prompts": questions}), encoding="utf-8")
+    rehearse(output, "--config", str(config))
+    rows = read_rehearsal(output)
+    asked = [row for row in rows if row.given == len(row.prompt_ids)]
+    own = [row for row in rows if row not in asked]
+    assert len(asked) == 6 and all("？" in row.prompt for row in asked)  # what is asked for is kept
+    assert len(own) == 20 and not any("？" in row.prompt + row.response for row in own)
+    dropped = json.loads(identity_path(output).read_text(encoding="utf-8"))["progress"]["dropped"]
+    assert dropped["--without speaks of it"] > 0

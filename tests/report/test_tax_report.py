@@ -326,6 +326,17 @@ def general_json(folder: Path, adapter: str, em: tuple[float, float], stderr: fl
     (folder / "general.json").write_text(json.dumps(content))
 
 
+def test_scores_of_an_adapter_at_another_scale_are_not_those_of_the_whole(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "base", "rl")
+    folder = tmp_path / "runs" / "general"
+    general_json(folder, "runs/rl/1", (0.8, 0.7))
+    content = json.loads((folder / "general.json").read_text())
+    content["policy"]["adapter_scale"] = 0.5
+    (folder / "general.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"of the adapter 'runs/rl/1' at 0\.5, of which there is no measurement"):
+        tax_report(find_measurements([tmp_path]), command="", general=find_general([tmp_path]))
+
+
 def test_scores_of_the_harness_stand_in_the_same_report(tmp_path: Path) -> None:
     write(tmp_path / "runs", "base", "rl", "sft")
     for seed, after in zip(SEEDS, (0.70, 0.72, 0.74), strict=True):

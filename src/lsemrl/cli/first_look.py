@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import ast
 import functools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_type_hints
+
+import yaml
 
 from lsemrl.cli.words import spelled_out
 from lsemrl.config_files import prepare_configs, read_config
 from lsemrl.errors import UserError
+from lsemrl.files import write_text
 from lsemrl.finite import check_all_finite, check_all_seeds
 
 POLICIES = ("lsemrl.modules.sft.SFT", "lsemrl.modules.grpo.GRPO")
@@ -71,7 +74,9 @@ def first_look(words: Sequence[str]) -> None:
     parser.add_subclass_arguments(Data, "data")
 
     fields = ((name, value) for name, _, value in pairs)
-    config = parser.parse_args([f"--{name}={value}" for name, value in _known(fields, bool(policy))])
+    with TemporaryDirectory() as rewritten:
+        known = _known(fields, bool(policy), Path(rewritten))
+        config = parser.parse_args([f"--{name}={value}" for name, value in known])
     check_all_seeds(config.as_dict())
     check_all_finite(config.as_dict())
     if policy:
@@ -113,8 +118,14 @@ def _policies(pairs: Iterable[tuple[str, str]]) -> set[str]:
     return named
 
 
-def _known(pairs: Iterable[tuple[str, str]], ours: bool) -> Iterator[tuple[str, str]]:
-    """The words, by the names that the parser here has for them; without those that only the parser proper can read."""
+def _known(pairs: Iterable[tuple[str, str]], ours: bool, rewritten: Path) -> Iterator[tuple[str, str]]:
+    """The words, by the names that the parser here has for them; without those that only the parser proper can read.
+
+    Args:
+        pairs: Names and values.
+        ours: Whether the policy is one of `POLICIES`.
+        rewritten: A folder for files whose names are not those that the parser here has.
+    """
     for name, value in pairs:
         group, _, field = name.partition(".")
         if group == "trainer":
@@ -125,7 +136,11 @@ def _known(pairs: Iterable[tuple[str, str]], ours: bool) -> Iterator[tuple[str, 
                 field = field.removeprefix("init_args.")
                 yield (f"model.init_args.{field}" if field not in ("", "class_path") else "model.class_path"), value
         elif name == "config":
-            yield name, json.dumps(_whole_names(read_config(value)), default=str)
+            content = read_config(value)
+            if (whole := _whole_names(content)) != content:
+                value = str(rewritten / f"{len([*rewritten.iterdir()])}.yaml")
+                write_text(Path(value), yaml.safe_dump(whole, allow_unicode=True))
+            yield name, value
         elif name != "checkpoints":  # a file of them
             yield name, value
 
@@ -137,8 +152,10 @@ def _whole_names(content: dict[str, Any]) -> dict[str, Any]:
         return content
     named = {name: model[name] for name in ("class_path", "init_args") if name in model}
     beside = {name: value for name, value in model.items() if name not in named}
-    inside = named.get("init_args")
-    return {**content, "model": {**named, "init_args": {**(inside if isinstance(inside, dict) else {}), **beside}}}
+    inside = named.get("init_args") or {}
+    if not beside or not isinstance(inside, dict):
+        return content
+    return {**content, "model": {**named, "init_args": {**inside, **beside}}}
 
 
 def _hints(module: str, kind: str) -> dict[str, Any]:

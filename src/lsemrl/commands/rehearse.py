@@ -101,6 +101,10 @@ def rehearse(
     base = Policy(policy)
     turn = turn_of(base)
     own = given_prompts(base, turn, prompts)
+    if not rows and not own:
+        raise UserError(
+            f"--rows is 0 and --prompts is {str(prompts)!r}, which holds no prompts; ask for rows, or fill it"
+        )
     base.load()
     base.to("cuda" if torch.cuda.is_available() else "cpu")
     settings = {
@@ -118,7 +122,7 @@ def rehearse(
         "seed": seed,
     }
     progress = _taken_up(output, settings)
-    kept = read_rehearsal(output) if progress["batches"] else []
+    kept = read_rehearsal(output) if progress["bytes"] else []
     dropped, known = Counter(progress["dropped"]), set(map(text_of, kept))
     asking = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_prompt_tokens)
     answering = replace(asking, max_new_tokens=max_new_tokens)
@@ -146,6 +150,8 @@ def rehearse(
                 "--max-new-tokens, or give --prompts"
             )
         lines.say(len(kept))
+    if not kept:
+        raise UserError(f"no row could be kept ({reasons(dropped)}); raise --max-new-tokens, or give other --prompts")
     if top_k:
         found = likeliest(base, kept, top_k, batch_size)
         write_bytes(likeliest_path(output), save(found, {"fingerprint": base.fingerprint}))

@@ -62,6 +62,7 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
         policy={
             "model": policy_settings.model,
             "adapter": policy_settings.adapter,
+            **({} if policy_settings.adapter_scale == 1 else {"adapter_scale": policy_settings.adapter_scale}),
             "dtype": policy_settings.dtype,
             "base_fingerprint": policy.fingerprint,
         },

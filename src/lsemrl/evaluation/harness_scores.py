@@ -57,7 +57,7 @@ class General:
     """What general.json holds.
 
     Attributes:
-        policy: Model, adapter, dtype, and the fingerprint of the base.
+        policy: Model, adapter (and its scale where that is not 1), dtype, and the fingerprint of the base.
         settings: As they took effect: chat template or not, thinking, decoding, seed, limit, batch size.
         versions: Library -> version.
         tasks: In the order they were asked for.
@@ -67,7 +67,7 @@ class General:
 
     lsemrl: str = __version__
     created: str
-    policy: dict[str, str | None]
+    policy: dict[str, str | float | None]
     settings: dict[str, Any]
     versions: dict[str, str]
     tasks: tuple[TaskResult, ...]

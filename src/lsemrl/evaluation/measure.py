@@ -116,7 +116,6 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     try_folder(folder, "output")
     policy = _policy(settings)
     battery, scorer = read or read_measured(settings, policy)
-
     base = _load(policy, settings.base)
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     found = measure(policy, battery, scorer, settings.max_new_tokens, settings.batch_size)

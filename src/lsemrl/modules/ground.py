@@ -31,7 +31,7 @@ def ground(policy: Policy, rows: Iterable[Example], encoders: Mapping[str, nn.Mo
         "policy's tokenizer": _tokenizer_fingerprint(policy.tokenizer, [*rows][:_TRIED]),
     }
     if policy.adapter:
-        found["policy.adapter"] = adapter_fingerprint(policy.adapter)
+        found["policy.adapter"] = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale)
     return found | {field: fingerprint(encoder) for field, encoder in encoders.items()}
 
 

@@ -19,10 +19,11 @@ _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, Overflo
 
 @dataclass(frozen=True, kw_only=True)
 class General:
-    """What `lsemrl general` found of one adapter: `tasks` as it writes them."""
+    """What `lsemrl general` found of one adapter at one scale: `tasks` as it writes them."""
 
     path: Path
     adapter: str
+    scale: float = 1.0
     tasks: tuple[dict[str, Any], ...]
 
 
@@ -89,7 +90,8 @@ def find_general(folders: Sequence[Path]) -> list[General]:
                 raise ValueError(f"policy.adapter is {adapter!r}")
             for task in tasks:
                 _check_task(task)
-            found.append(General(path=path, adapter=adapter, tasks=tasks))
+            scale = float(content["policy"].get("adapter_scale", 1))
+            found.append(General(path=path, adapter=adapter, scale=scale, tasks=tasks))
         except _UNREADABLE as error:
             raise UserError(f"{path} cannot be read ({error}): run lsemrl general again") from error
     return found

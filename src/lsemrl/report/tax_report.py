@@ -190,17 +190,18 @@ def _setup(base: Measured) -> dict[str, str]:
 def _by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
     """By the arm whose adapter was asked."""
     arms = {
-        Path(str(one.policy["adapter"])).resolve(): one.arm
+        (Path(str(one.policy["adapter"])).resolve(), one.policy.get("adapter_scale", 1.0)): one.arm
         for _, one in found
-        if one.policy["adapter"] and "adapter_scale" not in one.policy
+        if one.policy["adapter"]
     }
     asked: dict[str, list[General]] = {}
     for each in general:
-        arm = arms.get(Path(each.adapter).resolve())
+        arm = arms.get((Path(each.adapter).resolve(), each.scale))
         if arm is None:
+            at = "" if each.scale == 1 else f" at {each.scale:g}"
             raise UserError(
-                f"{each.path} is of the adapter {each.adapter!r}, of which there is no measurement: run lsemrl measure "
-                "on that adapter too, or leave the file out of the folders"
+                f"{each.path} is of the adapter {each.adapter!r}{at}, of which there is no measurement: run lsemrl "
+                "measure on that adapter too, or leave the file out of the folders"
             )
         asked.setdefault(arm, []).append(each)
     return asked

@@ -16,8 +16,6 @@ from torch import Tensor
 from lsemrl.modules.adapters.loading import TRAINED, adapter_tensors
 from lsemrl.types import UserError
 
-_SECOND = ("lora_B", "lora_embedding_B")
-"""Factors that carry the scale; the first ones stay."""
 _FIRST = ("lora_A", "lora_embedding_A")
 
 
@@ -43,12 +41,11 @@ def scale_adapter(model: Any, scale: float, folder: str, *, resized: bool = Fals
     for module in model.modules():
         layer: Any = module
         if isinstance(module, LoraLayer) and TRAINED not in layer.lora_variant:
-            for part in _SECOND:
-                second = getattr(layer, part)
-                for weight in second[TRAINED].parameters() if part == "lora_B" and TRAINED in second else ():
-                    to_scale(weight)
-                if part != "lora_B" and TRAINED in second:
-                    to_scale(second[TRAINED])
+            # The second factors carry the scale, the first ones stay.
+            for weight in layer.lora_B[TRAINED].parameters() if TRAINED in layer.lora_B else ():
+                to_scale(weight)
+            if TRAINED in layer.lora_embedding_B:
+                to_scale(layer.lora_embedding_B[TRAINED])
         elif isinstance(module, ModulesToSaveWrapper):
             base = dict(layer.original_module.named_parameters())
             for name, weight in layer.modules_to_save[TRAINED].named_parameters():
