@@ -61,7 +61,7 @@ def test_splits_of_the_battery_are_held_out(task: demo.Task) -> None:
 
 def test_a_log_gets_a_line_at_most_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now, log = [0.0], io.StringIO()
-    monkeypatch.setattr("lsemrl.commands.demo_progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lsemrl.durations.time.monotonic", lambda: now[0])
     with progress(Console(file=log), total=100.0) as shown:
         for second in range(0, 61, 10):
             now[0] = float(second)

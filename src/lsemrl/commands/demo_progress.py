@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -10,10 +9,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lsemrl.durations import spoken
-
-_EVERY = 30.0
-"""Seconds between two lines."""
+from lsemrl.durations import Pace
 
 
 class Shown(Protocol):
@@ -46,16 +42,13 @@ class Lines:
 
     def __init__(self, console: Console, total: float) -> None:
         self.console, self.total, self.done = console, total, 0.0
-        self._began, self._said = time.monotonic(), -_EVERY
+        self._pace = Pace()
 
     def say(self, text: str) -> None:
         """Name what is going on, if it is time, and what is left."""
-        now = time.monotonic()
-        if now - self._said < _EVERY:
-            return
-        self._said = now
-        left = f"; about {spoken((now - self._began) / self.done * (self.total - self.done))} left" if self.done else ""
-        self.console.print(f"{text}{left}", markup=False, highlight=False, soft_wrap=True)
+        if self._pace.due():
+            left = f"; {self._pace.left(self.done, self.total)}" if self.done else ""
+            self.console.print(f"{text}{left}", markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, cost: float) -> None:
         """Count `cost` as done."""

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -21,7 +20,7 @@ from lsemrl.commands.quiet import quiet
 from lsemrl.data.base import TaskData
 from lsemrl.data.rehearsal import Rehearsed, identity_path, likeliest_path, read_rehearsal
 from lsemrl.data.survey import scripts_of
-from lsemrl.durations import spoken
+from lsemrl.durations import Pace
 from lsemrl.files import append, told, try_folder, write_bytes, write_text
 from lsemrl.finite import check_seed
 from lsemrl.foreign import markdown
@@ -43,7 +42,7 @@ from lsemrl.modules.sampling import Sampling
 from lsemrl.reading import Unreadable, read_json
 from lsemrl.types import UserError
 
-_EVERY, _HOPELESS = 30.0, 20
+_HOPELESS = 20
 _SHOWN = 12
 
 
@@ -126,7 +125,7 @@ def rehearse(
     dropped, known = Counter(progress["dropped"]), set(map(text_of, kept))
     asking = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_prompt_tokens)
     answering = replace(asking, max_new_tokens=max_new_tokens)
-    lines = Lines(rows + len(own), len(kept))
+    wanted, already, pace = rows + len(own), len(kept), Pace(at_once=False)
     while (answered := progress["batches"] * batch_size) < len(own) or progress["free"] < rows:
         drawn = 2 * (seed * 1_000_003 + progress["batches"])  # a seed of its own for every batch, and for each half
         asked = part = own[answered : answered + batch_size]
@@ -149,7 +148,9 @@ def rehearse(
                 f"of {_HOPELESS * batch_size:,} rows {len(kept)} could be kept ({reasons(dropped)}); raise "
                 "--max-new-tokens, or give --prompts"
             )
-        lines.say(len(kept))
+        if len(kept) > already and pace.due():
+            left = pace.left(len(kept) - already, wanted - already)
+            print(f"{len(kept):,} of {wanted:,} rows; {left}", file=sys.stderr, flush=True)
     if not kept:
         raise UserError(f"no row could be kept ({reasons(dropped)}); raise --max-new-tokens, or give other --prompts")
     if top_k:
@@ -158,23 +159,6 @@ def rehearse(
     page = output.with_suffix(".md")
     write_text(page, "\n".join(_page(kept, dropped, policy.model)) + "\n")
     print(f"{len(kept):,} rows in {output}; dropped: {reasons(dropped)}; {page} shows some")
-
-
-class Lines:
-    """Says how far the writing has come, at most every 30 seconds."""
-
-    def __init__(self, wanted: int, already: int) -> None:
-        self._wanted, self._already = wanted, already
-        self._began = self._said = time.monotonic()
-
-    def say(self, rows: int) -> None:
-        """Count `rows` as kept."""
-        now = time.monotonic()
-        if now - self._said < _EVERY or rows == self._already:
-            return
-        self._said = now
-        left = (now - self._began) / (rows - self._already) * (self._wanted - rows)
-        print(f"{rows:,} of {self._wanted:,} rows; about {spoken(left)} left", file=sys.stderr, flush=True)
 
 
 def _taken_up(output: Path, settings: dict[str, Any]) -> dict[str, Any]:

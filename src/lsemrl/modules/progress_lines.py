@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lsemrl.durations import spoken
-
-_EVERY = 30.0
-"""Seconds between two lines."""
+from lsemrl.durations import Pace
 
 
 class ProgressLines(Callback):
     """Prints a line to standard error at the first step, at the last, and between them at most every 30 seconds."""
 
     def __init__(self) -> None:
-        self._said = -_EVERY
-        self._began, self._from = 0.0, 0
+        self._pace, self._from = Pace(), 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, at whichever step a run goes on from."""
-        self._began, self._from = time.monotonic(), pl_module.global_step
+        self._pace, self._from = Pace(), pl_module.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Say where the run is, if it is time."""
-        now, step, steps = time.monotonic(), pl_module.global_step, int(trainer.estimated_stepping_batches)
+        step, steps = pl_module.global_step, int(trainer.estimated_stepping_batches)
         done = step - self._from
-        if not trainer.is_global_zero or not done or (now - self._said < _EVERY and step < steps):
+        if not trainer.is_global_zero or not done or not self._pace.due(anyhow=step >= steps):
             return
-        self._said = now
         shown = ", ".join(f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items())
-        left = (now - self._began) / done * (steps - step)
-        print(f"step {step} of {steps}: {shown}; about {spoken(left)} left", file=sys.stderr, flush=True)
+        left = self._pace.left(done, steps - self._from)
+        print(f"step {step} of {steps}: {shown}; {left}", file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what validation found."""
