@@ -4,7 +4,7 @@ RESULTS := benchmarks/results
 
 .PHONY: demo test test-docs docs format assets bench bench-gpu faults mutants soak clean
 
-demo: $(VENV)/ready  ## the main job on the embedded world; 8 to 18 minutes on two cores
+demo: $(VENV)/ready  ## the main job on the embedded world; about 15 minutes on two cores
 	$(BIN)/lsemrl demo
 
 test: $(VENV)/ready  ## lint, types, tests

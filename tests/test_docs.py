@@ -37,7 +37,7 @@ SMALL = {
     "experiment": "--dry-run",
 }
 """What makes a verb quick; a block is run as it stands but for this."""
-DEMO = "8 to 18 minutes on two cores"
+DEMO = "about 15 minutes on two cores"
 SET_UP = "3 GB, 3.5 minutes"
 
 
