@@ -29,7 +29,7 @@ RANKS = ("ddp.yaml", "fsdp.yaml")
 FILES = sorted(
     str(path.relative_to(CONFIGS))
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent.name not in ("experiment", "measure", "paper") and path.name not in ("reward.yaml", *RANKS)
+    if path.parent.name not in ("experiment", "measure", "paper", "pidgin") and path.name not in ("reward.yaml", *RANKS)
 )
 SMALL = ["--data.micro={train: 40, validation: 4, test: 4}", "--data.batch_size=2"]
 

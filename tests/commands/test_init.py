@@ -11,6 +11,7 @@ import yaml
 
 from lsemrl.cli.main import main
 from lsemrl.commands.init import FILES, init
+from lsemrl.commands.rendered import _as_yaml
 from lsemrl.languages import Language
 from lsemrl.micro import corpus
 from lsemrl.types import UserError
@@ -61,6 +62,31 @@ def test_values_are_of_these_rows(pairs: str) -> None:
     assert 16 <= data["limits"]["max_target_tokens"] <= 32
     assert model["sampling"]["max_new_tokens"] == data["limits"]["max_target_tokens"]
     assert "template" not in data  # the task's own wording
+
+
+def test_held_out_files_and_questions_of_ones_own(pairs: str, tiny_model: str) -> None:
+    """English questions are not asked in Chinese, and what is held out already is not held out again."""
+    header, *rows = Path(pairs).read_text(encoding="utf-8").splitlines()
+    for name, part in (("train", rows[:200]), ("dev", rows[200:210]), ("test", rows[210:])):
+        Path(f"{name}.tsv").write_text("\n".join([header, *part, ""]), encoding="utf-8")
+    question = {"question": "Who crossed the river in the night?", "answers": ["the soldiers"], "id": "1"}
+    passage = {"context": "In the night the soldiers crossed the river near the old mill.", "qas": [question]}
+    Path("questions.json").write_text(json.dumps({"data": [{"paragraphs": [passage]}]}), encoding="utf-8")
+    words = ["--from=zh", "--to=bo", f"--model={tiny_model}", "--output=project", "--general=questions.json"]
+    main(["init", "train.tsv", *words, "--validation=dev.tsv", "--test=test.tsv"])
+    data, measured = fields("rl.yaml")["data"]["init_args"], fields("measure.yaml")
+    for rows_of in (data, measured["target"]["init_args"]):
+        assert (rows_of["validation"]["path"], rows_of["test"]["path"]) == ("dev.tsv", "test.tsv")
+        assert rows_of["validation"]["columns"] == rows_of["source"]["columns"] == {"zh": "chinese", "bo": "tibetan"}
+        assert rows_of["splits"]["validation_fraction"] == rows_of["splits"]["test_fraction"] == 0
+    assert measured["target_rows"] == 30 and measured["text"] == {"path": "test.tsv", "column": "chinese"}
+    template = {"template": "{context}\nQuestion: {question}"}
+    assert measured["general"]["init_args"]["template"] == template
+
+
+@pytest.mark.parametrize("text", ["a\nb", "=", "2024-13-01", "no", "翻译", "a: b", " a", "- x", "\t", "", "it's", "%x"])
+def test_any_text_is_written_as_yaml_reads_it(text: str) -> None:
+    assert yaml.safe_load(f"k: [{_as_yaml(text)}]")["k"] == [text]
 
 
 @pytest.mark.parametrize(

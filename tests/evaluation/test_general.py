@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lsemrl.data import choice, comprehension, headline, instruction
-from lsemrl.evaluation.general import answered_in, language_of, name_of, score_answers
+from lsemrl.evaluation.general import answered_in, language_of, name_of, score_answers, score_leaks
+from lsemrl.languages import language
 from lsemrl.metrics import cmrc, corpus
 from lsemrl.types import Completion, Example
 
@@ -74,3 +75,17 @@ def test_answers_to_instructions_are_scored_by_chrf() -> None:
 
 def test_nothing_is_scored_where_nothing_was_asked() -> None:
     assert score_answers([], "answers").corpus == {}
+
+
+def test_answers_in_the_learned_language_leak() -> None:
+    outputs = [PROSE["Tibetan"], "光荣", "", f"光荣 {PROSE['Tibetan']}", "1999"]
+    found = score_leaks([said(PROSE["Chinese"], "光荣", output) for output in outputs], language("bo"))
+    assert found.rows == {"leak": (1.0, 0.0, 0.0, 1.0, 0.0)} and found.corpus == {"leak": 0.4}
+    assert found.signatures["leak"].startswith("share of answers in lang:bo|script:Tibetan")
+
+
+def test_no_leak_is_told_where_the_rule_passes_the_questions_too() -> None:
+    """A script that both are written in, or general ability in the very language that was learned."""
+    for code, prose in (("pcm", PROSE["English"]), ("zh", PROSE["Chinese"])):
+        assert score_leaks([said(prose, "answer", prose)], language(code)).corpus == {}
+    assert score_leaks([], language("bo")).corpus == {}

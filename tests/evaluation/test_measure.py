@@ -138,7 +138,7 @@ def test_the_gain_alone_is_measured_without_general_data(
 @pytest.mark.parametrize(
     ("module", "name", "scores", "kept"),
     [
-        ("instruction.InstructionData", "instructions", {"chrf_sentence", "answer_length"}, "chrf_sentence"),
+        ("instruction.InstructionData", "instructions", {"chrf_sentence", "answer_length", "leak"}, "chrf_sentence"),
         ("choice.ChoiceData", "multiple choice", {"accuracy", "accuracy_per_token", "chance"}, "accuracy"),
     ],
 )

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lsemrl import micro
 from lsemrl.commands.questions import answered, at_terminal
 from lsemrl.commands.rendered import rendered
+from lsemrl.data import comprehension
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import target_ids
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.instruction import InstructionData
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.records import read_records
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.survey import Column, Survey, find_column, profile_of, survey
-from lsemrl.data.task import Prepared, prepare
+from lsemrl.data.task import HELD_OUT, Prepared, prepare
 from lsemrl.data.translation import TEMPLATES, TranslationData, wording
+from lsemrl.evaluation.general import language_of
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.modules.pretrained import read_config_and_tokenizer
@@ -61,6 +64,8 @@ class Asked:
     model: str
     encoder: str
     general: str
+    validation: str
+    test: str
 
     @property
     def in_world(self) -> bool:
@@ -97,6 +102,8 @@ def init(
     source_column: str | None = None,
     target_column: str | None = None,
     general: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
 ) -> None:
     """Write a project for the rows of a file; at a terminal, what is missing is asked.
 
@@ -111,6 +118,8 @@ def init(
         source_column: The column of what is asked; by default told by its name or its letters.
         target_column: The column of the answers, likewise.
         general: Questions in a language that the model knows, nested as SQuAD or CMRC are, for what it lost.
+        validation: Rows for validation, with the columns of the file; by default a share of the file's.
+        test: Rows for the test, likewise.
 
     Raises:
         UserError: The file, a column, a language or the model is not what it should be, or `output` holds something.
@@ -139,6 +148,8 @@ def init(
         model=model or micro.NAME,
         encoder=encoder or micro.NAME,
         general=general or (micro.NAME if model in (None, micro.NAME) else ""),
+        validation=validation or "",
+        test=test or "",
     )
     profile = profile_of(to, list(columns.values())[1])
     shown, lines = _shown(asked, found, columns, profile)
@@ -181,11 +192,17 @@ def _shown(
     alike = asked.task == "translation" and columns[asked.from_].share(profile) >= (profile.threshold or 0)
     identifier = f"{asked.folder}/language" if alike else ""
     # Enough held out to see a difference, and no more.
-    validation, test = (round(min(max(wanted / found.rows, 0.01), 0.1), 3) for wanted in (100, 300))
+    validation, test = (
+        0.0 if given else round(min(max(wanted / found.rows, 0.01), 0.1), 3)
+        for given, wanted in ((asked.validation, 100), (asked.test, 300))
+    )
+    train_rows = Source(path=asked.path, columns=renamed, header=found.header, on_bad_row="skip")
+    held_out = {name: replace(train_rows, path=path) for name in HELD_OUT if (path := getattr(asked, name))}
     prepared, lengths = _read(
         asked,
         kind(
-            source=Source(path=asked.path, columns=renamed, header=found.header, on_bad_row="skip"),
+            source=train_rows,
+            **held_out,
             splits=Splits(validation_fraction=validation, test_fraction=test),
             template=PromptTemplate(template=template or None),
             limits=Limits(max_prompt_tokens=_MOST_TOKENS, max_target_tokens=_MOST_TOKENS),
@@ -214,13 +231,18 @@ def _shown(
             field: {"path": asked.path, "column": column.name} | ({} if found.header else {"header": False})
             for field, column in columns.items()
         },
+        # Along what the policy is given: of a translation, in a language that it knows.
+        "text": {"path": asked.test or asked.path, "column": columns[asked.from_].name}
+        if asked.task == "translation" and found.header
+        else None,
         "metrics": ["chrf", "bleu", "rouge_l", "language_rate", "similarity"],
         "tau": 0.2 if asked.in_world else 0.3,
         "train": train,
         "test_rows": len(prepared.test),
         "cold_start": cold_start,
-        "validation": validation,
-        "test": test,
+        "held_out": {name: source.path for name, source in held_out.items()},
+        "fractions": {"validation_fraction": validation, "test_fraction": test},
+        "general_template": _wording_of_questions(asked),
         "longest_prompt": report["longest_prompt"],
         "longest_target": report["longest_target"],
         # An article may be cut, a sentence not.
@@ -272,6 +294,18 @@ def _wording(asked: Asked) -> str:
         return wording(asked.from_, asked.to)
     spoken = "zh" if asked.from_ == "zh" else "en"
     return _HEADLINE[spoken].format(name=name_in(asked.to, spoken))
+
+
+def _wording_of_questions(asked: Asked) -> str:
+    """What the policy is asked of general ability; "" for the task's own wording, which is Chinese."""
+    if asked.general in ("", micro.NAME):
+        return ""
+    task = comprehension.TASK
+    questions, _ = read_records(
+        Source(path=asked.general, on_bad_row="skip"), inputs=task.inputs, target=task.target, flatten=task.flatten
+    )
+    chinese = language_of(["\n".join(each.inputs.values()) for each in questions]) == "Chinese"
+    return "" if chinese else "{context}\nQuestion: {question}"
 
 
 def _summary(found: Survey, columns: Mapping[str, Column], profile: Language, identifier: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+
+_PLAIN = re.compile(r"[^\W\d][\w./ -]*|/[\w./-]+")
 
 
 def rendered(name: str, shown: dict[str, Any]) -> str:
@@ -30,7 +33,7 @@ def _template(name: str) -> jinja2.Template:
 def _as_yaml(value: Any) -> str:
     """On one line, quoted where YAML would read something else, also within a list or mapping."""
     if isinstance(value, str):
-        plain = yaml.safe_load(value) == value and not set(value) & set("{}[],:#&*!|>'\"%@`")
+        plain = _PLAIN.fullmatch(value) and yaml.safe_load(value) == value  # which on others may raise
         return value if plain else json.dumps(value, ensure_ascii=False)
     text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10_000)
     return text.strip()

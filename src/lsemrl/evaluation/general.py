@@ -13,6 +13,7 @@ import regex
 
 from lsemrl.canonical import canonical
 from lsemrl.data.task import ScoredBy, Task
+from lsemrl.languages import UNDECIDED, Language
 from lsemrl.metrics import cmrc, squad
 from lsemrl.metrics.contained import contained
 from lsemrl.metrics.corpus import chrf
@@ -101,3 +102,27 @@ def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General
         },
         signatures={key: by.SIGNATURE},
     )
+
+
+def tells_leaks(examples: Sequence[Example], learned: Language) -> bool:
+    """Whether the rule for `learned` tells it from the language of the questions: it passes less than half of them."""
+    verdicts = learned.verdicts([example.source for example in examples])
+    return sum(verdict > UNDECIDED for verdict in verdicts) < len(verdicts) / 2
+
+
+def score_leaks(answers: Sequence[Completion], learned: Language) -> General:
+    """How many answers are in the language that was learned, although nothing asked for it.
+
+    Args:
+        answers: To questions in a language that the base knew.
+        learned: That of the new task.
+
+    Returns:
+        leak, 1 for each answer that passes for `learned` and 0 for others, such as a name of which that cannot be told;
+        nothing where there are no answers, or the rule does not tell the questions themselves from it.
+    """
+    if not answers or not tells_leaks([answer.example for answer in answers], learned):
+        return General(rows={}, signatures={})
+    verdicts = learned.verdicts([answer.text for answer in answers])
+    rows = {"leak": tuple(float(verdict > UNDECIDED) for verdict in verdicts)}
+    return General(rows=rows, signatures={"leak": f"share of answers in lang:{learned.code}|{learned.rule}"})

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from lsemrl import __version__
 from lsemrl.data.base import TaskData
 from lsemrl.data.text import PlainText
-from lsemrl.evaluation.general import language_of, name_of
+from lsemrl.evaluation.general import language_of, name_of, tells_leaks
 from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure
 from lsemrl.files import make_folder, try_folder, write_lines
@@ -180,7 +180,9 @@ def read_measured(settings: MeasureSettings, policy: Policy | None = None) -> tu
     )
     scorer = Scorer(settings.metrics)
     checked = check_examples(policy, battery.parts, scorer.encoders, settings.max_new_tokens)
-    for line in [*checked, *scorer.look_at(battery.target)]:
+    leaks = battery.scored_by == "choices" or tells_leaks(battery.general, scorer.language) or not battery.general
+    blind = f"leak is left out, for {scorer.language} and so is what general ability is asked in"
+    for line in [*checked, *scorer.look_at(battery.target), *([] if leaks else [blind])]:
         print(line, file=sys.stderr)
     return battery, scorer
 

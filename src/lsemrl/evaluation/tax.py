@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from lsemrl.data.collate import encode
 from lsemrl.data.task import ScoredBy
 from lsemrl.evaluation.choices import score_choices
-from lsemrl.evaluation.general import General, score_answers
+from lsemrl.evaluation.general import General, score_answers, score_leaks
 from lsemrl.evaluation.measurement import Divergence
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.modules.adapters.merging import adapted_weights
@@ -60,7 +60,8 @@ class Measurement:
     Attributes:
         target: Scores on the new task, in [0, 1].
         target_rows: The same row by row, where a score has such values.
-        general: Scores of general ability (see `general`), and the mean NLL of the gold answers.
+        general: Scores of general ability (see `general`), the share of answers in the new task's language as leak, and
+            the mean NLL of the gold answers.
         general_rows: The same of each question, nll in nats per token.
         general_signatures: How they were computed.
         divergence: Along the gold outputs of "target" and "general", along "text", and along "own": outputs on the new
@@ -106,6 +107,7 @@ def measure(
     outputs = answer(policy, battery.target, max_new_tokens, batch_size)
     target = scorer.score(outputs)
     general, answers = _general(policy, battery, max_new_tokens, batch_size)
+    leaks = score_leaks(answers, scorer.language)
     nll = tuple(gold_nll(policy, battery.general, batch_size).tolist())
     along: dict[str, Iterable[Sequences]] = {
         name: (prompts.sequences for prompts in _batches(policy, examples, batch_size))
@@ -115,9 +117,9 @@ def measure(
     return Measurement(
         target=target.corpus,
         target_rows=target.rows,
-        general=general.corpus | ({"nll": sum(nll) / len(nll)} if nll else {}),
-        general_rows=general.rows | ({"nll": nll} if nll else {}),
-        general_signatures=general.signatures,
+        general=general.corpus | leaks.corpus | ({"nll": sum(nll) / len(nll)} if nll else {}),
+        general_rows=general.rows | leaks.rows | ({"nll": nll} if nll else {}),
+        general_signatures=general.signatures | leaks.signatures,
         divergence={name: divergence(policy, sequences) for name, sequences in along.items()},
         weight_change=weight_change(policy),
         outputs=tuple(outputs),

@@ -68,11 +68,13 @@ class Scorer:
     """Scores outputs by the metrics of its settings.
 
     Attributes:
+        language: Of the outputs.
         signatures: How each score that was given is defined, by name.
     """
 
     def __init__(self, settings: MetricSettings) -> None:
         self.settings = settings
+        self.language = languages.language(settings.language)
         self.signatures: dict[str, str] = {}
         self.encoder = (
             SemanticSimilarity(encoder=settings.encoder, dtype="float32") if "similarity" in settings.names else None
@@ -101,7 +103,7 @@ class Scorer:
         """
         if {"bleu", "rouge_l"} & set(self.settings.names) and examples:
             references = [example.references for example in examples]
-            metrics.check_units(references, languages.language(self.settings.language))
+            metrics.check_units(references, self.language)
         if "meaning" in self.settings.names and (unread := oracle.foreign([each.reference for each in examples])):
             return [f"metrics.names: meaning is left out, for {unread}"]
         return []
@@ -124,7 +126,7 @@ class Scorer:
             raise UserError("there is nothing to evaluate: the data have no rows for this stage")
         outputs = [completion.text for completion in completions]
         references = [list(completion.example.references) for completion in completions]
-        language = self.settings.language
+        language = self.language
         rows = {"ended_rate": tuple(float(completion.ended) for completion in completions)}
         corpus: dict[str, float] = {}
         for name in self._applying([completion.example for completion in completions]):

@@ -129,6 +129,7 @@ EXACT = _percent("wholly right", LEARNED_GROUP, "target.meaning_exact")
 EM = column_of("exact match", _GENERAL, "general.em", scale=100)
 ACCURACY = column_of("accuracy", _GENERAL, "general.accuracy", scale=100)
 ANSWERS_CHRF = column_of("chrF, answers", _GENERAL, "general.chrf_sentence", scale=100)
+LEAK = column_of("leak", _GENERAL, "general.leak", better=-1, scale=100, delta=True)
 LOST = Column(head="{lost} lost", group=_TAX, read=_lost, better=-1, scale=100, metric="tax.{kept}")
 DRIFT = Column(head="NLL drift", group=_TAX, read=_drift, better=-1, digits=3, metric="tax.nll")
 KL_TARGET = _kl("KL, new task", "kl", "target")
@@ -162,6 +163,7 @@ LOSSES = (
     _percent("per token", _GENERAL, "general.accuracy_per_token"),
     column_of("guessed", _GENERAL, "general.chance", better=0, scale=100),
     ANSWERS_CHRF,
+    LEAK,
     column_of("length", _GENERAL, "general.answer_length", better=0, delta=True),
     column_of("NLL", _GENERAL, "general.nll", better=-1, digits=3, delta=True),
     LOST,

@@ -29,6 +29,7 @@ _NOTES = {
     "accuracy": "Accuracy: the right choice has the highest log-probability of all; per token: the highest mean over "
     "its tokens. Guessed: what choosing blindly gives.",
     "chrf_sentence": "chrF of general ability is the mean over answers.",
+    "leak": "Leak: answers in the language that was learned, although they were asked for in another.",
 }
 """What scores of general ability mean, where there are such."""
 

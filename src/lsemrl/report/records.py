@@ -42,6 +42,7 @@ GENERAL = (
     "chance",
     "chrf_sentence",
     "answer_length",
+    "leak",
     "nll",
 )
 KEPT = {"em": "exact match", "accuracy": "accuracy", "chrf_sentence": "chrF"}
