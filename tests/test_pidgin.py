@@ -1,0 +1,82 @@
+"""The configurations for Nigerian Pidgin, through the command line, on models and rows that fit into a test.
+
+Models and data lie where the configurations look for them, in the formats that they are published in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lsemrl import micro
+from lsemrl.cli.main import main
+from lsemrl.config_files import CONFIGS
+from lsemrl.evaluation.measurement import FILE, Measured
+from lsemrl.experiment.read import read_experiment
+from two_languages import sentences
+
+PIDGIN = CONFIGS / "pidgin"
+SMALL = ["--trainer.accelerator=cpu", "--trainer.max_steps=1", "--trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with models and data under the configurations' names, and the identifier; the current one."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "pidgin" / "mafand").mkdir(parents=True)
+    for name, model in (("smollm2", micro.POLICY), ("minilm", micro.ENCODER)):
+        (home / "pidgin" / name).symlink_to(model)
+    for name, count in (("train", 120), ("dev", 4), ("test", 8)):
+        pairs = zip(*(sentences(code, count, words=6, seed=count) for code in ("en", "pcm")), strict=True)
+        lines = [json.dumps({"translation": {"en": en, "pcm": pcm}}) for en, pcm in pairs]
+        (home / "pidgin" / "mafand" / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    passages = [
+        {"context": context, "qas": [{"id": context, "question": "which", "answers": [{"text": context.split()[0]}]}]}
+        for context in sentences("en", 16)
+    ]
+    questions = {"data": [{"paragraphs": passages}]}
+    (home / "pidgin" / "xquad_en.json").write_text(json.dumps(questions), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        main(["fit-language", "--config", str(PIDGIN / "language.yaml")])
+        yield home
+
+
+def fit(*words: str, names: tuple[str, ...]) -> Path:
+    configs = [word for name in names for word in ("--config", str(PIDGIN / f"{name}.yaml"))]
+    root = Path("runs") / "-".join(names)
+    main(["fit", *configs, *SMALL, f"--trainer.default_root_dir={root}", *words])
+    return next(root.glob("version_*")) / "adapter"
+
+
+def test_it_learns_is_rewarded_and_measured_as_configured(home: Path) -> None:
+    main(["rehearse", "--config", str(PIDGIN / "rehearse.yaml"), "--rows=8", "--max-new-tokens=24", "--top-k=8"])
+    anchor = '--model.anchor={"path": "pidgin/own.jsonl", "rows": 2, "top_k": 8}'
+    cold = fit("--data.splits.part=cold_start", "--data.splits.cold_start_count=40", anchor, names=("sft",))
+    fit("--data.main.batch_size=4", names=("sft", "replay"))
+    rl = fit(f"--model.policy.adapter={cold}", "--data.splits.cold_start_count=40", anchor, names=("grpo",))
+    words = ["--target_rows=2", "--general_rows=2", "--max_new_tokens=4", "--device=cpu"]
+    main(
+        [
+            "measure",
+            "--config",
+            str(PIDGIN / "measure.yaml"),
+            *words,
+            "--arm=rl",
+            f"--policy.adapter={rl}",
+            "--output=m",
+        ]
+    )
+    measured = Measured.read(Path("m") / FILE)
+    assert measured.general_name.endswith("QA") and "leak" in measured.general
+    assert set(measured.data) == {"target", "general", "text"}
+
+
+def test_the_experiment_measures_whatever_is_trained() -> None:
+    stages = read_experiment(PIDGIN / "experiment.yaml", CONFIGS).stages
+    trained = {stage.name for stage in stages if stage.verb == "fit"}
+    assert trained == {stage.after for stage in stages if stage.verb == "measure" and stage.after}
+    assert {f"{name}_anchored" for name in ("cold_start", "rl", "sft")} <= trained
