@@ -22,6 +22,7 @@ FLOORS = (
     ("modules",),
     ("metrics",),
     ("data", "rewards", "judging", "experiment"),
+    ("layouts",),
     ("types", "languages", "runs", "config_files", "json_records"),
     ("identification", "kernels", "micro"),
     ("scripts",),

@@ -83,7 +83,7 @@ def test_null_deep_within_a_class_of_settings() -> None:
     assert found.target.init_args.validation.skipped_path is None and found.policy.adapter is None
 
 
-@pytest.mark.parametrize("value", ["{Note: x}", "[a]", "on", "5", "1.5"])
+@pytest.mark.parametrize("value", ["{Note: x}", "[[a]]", "on", "5", "1.5"])
 @pytest.mark.parametrize(
     "field", ["template: {system: VALUE}", "source: {columns: {zh: VALUE}}", "source_field: VALUE"]
 )

@@ -43,7 +43,7 @@ def take_text_as_typed() -> None:
         if isinstance(value, _Typed):
             value = str(value)
         if isinstance(value, NestedArg) and type(value.val) is str:
-            if any(get_origin(kind) is dict and get_args(kind)[1] is str for kind in own):
+            if any(get_origin(kind) is dict and str in kinds(get_args(kind)[1]) for kind in own):
                 value = {**((cfg and cfg.get(self.dest)) or {}), value.key: value.val}
             elif not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in own):
                 raw = NestedArg(key=value.key, val=_Typed(value.val))

@@ -184,6 +184,15 @@ def is_language(code: str) -> bool:
     return _parsed(code) is not None
 
 
+def is_same(code: str, other: str) -> bool:
+    """Whether two tags are of one language (zho_Hans and zh, khk and mn), in one script where both name it."""
+    one, two = _parsed(code), _parsed(other)
+    if one is None or two is None:
+        return False
+    scripts = {one.script, two.script} - {None}
+    return len(scripts) < 2 and one.prefer_macrolanguage().language == two.prefer_macrolanguage().language
+
+
 def name_in(code: str, spoken: str) -> str:
     """What a language is called in another one; the code where it has no name there."""
     tag = _parsed(code)

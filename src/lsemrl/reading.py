@@ -62,8 +62,13 @@ def check_file(path: str | Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise Unreadable(f"it is {kind}, not a file: write what it holds to a file")
-    if found.st_size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+    if found.st_size > memory_of_machine():
         raise Unreadable(f"it has {found.st_size:,} bytes, more than the memory of this machine")
+
+
+def memory_of_machine() -> int:
+    """Bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def read_bytes(path: str | Path) -> bytes:

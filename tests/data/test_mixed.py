@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from lsemrl.data.comprehension import ComprehensionData
-from lsemrl.data.mixed import MixedData, ReplaySampler
+from lsemrl.data.mixed import MixedData, ReplaySampler, Shared
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.task import MicroRows
@@ -35,7 +36,7 @@ def mixed(share: float = 0.25, seed: int = 0) -> MixedData:
     epoch=st.integers(0, 3),
 )
 def test_sampler_keeps_the_share_in_every_stretch(main: int, replay: int, share: float, epoch: int) -> None:
-    sampler = ReplaySampler(main=main, replay=replay, share=share, seed=0)
+    sampler = ReplaySampler(main=main, others=[(replay, share)], seed=0)
     sampler.set_epoch(epoch)
     order = list(sampler)
     assert len(sampler) == len(order)
@@ -50,9 +51,37 @@ def test_sampler_keeps_the_share_in_every_stretch(main: int, replay: int, share:
             assert abs(count - share * size) <= 1
 
 
+def test_several_kinds_keep_their_shares() -> None:
+    sampler = ReplaySampler(main=40, others=[(7, 0.3), (5, 0.2)], seed=0)
+    order = list(sampler)
+    assert len(sampler) == len(order) == 80 and sorted(at for at in order if at < 40) == list(range(40))
+    for start in range(0, len(order) - 10):
+        stretch = order[start : start + 10]
+        assert abs(sum(40 <= at < 47 for at in stretch) - 3) <= 1 and abs(sum(47 <= at < 52 for at in stretch) - 2) <= 1
+    assert max(order) < 52
+
+
+def test_several_files_are_mixed_by_share(tokenizer: PreTrainedTokenizerFast, write: Callable[..., str]) -> None:
+    def rows(name: str, count: int) -> TranslationData:
+        path = write(f"{name}.jsonl", [{"zh": f"{name}{at}", "bo": f"བོད{name}{at}"} for at in range(count)])
+        return TranslationData(Source(path=path), splits=Splits(validation_fraction=0, test_fraction=0), batch_size=10)
+
+    data = MixedData(rows("a", 50), rows("b", 9), 0.3, [Shared(data=rows("c", 4), share=0.2)])
+    assert (
+        "50 main rows, and 30% of every batch from 9 replay rows, 20% of every batch from 4"
+        in data.prepare(tokenizer)[-1]
+    )
+    assert {"replay", "replay_2"} < data.report.keys()
+    for batch in data.train_dataloader():
+        drawn = Counter(example.source[0] for example in batch.examples)
+        assert (drawn["a"], drawn["b"], drawn["c"]) == (5, 3, 2)
+    with pytest.raises(UserError, match=r"replay_share and more\.0\.share come to 1\.1; lower them"):
+        MixedData(rows("a", 1), rows("b", 1), 0.5, [Shared(data=rows("c", 1), share=0.6)])
+
+
 def test_order_depends_on_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> tuple[int, ...]:
-        sampler = ReplaySampler(main=30, replay=10, share=0.3, seed=seed)
+        sampler = ReplaySampler(main=30, others=[(10, 0.3)], seed=seed)
         sampler.set_epoch(epoch)
         return tuple(sampler)
 

@@ -161,7 +161,7 @@ def test_aligned_files_need_a_task_of_two_fields(write: Write) -> None:
     ("names", "settings", "sentence"),
     [
         (("a.jsonl", "b.jsonl"), {}, "is no plain text: rows of .jsonl hold every field"),
-        (("a.txt", "b.CSV"), {}, "is no plain text: rows of .CSV hold every field"),
+        (("a.txt", "b.CSV"), {}, "is no plain text: rows of .csv hold every field"),
         (("a.txt", "a.txt"), {}, "which is path itself"),
         (("a.txt", "b.txt"), {"columns": {"zh": "bo"}}, "'zh' and 'bo' the same column 'bo'"),
     ],

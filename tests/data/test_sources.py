@@ -12,7 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lsemrl.data.sources import Row, Source, read_rows
+from lsemrl.data.rows import Row
+from lsemrl.data.sources import Source, read_rows
 from lsemrl.types import UserError
 
 Write = Callable[..., str]
@@ -201,7 +202,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 
 def test_aligned_files_of_different_length(write: Write) -> None:
-    with pytest.raises(UserError, match=r"has 2 lines and target_path .* has 1"):
+    with pytest.raises(UserError, match=r"a\.zh:2: no line of .*a\.bo' answers this one \(2 lines and 1\)"):
         read(write("a.zh", "一\n二\n"), target_path=write("a.bo", "ཀ\n"))
 
 

@@ -196,7 +196,7 @@ def _shown(
         0.0 if given else round(min(max(wanted / found.rows, 0.01), 0.1), 3)
         for given, wanted in ((asked.validation, 100), (asked.test, 300))
     )
-    train_rows = Source(path=asked.path, columns=renamed, header=found.header, on_bad_row="skip")
+    train_rows = Source(path=asked.path, columns={**renamed}, header=found.header, on_bad_row="skip")
     held_out = {name: replace(train_rows, path=path) for name in HELD_OUT if (path := getattr(asked, name))}
     prepared, lengths = _read(
         asked,

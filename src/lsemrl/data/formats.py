@@ -1,4 +1,4 @@
-"""Reads rows as they were written, whatever the format, each with the place it came from.
+"""Reads the rows of files as they were written, each with the place it came from.
 
 A file is decoded as UTF-8 with every alien byte kept apart (see `reading`), so that one bad line is one bad row.
 TSV is read literally: it has no quoting, and a stray quotation mark in a sentence must not swallow the lines after it.
@@ -9,102 +9,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lsemrl.reading import (
-    Json,
-    Unreadable,
-    check_file,
-    decode,
-    fault_of,
-    read_bytes,
-    read_lines,
-    user_path,
-    whole_number,
-)
+from lsemrl.data.rows import Row, check_path, first_line, lines_of, numbered, pieces_of, text_of
+from lsemrl.layouts import PACKED
+from lsemrl.reading import Json, Unreadable, fault_of, user_path, whole_number
 from lsemrl.types import UserError
 
-HUB = "hub:"
 _GAP = re.compile(r"[\s,:]*")
 _LONGEST = 2**31 - 1  # what csv can count to on every system
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row as it was written.
-
-    Attributes:
-        file: What the user called the file.
-        line: Its line, or its number where the format has no lines; from 1.
-        raw: The text of the row.
-        columns: Its values by column.
-        fault: Why it cannot be read; empty if it can.
-    """
-
-    file: str
-    line: int
-    raw: str
-    columns: dict[str, Any]
-    fault: str = ""
-
-    @property
-    def place(self) -> str:
-        """file:line."""
-        return f"{self.file}:{self.line}"
-
-
-def check_path(path: str) -> None:
-    """Refuse what no file of rows is at.
-
-    Raises:
-        UserError: There is nothing, a folder, or a file that cannot be read.
-    """
-    if os.path.isdir(user_path(path)):
-        raise UserError(f"path {path!r} is a folder; name one of its files, or write {HUB}{path} for a dataset folder")
-    try:
-        check_file(path)
-    except Unreadable as reason:
-        if isinstance(reason.__cause__, FileNotFoundError):
-            where = f"(looked from {Path.cwd()})"
-            raise UserError(f"path is {path!r}, and there is no such file {where}; correct the path") from None
-        raise _unreadable(path, reason) from None
-
-
-def _unreadable(path: str, reason: object) -> UserError:
-    return UserError(f"path {path!r} cannot be read ({reason}); correct the path, its rights, or the file")
-
-
-def _lines(path: str) -> list[str]:
-    check_path(path)
-    try:
-        found = read_lines(path)
-    except Unreadable as reason:
-        raise _unreadable(path, reason) from None
-    if not any(line.strip() for line in found):
-        raise UserError(f"path {path!r} is empty; give a file with at least one row")
-    return found
-
-
-def _text(path: str) -> str:
-    check_path(path)
-    try:
-        text = decode(read_bytes(path))
-    except Unreadable as reason:
-        raise _unreadable(path, reason) from None
-    if not text.strip():
-        raise UserError(f"path {path!r} is empty; give a file with at least one row")
-    return text
-
-
 def _jsonl(path: str) -> Iterator[Row]:
     reader = Json()
-    for line, raw in enumerate(_lines(path), start=1):
+    for line, raw in enumerate(lines_of(path), start=1):
         if not raw.strip():
             continue
         try:
@@ -122,7 +43,7 @@ def _json_row(path: str, line: int, raw: str, value: object, twice: str | None =
 
 def _json(path: str) -> Iterator[Row]:
     """A list of objects, or an object that holds exactly one list."""
-    text, reader = _text(path), Json()
+    text, reader = text_of(path), Json()
     try:
         document = json.loads(text, parse_int=whole_number)
     except json.JSONDecodeError as error:
@@ -162,12 +83,12 @@ def _skip_gap(text: str, at: int) -> int:
 
 
 def _tsv(path: str, header: bool = True) -> Iterator[Row]:
-    cells = ((line, text.split("\t")) for line, text in enumerate(_lines(path), start=1) if text)
+    cells = ((line, text.split("\t")) for line, text in enumerate(lines_of(path), start=1) if text)
     yield from _table(path, cells, "\t", header)
 
 
 def _csv(path: str, header: bool = True) -> Iterator[Row]:
-    text = _text(path)
+    text = text_of(path)
     with _long_fields():
         yield from _table(path, _cells(path, text), ",", header)
 
@@ -212,22 +133,29 @@ def _table(path: str, cells: Iterable[tuple[int, list[str]]], delimiter: str, na
         yield Row(file=path, line=line, raw=delimiter.join(values), columns=columns, fault=fault)
 
 
-def _parquet(path: str) -> Iterator[Row]:
+def read_parquet(path: str) -> Iterator[Row]:
+    """The rows of a Parquet file, by their numbers.
+
+    Raises:
+        UserError: It cannot be read, or has two columns of one name.
+    """
     import pyarrow
     import pyarrow.parquet
 
     check_path(path)
+    packed = path.lower().endswith(PACKED)
+    file = pyarrow.BufferReader(b"".join(pieces_of(path))) if packed else user_path(path)
     try:
-        table = pyarrow.parquet.ParquetFile(user_path(path)).read()
+        table = pyarrow.parquet.ParquetFile(file).read()
     except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
-        raise UserError(f"path {path!r} cannot be read as Parquet ({_first_line(error)}); correct it") from None
+        raise UserError(f"path {path!r} cannot be read as Parquet ({first_line(error)}); correct it") from None
     if len(set(table.column_names)) < len(table.column_names):
         raise UserError(f"path {path!r} has two columns of one name ({', '.join(table.column_names)}); rename one")
     columns = {name: _column(name, table.column(name)) for name in table.column_names}
     for at in range(table.num_rows):
         values = {name: column[at] for name, column in columns.items()}
         faults = [str(value) for value in values.values() if isinstance(value, Unreadable)]
-        yield _numbered(path, at + 1, values, faults[0] if faults else "")
+        yield numbered(path, at + 1, values, faults[0] if faults else "")
 
 
 def _column(name: str, column: Any) -> list[Any]:
@@ -242,52 +170,7 @@ def _cell(name: str, cell: Any) -> Any:
     try:
         return cell.as_py()
     except (ValueError, OverflowError, ArithmeticError, TypeError) as error:
-        return Unreadable(f"holds in the column {name!r} what cannot be read ({_first_line(error)})")
-
-
-def read_aligned(path: str, target_path: str, pair: tuple[str, str]) -> Iterator[Row]:
-    """The lines of two files, of which one answers the other.
-
-    Raises:
-        UserError: One cannot be read, or they are not of one length.
-    """
-    files = [_lines(name) for name in (path, target_path)]
-    if len(files[0]) != len(files[1]):
-        raise UserError(
-            f"path {path!r} has {len(files[0])} lines and target_path {target_path!r} has {len(files[1])}; "
-            "line n of one must answer line n of the other"
-        )
-    for line, texts in enumerate(zip(*files, strict=True), start=1):
-        yield Row(file=path, line=line, raw="\t".join(texts), columns=dict(zip(pair, texts, strict=True)))
-
-
-def read_hub(path: str, config: str | None, split: str, revision: str | None) -> Iterator[Row]:
-    """A Hugging Face dataset, `path` being hub:owner/name.
-
-    Raises:
-        UserError: It cannot be loaded.
-    """
-    import datasets
-
-    try:
-        found = datasets.load_dataset(path.removeprefix(HUB), config, split=split, revision=revision)
-        rows = list(found)
-    except (OSError, ValueError, ImportError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(
-            f"path {path!r} (config {config}, split {split}, revision {revision}) "
-            f"cannot be loaded as a Hugging Face dataset: {_first_line(error)}; correct these fields"
-        ) from None
-    for number, columns in enumerate(rows, start=1):
-        yield _numbered(path, number, columns)
-
-
-def _numbered(path: str, number: int, columns: dict[str, Any], fault: str = "") -> Row:
-    raw = json.dumps(columns, ensure_ascii=False, default=str)
-    return Row(file=path, line=number, raw=raw, columns=columns, fault=fault)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")[:300] or type(error).__name__
+        return Unreadable(f"holds in the column {name!r} what cannot be read ({first_line(error)})")
 
 
 READERS: dict[str, Callable[[str], Iterator[Row]]] = {
@@ -295,7 +178,7 @@ READERS: dict[str, Callable[[str], Iterator[Row]]] = {
     ".json": _json,
     ".csv": _csv,
     ".tsv": _tsv,
-    ".parquet": _parquet,
+    ".parquet": read_parquet,
 }
 """By the end of a file's name."""
 TABLES: dict[str, Callable[[str, bool], Iterator[Row]]] = {".csv": _csv, ".tsv": _tsv}

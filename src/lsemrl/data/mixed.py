@@ -1,9 +1,11 @@
-"""Two kinds of data as one: training with replay of general data."""
+"""Several kinds of data as one: replay of general data, or files of one task by share."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -16,103 +18,159 @@ from lsemrl.types import Example, UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+REPLAY = "replay"
+"""What reports call the rows that are not main; the second of them replay_2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """Rows that take a share of every batch."""
+
+    data: TaskData
+    """The rows: of any task, from any file."""
+    share: float
+    """Share of the training rows, in (0, 1)."""
+
 
 class ReplaySampler(DistributedSampler[int]):
-    """Every main row once an epoch, with replay rows between them at an even pace; each rank takes its share of both.
+    """Every main row once an epoch, with others between them at an even pace; each rank takes its share of all.
 
-    Indices below `main` are main rows, those from there on replay rows. Of any n indices in sequence, `share` * n are
-    replay to within one, so batches of every size keep the share. No replay row comes again before all have come.
+    Indices below `main` are main rows, those from there on the others, kind after kind. Of any n indices in sequence,
+    `share` * n are of a kind, to within one for each kind, so batches of every size keep the shares. No row of a kind
+    comes again before all have come.
     """
 
-    def __init__(self, *, main: int, replay: int, share: float, seed: int) -> None:
+    def __init__(self, *, main: int, others: Sequence[tuple[int, float]], seed: int) -> None:
+        """Order rows.
+
+        Args:
+            main: How many main rows there are.
+            others: How many there are of each other kind, and its share.
+            seed: Orders them, together with the epoch.
+        """
         order = epoch_sampler(main, seed)
         super().__init__(
             order.dataset, order.num_replicas, order.rank, shuffle=True, seed=order.seed, drop_last=order.drop_last
         )
-        self.main = main
-        self.replay = epoch_sampler(replay, seed)
+        self.begins = [main, *itertools.accumulate((rows for rows, _ in others), initial=main)][1:]
+        self.others = [epoch_sampler(rows, seed) for rows, _ in others]
         # In whole numbers, so that length and order agree to the row.
-        self.part, self.whole = Fraction(str(share)).as_integer_ratio()
+        self.shares = [Fraction(str(share)) for _, share in others]
 
     def __iter__(self) -> Iterator[int]:
-        main, replay = super().__iter__(), self._replay()
+        main, others = super().__iter__(), [self._endless(one) for one in self.others]
         for at in itertools.count():
-            if (at + 1) * self.part // self.whole > at * self.part // self.whole:
-                yield self.main + next(replay)
+            kind = self._kind(at)
+            if kind is not None:
+                yield self.begins[kind] + next(others[kind])
             elif (row := next(main, None)) is not None:
                 yield row
             else:
                 return
 
     def __len__(self) -> int:
-        return self.num_samples * self.whole // (self.whole - self.part)
+        part, whole = sum(self.shares, Fraction(0)).as_integer_ratio()
+        return self.num_samples * whole // (whole - part)
 
-    def _replay(self) -> Iterator[int]:
+    def _kind(self, at: int) -> int | None:
+        """Which of the others has the place `at`; None for a main row."""
+        left = sum(self.shares, Fraction(0))
+        if not _due(at, left):
+            return None
+        at = math.floor(at * left)  # among the others
+        for kind in range(len(self.shares) - 1, 0, -1):
+            part = self.shares[kind] / left
+            if _due(at, part):
+                return kind
+            at -= math.floor(at * part)
+            left -= self.shares[kind]
+        return 0
+
+    def _endless(self, one: DistributedSampler[int]) -> Iterator[int]:
         for turn in itertools.count():
-            self.replay.set_epoch((self.epoch << 16) + turn)
-            yield from self.replay
+            one.set_epoch((self.epoch << 16) + turn)
+            yield from one
+
+
+def _due(at: int, share: Fraction) -> bool:
+    return math.floor((at + 1) * share) > math.floor(at * share)
 
 
 class MixedData(Data):
-    """Training rows of two kinds of data; validation and test are those of `main`, and so are batch sizes and seed.
+    """Training rows of several kinds of data; validation and test are those of `main`, and so are batch sizes and seed.
 
-    Replay rows that share a text with what `main` holds out are left out, as main rows are.
+    Other rows that share a text with what `main` holds out are left out, as main rows are.
     """
 
-    def __init__(self, main: TaskData, replay: TaskData, replay_share: float = 0.3) -> None:
+    def __init__(
+        self, main: TaskData, replay: TaskData, replay_share: float = 0.3, more: list[Shared] | None = None
+    ) -> None:
         """Keep the settings; nothing is read before `prepare`.
 
         Args:
             main: What is to be learned.
-            replay: What is not to be forgotten.
+            replay: What is not to be forgotten, or rows for the same from another file.
             replay_share: Share of the training rows that come from `replay`, in (0, 1).
+            more: Others, with a share each.
 
         Raises:
-            UserError: The share is outside (0, 1), or one of the two cannot be mixed.
+            UserError: The shares leave nothing for `main`, or one of the data cannot be mixed.
         """
-        if not 0 < replay_share < 1:
-            raise UserError(f"replay_share is {replay_share}; give a share in (0, 1), or train on main alone")
-        for name, module in (("main", main), ("replay", replay)):
+        self.others = [Shared(data=replay, share=replay_share), *(more or [])]
+        shares = {
+            ("replay_share" if at == 0 else f"more.{at - 1}.share"): one.share for at, one in enumerate(self.others)
+        }
+        for name, share in shares.items():
+            if not 0 < share < 1:
+                raise UserError(f"{name} is {share}; give a share in (0, 1), or train on main alone")
+        if sum(shares.values()) >= 1:
+            raise UserError(
+                f"{' and '.join(shares)} come to {sum(shares.values()):g}; lower them, to leave some for main"
+            )
+        modules = {"main": main, "replay": replay} | {f"more.{at}.data": one.data for at, one in enumerate(more or [])}
+        for name, module in modules.items():
             if not isinstance(module, TaskData):
                 raise UserError(
                     f"{name} is {type(module).__name__}, which cannot be mixed; give TranslationData, HeadlineData or "
                     "ComprehensionData"
                 )
         self.main, self.replay = main, replay
-        self.replay_share = replay_share
         self.batch_size = self.main.batch_size
 
     def check_files(self) -> None:
-        """Those of both."""
-        self.main.check_files()
-        self.replay.check_files()
+        """Those of all."""
+        for data in (self.main, *(one.data for one in self.others)):
+            data.check_files()
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """Prepare both for `tokenizer`; once, however often it is called. The replay rows stand behind the main rows.
+        """Prepare all for `tokenizer`; once, however often it is called. Other rows stand behind the main rows.
 
         Returns:
-            A line for each split of both, and one on the mixture; none the second time.
+            A line for each split of each, and one on the mixture; none the second time.
 
         Raises:
-            UserError: Whatever is wrong with the files of either.
+            UserError: Whatever is wrong with the files of any.
         """
         if getattr(self, "tokenizer", None) is tokenizer:
             return []
-        lines = [*self.main.prepare(tokenizer), *self.replay.prepare(tokenizer, self.main.held_out)]
+        lines = self.main.prepare(tokenizer)
+        self.train_examples, self.report = [*self.main.train_examples], {**self.main.report}
+        told = []
+        for at, one in enumerate(self.others):
+            lines += one.data.prepare(tokenizer, self.main.held_out)
+            rows = one.data.train_examples
+            self.train_examples += rows
+            self.report[f"{REPLAY}_{at + 1}" if at else REPLAY] = one.data.report["train"]
+            told.append(f"{one.share:.0%} of every batch from {len(rows):,} replay rows")
         self.tokenizer = tokenizer
-        self.train_examples = [*self.main.train_examples, *self.replay.train_examples]
         self.validation_examples, self.test_examples = self.main.validation_examples, self.main.test_examples
-        self.report = {**self.main.report, "replay": self.replay.report["train"]}
-        mixture = (
-            f"mixed/train: {len(self.main.train_examples):,} main rows, and {self.replay_share:.0%} of every batch "
-            f"from {len(self.replay.train_examples):,} replay rows"
-        )
+        mixture = f"mixed/train: {len(self.main.train_examples):,} main rows, and {', '.join(told)}"
         return [*lines, mixture]
 
     def train_dataloader(self) -> DataLoader[Example]:
-        """Whole batches of both, in an order of the seed and the epoch."""
-        main, replay = len(self.main.train_examples), len(self.replay.train_examples)
-        sampler = ReplaySampler(main=main, replay=replay, share=self.replay_share, seed=self.main.loading.seed)
+        """Whole batches of all, in an order of the seed and the epoch."""
+        others = [(len(one.data.train_examples), one.share) for one in self.others]
+        sampler = ReplaySampler(main=len(self.main.train_examples), others=others, seed=self.main.loading.seed)
         return train_loader(self.tokenizer, self.train_examples, sampler, self.main.loading)
 
     def val_dataloader(self) -> DataLoader[Example] | list[Any]:

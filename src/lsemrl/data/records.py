@@ -9,14 +9,14 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lsemrl.data.choices import chosen, fault_of_choices, listed
 from lsemrl.data.columns import names_in, value_of
-from lsemrl.data.formats import READERS, Row
-from lsemrl.data.sources import Source, check_skipped, read_rows
+from lsemrl.data.rows import Row
+from lsemrl.data.sources import FORMATS, Source, check_skipped, read_rows
 from lsemrl.files import write_lines
+from lsemrl.layouts import format_of
 from lsemrl.reading import fault_of, user_path
 from lsemrl.types import UserError
 
@@ -72,7 +72,7 @@ def read_records(
         raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
     _check_two(source, inputs, target)
     check_skipped(source)
-    rows = read_rows(source, (inputs[0], target) if len(inputs) == 1 else None)
+    rows = read_rows(source, needed)
     if flatten is not None:
         rows = [flat for row in rows for flat in _flat(row, flatten)]
     _check_columns(source, rows, (*needed, *(["id"] if "id" in source.columns else [])))
@@ -80,12 +80,10 @@ def read_records(
     records, skipped = [], []
     for row in rows:
         try:
-            records.append(_record(row, source.columns, inputs, target, choices))
+            records.append(_record(row, source, inputs, target, choices))
         except _BadRow as reason:
             if source.on_bad_row == "error":
-                raise UserError(
-                    f"{_place(row, source.columns)}: {reason}; mend the row, or set on_bad_row to skip"
-                ) from None
+                raise UserError(f"{_place(row, source)}: {reason}; mend the row, or set on_bad_row to skip") from None
             skipped.append({"file": row.file, "line": row.line, "reason": str(reason), "raw": row.raw})
     if skipped:
         write_lines(source.skipped, skipped, "skipped_path")
@@ -100,7 +98,7 @@ def read_records(
 
 def to_record(values: dict[str, Any], *, place: str, inputs: tuple[str, ...], target: str, choices: str = "") -> Record:
     """A record of fields that are known to be good, as the embedded world writes them."""
-    return _record(Row(file=place, line=0, raw="", columns=values), {}, inputs, target, choices)
+    return _record(Row(file=place, line=0, raw="", columns=values), Source(), inputs, target, choices)
 
 
 def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
@@ -119,15 +117,20 @@ def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
 
 def _check_two(source: Source, inputs: tuple[str, ...], target: str) -> None:
     """Refuse a source in which the output would be the input, or a line of a table."""
+    for name in (*source.columns, *inputs):
+        if len(source.columns_of(name)) != 1 and (name != target or not source.columns_of(name)):
+            raise UserError(
+                f"columns give {name!r} {source.columns[name]!r}; name one column (several only of {target!r})"
+            )
     for name in inputs:
-        if source.columns.get(name, name) == (column := source.columns.get(target, target)):
+        for column in set(source.columns_of(name)).intersection(source.columns_of(target)):
             raise UserError(f"columns give {name!r} and {target!r} the same column {column!r}; name one for each")
     if source.target_path is None:
         return
     for path in (source.path, source.target_path):
-        if Path(path).suffix.lower() in READERS:
+        if (kind := format_of(path)) in FORMATS:
             raise UserError(
-                f"target_path is {source.target_path!r}, but {path!r} is no plain text: rows of {Path(path).suffix} "
+                f"target_path is {source.target_path!r}, but {path!r} is no plain text: rows of {kind} "
                 "hold every field, so that path alone names them"
             )
     if len({os.path.realpath(user_path(path)) for path in (source.path, source.target_path)}) == 1:
@@ -138,8 +141,7 @@ def _check_columns(source: Source, rows: list[Row], fields: tuple[str, ...]) -> 
     whole = [row.columns for row in rows if not row.fault]
     if not whole:
         return  # every row is bad, and each says why
-    for name in fields:
-        column = source.columns.get(name, name)
+    for name, column in [(field, column) for field in fields for column in source.columns_of(field)]:
         if not any(_holds(columns, column) for columns in whole):
             present = list(dict.fromkeys(each for columns in whole for each in names_in(columns)))
             raise UserError(
@@ -156,12 +158,12 @@ def _holds(columns: dict[str, Any], column: str) -> bool:
         return True  # and the row will say what is wrong with it
 
 
-def _record(row: Row, columns: dict[str, str], inputs: tuple[str, ...], target: str, choices: str) -> Record:
+def _record(row: Row, source: Source, inputs: tuple[str, ...], target: str, choices: str) -> Record:
     if fault := row.fault or fault_of(row.raw):
         raise _BadRow(fault)
 
-    def read(name: str) -> tuple[str, Any]:
-        column = columns.get(name, name)
+    def read(name: str, column: str = "") -> tuple[str, Any]:
+        column = column or source.columns_of(name)[0]
         label = f"field {name!r}" + (f" (column {column!r})" if column != name else "")
         try:
             return label, value_of(row.columns, column)
@@ -175,18 +177,20 @@ def _record(row: Row, columns: dict[str, str], inputs: tuple[str, ...], target: 
     if fault := fault_of(name):
         raise _BadRow(f"{label} {fault}")
     options = _options(*read(choices)) if choices else ()
+    shown = {field: _text(*read(field)) for field in inputs}
+    given = [read(target, column) for column in source.columns_of(target)]
     return Record(
         id=name or row.place,
-        place=_place(row, columns),
-        inputs={field: _text(*read(field)) for field in inputs},
-        targets=(_right(*read(target), options),) if choices else _texts(*read(target)),
+        place=_place(row, source),
+        inputs=shown,
+        targets=(_right(*read(target), options),) if choices else _accepted(*given),
         choices=options,
     )
 
 
-def _place(row: Row, columns: dict[str, str]) -> str:
+def _place(row: Row, source: Source) -> str:
     """file:line, and the row's own id: a nested line has many rows."""
-    own = row.columns.get(columns.get("id", "id"))
+    own = row.columns.get(source.columns_of("id")[0])
     return f"{row.place} ({own})" if isinstance(own, str | int) and not fault_of(str(own)) else row.place
 
 
@@ -217,6 +221,16 @@ def _right(label: str, value: object, options: tuple[str, ...]) -> str:
         return options[chosen(value, options)]
     except ValueError as reason:
         raise _BadRow(f"{label} {reason}") from None
+
+
+def _accepted(*given: tuple[str, object]) -> tuple[str, ...]:
+    """The texts of every column that is filled in; of the first where none is, which says so."""
+    filled = [
+        (label, value)
+        for label, value in given
+        if not (value is None or (isinstance(value, str) and not value.strip()))
+    ]
+    return tuple(dict.fromkeys(text for label, value in filled or given[:1] for text in _texts(label, value)))
 
 
 def _texts(label: str, value: object) -> tuple[str, ...]:

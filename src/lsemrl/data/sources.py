@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from lsemrl import micro
-from lsemrl.data.formats import HUB, READERS, TABLES, Row, check_path, read_aligned, read_hub
+from lsemrl.data.aligned import read_aligned
+from lsemrl.data.folders import read_hub, read_parquets, read_saved
+from lsemrl.data.formats import READERS, TABLES
+from lsemrl.data.rows import HUB, Row, check_path
+from lsemrl.data.tmx import TMX, read_tmx
+from lsemrl.layouts import PACKED, Layout, format_of, layout_of, name_among
 from lsemrl.micro.grammar import Split
 from lsemrl.reading import Unreadable, read_lines, user_path
 from lsemrl.types import UserError
 
+FORMATS = (*READERS, TMX)
+"""Ends of the names of files that hold whole rows."""
 SKIPPED = {"file", "line", "reason", "raw"}
 """What is written of a row left out."""
 
@@ -27,19 +35,22 @@ class Source:
     """
 
     path: str = "micro"
-    """A .jsonl, .json, .csv, .tsv or .parquet file; a text file with one row a line, beside `target_path`;
-    `hub:owner/name` for a Hugging Face dataset; or `micro` for the embedded world (`micro:test` for one split)."""
+    """A .jsonl, .json, .csv, .tsv, .parquet or .tmx file, also packed (.gz, .zst); a text file with one row a line,
+    beside `target_path`; what the names of such files begin with (bible.bo-zh for bible.bo-zh.bo and bible.bo-zh.zh);
+    a folder of one for each language (bod_Tibt.dev), of Parquet files, or that `datasets` saved; `hub:owner/name` for a
+    Hugging Face dataset; or `micro` for the embedded world (`micro:test` for one split)."""
     target_path: str | None = None
     """With a text file in `path`: the file whose lines answer its lines (path: a.zh, target_path: a.bo)."""
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str | list[str]] = field(default_factory=dict)
     """Field of the task -> column of the file, where the two differ. Dots lead into nested columns
-    (zh: translation.zh), and into turns by their role (zh: messages.user, bo: messages.assistant)."""
+    (zh: translation.zh), and into turns by their role (zh: messages.user, bo: messages.assistant). Of outputs also a
+    list (bo: [first, second]): each that is filled in is an accepted one."""
     header: bool = True
     """Whether the first line of a .csv or .tsv file names the columns; otherwise they are called 1, 2, …"""
     config: str | None = None
     """Configuration of a Hugging Face dataset."""
     split: str = "train"
-    """Split of a Hugging Face dataset."""
+    """Split of a Hugging Face dataset, or of a folder that holds several."""
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face dataset."""
     on_bad_row: Literal["error", "skip"] = "error"
@@ -54,7 +65,7 @@ class Source:
             raise UserError(f"path is {self.path!r}; the embedded world's splits are {', '.join(get_args(Split))}")
         if self.on_bad_row not in ("error", "skip"):
             raise UserError(f"on_bad_row is {self.on_bad_row!r}; choose error or skip")
-        if not self.header and Path(self.path).suffix.lower() not in TABLES:
+        if not self.header and format_of(self.path) not in TABLES:
             raise UserError(f"header is false, but path is {self.path!r}, which is no .csv or .tsv file; leave it out")
         if self.target_path is not None and (self.path.startswith(HUB) or self.world_split is not None):
             raise UserError(f"target_path is {self.target_path!r}, but path {self.path!r} is no file; leave it out")
@@ -65,10 +76,16 @@ class Source:
         world, _, split = self.path.partition(":")
         return cast(Split, split) if world == micro.NAME else None
 
+    def columns_of(self, field: str) -> tuple[str, ...]:
+        """The columns that hold `field`: one, but where outputs are in several."""
+        found = self.columns.get(field, field)
+        return (found,) if isinstance(found, str) else tuple(found)
+
     @property
     def skipped(self) -> Path:
         """The file for the rows left out."""
-        beside = self.path.removeprefix(HUB).replace("/", "--") if self.path.startswith(HUB) else self.path
+        hub = self.path.startswith(HUB)
+        beside = self.path.removeprefix(HUB).replace("/", "--") if hub else self.path.rstrip("/")
         return user_path(self.skipped_path or f"{beside}.skipped.jsonl")
 
 
@@ -106,38 +123,61 @@ def check_source(source: Source) -> None:
     """
     if source.world_split is not None or source.path.startswith(HUB):
         return
-    if source.target_path is None and Path(source.path).suffix.lower() not in READERS:
-        formats = ", ".join(READERS)
-        raise UserError(
-            f"path is {source.path!r}, whose format is unknown; name a file that ends in {formats}, "
-            "two text files with path and target_path, hub:owner/name, or micro"
-        )
-    for path in (source.path, source.target_path):
-        if path is not None:
-            check_path(path)
+    if source.target_path is not None:
+        check_path(source.path)
+        check_path(source.target_path)
+    elif _layout(source) is None:
+        if format_of(source.path) not in FORMATS:
+            raise UserError(
+                f"path is {source.path!r}, whose format is unknown; name a file that ends in {', '.join(FORMATS)} (or "
+                f"these with {' or '.join(PACKED)} behind), two text files with path and target_path, what the names "
+                "of several begin with, a folder of them, hub:owner/name, or micro"
+            )
+        check_path(source.path)
 
 
-def read_rows(source: Source, pair: tuple[str, str] | None) -> list[Row]:
+def _layout(source: Source) -> Layout | None:
+    return None if os.path.isfile(user_path(source.path)) else layout_of(source.path)
+
+
+def read_rows(source: Source, fields: Sequence[str] | None) -> list[Row]:
     """Read every row of `source`.
 
     Args:
         source: Any but the embedded world.
-        pair: The fields that two aligned text files hold; None if the task has more than two.
+        fields: What rows must have: of aligned text files and translation memories only these columns are read, also
+            where a file names the language by another tag. None for all there is, as the files call it.
 
     Raises:
         UserError: No such file, an empty one, an unknown format, or one that cannot be read as its name says.
     """
     check_source(source)
-    if source.path.startswith(HUB):
-        rows = read_hub(source.path, source.config, source.split, source.revision)
-    elif source.target_path is not None:
-        if pair is None:
-            raise UserError(f"target_path is {source.target_path!r}, but this task has more than two fields; use JSONL")
-        rows = read_aligned(source.path, source.target_path, pair)
-    else:
-        suffix = Path(source.path).suffix.lower()
-        rows = TABLES[suffix](source.path, source.header) if suffix in TABLES else READERS[suffix](source.path)
-    read = list(rows)
+    read = list(_rows(source, fields))
     if not read:
         raise UserError(f"path {source.path!r} holds no rows; give a file with at least one")
     return read
+
+
+def _rows(source: Source, fields: Sequence[str] | None) -> Iterator[Row]:
+    path, kind = source.path, format_of(source.path)
+    if path.startswith(HUB):
+        return read_hub(path, source.config, source.split, source.revision)
+    columns = None if fields is None else [column for name in fields for column in source.columns_of(name)]
+    if source.target_path is not None:
+        pair = ("source", "target") if fields is None else fields
+        if len(pair) != 2:
+            raise UserError(f"target_path is {source.target_path!r}, but this task has more than two fields; use JSONL")
+        return read_aligned(dict(zip(pair, (path, source.target_path), strict=True)))
+    layout = _layout(source)
+    if layout is None:
+        if kind == TMX:
+            return read_tmx(path, columns)
+        return TABLES[kind](path, source.header) if kind in TABLES else READERS[kind](path)
+    match layout.kind:
+        case "saved":
+            return read_saved(path, source.split)
+        case "parquet":
+            return read_parquets(path, layout.files, source.split)
+        case "texts":
+            asked = {name: name_among(layout.files, name, path) for name in columns or layout.files}
+            return read_aligned({column: str(layout.files[name]) for column, name in asked.items()})

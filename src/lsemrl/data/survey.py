@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,12 @@ from dataclasses import dataclass, replace
 from fontTools import unicodedata
 
 from lsemrl.data.columns import names_in, value_of
-from lsemrl.data.formats import Row
+from lsemrl.data.formats import TABLES
+from lsemrl.data.rows import Row
 from lsemrl.data.sources import Source, read_rows
 from lsemrl.data.splits import content_key
-from lsemrl.languages import Language, usual_profile
+from lsemrl.languages import Language, is_same, usual_profile
+from lsemrl.layouts import format_of
 from lsemrl.types import UserError
 
 _SHOWN, _LEAST = 2000, 0.05
@@ -70,7 +73,7 @@ def survey(source: Source) -> Survey:
     Raises:
         UserError: It cannot be read, or its first line looks like a row where the names of columns should be.
     """
-    rows = read_rows(source, ("source", "target"))
+    rows = read_rows(source, None)
     sound = [row for row in rows if not row.fault]
     names = list(dict.fromkeys(itertools.chain.from_iterable(names_in(row.columns) for row in sound[:_SHOWN])))
     columns = tuple(column for name in names if (column := _column(name, sound)).filled)
@@ -129,9 +132,10 @@ def find_column(found: Survey, code: str, asked: str | None, besides: Sequence[s
         if named is None:
             raise UserError(f"there is no column {asked!r}; the columns are: {listed}")
         return named
-    exact = [column for column in free if code in (column.name, column.name.rpartition(".")[2])]
-    if len(exact) == 1:
-        return exact[0]
+    for matches in (operator.eq, is_same):
+        found_by = [column for column in free if matches(column.name.rpartition(".")[2], code)]
+        if len(found_by) == 1:
+            return found_by[0]
     profile = usual_profile(code)
     alike = [column for column in free if profile and column.share(profile) >= 0.5]
     if len(alike) == 1:
@@ -179,6 +183,6 @@ def _begins_with_row(source: Source, columns: Sequence[Column]) -> bool:
     for column in columns:
         main = next(iter(column.scripts), "Latin")
         own = {unicodedata.script_name(_script(each)) for each in column.name if each.isalpha()}
-        if source.path.endswith((".csv", ".tsv")) and (len(column.name) > 60 or (main != "Latin" and main in own)):
+        if format_of(source.path) in TABLES and (len(column.name) > 60 or (main != "Latin" and main in own)):
             return True
     return False

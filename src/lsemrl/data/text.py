@@ -9,6 +9,7 @@ from pathlib import Path
 from lsemrl import micro
 from lsemrl.data.columns import value_of
 from lsemrl.data.sources import Source, read_rows
+from lsemrl.layouts import format_of
 from lsemrl.micro import corpus
 from lsemrl.reading import fault_of
 from lsemrl.types import Example, UserError
@@ -22,7 +23,7 @@ class PlainText:
     """Where plain text comes from, and how much of each is used."""
 
     path: str = micro.NAME
-    """A .txt file with one text a line; a .jsonl, .json, .csv, .tsv or .parquet file; or "micro" for the held-out
+    """A .txt file with one text a line, whatever else `data.source.path` names, or "micro" for the held-out
     Chinese of the embedded world."""
     column: str = "text"
     """The column of the text, where the file has columns; dots lead into nested ones."""
@@ -68,18 +69,18 @@ def read_texts(path: str, column: str, *, header: bool = True) -> list[tuple[str
     """Every text of a file, with its place.
 
     Args:
-        path: A .txt file with one text a line; a .jsonl, .json, .csv, .tsv or .parquet file.
+        path: A .txt file with one text a line, or whatever else `Source.path` names.
         column: Where the text is, where the file has columns.
         header: As in `Source`.
 
     Raises:
         UserError: The file cannot be read, or holds a broken row.
     """
-    if path.lower().endswith(_LINES):
+    if format_of(path) == _LINES:
         # Read as if it were aligned with itself: the same complaints for the same mistakes.
         rows = read_rows(Source(path=path, target_path=path), (column, column))
     else:
-        rows = read_rows(Source(path=path, header=header), None)
+        rows = read_rows(Source(path=path, header=header), (column,))
     texts = []
     for row in rows:
         fault = row.fault or fault_of(row.raw)

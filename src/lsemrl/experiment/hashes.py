@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lsemrl import __version__, micro
+from lsemrl.layouts import layout_of
 
 _MODEL_FILES = ("config.json", "adapter_config.json", "modules.json")
 
@@ -43,13 +44,15 @@ def _hash(value: Any) -> str:
 
 
 def _file_hash(text: str) -> str | None:
-    """Of the content of the file, or the model's folder, that `text` names; None if it names neither."""
+    """Of the content of the file, files of rows, or model's folder that `text` names; None if it names none."""
     path = Path(text).expanduser() if text and "\0" not in text else None
     try:
-        if path is None or not path.exists():
+        if path is None:
             return None
         if path.is_file():
             return _content_hash(path)
+        if layout := layout_of(text):
+            return _hash({name: _content_hash(file) for name, file in layout.files.items()})
         # Any other folder is more likely a word that happens to be a folder's name, or one that runs are written to.
         return _folder_hash(path) if any((path / name).is_file() for name in _MODEL_FILES) else None
     except (OSError, RuntimeError):  # too long for a name; or no such user's home

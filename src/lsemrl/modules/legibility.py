@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from lsemrl.data import thoughts
 from lsemrl.data.carried import Carried, alike, carried, changed, spaced
 from lsemrl.data.collate import prompt_ids, target_ids
+from lsemrl.data.mixed import REPLAY
 from lsemrl.modules.families import native_positions
 from lsemrl.types import Example, UserError
 
@@ -293,8 +294,8 @@ def check_run(
     """
     spans: dict[str, int] = {}
     for split in splits:
-        replayed = split == "train" and "replay" in data.report
-        counts = [data.report[name] for name in ((split, "replay") if replayed else (split,))]
+        replayed = [name for name in data.report if name.startswith(REPLAY)] if split == "train" else []
+        counts = [data.report[name] for name in (split, *replayed)]
         prompt, row = (max(each[key] for each in counts) for key in ("longest_prompt_kept", "longest_row_kept"))
         if prompt:
             spans |= _learned(split, row) if learned and split == "train" else _answered(split, prompt, new)
