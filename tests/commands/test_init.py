@@ -62,6 +62,7 @@ def test_values_are_of_these_rows(pairs: str) -> None:
     assert 16 <= data["limits"]["max_target_tokens"] <= 32
     assert model["sampling"]["max_new_tokens"] == data["limits"]["max_target_tokens"]
     assert "template" not in data  # the task's own wording
+    assert model["rewards"].keys() == {"similarity", "language"}  # letters tell a copy
 
 
 def test_held_out_files_and_questions_of_ones_own(pairs: str, tiny_model: str) -> None:
@@ -127,6 +128,7 @@ def test_a_language_in_the_script_of_its_source_gets_an_identifier(
     settings = fields("rl.yaml")["model"]["init_args"]
     profile = {"code": "pcm", "identifier": "project/language"}
     assert settings["metrics"]["language"] == settings["rewards"]["language"]["init_args"]["language"] == profile
+    assert settings["rewards"]["copy"]["class_path"] == "lsemrl.rewards.CopyOfSource"
     assert Language(**profile).accepts(sentences("pcm", 1, seed=1)[0])
 
 

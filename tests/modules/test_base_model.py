@@ -18,8 +18,8 @@ from lsemrl import micro
 from lsemrl.errors import UserError
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.rewards.encoder import frozen_encoder
 from lsemrl.rewards.fit import EncoderTraining, load_encoder
-from lsemrl.rewards.semantic import _load
 
 OWN_CODE = {
     "configuration_my.py": (
@@ -135,7 +135,7 @@ def test_an_encoder_with_its_own_code_is_never_asked_about(
     change(encoder, model_type="my", auto_map={"AutoConfig": "configuration_my.MyConfig"})
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
     with pytest.raises(UserError, match="could not be loaded"):
-        _load(str(encoder), torch.float32)
+        frozen_encoder(str(encoder), torch.float32)
     with pytest.raises(UserError, match="could not be loaded"):
         load_encoder(str(encoder), EncoderTraining(device="cpu"))
     assert "y/N" not in capsys.readouterr().out

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lsemrl.rewards import SemanticSimilarity
-from lsemrl.rewards.semantic import EncoderDtype, computing_dtype
+from lsemrl.rewards.encoder import EncoderDtype, computing_dtype
 from lsemrl.types import Completion, UserError
 
 TEXTS = ["the cat saw the dog", "the dog ate the fish now", "big red bird", "small blue house river", "tree"]

@@ -29,6 +29,7 @@ from lsemrl.modules.rollout_report import append_samples, completion_metrics, re
 from lsemrl.modules.sampling import Sampling
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages, validate_group
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
+from lsemrl.rewards.coverage import Coverage
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.runs import SAMPLES
@@ -137,8 +138,11 @@ class GRPO(PolicyModule):
 
     def encoders(self) -> dict[str, SentenceTransformer]:
         """Those of rewards too."""
-        parts = {name: part for name, part in self.reward_mix.parts.items() if isinstance(part, SemanticSimilarity)}
-        own = {f"rewards.{name}.encoder {part.name!r}": part.encoder for name, part in parts.items()}
+        own = {
+            f"rewards.{name}.encoder {part.name!r}": part.encoder
+            for name, part in self.reward_mix.parts.items()
+            if isinstance(part, SemanticSimilarity | Coverage)
+        }
         return super().encoders() | own
 
     def say_memory(self, whole: Sequences) -> None:

@@ -24,15 +24,18 @@ class Reward(ABC):
 
     Args:
         weight: What the part is multiplied by in the mix. 0 only watches: the part is logged and trains nothing.
+        opens_from: As a gate the part stands open from this score on.
 
     Raises:
-        UserError: The weight is not finite.
+        UserError: The weight is not finite, or `opens_from` not in (0, 1].
     """
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0, opens_from: float = 1.0) -> None:
         if not math.isfinite(weight):
             raise UserError(f"weight is {weight} in {type(self).__name__}: give a finite number")
-        self.weight = weight
+        if not 0 < opens_from <= 1:
+            raise UserError(f"opens_from is {opens_from} in {type(self).__name__}: set it above 0 and at most 1")
+        self.weight, self.opens_from = weight, opens_from
 
     @abstractmethod
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
@@ -40,7 +43,7 @@ class Reward(ABC):
 
     def opens(self, scores_N: Tensor) -> Tensor:
         """Where the part, as a gate, stands open, by what it scored: bool [N]."""
-        return scores_N.isnan() | (scores_N == 1)
+        return scores_N.isnan() | (scores_N >= self.opens_from)
 
     def look_at(self, examples: Sequence[Example]) -> str:
         """Look at the rows of a run before weights are read.
@@ -75,7 +78,8 @@ class RewardMix:
 
     - `sum` (the paper): the weighted sum of the parts.
     - `gate`: the weighted sum of the parts that are no gates where every gate is open, and 0 where one is not. A gate
-      is open at 1, and where it is NaN, if its class does not say otherwise (`Reward.opens`). Its weight plays no role.
+      is open from its `opens_from` on (1 if it has none), and where it is NaN, unless its class says otherwise
+      (`Reward.opens`). Its weight plays no role.
       For rewards that are not negative: below 0, being shut out would be a gain.
     - `normalize_then_sum`: every part becomes an advantage within its group before it is weighted and added (GDPO,
       arXiv 2601.05242), so that a rare failure of one part cannot drown what the others say. A part that its group

@@ -1,18 +1,99 @@
-"""Whether an encoder is what its folder says: all of its weights were stored, and it reads as much as it claims."""
+"""A frozen sentence encoder, read and looked at: all of its weights were stored, it reads as much as it claims."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
+from lsemrl import micro
 from lsemrl.errors import reason_of
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+EncoderDtype = Literal["auto", "float32", "bfloat16"]
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _UNUSED = "pooler."  # what sentence encoders pool by is a module of their own
+
+
+def computing_device(device: str | None, asker: str) -> torch.device:
+    """Where an encoder computes: a GPU if there is one, if None.
+
+    Raises:
+        UserError: There is no such device; `asker` is the class that was to have it.
+    """
+    try:
+        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"device is {device!r} in {asker}: set it to cpu, cuda or null") from error
+
+
+def computing_dtype(dtype: EncoderDtype, device: torch.device) -> torch.dtype:
+    """What the encoder computes in on `device`; auto takes bfloat16 only where it is hardware.
+
+    Raises:
+        UserError: There is no such dtype.
+    """
+    if dtype not in get_args(EncoderDtype):
+        raise UserError(f"dtype is {dtype!r} for the encoder: choose one of {', '.join(get_args(EncoderDtype))}")
+    if dtype == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def frozen_encoder(name: str, dtype: torch.dtype) -> SentenceTransformer:
+    """The encoder in eval mode, frozen, on the CPU; the global random state is left as it was.
+
+    Its first module, the transformer, computes in `dtype`; what follows gets and computes float32.
+    """
+    path = micro.ENCODER if name == micro.NAME else Path(name)
+    if path.exists() and not (path / "modules.json").is_file():
+        raise UserError(
+            f"encoder is {name!r}, which is no SentenceTransformer folder (it has no modules.json): name a folder "
+            "written by SentenceTransformer.save, or a hub id"
+        )
+    if not path.exists() and (name == micro.NAME or not _HUB_ID.fullmatch(name)):
+        raise UserError(
+            f"encoder is {name!r}, and there is no such folder: name a SentenceTransformer folder or a hub id"
+        )
+    from sentence_transformers import SentenceTransformer
+
+    # Building a model draws its weights before they are overwritten, and the run's random numbers are not ours to use.
+    with torch.random.fork_rng(devices=[]):
+        try:
+            encoder = SentenceTransformer(
+                str(path) if path.exists() else name,
+                device="cpu",
+                local_files_only=path.exists(),
+                model_kwargs={"dtype": dtype},
+            )
+        except Exception as error:
+            reason = reason_of(error)
+            raise UserError(
+                f"encoder {name!r} could not be loaded ({type(error).__name__}: {reason}): name a SentenceTransformer "
+                "folder or a hub id"
+            ) from error
+    check_weights(name, encoder)
+    first, *others = encoder
+    for module in others if dtype == torch.bfloat16 else [first, *others]:
+        module.float()
+    first.register_forward_hook(_widen)
+    return encoder.eval().requires_grad_(False)
+
+
+def _widen(module: torch.nn.Module, args: tuple[Any, ...], features: dict[str, Any]) -> dict[str, Any]:
+    """Floating point features as float32."""
+    return {
+        name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in features.items()
+    }
 
 
 def check_weights(name: str, encoder: SentenceTransformer) -> None:

@@ -29,8 +29,7 @@ from transformers import AutoModel, PreTrainedModel, PrinterCallback, TrainerCal
 from lsemrl import micro
 from lsemrl.canonical import canonical
 from lsemrl.errors import reason_of
-from lsemrl.rewards.encoder import check_weights, reads
-from lsemrl.rewards.semantic import EncoderDtype, computing_dtype
+from lsemrl.rewards.encoder import EncoderDtype, check_weights, computing_dtype, reads
 from lsemrl.types import UserError
 
 _REPORTS = 0.1

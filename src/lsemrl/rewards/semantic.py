@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lsemrl import micro
 from lsemrl.canonical import canonical
-from lsemrl.errors import reason_of
 from lsemrl.rewards.base import Reward
 from lsemrl.rewards.cache import VectorCache, fingerprint, user_cache_folder
-from lsemrl.rewards.encoder import check_weights, reads
+from lsemrl.rewards.encoder import EncoderDtype, computing_device, computing_dtype, frozen_encoder, reads
 from lsemrl.types import Completion, UserError
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-EncoderDtype = Literal["auto", "float32", "bfloat16"]
 
 _CACHE_SIZE = 16_384
 _NO_CACHE = "none"
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 class SemanticSimilarity(Reward):
@@ -81,18 +73,11 @@ class SemanticSimilarity(Reward):
             raise UserError(f"batch_size is {batch_size} in SemanticSimilarity: set it to 1 or more")
         if max_tokens is not None and max_tokens < 1:
             raise UserError(f"max_tokens is {max_tokens} in SemanticSimilarity: set it to 1 or more, or to null")
-        if dtype not in get_args(EncoderDtype):
-            raise UserError(
-                f"dtype is {dtype!r} in SemanticSimilarity: choose one of {', '.join(get_args(EncoderDtype))}"
-            )
-        try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except RuntimeError as error:
-            raise UserError(f"device is {device!r} in SemanticSimilarity: set it to cpu, cuda or null") from error
+        self.device = computing_device(device, "SemanticSimilarity")
         self.threshold = threshold
         self.batch_size = batch_size
         # Loaded now and not at the first use: a bad encoder should stop a run before its policy is loaded.
-        self.encoder = _load(encoder, computing_dtype(dtype, self.device))
+        self.encoder = frozen_encoder(encoder, computing_dtype(dtype, self.device))
         own = self.encoder.max_seq_length
         self.encoder.max_seq_length = own if max_tokens is None else max_tokens
         if not reads(self.encoder):
@@ -245,59 +230,3 @@ def rescaled(cosine: float, threshold: float) -> float:
 def paid_for(text: str, cosine: float, threshold: float) -> float:
     """What an output with this cosine earns, in [0, 1]: nothing, whatever tau is, where it says nothing."""
     return rescaled(cosine, threshold) if says_something(text) else 0.0
-
-
-def computing_dtype(dtype: EncoderDtype, device: torch.device) -> torch.dtype:
-    """What the encoder computes in on `device`; auto takes bfloat16 only where it is hardware."""
-    if dtype == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
-
-
-def _load(name: str, dtype: torch.dtype) -> SentenceTransformer:
-    """The encoder in eval mode, frozen, on the CPU; the global random state is left as it was.
-
-    Its first module, the transformer, computes in `dtype`; what follows gets and computes float32.
-    """
-    path = micro.ENCODER if name == micro.NAME else Path(name)
-    if path.exists() and not (path / "modules.json").is_file():
-        raise UserError(
-            f"encoder is {name!r}, which is no SentenceTransformer folder (it has no modules.json): name a folder "
-            "written by SentenceTransformer.save, or a hub id"
-        )
-    if not path.exists() and (name == micro.NAME or not _HUB_ID.fullmatch(name)):
-        raise UserError(
-            f"encoder is {name!r}, and there is no such folder: name a SentenceTransformer folder or a hub id"
-        )
-    from sentence_transformers import SentenceTransformer
-
-    # Building a model draws its weights before they are overwritten, and the run's random numbers are not ours to use.
-    with torch.random.fork_rng(devices=[]):
-        try:
-            encoder = SentenceTransformer(
-                str(path) if path.exists() else name,
-                device="cpu",
-                local_files_only=path.exists(),
-                model_kwargs={"dtype": dtype},
-            )
-        except Exception as error:
-            reason = reason_of(error)
-            raise UserError(
-                f"encoder {name!r} could not be loaded ({type(error).__name__}: {reason}): name a SentenceTransformer "
-                "folder or a hub id"
-            ) from error
-    check_weights(name, encoder)
-    first, *others = encoder
-    for module in others if dtype == torch.bfloat16 else [first, *others]:
-        module.float()
-    first.register_forward_hook(_widen)
-    return encoder.eval().requires_grad_(False)
-
-
-def _widen(module: torch.nn.Module, args: tuple[Any, ...], features: dict[str, Any]) -> dict[str, Any]:
-    """Floating point features as float32."""
-    return {
-        name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
-        for name, value in features.items()
-    }
