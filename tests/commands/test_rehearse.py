@@ -81,6 +81,16 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_file(
     rehearse(part)
 
 
+def test_answers_that_were_cut_are_kept_where_they_may_be(tmp_path: Path) -> None:
+    words = ["--rows", "12", "--batch-size", "8", "--max-prompt-tokens", "96", "--top-k", "0", "--max-new-tokens", "2"]
+    rehearse(tmp_path / "own.jsonl", *words, "--cut-answers", "true")
+    rows = read_rehearsal(tmp_path / "own.jsonl")
+    assert len(rows) == 12 and max(len(row.answer_ids) for row in rows) == 2
+    assert "answer did not end" not in (tmp_path / "own.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        rehearse(tmp_path / "none.jsonl", *words)
+
+
 def test_text_of_other_settings_is_not_gone_on_with(whole: Path, tmp_path: Path) -> None:
     output = shutil.copytree(whole.parent, tmp_path / "copy") / whole.name
     before = output.read_bytes()

@@ -57,6 +57,7 @@ def rehearse(
     top_p: float = 1.0,
     max_prompt_tokens: int = 256,
     max_new_tokens: int = 256,
+    cut_answers: bool = False,
     batch_size: int = 64,
     top_k: int = 32,
     seed: int = 1,
@@ -74,6 +75,8 @@ def rehearse(
         top_p: Likewise.
         max_prompt_tokens: Longest prompt that the base may write.
         max_new_tokens: Longest answer; rows that do not end within it are dropped and counted.
+        cut_answers: Keep these too, as far as they go: an anchor holds token by token and needs no end. They are no data
+            to train on otherwise, since that would teach to stop there.
         batch_size: Rows written at once.
         top_k: How many of the base's likeliest tokens are kept for every token of the answers; 0 keeps none.
         seed: Of the drawing; the same command goes on where it was stopped.
@@ -117,6 +120,7 @@ def rehearse(
         "top_p": top_p,
         "max_prompt_tokens": max_prompt_tokens,
         "max_new_tokens": max_new_tokens,
+        "cut_answers": cut_answers,
         "batch_size": batch_size,
         "seed": seed,
     }
@@ -134,7 +138,7 @@ def rehearse(
             dropped += Counter({"the prompt did not end": cut})  # which keeps no zeros
         new = []
         for row, ended in write_answers(base, asked, answering, drawn + 1) if asked else ():
-            if reason := why_not(row, ended, known, kept_out):
+            if reason := why_not(row, ended or cut_answers, known, kept_out):
                 dropped[reason] += 1
             elif part or progress["free"] < rows:
                 new.append(row)

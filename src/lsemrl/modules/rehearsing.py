@@ -147,16 +147,16 @@ def write_answers(
         yield row, completion.ended
 
 
-def why_not(row: Rehearsed, ended: bool, known: set[str], without: re.Pattern[str] | None) -> str | None:
+def why_not(row: Rehearsed, whole: bool, known: set[str], without: re.Pattern[str] | None) -> str | None:
     """Why a row is not kept; None if it is.
 
     Args:
         row: A row that was drawn.
-        ended: Whether its answer came to its end.
+        whole: Whether its answer came to its end, or need not.
         known: Takes the texts of the rows that are kept.
         without: What no row the base wrote may have in its prompt or answer.
     """
-    if not ended:
+    if not whole:
         return "the answer did not end"
     if not row.response.strip() or (row.given < len(row.prompt_ids) and not row.prompt):
         return "nothing was said"
