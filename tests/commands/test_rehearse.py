@@ -83,7 +83,7 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_file(
 
 def test_answers_that_were_cut_are_kept_where_they_may_be(tmp_path: Path) -> None:
     words = ["--rows", "12", "--batch-size", "8", "--max-prompt-tokens", "96", "--top-k", "0", "--max-new-tokens", "2"]
-    rehearse(tmp_path / "own.jsonl", *words, "--cut-answers", "true")
+    rehearse(tmp_path / "own.jsonl", *words, "--cut-answers")
     rows = read_rehearsal(tmp_path / "own.jsonl")
     assert len(rows) == 12 and max(len(row.answer_ids) for row in rows) == 2
     assert "answer did not end" not in (tmp_path / "own.md").read_text(encoding="utf-8")

@@ -75,8 +75,8 @@ def rehearse(
         top_p: Likewise.
         max_prompt_tokens: Longest prompt that the base may write.
         max_new_tokens: Longest answer; rows that do not end within it are dropped and counted.
-        cut_answers: Keep these too, as far as they go: an anchor holds token by token and needs no end. They are no data
-            to train on otherwise, since that would teach to stop there.
+        cut_answers: Keep these too, as far as they go: an anchor holds token by token and needs no end. They are no
+            data to train on otherwise, since that would teach to stop there.
         batch_size: Rows written at once.
         top_k: How many of the base's likeliest tokens are kept for every token of the answers; 0 keeps none.
         seed: Of the drawing; the same command goes on where it was stopped.
