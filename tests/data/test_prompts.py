@@ -35,6 +35,25 @@ def test_system_message(tokenizer: PreTrainedTokenizerFast, plain_tokenizer: Pre
     assert render(plain_tokenizer, system="译者") == "译者\n翻译成藏文：你{好}"
 
 
+SHOTS = (({"source": "早"}, "ཞོགས"), ({"source": "晚"}, "དགོང"))
+
+
+def test_rows_are_shown_before_as_turns_or_texts(
+    tokenizer: PreTrainedTokenizerFast, plain_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    few = PromptTemplate(template="译：{source}", system="译者", shots=2)
+    turns = "<|system|>译者<|user|>译：早<|assistant|>ཞོགས<|user|>译：晚<|assistant|>དགོང<|user|>译：你{好}<|assistant|>"
+    assert few.render(tokenizer, TEXTS, SHOTS) == turns
+    assert few.render(plain_tokenizer, TEXTS, SHOTS) == "译者\n译：早ཞོགས\n\n译：晚དགོང\n\n译：你{好}"
+    assert "show template.system and 2 training rows with their answers and the" in few.describe(tokenizer, TEXTS)
+
+
+def test_a_chat_template_that_leaves_out_earlier_turns_is_told(make_tokenizer: Make) -> None:
+    deaf = make_tokenizer(chat_template="<|user|>{{ messages[-1]['content'] }}<|assistant|>")
+    with pytest.raises(UserError, match=r"leaves out template.shots \('དགོང'\).* set it to 0, or set template.chat"):
+        PromptTemplate(template="译：{source}", shots=2).render(deaf, TEXTS, SHOTS)
+
+
 def test_thinking_is_off_unless_asked_for(tokenizer: PreTrainedTokenizerFast) -> None:
     assert "<think>" not in render(tokenizer)
     assert render(tokenizer, enable_thinking=True).endswith("<think>")

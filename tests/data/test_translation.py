@@ -49,6 +49,21 @@ def test_embedded_world_in_both_directions(tokenizer: PreTrainedTokenizerFast) -
             assert mirrored.prompt == f"<|user|>翻译成中文：{row['bo']}<|assistant|>"
 
 
+def test_rows_that_are_shown_before_others_are_not_trained_on(tokenizer: PreTrainedTokenizerFast) -> None:
+    plain, few = prepared(tokenizer), prepared(tokenizer, template=PromptTemplate(shots=2))
+    shown = [
+        example for example in plain.train_examples if example.source not in {e.source for e in few.train_examples}
+    ]
+    assert len(shown) == 2
+    for before, after in zip(splits(plain), splits(few), strict=True):
+        for example in after:
+            assert all(f"{one.prompt}{one.reference}" in example.prompt for one in shown)
+            assert example.prompt.endswith(next(old.prompt for old in before if old.id == example.id))
+    assert plain.test_examples[0].references == few.test_examples[0].references
+    with pytest.raises(UserError, match=r"template.shots is 60, but there are 60 training rows; lower it"):
+        prepared(tokenizer, template=PromptTemplate(shots=60))
+
+
 def splits(data: TranslationData) -> list[list[Any]]:
     return [data.train_examples, data.validation_examples, data.test_examples]
 

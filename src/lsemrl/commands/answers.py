@@ -110,9 +110,14 @@ def say(
         told: Called with the answer to the only text after each of its tokens; what it raises ends the answer.
 
     Raises:
-        UserError: A prompt is longer than the model has positions for.
+        UserError: A prompt is longer than the model has positions for, or is to show other rows.
     """
     asked, template = [text.strip() for text in texts], plan.resolved_template()  # as rows are read for training
+    if template.shots:
+        raise UserError(
+            f"data.template.shots is {template.shots}, but there are no rows here to show before a text; use lsemrl "
+            "measure or lsemrl predict"
+        )
     prompts = [template.render(policy.tokenizer, {"source": text, plan.task.inputs[0]: text}) for text in asked]
     examples = [
         Example(id=str(row), prompt=prompt, source=text, references=("",))

@@ -10,7 +10,7 @@ import contextlib
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,13 +29,19 @@ _tried: set[str] = set()
 
 
 def write_chat(
-    tokenizer: PreTrainedTokenizerBase, system: str | None, instruction: str, *, enable_thinking: bool
+    tokenizer: PreTrainedTokenizerBase,
+    system: str | None,
+    turns: Sequence[tuple[str, str]],
+    instruction: str,
+    *,
+    enable_thinking: bool,
 ) -> str:
     """One prompt by the tokenizer's chat template, up to where the answer begins.
 
     Args:
         tokenizer: It has a chat template.
         system: System message, if there is one.
+        turns: What the user said and was answered before.
         instruction: What the user says.
         enable_thinking: Handed to the template, under the two names that templates know it by.
 
@@ -43,6 +49,8 @@ def write_chat(
         UserError: The template fails, takes too long or writes too much, or leaves out what it was given.
     """
     messages = [{"role": "system", "content": system}] if system else []
+    for asked, said in turns:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
     messages.append({"role": "user", "content": instruction})
 
     def render() -> str:
@@ -57,10 +65,10 @@ def write_chat(
         )
 
     name = f"the chat template of the tokenizer {tokenizer.name_or_path!r}"
-    # Whether there is a system message decides on which way a template goes; other messages are its data.
-    way = repr((tokenizer.chat_template, enable_thinking, bool(system)))
+    # Whether there are a system message and turns decides on which way a template goes; what they say is its data.
+    way = repr((tokenizer.chat_template, enable_thinking, bool(system), len(turns)))
     if way not in _tried:
-        _try_out(render, name, len(system or "") + len(instruction))
+        _try_out(render, name, sum(len(message["content"]) for message in messages))
         _tried.add(way)
     try:
         prompt = render()
@@ -70,9 +78,11 @@ def write_chat(
         raise UserError(
             f"{name} refuses the prompt ({reason}); {leave_out}set template.chat to false, or mend the template"
         ) from error
-    if left_out := _left_out(prompt, system or "", instruction):
+    if left_out := _left_out(prompt, system or "", turns, instruction):
         field, text = left_out
-        remedy = "put it into template.template, or " if field == "template.system" else ""
+        remedy = {"template.system": "put it into template.template, or ", "template.shots": "set it to 0, or "}.get(
+            field, ""
+        )
         raise UserError(
             f"{name} leaves out {field} ({' '.join(text.split())[:60]!r}), so that the policy would not see it; "
             f"{remedy}set template.chat to false, or mend the template"
@@ -80,13 +90,17 @@ def write_chat(
     return prompt
 
 
-def _left_out(prompt: str, system: str, instruction: str) -> tuple[str, str] | None:
+def _left_out(prompt: str, system: str, turns: Sequence[tuple[str, str]], instruction: str) -> tuple[str, str] | None:
     """What does not stand in `prompt`, whatever became of its white space, and by which name it goes."""
-    whole, own, ahead = ("".join(text.split()) for text in (prompt, instruction, system))
-    if own not in whole:
-        return "the instruction with its text", instruction
-    elsewhere = "\n".join(whole.rsplit(own, 1)) if own else whole  # for the instruction may say the same words
-    return None if ahead in elsewhere else ("template.system", system)
+    left = "".join(prompt.split())
+    said = [("the instruction with its text", instruction)]
+    said += [("template.shots", text) for turn in reversed(turns) for text in reversed(turn)]
+    for field, text in [*said, ("template.system", system)]:
+        own = "".join(text.split())
+        if own not in left:
+            return field, text
+        left = "\n".join(left.rsplit(own, 1)) if own else left  # for others may say the same words
+    return None
 
 
 def _try_out(render: Callable[[], str], name: str, given: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from lsemrl.types import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Shot = tuple[Mapping[str, str], str]
 _PLACEHOLDERS = {"source", "context", "question"}
 
 
@@ -35,8 +36,13 @@ class PromptTemplate:
     enable_thinking: bool = False
     """Handed to the chat template: Qwen3 then writes its thoughts before its answer. Where it is false, a thought that
     the chat template opens all the same is closed, so that the answer follows."""
+    shots: int = 0
+    """So many training rows are shown before each row, with their answers, and are not trained on: as turns of the
+    chat, or where there is no chat template as texts with an empty line between them."""
 
     def __post_init__(self) -> None:
+        if self.shots < 0:
+            raise UserError(f"template.shots is {self.shots}; give 0 or more")
         if self.template is None:
             return
         found = _placeholders(self.template)
@@ -68,24 +74,26 @@ class PromptTemplate:
             )
         return self
 
-    def render(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> str:
+    def render(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str], shown: Sequence[Shot] = ()) -> str:
         """The whole prompt, to be tokenized without adding special tokens.
 
         Args:
             tokenizer: Its chat template is used unless `chat` forbids; otherwise its BOS is put first if it adds one.
             texts: What the placeholders stand for.
+            shown: The rows before it, as many as `shots`, each by what the placeholders stand for and its answer.
 
         Raises:
             UserError: `chat` is true and there is no chat template; see also `chat.write_chat`.
         """
-        prompt = self._write(tokenizer, texts)
+        assert len(shown) == self.shots, "whoever renders must look for them"
+        prompt = self._write(tokenizer, texts, shown)
         return prompt if self.enable_thinking or not self._uses_chat(tokenizer) else thoughts.close(prompt)
 
     def describe(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> str:
         """A line about what prompts show, and whether an answer or a thought follows them."""
         system = "template.system and " if self.system else ""
         by = "the chat template" if self._uses_chat(tokenizer) else "template.template"
-        mark = thoughts.opened(self._write(tokenizer, texts))
+        mark = thoughts.opened(self._write(tokenizer, texts, ()))
         if mark is None:
             follows = "the answer follows"
         elif self._uses_chat(tokenizer) and not self.enable_thinking:
@@ -98,23 +106,26 @@ class PromptTemplate:
                 f"they open a thought ({mark}): the answer of an output is what follows the thought's end, and one "
                 "that never ends it has none"
             )
-        return f"prompts by {by} show {system}the instruction with its text; {follows}"
+        shots = f"{self.shots} training rows with their answers and " if self.shots else ""
+        return f"prompts by {by} show {system}{shots}the instruction with its text; {follows}"
 
     def _uses_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         return self.chat is not False and bool(tokenizer.chat_template)
 
-    def _write(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> str:
+    def _write(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str], shown: Sequence[Shot]) -> str:
         assert self.template is not None, "for_task comes first"
         instruction = self.template.format_map(texts)
+        turns = [(self.template.format_map(asked), said) for asked, said in shown]
         if self._uses_chat(tokenizer):
-            return write_chat(tokenizer, self.system, instruction, enable_thinking=self.enable_thinking)
+            return write_chat(tokenizer, self.system, turns, instruction, enable_thinking=self.enable_thinking)
         if self.chat:
             raise UserError(
                 f"template.chat is true, but the tokenizer {tokenizer.name_or_path!r} has no chat template; "
                 "set template.chat to null, or give the tokenizer one"
             )
         system = f"{self.system}\n" if self.system else ""
-        return f"{_bos(tokenizer)}{system}{instruction}"
+        before = "".join(f"{asked}{said}\n\n" for asked, said in turns)
+        return f"{_bos(tokenizer)}{system}{before}{instruction}"
 
 
 def _placeholders(template: str) -> set[str]:

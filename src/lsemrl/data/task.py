@@ -11,7 +11,15 @@ from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_records, to_record
 from lsemrl.data.sources import Source
-from lsemrl.data.splits import Splits, choose_part, content_key, content_keys, split_by_content, without_shared
+from lsemrl.data.splits import (
+    Splits,
+    choose_part,
+    content_key,
+    content_keys,
+    split_by_content,
+    take_by_content,
+    without_shared,
+)
 from lsemrl.micro import corpus
 from lsemrl.micro.grammar import Split
 from lsemrl.types import Example, UserError
@@ -156,10 +164,17 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
             "with held-out rows were left out); give more rows, or lower splits.validation_fraction and "
             "splits.test_fraction"
         )
-    kept["train"] = choose_part(kept["train"], task.key, plan.splits)
+    shown, rest = take_by_content(kept["train"], task.key, count=template.shots, seed=plan.splits.seed)
+    if not rest:
+        raise UserError(
+            f"template.shots is {template.shots}, but there are {len(shown)} training rows; lower it, so that some are "
+            "left to train on"
+        )
+    kept["train"] = choose_part(rest, task.key, plan.splits)
+    shots = [(_texts(record.inputs), record.targets[0]) for record in shown[: template.shots]]
 
     def render(inputs: Mapping[str, str]) -> str:
-        return template.render(tokenizer, {"source": "\n".join(inputs.values()), **inputs})
+        return template.render(tokenizer, _texts(inputs), shots)
 
     examples: dict[str, list[Example]] = {}
     for name in SPLITS:
@@ -168,10 +183,13 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
         )
         report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
-    first = kept["train"][0].inputs
-    told = template.describe(tokenizer, {"source": "\n".join(first.values()), **first})
-    lines.append(f"{task.name}: {told}")
+    lines.append(f"{task.name}: {template.describe(tokenizer, _texts(kept['train'][0].inputs))}")
     return Prepared(**examples, report=report, lines=lines, held_out=content_keys(held_out, task.contents))
+
+
+def _texts(inputs: Mapping[str, str]) -> dict[str, str]:
+    """What placeholders of a template stand for."""
+    return {"source": "\n".join(inputs.values()), **inputs}
 
 
 def _read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:
