@@ -250,8 +250,8 @@ def _tell_phases(pipe: int, *, silent: bool) -> None:
     telling(policy.Policy, "save", "save")
 
 
-def kill_chain(seed: int, root: Path, expected: dict[str, str], layout: str = "one") -> Outcome:
-    """One run, killed up to three times."""
+def kill_chain(seed: int, root: Path, expected: dict[str, str], layout: str = "one", most: int = 3) -> Outcome:
+    """One run, killed up to so many times."""
     draw = random.Random(seed)
     ranks, added = _LAYOUTS[layout]
     words = (*_RUN, *added, f"--trainer.default_root_dir={root}", f"--data.num_workers={int(seed % 8 == 0)}")
@@ -259,7 +259,7 @@ def kill_chain(seed: int, root: Path, expected: dict[str, str], layout: str = "o
     kills: list[Met] = []
     while not _finished(root / "version_0"):
         kill = Kill(draw.choice(PHASES), draw.randint(1, 5), draw.random() ** 2 * 0.2, draw.choice(victims))
-        met = run(words, kill if len(kills) < 3 else None, ranks)
+        met = run(words, kill if len(kills) < most else None, ranks)
         if met:
             kills.append(met)
     found = content(root / "version_0")
@@ -291,7 +291,8 @@ def kill_campaign(kills: int, seed: int, jobs: int = 1, layout: str = "one") -> 
         with ThreadPoolExecutor(jobs) as pool:
             while sum(len(outcome.kills) for outcome in outcomes) < kills:
                 some = [next(seeds) for _ in range(jobs)]
-                outcomes += pool.map(lambda one: kill_chain(one, Path(folder) / str(one), expected, layout), some)
+                most = min(3, kills)
+                outcomes += pool.map(lambda one: kill_chain(one, Path(folder) / str(one), expected, layout, most), some)
                 for outcome in outcomes[-jobs:]:
                     met = " ".join(one.phase for one in outcome.kills) or "not killed"
                     print(met, "->", ", ".join(outcome.differences) or "the same")

@@ -50,6 +50,8 @@ from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Reward
 from lsemrl.types import Completion
 
+START = "spawn"
+"""How a process of its own is started; a test that looks at no memory forks."""
 BETA = 0.04
 RANK, ALPHA = 32, 64
 PARTS = ("rollout", "reward", "reference", "update")
@@ -299,7 +301,7 @@ class Runner:
         Raises:
             SystemExit: It failed; why is on standard error.
         """
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context(START)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(train, work, theirs), daemon=True)
         self.process.start()

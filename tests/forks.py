@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -112,6 +113,15 @@ def script(words: list[str]) -> None:
     """What `python -c` does."""
     sys.argv = ["-c", *words[1:]]
     exec(compile(words[0], "<string>", "exec"), {"__name__": "__main__"})
+
+
+def benchmark(words: list[str]) -> None:
+    """What `python benchmarks/... .py` does, but that those whom it measures are forks in their turn."""
+    import harness
+
+    harness.START = "fork"
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def _work(

@@ -170,24 +170,15 @@ def test_a_slurm_job_on_two_nodes_is_queued_again_when_its_time_is_up(tmp_path: 
         "SLURM_LOCALID": "0",
         "MASTER_PORT": str(port),
         "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     places = [{**job, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)} for rank in range(2)]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "lsemrl", *words],
-        env={**os.environ, **places[0]},
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    second = Fork(words, environment=places[1], folder=tmp_path)
-    until(runs / "version_0" / "metrics.csv", lambda: first.poll() is None and second.poll() is None)
-    for task in (first, second):
+    tasks = [Fork(words, environment=place, folder=tmp_path) for place in places]
+    until(runs / "version_0" / "metrics.csv", lambda: all(task.poll() is None for task in tasks))
+    for task in tasks:
         os.kill(task.pid, signal.SIGUSR1)
     (tmp_path / "go").touch()
-    errors = first.communicate(timeout=200)[1]
-    assert [first.returncode, second.end().returncode] == [128 + signal.SIGUSR1] * 2, errors
+    ended = [task.end() for task in tasks]
+    assert [task.returncode for task in ended] == [128 + signal.SIGUSR1] * 2, ended[0].stderr
     assert asked.read_text() == "requeue 4711\n"
     assert 0 < len(steps(runs / "version_0")) < 6
     again = [fork.end() for fork in [Fork(words, environment=place, folder=tmp_path) for place in places]]

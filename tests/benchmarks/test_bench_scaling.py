@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
+
+from forks import Fork, benchmark
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALLEST = "--sweep group --values 2 3 --prompts 1 --prompt 4 --completion 2 --steps 1 --warmup 1"
 
 
 def test_the_smallest_run(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "benchmarks/bench_scaling.py",
-        *SMALLEST.split(),
-        "--device",
-        "cpu",
-        "--results",
-        str(tmp_path),
-    ]
-    run = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True)
+    words = ["benchmarks/bench_scaling.py", *SMALLEST.split(), "--device", "cpu", "--results", str(tmp_path)]
+    run = Fork(words, benchmark, folder=BENCHMARKS.parent).end()
     assert run.returncode == 0, run.stderr
     first, *lines = (tmp_path / "scaling_group_cpu.csv").read_text().splitlines()
     assert first.startswith(f"# python benchmarks/bench_scaling.py {SMALLEST}") and "torch " in first

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from forks import Fork, benchmark
 
 pytest.importorskip("trl", minversion="1.16", reason="trl >= 1.16 is not installed; it is needed for comparison")
 
@@ -31,16 +31,8 @@ def work(bench_step: ModuleType, folder: Path, train: str) -> Any:
 
 
 def test_the_smallest_run(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "benchmarks/bench_step.py",
-        *SMALLEST.split(),
-        "--device",
-        "cpu",
-        "--results",
-        str(tmp_path),
-    ]
-    run = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True)
+    words = ["benchmarks/bench_step.py", *SMALLEST.split(), "--device", "cpu", "--results", str(tmp_path)]
+    run = Fork(words, benchmark, folder=BENCHMARKS.parent).end()
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("check passed")
     first, *lines = (tmp_path / "step_cpu_small_lora.csv").read_text().splitlines()
