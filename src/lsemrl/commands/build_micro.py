@@ -31,9 +31,4 @@ def build_micro(*, output: Path, seed: int = 1) -> None:
         length = ["--trainer.max_steps=200", "--trainer.max_epochs=-1", "--trainer.callbacks=null"]
         module = run_trainer([*cold_start, *policy, *length, f"--trainer.default_root_dir={folder}"]).model
         module.policy.settings = dataclasses.replace(module.policy.settings, model=NAME)  # its name once installed
-
-        def fill(part: Path) -> None:
-            module.policy.save(part)
-            (part / "README.md").unlink(missing_ok=True)  # peft's empty model card
-
-        replace_folder(output / "cold_start", fill)
+        replace_folder(output / "cold_start", module.policy.save)

@@ -104,7 +104,8 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
             if config.trainer.enable_checkpointing is False:
                 config.trainer.enable_checkpointing, config.checkpoints.keep = None, 0
             parser, auto = self._parser(self.subcommand), config.checkpoints.resume == "auto"
-            whole = json.loads(parser.dump(config, format="json", skip_none=False))
+            settled = {"skip_none": False, "skip_check": True}  # it has been checked as it was read
+            whole = json.loads(parser.dump(config, format="json", **settled))
             root = checkpoint = None
             if config.trainer.logger in (None, True):
                 root = Path(config.trainer.default_root_dir or "runs")
@@ -114,7 +115,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
             self.asked = Asked(
                 root=root,
                 config=whole,
-                text=parser.dump(config, skip_none=False),
+                text=parser.dump(config, **settled),
                 resume=auto,
                 checkpoint=checkpoint,
             )
@@ -159,6 +160,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
         trainer_defaults={"callbacks": callbacks},
         auto_configure_optimizers=False,
         save_config_callback=None,  # ours is in RunFolder
+        load_from_checkpoint_support=False,  # nor are checkpoints Lightning's
         parser_kwargs={
             "exit_on_error": False,
             **({words[0]: {"exit_on_error": False}} if run else {}),

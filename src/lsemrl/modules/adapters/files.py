@@ -106,6 +106,7 @@ def write_adapter(
     names = {weight: name for name, weight in model.named_parameters()}  # one weight may be found in two places
     state = {key: weights.get(names.get(value, key), value) for key, value in model.state_dict(keep_vars=True).items()}
     model.peft_config[TRAINED].base_model_name_or_path = base
+    model.create_or_update_model_card = _no_card
     model.save_pretrained(folder, selected_adapters=[TRAINED], save_embedding_layers=resized, state_dict=state)
     # Sets, which peft writes in another order every time.
     config = folder / CONFIG
@@ -116,3 +117,7 @@ def write_adapter(
     write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
     passport = {"format": _FORMAT, "base": base, "base_fingerprint": base_fingerprint}
     write_text(folder / PASSPORT, json.dumps(passport, indent=2) + "\n")
+
+
+def _no_card(folder: Path) -> None:
+    """Instead of peft's, an empty form that takes it a third of a save to fill in; whoever exports gets ours."""
