@@ -10,8 +10,9 @@ demo: $(VENV)/ready  ## the main job on the embedded world; about 15 minutes on 
 test: $(VENV)/ready  ## lint, types, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist worksteal
+	$(BIN)/mypy & types=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist worksteal; tests=$$?; \
+	wait $$types && exit $$tests
 
 test-docs: $(VENV)/ready  ## what the README and docs tell to type, run from top to bottom; 5 to 7 minutes on two busy cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_docs.py

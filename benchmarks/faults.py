@@ -287,11 +287,10 @@ def kill_campaign(kills: int, seed: int, jobs: int = 1, layout: str = "one") -> 
         whole = Path(folder) / "whole"
         run((*_RUN, *added, f"--trainer.default_root_dir={whole}"), None, ranks)
         expected = content(whole / "version_0")
-        seeds = iter(range(seed, seed + 10 * kills + 1))
+        seeds, most = iter(range(seed, seed + 10 * kills + 1)), min(3, kills)
         with ThreadPoolExecutor(jobs) as pool:
             while sum(len(outcome.kills) for outcome in outcomes) < kills:
                 some = [next(seeds) for _ in range(jobs)]
-                most = min(3, kills)
                 outcomes += pool.map(lambda one: kill_chain(one, Path(folder) / str(one), expected, layout, most), some)
                 for outcome in outcomes[-jobs:]:
                     met = " ".join(one.phase for one in outcome.kills) or "not killed"

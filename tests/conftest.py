@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import tempfile
 
@@ -18,6 +20,12 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.pretrained import read_config_and_tokenizer
 from lsemrl.types import Example, PromptBatch
 from tiny import make_policy, save_tiny_model
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is not looked through again whenever garbage is collected."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # for libraries that look for leaks as a process ends
 
 
 @pytest.fixture

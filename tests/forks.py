@@ -6,6 +6,7 @@ A fork says, writes and ends as a process of its own does (test_forks.py); only 
 from __future__ import annotations
 
 import atexit
+import functools
 import multiprocessing
 import os
 import runpy
@@ -15,31 +16,24 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
 import torch
 
 from lsemrl.cli.main import main
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "lightning.pytorch.cli",
-        "lightning.pytorch.loggers.tensorboard",
-        "lightning.pytorch.strategies",
-        "torch.distributed.fsdp",
-        "peft",
-        "sentence_transformers",
-        "transformers.models.qwen3.modeling_qwen3",
-        "lsemrl.commands.export",
-        "lsemrl.commands.trainer",
-        "lsemrl.data.translation",
-        "lsemrl.metrics.scorer",
-        "lsemrl.modules.checkpoints",
-        "lsemrl.modules.grpo",
-        "lsemrl.modules.sft",
-    ]
-)
+_CONTEXT.set_forkserver_preload(["preloaded"])
+
+
+@functools.cache
+def _start_server() -> None:
+    """With our path, which the server of Python 3.11 is not given."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
 
 
 class Fork:
@@ -63,6 +57,7 @@ class Fork:
         self._output, self._errors = Path(self._said.name, "output"), Path(self._said.name, "errors")
         for file in (self._output, self._errors):
             file.touch()
+        _start_server()
         whole = {name: value for name, value in {**os.environ, **(environment or {})}.items() if value is not None}
         self._process = _CONTEXT.Process(
             target=_work, args=(run, list(words), whole, folder or Path.cwd(), self._output, self._errors)

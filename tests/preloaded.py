@@ -1,0 +1,26 @@
+"""What forks find done: imports, and what a command line reads once a process. The server of `forks` imports this."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+from contextlib import redirect_stdout, suppress
+from io import StringIO
+
+import harness  # noqa: F401
+import lightning.pytorch.loggers.tensorboard
+import lightning.pytorch.strategies  # noqa: F401
+import peft  # noqa: F401
+import sentence_transformers  # noqa: F401
+import torch.distributed.fsdp  # noqa: F401
+import transformers.models.qwen3.modeling_qwen3  # noqa: F401
+
+import lsemrl.commands.export
+import lsemrl.metrics.scorer
+import lsemrl.modules.sft  # noqa: F401
+from lsemrl.cli.main import main
+
+with suppress(SystemExit), redirect_stdout(StringIO()):
+    main(["fit", "--config", "grpo.yaml", "--print_config"])
+gc.freeze()  # or each fork would look through all of this, and so copy it
+atexit.register(gc.unfreeze)  # for libraries that look for leaks as a process ends
