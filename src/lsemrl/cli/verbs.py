@@ -35,6 +35,7 @@ class Verb:
 
 _ALL = (
     Verb("init", "init.init", "look into rows of your own, and write a project for them: cold start, RL, measure"),
+    Verb("check", "check.check", "look at rows before training: leaks, copies, languages, tokens, what it would cost"),
     Verb("fit", "trainer.run_trainer", "train a policy: SFT or GRPO, as the configuration says"),
     Verb("validate", "trainer.run_trainer", "score a policy on the validation rows"),
     Verb("test", "trainer.run_trainer", "score a policy on the test rows"),

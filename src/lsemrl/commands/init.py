@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lsemrl import micro
 from lsemrl.commands.questions import answered, at_terminal
 from lsemrl.commands.rendered import rendered
+from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task
 from lsemrl.data import comprehension
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import target_ids
-from lsemrl.data.headline import HeadlineData
-from lsemrl.data.instruction import InstructionData
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import read_records
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
-from lsemrl.data.survey import Column, Survey, find_column, profile_of, survey
+from lsemrl.data.survey import Column, Survey, profile_of, survey
 from lsemrl.data.task import HELD_OUT, Prepared, prepare
-from lsemrl.data.translation import TEMPLATES, TranslationData, wording
+from lsemrl.data.translation import TEMPLATES, wording
 from lsemrl.evaluation.general import language_of
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.modules.pretrained import read_config_and_tokenizer
 from lsemrl.types import UserError
 
-Task = Literal["translation", "headline", "instruction"]
 FILES = ("README.md", "rehearse.yaml", "cold_start.yaml", "rl.yaml", "measure.yaml", "experiment.yaml")
 IDENTIFIER = "language.yaml"
 """Written too where the language is in the script of the one that is translated from."""
-_CLASSES: dict[Task, Callable[..., TaskData]] = {
-    "translation": TranslationData,
-    "headline": HeadlineData,
-    "instruction": InstructionData,
-}
-_USUAL: dict[Task, dict[str, tuple[str, ...]]] = {
-    "headline": {"content": ("content", "article", "text"), "title": ("title", "headline")},
-    "instruction": {
-        "prompt": ("prompt", "instruction", "messages.user"),
-        "response": ("response", "output", "messages.assistant"),
-    },
-}
-"""The fields of a task, and the names that their columns usually have."""
 _HEADLINE = {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name}: {{source}}"}
 """What the policy is asked for a headline, by the language that it is asked in."""
 _FEWEST, _WANTED_STEPS, _MOST_TOKENS = 40, 100, 2**30
@@ -138,7 +123,7 @@ def init(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
     found = found or survey(Source(path=file, on_bad_row="skip"))
-    columns = _columns(found, task, from_ or "", to, source_column, target_column)
+    columns = columns_of_task(found, task, from_ or "", to, source_column, target_column)
     asked = Asked(
         path=file,
         folder=str(output),
@@ -162,30 +147,11 @@ def init(
         print(line)
 
 
-def _columns(
-    found: Survey, task: Task, from_: str, to: str, source: str | None, target: str | None
-) -> dict[str, Column]:
-    """The columns of what is asked and of the answers, by the task's fields."""
-    if task == "translation":
-        answers = find_column(found, to, target)
-        return {from_: find_column(found, from_, source, [answers.name]), to: answers}
-    named = {column.name: column for column in found.columns}
-    chosen: dict[str, Column] = {}
-    for (field, usual), asked in zip(_USUAL[task].items(), (source, target), strict=True):
-        name = asked or next((name for name in usual if name in named), None)
-        if name not in named:
-            option = "--target-column" if chosen else "--source-column"
-            listed = "; ".join(map(str, found.columns))
-            raise UserError(f"which column holds the {field} cannot be told; give {option}, one of: {listed}")
-        chosen[field] = named[name]
-    return chosen
-
-
 def _shown(
     asked: Asked, found: Survey, columns: Mapping[str, Column], profile: Language
 ) -> tuple[dict[str, Any], list[str]]:
     """What the templates show, and what the data module says of the rows."""
-    kind = _CLASSES[asked.task]
+    kind = CLASSES[asked.task]
     fields = {"source_field": asked.from_, "target_field": asked.to} if asked.task == "translation" else {}
     renamed = {field: column.name for field, column in columns.items() if field != column.name}
     template = _wording(asked)

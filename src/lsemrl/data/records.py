@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import regex
+
 from lsemrl.data.choices import chosen, fault_of_choices, listed
 from lsemrl.data.columns import names_in, value_of
 from lsemrl.data.rows import Row
@@ -21,6 +23,7 @@ from lsemrl.reading import fault_of, user_path
 from lsemrl.types import UserError
 
 _MOST_NAMED = 40
+_SEEN = regex.compile(r"[^\p{Z}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]")
 Flatten = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -204,6 +207,8 @@ def _text(label: str, value: object) -> str:
     text = value.strip()
     if not text:
         raise _BadRow(f"{label} is empty")
+    if not _SEEN.search(text):
+        raise _BadRow(f"{label} holds nothing that is seen, only such as U+{ord(text[0]):04X}")
     return text
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lsemrl.data.collate import complete_tokenizer
+from lsemrl.data.inspection import at_a_glance
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_records, to_record
@@ -150,7 +151,7 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
     """
     complete_tokenizer(tokenizer)
     template, task = plan.resolved_template(), plan.task
-    rows, bad = _read_splits(plan)
+    rows, bad = read_splits(plan)
     report: dict[str, dict[str, int]] = {}
     # No text of the test is in another split, and none of the validation rows in training, whatever file it is from.
     kept = {"test": rows["test"]}
@@ -184,6 +185,8 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
         report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
     lines.append(f"{task.name}: {template.describe(tokenizer, _texts(kept['train'][0].inputs))}")
+    if plan.source.world_split is None:
+        lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task)]
     return Prepared(**examples, report=report, lines=lines, held_out=content_keys(held_out, task.contents))
 
 
@@ -192,8 +195,12 @@ def _texts(inputs: Mapping[str, str]) -> dict[str, str]:
     return {"source": "\n".join(inputs.values()), **inputs}
 
 
-def _read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:
-    """The records of each split, and how many bad rows its source had."""
+def read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:
+    """The records of each split, before any is left out, and how many bad rows its source had.
+
+    Raises:
+        UserError: See `sources` and `records`.
+    """
     rows: dict[str, list[Record]] = {}
     bad: dict[str, int] = dict.fromkeys(SPLITS, 0)
     if plan.source.world_split == "":

@@ -49,7 +49,8 @@ def attach(model: Any, config: LoraConfig, field: str) -> PeftModel:
     trained = {id(weight): weight for weight in adapter_tensors(adapted).values()}
     if not trained:
         raise UserError(f"{field} adapts nothing of policy.model; name layers that it has")
-    if len({weight.data_ptr() for weight in trained.values()}) < len(trained):
+    places = [weight.data_ptr() for weight in trained.values() if not weight.is_meta]  # none has one in an estimate
+    if len(set(places)) < len(places):
         raise UserError(
             f"{field} ties factors of embeddings to those of the head, of which it is not proven that they are trained "
             "here as peft trains them; name the embeddings in modules_to_save instead"

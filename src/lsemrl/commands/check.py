@@ -1,0 +1,307 @@
+"""`lsemrl check`: what is in rows, what is wrong with them, and what training on them would take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsemrl import __version__, micro
+from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
+from lsemrl.commands.questions import answered
+from lsemrl.commands.quiet import quiet
+from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task
+from lsemrl.data.base import TaskData
+from lsemrl.data.inspection import Finding, Inspection, inspect, reasons
+from lsemrl.data.limits import Limits
+from lsemrl.data.records import Record
+from lsemrl.data.sources import Source
+from lsemrl.data.splits import Splits
+from lsemrl.data.survey import Column, survey
+from lsemrl.data.task import HELD_OUT, Prepared, prepare, read_splits
+from lsemrl.files import is_free, make_folder, try_folder
+from lsemrl.languages import Language, language, usual_profile
+from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.reading import read_lines
+from lsemrl.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from lsemrl.modules.cost import Cost
+
+_ALL = 2**30  # tokens: nothing is left out for its length here
+_SKIPPED = "skipped.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a step of RL is taken to be, for what it costs."""
+
+    batch_size: int = 16
+    """Prompts."""
+    num_generations: int = 8
+    """Completions for each."""
+    epochs: int = 1
+    """Times that every training row is used."""
+    tflops: float = 100.0
+    """What the machine computes in a second of such work, in 10^12 operations: a third of what its data sheet says."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_generations", "epochs", "tflops"):
+            if not 0 < getattr(self, name) < 1e9:
+                raise UserError(f"step.{name} is {getattr(self, name)}; give a number above 0")
+
+
+def check(
+    data: str,
+    *,
+    to: str | None = None,
+    from_: str | None = None,
+    task: Task = "translation",
+    output: Path = Path("check"),
+    policy: PolicySettings | None = None,
+    encoder: str | None = None,
+    identifier: str | None = None,
+    source_column: str | None = None,
+    target_column: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
+    step: Step = Step(),
+) -> None:
+    """Look at rows before anything is trained on them, and write check.html and check.json.
+
+    Args:
+        data: Rows, as `data.source.path` of `lsemrl fit` names them.
+        to: The language that is to be learned.
+        from_: The language that is translated from.
+        task: What is learned.
+        output: Folder to write to.
+        policy: What would be trained: how it reads the texts, how long they are, and what a step takes. Its weights are
+            not read.
+        encoder: What would reward: a SentenceTransformer folder, a hub id, or "micro".
+        identifier: What tells the language from those in its script (see `lsemrl fit-language`).
+        source_column: The column of what is asked; by default told by its name or its letters.
+        target_column: The column of the answers, likewise.
+        validation: Rows for validation, with the columns of the data; by default a share of them.
+        test: Rows for the test, likewise.
+        step: What a step of RL is taken to be.
+
+    Raises:
+        UserError: The rows cannot be read; or something was found that cannot work, which check.html shows.
+    """
+    begun = time.monotonic()
+    if task == "translation":
+        from_ = answered(from_, "--from", "the language that is translated from, such as en")
+    to = answered(to, "--to", "the language that is to be learned, such as bo")
+    if not is_free(output) and not (output.is_dir() and {path.name for path in output.iterdir()} <= _written(output)):
+        raise UserError(f"--output is {str(output)!r}, which holds something else; name a new folder")
+    found = survey(Source(path=data, on_bad_row="skip"))
+    columns = columns_of_task(found, task, from_ or "", to, source_column, target_column)
+    try_folder(output.parent, "--output")
+    make_folder(output, "--output")
+    for listed in output.glob(f"*{_SKIPPED}"):  # of another time
+        listed.unlink()
+    rows = _data(task, from_ or "", to, columns, data, found.header, {"validation": validation, "test": test}, output)
+    records, _ = read_splits(rows.plan)
+    profiles = _profiles(list(columns), task, from_ or "", to, identifier)
+    inspected = inspect(records, rows.plan.task, profiles)
+    findings = [*_bad(rows), *inspected.findings]
+    tokens, cost = _read_by(policy, encoder, rows, records, step, findings)
+    order = ("refused", "warning", "note")
+    findings.sort(key=lambda one: order.index(one.level))
+    inspected = replace(inspected, findings=tuple(findings))
+    facts = {
+        "data": data,
+        "task": rows.plan.task.name,
+        "lsemrl": __version__,
+        "policy": policy.model if policy else None,
+    }
+    write(output, inspected, tokens, _told(cost, records, step) if cost else [], facts, _costs(cost))
+    for line in _lines(inspected, tokens, cost, records, step):
+        print(line)
+    print(f"looked at in {time.monotonic() - begun:.0f} s: {output / PAGE}, {output / JSON}")
+    refused = [one.says for one in findings if one.level == "refused"]
+    if refused:
+        raise UserError(f"{refused[0]}; {output / PAGE} shows which")
+
+
+def _written(folder: Path) -> set[str]:
+    return {PAGE, JSON, *(path.name for path in folder.glob(f"*{_SKIPPED}"))}
+
+
+def _data(
+    task: Task,
+    from_: str,
+    to: str,
+    columns: Mapping[str, Column],
+    path: str,
+    header: bool,
+    held_out: Mapping[str, str | None],
+    output: Path,
+) -> TaskData:
+    """As a configuration would name it, but that nothing is left out for its length, nor listed beside the data."""
+    renamed: dict[str, str | list[str]] = {
+        field: column.name for field, column in columns.items() if field != column.name
+    }
+    source = Source(
+        path=path, columns=renamed, header=header, on_bad_row="skip", skipped_path=str(output / f"train.{_SKIPPED}")
+    )
+    others = {
+        name: replace(source, path=own, skipped_path=str(output / f"{name}.{_SKIPPED}"))
+        for name, own in held_out.items()
+        if own
+    }
+    fields = {"source_field": from_, "target_field": to} if task == "translation" else {}
+    return CLASSES[task](
+        source=source,
+        **others,
+        splits=Splits(),
+        limits=Limits(max_prompt_tokens=_ALL, max_target_tokens=_ALL),
+        **fields,
+    )
+
+
+def _profiles(
+    fields: Sequence[str], task: Task, from_: str, to: str, identifier: str | None
+) -> dict[str, Language | None]:
+    target = language(Language(code=to, identifier=identifier) if identifier else to) if usual_profile(to) else None
+    return {fields[0]: usual_profile(from_) if task == "translation" or from_ else None, fields[1]: target}
+
+
+def _bad(rows: TaskData) -> list[Finding]:
+    """What could not be read, by its reasons."""
+    import json
+
+    found = []
+    for name in ("source", *HELD_OUT):
+        source: Source | None = getattr(rows.plan, name)
+        if source is None or not source.skipped.exists():
+            continue
+        bad = [json.loads(line)["reason"] for line in read_lines(source.skipped) if line.strip()]
+        if bad:
+            says = f"{len(bad):,} rows of {source.path} cannot be used and are listed in {source.skipped.name}: "
+            found.append(Finding(level="warning", says=says + "; ".join(reasons(bad)[:3])))
+    return found
+
+
+def _read_by(
+    policy: PolicySettings | None,
+    encoder: str | None,
+    rows: TaskData,
+    records: Mapping[str, Sequence[Record]],
+    step: Step,
+    findings: list[Finding],
+) -> tuple[list[Tokens], Cost | None]:
+    """What tokenizers make of the texts, and what a step takes; what they cannot do goes to `findings`."""
+    if policy is None and encoder is None:
+        return [], None
+    from lsemrl.modules.legibility import Reading, look, read_by_encoder
+
+    quiet()
+    readings: list[Reading] = []
+    cost = None
+    prompts: list[int] = []
+    answers: list[int] = []
+    encoders: dict[str, Any] = {}
+    if encoder is not None:
+        from lsemrl.rewards.semantic import SemanticSimilarity
+
+        read = SemanticSimilarity(encoder=encoder, dtype="float32")
+        encoders[f"--encoder {encoder!r}"] = read.encoder
+    if policy is not None:
+        from lsemrl.modules.cost import step_cost
+        from lsemrl.modules.pretrained import read_config_and_tokenizer
+
+        path = str(micro.POLICY) if policy.model == micro.NAME else policy.model
+        config, tokenizer = read_config_and_tokenizer(path, trust=policy.trust_remote_code)
+        prepared = prepare(rows.plan, tokenizer)
+        every = [*prepared.train, *prepared.validation, *prepared.test]
+        seen = look(policy.model, tokenizer, every, encoders, learned=True)
+        readings += seen.readings
+        findings += [Finding(level="refused", says=sentence) for sentence in seen.refusals]
+        refusal = {reading.refusal for reading in seen.readings}
+        warned = [line.removeprefix("warning: ") for line in seen.lines if line.startswith("warning: ")]
+        lost = {reading.lost(0.5) for reading in seen.readings}
+        findings += [Finding(level="warning", says=line) for line in warned if line not in lost | refusal]
+        prompts, answers = _lengths(tokenizer, prepared)
+        findings += _fits(policy.model, config, prompts, answers)
+        batch = slice(0, min(step.batch_size, len(prompts)))
+        cost = step_cost(policy, config, prompts[batch], answers[batch], generations=step.num_generations)
+    else:
+        texts = list(dict.fromkeys(record.targets[0] for own in records.values() for record in own))
+        for name, one in encoders.items():
+            from lsemrl.data.carried import spaced
+
+            reading = read_by_encoder(name, one, spaced(texts))
+            if reading is not None:
+                readings.append(reading)
+                for level, says in (("refused", reading.refusal), ("warning", reading.lost(0.01))):
+                    if says:
+                        findings.append(Finding(level=level, says=says))  # type: ignore[arg-type]
+                        break
+    tokens = [
+        Tokens(by=one.by, what=one.what, per_word=one.carried.tokens_per_word, unknown=one.carried.unknown)
+        for one in readings
+        if one.what != "wording"
+    ]
+    return [replace(one, prompts=tuple(prompts), answers=tuple(answers)) for one in tokens], cost
+
+
+def _lengths(tokenizer: PreTrainedTokenizerBase, prepared: Prepared) -> tuple[list[int], list[int]]:
+    """Tokens of the training rows' prompts and answers."""
+    from lsemrl.data.collate import prompt_ids, target_ids
+
+    prompts = [len(ids) for ids in prompt_ids(tokenizer, [row.prompt for row in prepared.train])]
+    return prompts, [len(ids) for ids in target_ids(tokenizer, [row.reference for row in prepared.train])]
+
+
+def _fits(model: str, config: PretrainedConfig, prompts: Sequence[int], answers: Sequence[int]) -> list[Finding]:
+    from lsemrl.modules.legibility import positions
+
+    bound, lengths = positions(config), [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    over = sum(length > (bound or _ALL) for length in lengths)
+    if not over:
+        of = "positions without end" if bound is None else f"{bound:,} positions"
+        return [Finding(level="note", says=f"the longest row comes to {max(lengths):,} tokens of {of}")]
+    says = (
+        f"{over:,} of {len(lengths):,} training rows are longer than the {bound:,} positions of policy.model {model!r} "
+        f"(the longest {max(lengths):,} tokens); lower limits.max_prompt_tokens, so that they are left out or cut"
+    )
+    return [Finding(level="refused" if over > len(lengths) / 2 else "warning", says=says)]
+
+
+def _told(cost: Cost, records: Mapping[str, Sequence[Record]], step: Step) -> list[str]:
+    """What a step and a run would take, in sentences."""
+    steps = max(1, len(records["train"]) // step.batch_size) * step.epochs
+    hours = steps * cost.operations / (step.tflops * 1e12) / 3600
+    spent = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
+    return [
+        f"the model has {cost.weights / 1e6:,.1f} million weights; {cost.trained / 1e6:,.1f} million are trained",
+        f"a step of {cost.prompts} prompts with {step.num_generations} completions each, as long as the references, "
+        f"draws {cost.sampled:,} tokens in {cost.operations / 1e12:,.3g} trillion operations",
+        f"memory: {cost.memory}",
+        f"{steps:,} steps: at least {spent} at {step.tflops:g} trillion operations a second; drawing tokens one by one "
+        "leaves most machines half idle",
+    ]
+
+
+def _costs(cost: Cost | None) -> dict[str, Any] | None:
+    return asdict(cost) | {"memory_bytes": cost.memory.total} if cost else None
+
+
+def _lines(
+    found: Inspection, tokens: Sequence[Tokens], cost: Cost | None, records: Mapping[str, Sequence[Record]], step: Step
+) -> list[str]:
+    """The same for a terminal."""
+    lines = [", ".join(f"{count:,} {name}" for name, count in found.rows.items()) + " rows"]
+    for side in found.sides:
+        scripts = ", ".join(f"{share:.1%} {name}" for name, share in list(side.scripts.items())[:3])
+        lines.append(f"{side.field}: {side.units:.1f} {side.unit}s on average; letters {scripts or 'none'}")
+    lines += [f"{one.by}: {one.what} {one.per_word:.2f} tokens per word, {one.unknown:.1%} unknown" for one in tokens]
+    for finding in found.findings:
+        first = f" (such as {finding.rows[0].place})" if finding.rows else ""
+        lines.append(f"{finding.level}: {finding.says}{first}")
+    return lines + [f"estimate: {line}" for line in (_told(cost, records, step) if cost else [])]

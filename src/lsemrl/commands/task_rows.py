@@ -1,0 +1,59 @@
+"""Which columns of a user's file a task takes, by what is said of them and by what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from lsemrl.data.base import TaskData
+from lsemrl.data.headline import HeadlineData
+from lsemrl.data.instruction import InstructionData
+from lsemrl.data.survey import Column, Survey, find_column
+from lsemrl.data.translation import TranslationData
+from lsemrl.types import UserError
+
+Task = Literal["translation", "headline", "instruction"]
+CLASSES: dict[Task, Callable[..., TaskData]] = {
+    "translation": TranslationData,
+    "headline": HeadlineData,
+    "instruction": InstructionData,
+}
+_USUAL: dict[Task, dict[str, tuple[str, ...]]] = {
+    "headline": {"content": ("content", "article", "text"), "title": ("title", "headline")},
+    "instruction": {
+        "prompt": ("prompt", "instruction", "messages.user"),
+        "response": ("response", "output", "messages.assistant"),
+    },
+}
+"""The fields of a task, and the names that their columns usually have."""
+
+
+def columns_of_task(
+    found: Survey, task: Task, from_: str, to: str, source: str | None, target: str | None
+) -> dict[str, Column]:
+    """The columns of what is asked and of the answers, by the task's fields.
+
+    Args:
+        found: The file.
+        task: What is learned.
+        from_: Of a translation, the language that is translated from.
+        to: The language that is learned.
+        source: The column of what is asked, if the user names it.
+        target: That of the answers, likewise.
+
+    Raises:
+        UserError: One cannot be told.
+    """
+    if task == "translation":
+        answers = find_column(found, to, target)
+        return {from_: find_column(found, from_, source, [answers.name]), to: answers}
+    named = {column.name: column for column in found.columns}
+    chosen: dict[str, Column] = {}
+    for (field, usual), asked in zip(_USUAL[task].items(), (source, target), strict=True):
+        name = asked or next((name for name in usual if name in named), None)
+        if name not in named:
+            option = "--target-column" if chosen else "--source-column"
+            listed = "; ".join(map(str, found.columns))
+            raise UserError(f"which column holds the {field} cannot be told; give {option}, one of: {listed}")
+        chosen[field] = named[name]
+    return chosen

@@ -1,0 +1,336 @@
+"""What is wrong, odd or worth knowing about rows, before anything is trained on them. Nothing here changes a text."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import regex
+
+from lsemrl.data.near import copied, near
+from lsemrl.data.records import Record
+from lsemrl.data.splits import content_key
+from lsemrl.data.survey import scripts_of
+from lsemrl.languages import UNDECIDED, Language
+from lsemrl.scripts import units
+
+if TYPE_CHECKING:
+    from lsemrl.data.task import Task
+
+SHOWN = 5
+"""So many rows are shown of each finding."""
+MOST = 0.5
+"""The share of rows from which on what is wrong with them cannot work."""
+_KNOWN = 50_000
+"""Near leaks are looked for in so many training rows at most."""
+_FACTOR = 3.0
+"""A length ratio this far from the usual one is odd."""
+_HIDDEN = regex.compile(r"[\u200B\u2060\uFEFF\u00AD\u202A-\u202E\u2066-\u2069]|[\p{Cc}--[\t\n\r]]", regex.V1)
+_FORMS = regex.compile(r"[\uFB1D-\uFDFF\uFE70-\uFEFC]")
+_MOJIBAKE = regex.compile(r"\uFFFD|[ÃÂ][\u0080-\u00BF]|â€|à[¤¥½¼]")
+_LETTER = regex.compile(r"\p{L}")
+
+Level = Literal["refused", "warning", "note"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A row of a finding.
+
+    Attributes:
+        place: file:line, with its own id if it has one.
+        source: What the policy is shown.
+        target: The first accepted output.
+        why: What is special about it, if anything beyond the finding.
+    """
+
+    place: str
+    source: str
+    target: str
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that somebody should know.
+
+    Attributes:
+        level: "refused" is what cannot work.
+        says: A sentence, with the count.
+        rows: A few of them, the worst first.
+    """
+
+    level: Level
+    says: str
+    rows: tuple[Shown, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """The texts of one field.
+
+    Attributes:
+        field: Its name.
+        texts: How many.
+        characters: Mean.
+        units: Mean; syllables, characters or words, as `unit` says.
+        unit: What `units` counts.
+        scripts: Unicode names -> share of the letters, the most frequent first.
+        lengths: Of each text, in characters.
+    """
+
+    field: str
+    texts: int
+    characters: float
+    units: float
+    unit: str
+    scripts: dict[str, float]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        rows: Of each split, as they are read.
+        sides: Input, then output.
+        ratios: Units of the output for one of the input, row by row.
+        findings: The worst first.
+    """
+
+    rows: dict[str, int]
+    sides: tuple[Side, ...]
+    ratios: tuple[float, ...]
+    findings: tuple[Finding, ...] = field(default=())
+
+
+def inspect(rows: Mapping[str, Sequence[Record]], task: Task, languages: Mapping[str, Language | None]) -> Inspection:
+    """Look at the records of every split.
+
+    Args:
+        rows: By the names of splits; validation and test are held out.
+        task: Of which they are.
+        languages: By field, first the input's; None where nothing is known of its language.
+    """
+    every = [record for records in rows.values() for record in records]
+    texts = {
+        task.inputs[0]: [record.inputs[task.inputs[0]] for record in every],
+        task.target: [record.targets[0] for record in every],
+    }
+    cut = {name: [len(units(text)) for text in own] for name, own in texts.items()}
+    sides = tuple(_side(name, own, cut[name], languages.get(name)) for name, own in texts.items())
+    lengths = zip(*cut.values(), strict=True)
+    ratios = tuple(target / source if source else math.nan for source, target in lengths)
+    found = _leaks(rows, task)
+    if task.pairs:
+        found += [*_blind(languages), *_copies(every, task)]
+    for name, own in texts.items():
+        found += _language(name, own, every, task, languages.get(name))
+    found += _equal(rows, task)
+    if task.pairs:
+        found += _ratios(every, task, ratios)
+    for name, own in texts.items():
+        found += _characters(name, own, every, task)
+    order = ("refused", "warning", "note")
+    return Inspection(
+        rows={name: len(records) for name, records in rows.items()},
+        sides=sides,
+        ratios=ratios,
+        findings=tuple(sorted(found, key=lambda one: order.index(one.level))),
+    )
+
+
+def at_a_glance(rows: Sequence[Record], task: Task) -> list[str]:
+    """Lines on training rows that are quick to tell: copies, and texts that are composed in more than one way."""
+    looked = rows[:: -(-len(rows) // 1000)] if rows else rows
+    found = _copies(looked, task, tolerated=0.01) if task.pairs else []
+    odd = sum(_composed(record.targets[0]) for record in looked)
+    if looked and 0.01 * len(looked) < odd < 0.99 * len(looked):
+        share = f"{odd:,} of {len(looked):,} outputs are"
+        found.append(Finding(level="warning", says=f"{share} not in the Unicode form NFC, as the others are"))
+    return [f"warning: {one.says}; lsemrl check says more" for one in found]
+
+
+def _side(name: str, texts: Sequence[str], cut: Sequence[int], language: Language | None) -> Side:
+    scripts = scripts_of(*texts)
+    return Side(
+        field=name,
+        texts=len(texts),
+        characters=_mean([len(text) for text in texts]),
+        units=_mean(cut),
+        unit=str(language.unit) if language else "unit",
+        scripts={script: share for script, share in scripts.items() if share >= 0.0005},
+        lengths=tuple(map(len, texts)),
+    )
+
+
+def _equal(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
+    """Rows that are another, and inputs that have several outputs."""
+    records = rows.get("train", ())
+    by: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by[content_key(record.inputs[task.inputs[0]], *record.targets)].append(record)
+    again = [own for own in by.values() if len(own) > 1]
+    found = []
+    if again:
+        count = sum(len(own) - 1 for own in again)
+        worst = sorted(again, key=len, reverse=True)[:SHOWN]
+        shown = tuple(_shown(own[0], task, f"{len(own)} times, also {own[1].place}") for own in worst)
+        level: Level = "warning" if count > 0.05 * len(records) else "note"
+        found.append(Finding(level=level, says=f"{count:,} training rows are another row again", rows=shown))
+    outputs: dict[str, dict[str, Record]] = defaultdict(dict)
+    for record in records:
+        outputs[content_key(record.targets[0])].setdefault(content_key(record.inputs[task.inputs[0]]), record)
+    same = [list(own.values()) for own in outputs.values() if len(own) > 1]
+    if task.pairs and (count := sum(map(len, same))) > 0.01 * len(records):
+        worst = sorted(same, key=len, reverse=True)[:SHOWN]
+        shown = tuple(_shown(own[0], task, f"of {len(own)} inputs, also {own[1].place}") for own in worst)
+        found.append(Finding(level="warning", says=f"{count:,} training rows share their output", rows=shown))
+    return found
+
+
+def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
+    train, found = rows.get("train", ()), []
+    known = train[:: max(1, -(-len(train) // _KNOWN))]
+    contents = {content_key(text) for record in train for text in task.contents(record)}
+    for split, held in rows.items():
+        if split == "train":
+            continue
+        exact = [each for each in held if any(content_key(text) in contents for text in task.contents(each))]
+        if exact:
+            found.append(
+                Finding(
+                    level="note",
+                    says=f"{len(exact):,} {split} rows share a text with training rows, which training leaves out",
+                    rows=tuple(_shown(record, task) for record in exact[:SHOWN]),
+                )
+            )
+        for name in (task.inputs[0], task.target) if task.pairs else task.inputs[:1]:
+            text = _text_of(task, name)
+            alike = near([text(record) for record in held], [text(record) for record in known])
+            if alike:
+                alike.sort(key=lambda one: -one.share)
+                found.append(
+                    Finding(
+                        level="warning" if len(alike) > 0.01 * len(held) else "note",
+                        says=f"the {name!r} of {len(alike):,} of {len(held):,} {split} rows is nearly that of a "
+                        "training row, so that the score is in part of what was learned by heart",
+                        rows=tuple(
+                            _shown(held[one.text], task, f"{one.share:.0%} of {known[one.other].place}")
+                            for one in alike[:SHOWN]
+                        ),
+                    )
+                )
+    return found
+
+
+def _language(
+    name: str, texts: Sequence[str], rows: Sequence[Record], task: Task, language: Language | None
+) -> list[Finding]:
+    """Texts that are in another language, as far as its rule can tell, and those without a letter."""
+    silent = [row for row, text in zip(rows, texts, strict=True) if not _LETTER.search(text)]
+    found = [_of_rows("warning", f"{{}} {name!r} hold no letter", silent, rows, task)] if silent else []
+    if language is not None:
+        verdicts = language.verdicts(list(texts))
+        other = [
+            row
+            for row, text, verdict in zip(rows, texts, verdicts, strict=True)
+            if verdict < UNDECIDED and _LETTER.search(text)
+        ]
+        if other:
+            level: Level = "refused" if len(other) > MOST * len(rows) else "warning"
+            by = "its letters" if language.identifier is None else "its letters and its identifier"
+            found.append(_of_rows(level, f"{{}} {name!r} are not {language.name} by {by}", other, rows, task))
+    return found
+
+
+def _characters(name: str, texts: Sequence[str], rows: Sequence[Record], task: Task) -> list[Finding]:
+    """Characters that look the same and are not, or are not seen, or were something else."""
+    found = []
+    odd = [row for row, text in zip(rows, texts, strict=True) if _composed(text)]
+    if odd:
+        mixed = len(odd) < 0.99 * len(rows)
+        level: Level = "warning" if mixed and len(odd) > 0.01 * len(rows) else "note"
+        says = f"{{}} {name!r} are not in the Unicode form NFC: the same word is written in several ways"
+        found.append(_of_rows(level, says if mixed else says.partition(":")[0], odd, rows, task))
+    for pattern, says in (
+        (_HIDDEN, "hold characters that are not seen, such as zero-width spaces"),
+        (_FORMS, "hold presentation forms, which no keyboard writes"),
+        (_MOJIBAKE, "hold what looks like text decoded by the wrong table"),
+    ):
+        if odd := [row for row, text in zip(rows, texts, strict=True) if pattern.search(text)]:
+            found.append(_of_rows("warning", f"{{}} {name!r} {says}", odd, rows, task))
+    return found
+
+
+def _copies(rows: Sequence[Record], task: Task, *, tolerated: float = 0.0) -> list[Finding]:
+    same = [row for row in rows if copied(row.inputs[task.inputs[0]], row.targets[0])]
+    if len(same) <= tolerated * len(rows):
+        return []
+    level: Level = "refused" if len(same) > MOST * len(rows) else "warning"
+    return [_of_rows(level, "{} outputs are their input, untranslated, and teach copying", same, rows, task)]
+
+
+def _ratios(rows: Sequence[Record], task: Task, ratios: Sequence[float]) -> list[Finding]:
+    known = sorted(ratio for ratio in ratios if ratio > 0)
+    if not known:
+        return []
+    usual = known[len(known) // 2]
+    odd = [
+        (abs(math.log(ratio / usual)) if ratio else math.inf, ratio, row)
+        for ratio, row in zip(ratios, rows, strict=True)
+        if not math.isnan(ratio) and not usual / _FACTOR <= ratio <= usual * _FACTOR
+    ]
+    if not odd:
+        return []
+    odd.sort(key=lambda one: -one[0])
+    shown = tuple(_shown(row, task, f"{ratio:.2f} for 1") for _, ratio, row in odd[:SHOWN])
+    says = (
+        f"{len(odd):,} of {len(rows):,} outputs are over {_FACTOR:g} times longer or shorter than usual "
+        f"({usual:.2f} units for 1)"
+    )
+    return [Finding(level="warning" if len(odd) > 0.01 * len(rows) else "note", says=says, rows=shown)]
+
+
+def _blind(languages: Mapping[str, Language | None]) -> list[Finding]:
+    source, target = (*languages.values(), None, None)[:2]
+    if source is None or target is None or target.identifier or not set(source.scripts) & set(target.scripts):
+        return []
+    says = (
+        f"{source.name} and {target.name} are in the same letters, so that a copy of the source passes for "
+        f"{target.name}; fit an identifier with lsemrl fit-language, and give --identifier"
+    )
+    return [Finding(level="warning", says=says)]
+
+
+def _of_rows(level: Level, says: str, odd: Sequence[Record], rows: Sequence[Record], task: Task) -> Finding:
+    shown = tuple(_shown(row, task) for row in odd[:SHOWN])
+    return Finding(level=level, says=says.format(f"{len(odd):,} of {len(rows):,}"), rows=shown)
+
+
+def _shown(record: Record, task: Task, why: str = "") -> Shown:
+    return Shown(place=record.place, source=record.inputs[task.inputs[0]], target=record.targets[0], why=why)
+
+
+def _text_of(task: Task, name: str) -> Callable[[Record], str]:
+    return lambda record: record.targets[0] if name == task.target else record.inputs[name]
+
+
+def _composed(text: str) -> bool:
+    return not unicodedata.is_normalized("NFC", text)
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+def reasons(bad: Sequence[str]) -> list[str]:
+    """Why rows cannot be used, each kind once with its count, the most frequent first."""
+    kinds = Counter(regex.sub(r"\d+", "N", reason) for reason in bad)
+    first = {regex.sub(r"\d+", "N", reason): reason for reason in reversed(bad)}
+    return [f"{count:,} {'row' if count == 1 else 'rows'}: {first[kind]}" for kind, count in kinds.most_common()]

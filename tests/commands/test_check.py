@@ -1,0 +1,77 @@
+"""What lsemrl check says of a user's rows, on the terminal, as a page and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lsemrl.cli.main import main
+from lsemrl.micro import corpus
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{row['zh']}\t{row['bo']}" for row in corpus.translation("train", 60, 0)]
+    path = tmp_path / "pairs.tsv"
+    path.write_text(
+        "\n".join(["zh\tbo", *lines, "二\t<script>alert(1)</script> \u202e", "三\t\u200b", ""]), encoding="utf-8"
+    )
+    return path
+
+
+def found(folder: str) -> dict:
+    return json.loads((Path(folder) / "check.json").read_text(encoding="utf-8"))
+
+
+def test_rows_alone(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # its own folder may be written again
+        main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--output", "out"])
+    said = capsys.readouterr().out
+    assert "bo: " in said and "syllables on average" in said
+    record = found("out")
+    assert sum(record["rows"].values()) == 61 and record["cost"] is None and record["tokens"] == []
+    sentences = [one["says"] for one in record["findings"]]
+    assert any("field 'bo' holds nothing that is seen, only such as U+200B" in each for each in sentences)
+    assert any("1 of 61 'bo' are not Tibetan" in each for each in sentences)
+    page = (Path("out") / "check.html").read_text(encoding="utf-8")
+    assert "<script>" not in page and "&lt;script&gt;" in page and "\u202e" not in page
+    assert page.count("data:image/png;base64,") == 1
+    assert sorted(path.name for path in rows.parent.iterdir()) == ["out", "pairs.tsv"]  # nothing beside the data
+    rows.write_text("zh\tbo\n一二三\tགཅིག་གཉིས།\n" * 1 + "四五六\tབཞི་ལྔ།\n", encoding="utf-8")
+    main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--output", "out"])
+    assert "cannot be used" not in capsys.readouterr().out  # what was left out another time
+
+
+def test_with_a_policy_and_an_encoder(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--policy.model", "micro", "--encoder", "micro"])
+    said = capsys.readouterr().out
+    assert "estimate: memory: about" in said and "positions" in said
+    record = found("check")
+    assert {(one["by"], one["what"]) for one in record["tokens"]} == {
+        ("policy.model 'micro'", "references"),
+        ("policy.model 'micro'", "sources"),
+        ("--encoder 'micro'", "references"),
+    }
+    cost = record["cost"]
+    assert cost["prompts"] == 16 and cost["completions"] == 128 and cost["memory_bytes"] > 4 * cost["trained"]
+
+
+def test_what_cannot_work_ends_with_2_and_a_page(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text("zh\tbo\n一\tone\n二\ttwo\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--output", "out"])
+    assert ended.value.code == 2
+    assert "2 of 2 'bo' are not Tibetan by its letters; out/check.html shows which" in capsys.readouterr().err
+    assert found("out")["findings"][0]["level"] == "refused"
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--output", str(rows.parent)])
+    assert "which holds something else" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--step.tflops", "0"])
+    assert "step.tflops is 0" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""Each thing that can be wrong with rows is found in rows that have it, and not in those that have not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from lsemrl.data.inspection import Inspection, at_a_glance, inspect, reasons
+from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.records import Record
+from lsemrl.data.sources import Source
+from lsemrl.data.translation import TranslationData, task
+from lsemrl.languages import Language, language
+from lsemrl.micro import corpus
+
+TASK = task("zh", "bo", PromptTemplate())
+PROFILES = {"zh": language("zh"), "bo": language("bo")}
+PAIRS = [
+    (str(row["zh"]), str(row["bo"][0] if isinstance(row["bo"], list) else row["bo"]))
+    for row in corpus.translation("train", 60, 0)
+]
+
+
+def records(pairs: Sequence[tuple[str, str]], name: str = "a.tsv") -> list[Record]:
+    return [
+        Record(id=str(at), place=f"{name}:{at + 1}", inputs={"zh": zh}, targets=(bo,))
+        for at, (zh, bo) in enumerate(pairs)
+    ]
+
+
+def look(pairs: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]] = (), **profiles: Language) -> Inspection:
+    return inspect({"train": records(pairs), "test": records(test, "t.tsv")}, TASK, PROFILES | profiles)
+
+
+def test_clean_rows_say_what_they_are_and_nothing_else() -> None:
+    found = look(PAIRS)
+    assert found.findings == () and found.rows == {"train": 60, "test": 0}
+    zh, bo = found.sides
+    assert (zh.field, zh.unit, zh.scripts) == ("zh", "character", {"Han": 1.0})
+    assert (bo.field, bo.unit, bo.scripts, bo.texts) == ("bo", "syllable", {"Tibetan": 1.0}, 60)
+    assert len(found.ratios) == 60
+
+
+@pytest.mark.parametrize(
+    ("pair", "level", "sentence"),
+    [
+        (("学生在学校。", "学生在学校。"), "warning", "1 of 61 outputs are their input, untranslated"),
+        (("学生在学校。", "the students are at school"), "warning", "1 of 61 'bo' are not Tibetan by its letters"),
+        (("students", "སློབ་མ་སློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'zh' are not Chinese by its letters"),
+        (("学生在学校。", "༡༢༣"), "warning", "1 of 61 'bo' hold no letter"),
+        (("学生\u200b在学校。", "སློབ་མ་སློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'zh' hold characters that are not seen"),
+        (("学生在学校。", "སློབ་མ་\ufffdསློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'bo' hold what looks like text decoded by"),
+        (("学生在学校。", "སློབ་མ་སློབ་གྲྭར་ཡོད།" * 9), "warning", "1 of 61 outputs are over 3 times longer"),
+        (PAIRS[0], "note", "1 training rows are another row again"),
+        (("学生在学校。", "\u0f43"), "warning", "1 of 61 'bo' are not in the Unicode form NFC: the same word"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_found(pair: tuple[str, str], level: str, sentence: str) -> None:
+    found = [one for one in look([*PAIRS, pair]).findings if one.says.startswith(sentence)]
+    assert len(found) == 1 and found[0].level == level
+    assert found[0].rows[0].place in ("a.tsv:61", "a.tsv:1")
+
+
+def test_what_is_wrong_with_most_rows_cannot_work() -> None:
+    found = look([(zh, zh) for zh, _ in PAIRS]).findings
+    assert [one.level for one in found[:2]] == ["refused", "refused"]
+
+
+def test_leaks_between_splits() -> None:
+    long_zh, long_bo = ("，".join(zh for zh, _ in PAIRS[:6]), "".join(bo for _, bo in PAIRS[:6]))
+    found = look([*PAIRS[:20], (long_zh, long_bo)], [PAIRS[3], *PAIRS[40:50], ("新" + long_zh, long_bo + "གསར")])
+    says = [one.says for one in found.findings]
+    assert any(each.startswith("1 test rows share a text with training rows") for each in says)
+    for side in ("zh", "bo"):
+        leak = next(
+            one for one in found.findings if one.says.startswith(f"the '{side}' of 1 of 12 test rows is nearly")
+        )
+        assert leak.rows[0].place == "t.tsv:12" and leak.rows[0].why.endswith("of a.tsv:21")
+
+
+def test_outputs_that_many_inputs_share() -> None:
+    found = look([*PAIRS, *((f"{zh}又", "ཨོ་ན་དེ་འདྲ་རེད།") for zh, _ in PAIRS[:5])]).findings
+    assert any(one.says == "5 training rows share their output" for one in found)
+
+
+def test_two_languages_in_the_same_letters_are_told_so() -> None:
+    pairs = records([("water is here", "wata dey here"), ("we go home now", "make we go house")])
+    english = task("en", "pcm", PromptTemplate())
+    rows = [Record(id=row.id, place=row.place, inputs={"en": row.inputs["zh"]}, targets=row.targets) for row in pairs]
+    found = inspect({"train": rows}, english, {"en": language("en"), "pcm": language("pcm")}).findings
+    assert [one.says.partition(";")[0] for one in found] == [
+        "English and Nigerian Pidgin are in the same letters, so that a copy of the source passes for Nigerian Pidgin"
+    ]
+
+
+def test_the_start_of_training_says_it_in_short(tokenizer: PreTrainedTokenizerFast, write: Callable[..., str]) -> None:
+    assert at_a_glance(records(PAIRS), TASK) == []
+    rows = [{"zh": zh, "bo": zh if at < 9 else bo} for at, (zh, bo) in enumerate(PAIRS)]
+    lines = TranslationData(Source(path=write("a.jsonl", rows))).prepare(tokenizer)
+    said = [line for line in lines if "warning" in line]
+    assert len(said) == 1 and said[0].startswith("zh-bo: warning: ") and "lsemrl check says more" in said[0]
+    assert not [line for line in TranslationData().prepare(tokenizer) if "warning" in line]
+    mixed = [(zh, "\u0f43" + bo if at < 9 else bo) for at, (zh, bo) in enumerate(PAIRS)]
+    assert "9 of 60 outputs are not in the Unicode form NFC" in at_a_glance(records(mixed), TASK)[0]
+
+
+def test_reasons_are_counted_by_kind() -> None:
+    bad = ["has 3 values for 2 columns", "field 'zh' is empty", "has 4 values for 2 columns"]
+    assert reasons(bad) == ["2 rows: has 3 values for 2 columns", "1 row: field 'zh' is empty"]

@@ -1,0 +1,47 @@
+"""Near copies are found, and what only is alike is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from lsemrl.data.near import copied, near
+
+LONG = "the police in the state said on monday that three people had been arrested after the market was closed"
+TIBETAN = "བོད་ཀྱི་སློབ་གྲྭ་ཆེན་མོར་དགེ་རྒན་གསར་པ་བཅུ་གསུམ་སླེབས་པ་རེད་ཅེས་གསར་འགྱུར་ནང་བཤད་འདུག"
+
+
+@pytest.mark.parametrize("text", [LONG, TIBETAN])
+def test_a_long_text_with_a_change_is_found(text: str) -> None:
+    other = "་".join(text.split("་")[:-3]) if "་" in text else f"{text} by the army"
+    found = near(
+        [other, "something quite different that has nothing at all to do with any of it, whatever one says"], [text]
+    )
+    assert [(one.text, one.other) for one in found] == [(0, 0)] and found[0].share > 0.7
+
+
+def test_the_same_to_the_letter_is_told_elsewhere_and_a_rearranged_text_is_none() -> None:
+    words = LONG.split()
+    assert near([LONG, f" {LONG}\n"], [LONG]) == []
+    assert near([" ".join(words[::-1])], [LONG]) == []
+
+
+def test_short_texts_are_held_against_short_ones_by_their_letters() -> None:
+    known = ["Police arrest 16 suspects over cultism", LONG, "Governor signs the budget"]
+    found = near(["Police arrest 16 suspects over cultism.", "Police arrest a governor"], known)
+    assert [(one.text, one.other) for one in found] == [(0, 0)]
+    assert near(["་", ""], known) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        ("Hello", "hello ", True),
+        (LONG, f"{LONG}.", True),
+        (LONG, LONG.replace("the", "di"), False),
+        ("Lagos", "Abuja", False),
+        ("士兵在城里。", TIBETAN, False),
+        ("一", "一", True),
+    ],
+)
+def test_copies(source: str, target: str, expected: bool) -> None:
+    assert copied(source, target) is expected
