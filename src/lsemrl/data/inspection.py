@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import regex
 
+from lsemrl.data.glance import not_composed
 from lsemrl.data.near import copied, near
 from lsemrl.data.records import Record
 from lsemrl.data.splits import content_key
 from lsemrl.data.survey import scripts_of
+from lsemrl.data.task import HELD_OUT, Task
 from lsemrl.languages import UNDECIDED, Language
 from lsemrl.scripts import units
-
-if TYPE_CHECKING:
-    from lsemrl.data.task import Task
 
 SHOWN = 5
 """So many rows are shown of each finding."""
@@ -145,17 +143,6 @@ def inspect(rows: Mapping[str, Sequence[Record]], task: Task, languages: Mapping
     )
 
 
-def at_a_glance(rows: Sequence[Record], task: Task) -> list[str]:
-    """Lines on training rows that are quick to tell: copies, and texts that are composed in more than one way."""
-    looked = rows[:: -(-len(rows) // 1000)] if rows else rows
-    found = _copies(looked, task, tolerated=0.01) if task.pairs else []
-    odd = sum(_composed(record.targets[0]) for record in looked)
-    if looked and 0.01 * len(looked) < odd < 0.99 * len(looked):
-        share = f"{odd:,} of {len(looked):,} outputs are"
-        found.append(Finding(level="warning", says=f"{share} not in the Unicode form NFC, as the others are"))
-    return [f"warning: {one.says}; lsemrl check says more" for one in found]
-
-
 def _side(name: str, texts: Sequence[str], cut: Sequence[int], language: Language | None) -> Side:
     scripts = scripts_of(*texts)
     return Side(
@@ -198,9 +185,8 @@ def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
     train, found = rows.get("train", ()), []
     known = train[:: max(1, -(-len(train) // _KNOWN))]
     contents = {content_key(text) for record in train for text in task.contents(record)}
-    for split, held in rows.items():
-        if split == "train":
-            continue
+    for split in HELD_OUT:
+        held = rows.get(split, ())
         exact = [each for each in held if any(content_key(text) in contents for text in task.contents(each))]
         if exact:
             found.append(
@@ -252,7 +238,7 @@ def _language(
 def _characters(name: str, texts: Sequence[str], rows: Sequence[Record], task: Task) -> list[Finding]:
     """Characters that look the same and are not, or are not seen, or were something else."""
     found = []
-    odd = [row for row, text in zip(rows, texts, strict=True) if _composed(text)]
+    odd = [row for row, text in zip(rows, texts, strict=True) if not_composed(text)]
     if odd:
         mixed = len(odd) < 0.99 * len(rows)
         level: Level = "warning" if mixed and len(odd) > 0.01 * len(rows) else "note"
@@ -268,9 +254,9 @@ def _characters(name: str, texts: Sequence[str], rows: Sequence[Record], task: T
     return found
 
 
-def _copies(rows: Sequence[Record], task: Task, *, tolerated: float = 0.0) -> list[Finding]:
+def _copies(rows: Sequence[Record], task: Task) -> list[Finding]:
     same = [row for row in rows if copied(row.inputs[task.inputs[0]], row.targets[0])]
-    if len(same) <= tolerated * len(rows):
+    if not same:
         return []
     level: Level = "refused" if len(same) > MOST * len(rows) else "warning"
     return [_of_rows(level, "{} outputs are their input, untranslated, and teach copying", same, rows, task)]
@@ -319,10 +305,6 @@ def _shown(record: Record, task: Task, why: str = "") -> Shown:
 
 def _text_of(task: Task, name: str) -> Callable[[Record], str]:
     return lambda record: record.targets[0] if name == task.target else record.inputs[name]
-
-
-def _composed(text: str) -> bool:
-    return not unicodedata.is_normalized("NFC", text)
 
 
 def _mean(values: Sequence[int]) -> float:

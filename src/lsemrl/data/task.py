@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lsemrl.data.collate import complete_tokenizer
-from lsemrl.data.inspection import at_a_glance
+from lsemrl.data.glance import at_a_glance
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_records, to_record
@@ -186,7 +186,7 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
     lines.append(f"{task.name}: {template.describe(tokenizer, _texts(kept['train'][0].inputs))}")
     if plan.source.world_split is None:
-        lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task)]
+        lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]
     return Prepared(**examples, report=report, lines=lines, held_out=content_keys(held_out, task.contents))
 
 

@@ -1,0 +1,37 @@
+"""What is quickly told of training rows when a run begins; `lsemrl check` looks longer."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from lsemrl.data.near import copied
+from lsemrl.data.records import Record
+
+_ROWS, _TOLERATED = 1000, 0.01
+
+
+def at_a_glance(rows: Sequence[Record], source_field: str | None) -> list[str]:
+    """Lines on what most runs should not begin with.
+
+    Args:
+        rows: To learn from; a thousand of them are looked at, evenly spaced.
+        source_field: Of pairs that say the same in two languages, the field of the input; None where a copy of the
+            input may be right.
+    """
+    looked = rows[:: -(-len(rows) // _ROWS)] if rows else rows
+    most, found = _TOLERATED * len(looked), []
+    if source_field is not None:
+        same = [row for row in looked if copied(row.inputs[source_field], row.targets[0])]
+        if len(same) > most:
+            place = same[0].place
+            found.append(f"{len(same):,} of {len(looked):,} outputs are their input, untranslated (such as {place})")
+    odd = sum(not_composed(row.targets[0]) for row in looked)
+    if most < odd < len(looked) - most:
+        found.append(f"{odd:,} of {len(looked):,} outputs are not in the Unicode form NFC, as the others are")
+    return [f"warning: {one}; lsemrl check says more" for one in found]
+
+
+def not_composed(text: str) -> bool:
+    """Whether a text is written otherwise than NFC has it."""
+    return not unicodedata.is_normalized("NFC", text)
