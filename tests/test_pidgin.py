@@ -79,4 +79,6 @@ def test_the_experiment_measures_whatever_is_trained() -> None:
     stages = read_experiment(PIDGIN / "experiment.yaml", CONFIGS).stages
     trained = {stage.name for stage in stages if stage.verb == "fit"}
     assert trained == {stage.after for stage in stages if stage.verb == "measure" and stage.after}
+    told = "model.rewards.language.init_args.language.identifier"
+    assert all(told in stage.overrides for stage in stages if stage.name.startswith("rl") and stage.verb == "fit")
     assert {f"{name}_anchored" for name in ("cold_start", "rl", "sft")} <= trained

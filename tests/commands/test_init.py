@@ -12,6 +12,8 @@ import yaml
 from lsemrl.cli.main import main
 from lsemrl.commands.init import FILES, init
 from lsemrl.commands.rendered import _as_yaml
+from lsemrl.config_files import CONFIGS
+from lsemrl.experiment.read import read_experiment
 from lsemrl.languages import Language
 from lsemrl.micro import corpus
 from lsemrl.types import UserError
@@ -130,6 +132,18 @@ def test_a_language_in_the_script_of_its_source_gets_an_identifier(
     assert settings["metrics"]["language"] == settings["rewards"]["language"]["init_args"]["language"] == profile
     assert settings["rewards"]["copy"]["class_path"] == "lsemrl.rewards.CopyOfSource"
     assert Language(**profile).accepts(sentences("pcm", 1, seed=1)[0])
+    experiment = read_experiment(Path("project/experiment.yaml"), CONFIGS)
+    language, rl = (next(run for run in experiment.runs() if run.stage.name == name) for name in ("language", "rl"))
+    main([*language.command])
+    found = f"{language.folder}/identifier"
+    given = [word.partition("=")[0] for word in rl.command if word.endswith(found)]
+    assert Path(found).is_dir() and given == [
+        "--model.metrics.language.identifier",
+        "--model.rewards.language.init_args.language.identifier",
+    ]
+    with pytest.raises(SystemExit):
+        main([*rl.command, "--print_config"])
+    assert capsys.readouterr().out.count(f"identifier: {found}") == 2
 
 
 @pytest.mark.parametrize("task", ["headline", "instruction"])

@@ -157,6 +157,10 @@ def test_a_stated_rate_times_the_steps(world: World) -> None:
             "wait for each other: rl after rl_test after rl; break",
         ),
         ({"stages": with_stage(after="rl_test")}, "comes after 'rl_test', a test, which leaves no adapter"),
+        (
+            {"stages": with_stage(verb="fit-language")},
+            "after is 'cold', but fit-language starts from no adapter; leave",
+        ),
         ({"stages": with_stage(after=["cold"])}, "after is \\['cold'\\]; name one stage"),
         ({"stages": with_stage(name="other")}, "two stages of the name 'other'; rename one"),
         ({"stages": with_stage(name="../up")}, "name is '../up'; give one that can be a folder's"),

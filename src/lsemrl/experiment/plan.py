@@ -29,9 +29,9 @@ class Verb:
 
     Attributes:
         folder: Where to write.
-        seed: The seed.
-        adapter: The adapter to start from.
-        file: The name of what it writes in the folder, where it is told a file rather than the folder.
+        seed: The seed; empty where every seed of an experiment should get the same.
+        adapter: The adapter to start from; empty where there is none to start from.
+        file: The name of what it writes in the folder, where it is not told the folder itself.
     """
 
     folder: str
@@ -45,6 +45,8 @@ _OWN = Verb(folder="output", seed="seed", adapter="policy.adapter")
 VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "best-of"), _TRAINER) | {
     "measure": _OWN,
     "general": _OWN,
+    # One identifier for all seeds, since what it tells is measured by it.
+    "fit-language": Verb(folder="output", seed="", adapter="", file="identifier"),
     "rehearse": Verb(folder="output", seed="seed", adapter="policy.adapter", file="own.jsonl"),
 }
 """What a stage may do."""
@@ -166,7 +168,8 @@ class Experiment:
             known[stage.name] = hashes["all"]
             adapter = self.folder(stage.after, seed) / ADAPTER if stage.after else None
             verb = VERBS[stage.verb]
-            fields = {verb.seed: seed, verb.folder: str(self.folder(stage.name, seed) / verb.file), **overrides}
+            seeded = {verb.seed: seed} if verb.seed else {}
+            fields = {**seeded, verb.folder: str(self.folder(stage.name, seed) / verb.file), **overrides}
             if adapter:
                 fields[verb.adapter] = str(adapter)
             yield Run(

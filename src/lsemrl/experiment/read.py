@@ -90,6 +90,8 @@ def _stage(written: Any, where: str, configs: Path, common: Mapping[str, Mapping
     after = written.get("after")
     if after is not None and not isinstance(after, str):
         raise UserError(f"{where}: after is {after!r}; name one stage")
+    if after is not None and not VERBS[verb].adapter:
+        raise UserError(f"{where}: after is {after!r}, but {verb} starts from no adapter; leave it out")
     if after is not None and VERBS[verb].adapter in own:
         raise UserError(f"{where}: {VERBS[verb].adapter} is overridden, but after gives it; leave out one of the two")
     paths = [_config(file, configs, where) for file in files]
