@@ -141,6 +141,7 @@ def test_a_language_in_the_script_of_its_source_gets_an_identifier(
         "--model.metrics.language.identifier",
         "--model.rewards.language.init_args.language.identifier",
     ]
+    capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*rl.command, "--print_config"])
     assert capsys.readouterr().out.count(f"identifier: {found}") == 2

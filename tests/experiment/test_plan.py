@@ -159,7 +159,7 @@ def test_a_stated_rate_times_the_steps(world: World) -> None:
         ({"stages": with_stage(after="rl_test")}, "comes after 'rl_test', a test, which leaves no adapter"),
         (
             {"stages": with_stage(verb="fit-language")},
-            "after is 'cold', but fit-language starts from no adapter; leave",
+            "after is 'cold', but fit-language starts from no adapter",
         ),
         ({"stages": with_stage(after=["cold"])}, "after is \\['cold'\\]; name one stage"),
         ({"stages": with_stage(name="other")}, "two stages of the name 'other'; rename one"),
