@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 
@@ -20,6 +21,7 @@ import lsemrl.metrics.scorer
 import lsemrl.modules.sft  # noqa: F401
 from lsemrl.cli.main import main
 
+os.fsync = lambda descriptor: None  # as in conftest
 with suppress(SystemExit), redirect_stdout(StringIO()):
     main(["fit", "--config", "grpo.yaml", "--print_config"])
 gc.freeze()  # or each fork would look through all of this, and so copy it

@@ -36,6 +36,35 @@ def swap_words(path: Path) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
+def module_of(place: Path) -> GRPO:
+    """Whose base, adapter and encoder lie in a folder."""
+    made = grpo(str(place / "model"), adapter=str(place / "adapter"))
+    made.reward_mix.parts["chrf"] = SemanticSimilarity(encoder=str(place / "encoder"), cache_dir="none")
+    return made
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a run stands on, and that run, stopped."""
+    place = tmp_path_factory.mktemp("stopped")
+    shutil.copytree(tiny_model, place / "model")
+    shutil.copytree(micro.ENCODER, place / "encoder")
+    make_policy(tiny_model).save(place / "adapter")
+    (place / "adapter" / "lsemrl.json").unlink()  # whose word would be asked first
+    with pytest.raises(Stop):
+        run(module_of(place), place / "run", At(4, stop))
+    return place
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """That of a run that was stopped, to be gone on with in other folders."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.raises(Stop):
+        run(grpo(tiny_model), folder, At(4, stop))
+    return str(folder / "checkpoints" / "step_3")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -50,32 +79,18 @@ def swap_words(path: Path) -> None:
     ids=["base", "tokenizer", "adapter", "encoder"],
 )
 def test_what_has_changed_under_a_run_is_told(
-    change: Callable[[Path], None], named: str, tiny_model: str, tmp_path: Path
+    change: Callable[[Path], None], named: str, stopped: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(tiny_model, tmp_path / "model")
-    shutil.copytree(micro.ENCODER, tmp_path / "encoder")
-    make_policy(tiny_model).save(tmp_path / "adapter")
-    (tmp_path / "adapter" / "lsemrl.json").unlink()  # whose word would be asked first
-
-    def module() -> GRPO:
-        made = grpo(str(tmp_path / "model"), adapter=str(tmp_path / "adapter"))
-        made.reward_mix.parts["chrf"] = SemanticSimilarity(encoder=str(tmp_path / "encoder"), cache_dir="none")
-        return made
-
-    with pytest.raises(Stop):
-        run(module(), tmp_path / "run", At(4, stop))
-    checkpoint = str(tmp_path / "run" / "checkpoints" / "step_3")
-    change(tmp_path)
+    place = shutil.copytree(stopped, tmp_path / "place")
+    change(place)
     with pytest.raises(UserError, match=named):
-        run(module(), tmp_path / "run", resume=checkpoint)
+        run(module_of(place), place / "run", resume=str(place / "run" / "checkpoints" / "step_3"))
 
 
-def test_a_run_of_another_folder_may_be_paid_otherwise(tiny_model: str, tmp_path: Path) -> None:
-    with pytest.raises(Stop):
-        run(grpo(tiny_model), tmp_path / "run", At(4, stop))
+def test_a_run_of_another_folder_may_be_paid_otherwise(checkpoint: str, tiny_model: str, tmp_path: Path) -> None:
     other = grpo(tiny_model)
     other.reward_mix.parts["chrf"] = SemanticSimilarity(cache_dir="none")
-    run(other, tmp_path / "other", resume=str(tmp_path / "run" / "checkpoints" / "step_3"))
+    run(other, tmp_path / "other", resume=checkpoint)
 
 
 def test_a_rate_and_a_schedule_given_on_resume_are_used(tiny_model: str, tmp_path: Path) -> None:
@@ -92,10 +107,10 @@ def test_a_rate_and_a_schedule_given_on_resume_are_used(tiny_model: str, tmp_pat
     assert rates == [3e-4, 3e-4]
 
 
-def test_a_seed_given_on_resume_is_used(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Stop):
-        run(grpo(tiny_model), tmp_path / "run", At(4, stop))
-    ends, checkpoint, seed = [], str(tmp_path / "run" / "checkpoints" / "step_3"), torch.manual_seed
+def test_a_seed_given_on_resume_is_used(
+    checkpoint: str, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, seed = [], torch.manual_seed
     for at, given in enumerate((11, 12, 12)):
         monkeypatch.setattr(torch, "manual_seed", lambda _, given=given: seed(given))
         ends.append(trained(run(grpo(tiny_model), tmp_path / str(at), epochs=1, resume=checkpoint)))
