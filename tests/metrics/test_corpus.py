@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sacrebleu
@@ -12,7 +14,16 @@ from torchmetrics.functional.text.rouge import rouge_score
 
 from lsemrl.errors import UserError
 from lsemrl.languages import Language
-from lsemrl.metrics.corpus import Score, chrf, language_rate, syllable_bleu, syllable_rouge_l
+from lsemrl.metrics.corpus import (
+    Score,
+    chrf,
+    chrf_pp,
+    language_rate,
+    spbleu,
+    syllable_bleu,
+    syllable_rouge_l,
+    ter,
+)
 from two_languages import saved, sentences
 
 HEADLINES = Path(__file__).parents[2].parent / "shared" / "data" / "tibetan_headlines.jsonl"
@@ -160,3 +171,45 @@ def test_the_rate_of_a_language_that_shares_its_script(tmp_path: Path) -> None:
     assert "|script:Latin|tok:letter|threshold:0.8|identifier:ngrams-" in score.signature
     assert score.signature.endswith("|threshold:0.500|undecided:0.5")
     assert language_rate(outputs, "pcm").value == 1.0
+
+
+ENGLISH = ["The police arrested two men on Monday.", "Prices went up."]
+HEARD = [["On Monday the police arrested two men."], ["The prices went up.", "Prices rose."]]
+
+
+def test_word_metrics_are_sacrebleus() -> None:
+    streams = [[HEARD[0][0], HEARD[1][0]], [None, HEARD[1][1]]]
+    pp = chrf_pp(ENGLISH, HEARD)
+    assert pp.value * 100 == pytest.approx(sacrebleu.CHRF(word_order=2).corpus_score(ENGLISH, streams).score)
+    assert pp.value != chrf(ENGLISH, HEARD).value and pp.signature.startswith("chrF2++|") and "nw:2" in pp.signature
+    edits = ter(ENGLISH, HEARD, "en")
+    assert edits.value * 100 == pytest.approx(sacrebleu.TER().corpus_score(ENGLISH, streams).score)
+    assert "tok:tercom" in edits.signature and len(edits.rows) == len(pp.rows) == 2
+    assert ter(["a b c d e f"], [["g"]], "en").value == 6  # no fraction
+    assert ter(["a b"], [["a b"]], "pcm").value == 0
+
+
+@pytest.mark.parametrize("language", ["bo", "zh", "km"])
+def test_edits_of_words_are_refused_where_none_are_told(language: str) -> None:
+    with pytest.raises(UserError, match=r"'ter', which counts edits of words between spaces, and \w+ is written"):
+        ter([REFERENCE], [[REFERENCE]], language)
+
+
+def test_pieces_are_cut_by_a_model_that_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_spm.SACREBLEU_DIR", str(tmp_path))
+    monkeypatch.setattr(
+        "sacrebleu.tokenizers.tokenizer_spm.download_file", lambda *_: pytest.fail("it was fetched without asking")
+    )
+    with pytest.raises(UserError, match=r"whose SentencePiece model is not at .*flores200sacrebleuspm'; save https"):
+        spbleu([NEAR], [[REFERENCE]])
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "flores200sacrebleuspm").write_bytes(b"a stand-in")
+    monkeypatch.setattr("lsemrl.metrics.corpus.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install lsemrl\[spbleu\]"):
+        spbleu([NEAR], [[REFERENCE]])
+    monkeypatch.setattr("lsemrl.metrics.corpus.find_spec", lambda name: True)
+    processor = SimpleNamespace(Load=lambda path: None, EncodeAsPieces=lambda line: list(line.replace(" ", "")))
+    monkeypatch.setitem(sys.modules, "sentencepiece", SimpleNamespace(SentencePieceProcessor=lambda: processor))
+    scored = spbleu([NEAR], [[REFERENCE]])
+    assert 0.7 < scored.value < 1 and scored.signature.startswith("spBLEU|") and "tok:flores200" in scored.signature
+    assert spbleu([REFERENCE], [[REFERENCE]]).value == pytest.approx(1) and scored.rows == ()

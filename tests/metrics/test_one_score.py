@@ -12,7 +12,7 @@ import pytest
 
 from lsemrl.evaluation.measurement import Measured
 from lsemrl.report import page, plots
-from lsemrl.report.columns import LOSSES, SUMMARY, TERMINAL, grid, speaking
+from lsemrl.report.columns import LEARNED, LOSSES, SUMMARY, TERMINAL, grid, speaking
 from lsemrl.report.findings import SCORE_NAMES, comparisons, finding
 from lsemrl.report.records import Report
 from lsemrl.report.tax_report import tax_report
@@ -179,3 +179,24 @@ def test_a_score_that_is_not_finite_is_no_sentence() -> None:
     broken = dataclasses.replace(broken, general=broken.general | {"em": math.nan}, general_rows=rows)
     said = comparisons(report_of(make_measured("base"), make_measured("cold_start"), broken, make_measured("sft")))
     assert not any("nan" in line for line in said)
+
+
+def test_scores_of_words_are_shown_with_their_intervals_and_fewer_edits_are_better() -> None:
+    def with_words(measured: Measured, edits: float) -> Measured:
+        spread = tuple(np.linspace(edits, edits + 0.2, 120).tolist())
+        return dataclasses.replace(
+            measured,
+            target=measured.target | {"ter": edits, "chrf_pp": 0.5, "spbleu": 0.2},
+            target_rows=measured.target_rows | {"ter": spread, "chrf_pp": tuple(np.full(120, 0.4).tolist())},
+        )
+
+    arms = [
+        with_words(make_measured(arm, 1), edits) for arm, edits in (("base", 1.9), ("cold_start", 1.1), ("rl", 0.7))
+    ]
+    columns, rows = grid(report_of(*arms), LEARNED)
+    shown = {
+        column.head: cell
+        for column, cell in zip(columns, dict((arm.name, row) for arm, row in rows)["rl"], strict=True)
+    }
+    assert (shown["TER"].text, shown["spBLEU"].text, shown["chrF++"].text) == ("70.0", "20.0", "50.0")
+    assert shown["TER"].best and shown["TER of sentences"].interval and shown["chrF++ of sentences"].text == "40.0"

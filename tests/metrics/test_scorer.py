@@ -40,12 +40,24 @@ def completions(texts: list[str]) -> list[Completion]:
     [
         ({"language": "xx"}, r"metrics\.language is 'xx', which is no code"),
         ({"language": "xx", "names": ("chrf",)}, r"metrics\.language is 'xx'"),
-        ({"names": ("chrf", "comet")}, r"metrics\.names has 'comet'; choose among chrf"),
+        ({"names": ("chrf", "bleurt")}, r"metrics\.names has 'bleurt'; choose among chrf"),
     ],
 )
 def test_settings_are_checked_when_they_are_made(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         MetricSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_what_is_meaningless_for_a_script_says_so() -> None:
+    with pytest.raises(UserError, match="'ter', which counts edits of words between spaces, and Tibetan is written"):
+        MetricSettings(names=("ter",), language="bo")
+    said = Scorer(MetricSettings(names=("chrf_pp",), language="bo")).look_at(examples(OWN))
+    assert len(said) == 1 and "chrf_pp adds words between spaces to chrf, and Tibetan is written without" in said[0]
+    scorer = Scorer(MetricSettings(names=("chrf_pp", "ter"), language="en"))
+    assert scorer.look_at(examples(["a text"])) == []
+    scores = scorer.score(completions(["a text", "another text here"]))
+    assert scores.corpus["ter"] == 0 and scores.corpus["chrf_pp"] == pytest.approx(1) and len(scores.rows["ter"]) == 2
+    assert scorer.gives(examples(["a"])) == ("ended_rate", "chrf_pp", "ter")
 
 
 def test_an_encoder_that_is_not_there_is_told_when_the_scorer_is_made() -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsemrl import languages
@@ -19,6 +21,9 @@ from lsemrl.languages import UNDECIDED, Language
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
+POOLED = ("chrf", "chrf_pp", "ter")
+"""Scores whose corpus value is not the mean of those of outputs, which are their own scores: of sentences."""
+_PIECES = "flores200"
 _EMPTY = "outputs is empty: a score needs at least one"
 
 
@@ -27,9 +32,9 @@ class Score:
     """A number and how it came about.
 
     Attributes:
-        value: In [0, 1], higher is better.
+        value: In [0, 1], higher is better; of TER 0 is best, and there is no end.
         signature: Metric, tokenizer, number of references and version, in the manner of sacreBLEU.
-        rows: What each output scored by itself, in [0, 1]; `value` is their mean but for chrF, which pools its n-grams
+        rows: What each output scored by itself; `value` is their mean but for chrF and TER, which pool what they count
             over the corpus. Empty for BLEU, which says little of a single sentence.
     """
 
@@ -50,13 +55,55 @@ def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
     """
     from sacrebleu.metrics.chrf import CHRF
 
-    outputs, references = _comparable(outputs, references)
-    metric = CHRF()
-    rows = tuple(
-        metric.sentence_score(output, list(texts)).score / 100
-        for output, texts in zip(outputs, references, strict=True)
-    )
-    return _sacrebleu(metric, "chrF2", outputs, references, rows)
+    return _pooled(CHRF(), "chrF2", outputs, references)
+
+
+def chrf_pp(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
+    """Corpus chrF2++ of sacreBLEU: chrF2 with words and pairs of words, which are told by spaces.
+
+    Args:
+        outputs: N texts.
+        references: One or more for each output.
+
+    Raises:
+        UserError: As `chrf`.
+    """
+    from sacrebleu.metrics.chrf import CHRF
+
+    return _pooled(CHRF(word_order=2), "chrF2++", outputs, references)
+
+
+def ter(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str | Language) -> Score:
+    """Corpus translation edit rate of sacreBLEU: edits for each word of the references, 0 being best.
+
+    Args:
+        outputs: N texts.
+        references: One or more for each output.
+        language: A code of `lsemrl.languages`, or a profile.
+
+    Raises:
+        UserError: There are no outputs, an output has no reference, or the language has no spaces between words.
+    """
+    from sacrebleu.metrics.ter import TER
+
+    check_words(languages.language(language))
+    return _pooled(TER(), "TER", outputs, references)
+
+
+def spbleu(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
+    """Corpus BLEU-4 of sacreBLEU over the pieces of the SentencePiece model of FLORES-200, whatever the script.
+
+    Args:
+        outputs: N texts.
+        references: One or more for each output.
+
+    Raises:
+        UserError: As `chrf`; or the model is not at hand.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    check_pieces()
+    return _sacrebleu(BLEU(tokenize=_PIECES, force=True), "spBLEU", *_comparable(outputs, references))
 
 
 def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str | Language) -> Score:
@@ -166,6 +213,48 @@ def _sacrebleu(
     streams = [list(stream) for stream in zip_longest(*references)]
     value = metric.corpus_score(list(outputs), streams).score / 100
     return Score(value=value, signature=f"{name}|{metric.get_signature()}", rows=rows)
+
+
+def _pooled(metric: Metric, name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
+    """Of the corpus, and of each output by itself."""
+    outputs, references = _comparable(outputs, references)
+    rows = tuple(
+        metric.sentence_score(output, list(texts)).score / 100
+        for output, texts in zip(outputs, references, strict=True)
+    )
+    return _sacrebleu(metric, name, outputs, references, rows)
+
+
+def check_words(profile: Language) -> None:
+    """Refuse a language in which spaces do not tell words.
+
+    Raises:
+        UserError: TER would take a sentence for a word.
+    """
+    if profile.unit != "word":
+        raise UserError(
+            f"metrics.names has 'ter', which counts edits of words between spaces, and {profile.name} is written "
+            "without; leave it out, or use chrf"
+        )
+
+
+def check_pieces() -> None:
+    """Refuse to score by pieces where what cuts them is not at hand: sacreBLEU would fetch it without asking.
+
+    Raises:
+        UserError: What to install, or which file to put where.
+    """
+    from sacrebleu.tokenizers import tokenizer_spm as spm
+
+    url = spm.SPM_MODELS[_PIECES]["url"]
+    model = Path(spm.SACREBLEU_DIR) / "models" / Path(url).name  # type: ignore[attr-defined]
+    if not model.is_file():
+        raise UserError(
+            f"metrics.names has 'spbleu', whose SentencePiece model is not at {str(model)!r}; save {url} there, or "
+            "leave it out"
+        )
+    if find_spec("sentencepiece") is None:
+        raise UserError("metrics.names has 'spbleu', which needs sentencepiece; pip install lsemrl[spbleu]")
 
 
 def _comparable(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:

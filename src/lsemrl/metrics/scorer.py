@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from lsemrl import languages, micro
 from lsemrl.languages import Language
-from lsemrl.metrics import cmrc
+from lsemrl.metrics import cmrc, comet
 from lsemrl.metrics import corpus as metrics
 from lsemrl.micro import oracle
 from lsemrl.rewards.cache import identity
@@ -20,7 +20,19 @@ from lsemrl.types import Completion, Example, UserError
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Metric = Literal["chrf", "bleu", "rouge_l", "language_rate", "similarity", "meaning", "cmrc"]
+Metric = Literal[
+    "chrf",
+    "chrf_pp",
+    "bleu",
+    "spbleu",
+    "ter",
+    "rouge_l",
+    "language_rate",
+    "similarity",
+    "meaning",
+    "cmrc",
+    "comet",
+]
 
 
 _GIVES: dict[Metric, tuple[str, ...]] = {
@@ -35,11 +47,15 @@ class MetricSettings:
     """What evaluation measures. The reward's own similarity is shown, but nothing should be selected by it."""
 
     names: tuple[Metric, ...] = ("chrf", "bleu", "rouge_l", "language_rate")
-    """Any of chrf, bleu, rouge_l, language_rate, similarity, meaning (the oracle of the embedded world), cmrc."""
+    """Any of chrf, chrf_pp (chrF++), bleu (over units of the language), spbleu (over pieces of FLORES-200's
+    SentencePiece), ter (lower is better; of languages with spaces between words), rouge_l, language_rate, similarity,
+    meaning (the oracle of the embedded world), cmrc, comet (by the program comet-score)."""
     language: str | Language = "bo"
     """The language of the outputs: a code of `lsemrl.languages`, or a profile."""
     encoder: str = micro.NAME
     """The encoder of `similarity`: a SentenceTransformer folder, a hub id, or "micro"."""
+    comet: str = "Unbabel/wmt22-comet-da"
+    """The model of `comet`: a name that comet-score can fetch, or a .ckpt file."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.names if name not in get_args(Metric)]
@@ -49,6 +65,12 @@ class MetricSettings:
             languages.language(self.language)
         except UserError as error:
             raise UserError(f"metrics.{error}") from None
+        if "ter" in self.names:
+            metrics.check_words(languages.language(self.language))
+        if "spbleu" in self.names:
+            metrics.check_pieces()
+        if "comet" in self.names:
+            comet.check_program()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +78,8 @@ class Scores:
     """What a set of outputs scored, by the names of the scores.
 
     Attributes:
-        corpus: Over all outputs, in [0, 1], higher is better (but answer_length, in characters).
-        rows: Output by output, for the scores that have such values; `corpus` holds their mean, but for chrF.
+        corpus: Over all outputs, in [0, 1], higher is better (but answer_length, in characters, and ter).
+        rows: Output by output, for the scores that have such values; `corpus` holds their mean, but for `POOLED`.
     """
 
     corpus: dict[str, float]
@@ -96,7 +118,7 @@ class Scorer:
         return identity(self.encoder.encoder) or Path(self.settings.encoder).name
 
     def look_at(self, examples: Sequence[Example]) -> list[str]:
-        """What is left out of the scores of `examples`, in a sentence each.
+        """What is left out of the scores of `examples`, or says little of them, in a sentence each.
 
         Raises:
             UserError: A metric would be 0 whatever the outputs say.
@@ -104,9 +126,16 @@ class Scorer:
         if {"bleu", "rouge_l"} & set(self.settings.names) and examples:
             references = [example.references for example in examples]
             metrics.check_units(references, self.language)
+        lines = []
         if "meaning" in self.settings.names and (unread := oracle.foreign([each.reference for each in examples])):
-            return [f"metrics.names: meaning is left out, for {unread}"]
-        return []
+            lines.append(f"metrics.names: meaning is left out, for {unread}")
+        if "chrf_pp" in self.settings.names and self.language.unit != "word":
+            lines.append(
+                f"metrics.names: chrf_pp adds words between spaces to chrf, and {self.language.name} is written without"
+            )
+        if "comet" in self.settings.names and (little := comet.unread(self.language)):
+            lines.append(f"metrics.names: {little}")
+        return lines
 
     def gives(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """The names of the scores that outputs for `examples` get."""
@@ -133,6 +162,15 @@ class Scorer:
             match name:
                 case "chrf":
                     scored = metrics.chrf(outputs, references)
+                case "comet":
+                    sources = [completion.example.source for completion in completions]
+                    scored = comet.comet(outputs, sources, references, self.settings.comet)
+                case "chrf_pp":
+                    scored = metrics.chrf_pp(outputs, references)
+                case "spbleu":
+                    scored = metrics.spbleu(outputs, references)
+                case "ter":
+                    scored = metrics.ter(outputs, references, language)
                 case "bleu":
                     scored = metrics.syllable_bleu(outputs, references, language)
                 case "rouge_l":

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsemrl.evaluation.measurement import Measured
+from lsemrl.metrics.corpus import POOLED
 from lsemrl.report.records import KEPT
 
 Array = NDArray[np.float64]
@@ -16,7 +17,7 @@ Array = NDArray[np.float64]
 def rows_of(measured: Measured) -> dict[str, Array]:
     """Every score that has a value for each row, by its metric."""
     rows = {
-        f"target.{'chrf_sentence' if name == 'chrf' else name}": np.array(values)
+        f"target.{f'{name}_sentence' if name in POOLED else name}": np.array(values)
         for name, values in measured.target_rows.items()
     }
     rows |= {f"general.{name}": np.array(values) for name, values in measured.general_rows.items()}
