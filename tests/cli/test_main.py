@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -90,11 +91,18 @@ def test_a_class_of_ones_own_is_found_where_one_works_and_beside_the_configurati
     assert "there is no module 'own_reward_nowhere'" in sentence and str(tmp_path / "work") in sentence
 
 
+def test_a_warning_is_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert warnings.formatwarning(UserWarning("the encoder reads 128 tokens"), UserWarning, "/a/b.py", 3) == (
+        "warning: the encoder reads 128 tokens\n"
+    )
+
+
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["train"])
     assert exit_.value.code == 2
-    assert "there is no verb 'train'; choose one of init, fit" in capsys.readouterr().err
+    assert "there is no verb 'train'; choose one of init, check, fit" in capsys.readouterr().err
 
 
 def test_print_config_is_commented_and_complete(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 
@@ -38,6 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     verb = words[0] if words else "--help"
     shown = {"-h": _help, "--help": _help, "--version": lambda: f"lsemrl {__version__}"}
     logging.setLogRecordFactory(ShownRecord)
+    warnings.formatwarning = _warning
     try:
         if verb in shown:
             print(shown[verb]())
@@ -62,6 +64,11 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"lsemrl: error: {visible(sentence)}", file=sys.stderr)
         raise SystemExit(status) from error
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: object, **line: object) -> str:
+    """What is warned of, for people: where in whose code says nothing to them."""
+    return f"warning: {visible(str(message))}\n"
 
 
 def _help() -> str:
