@@ -8,6 +8,8 @@ import os
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 
+gc.disable()  # until all is imported
+
 import harness  # noqa: F401
 import lightning.pytorch.loggers.tensorboard
 import lightning.pytorch.strategies  # noqa: F401
@@ -24,5 +26,6 @@ from lsemrl.cli.main import main
 os.fsync = lambda descriptor: None  # as in conftest
 with suppress(SystemExit), redirect_stdout(StringIO()):
     main(["fit", "--config", "grpo.yaml", "--print_config"])
+gc.enable()
 gc.freeze()  # or each fork would look through all of this, and so copy it
 atexit.register(gc.unfreeze)  # for libraries that look for leaks as a process ends
