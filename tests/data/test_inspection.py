@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from lsemrl.data.findings import reasons
 from lsemrl.data.glance import at_a_glance
-from lsemrl.data.inspection import Inspection, inspect, reasons
+from lsemrl.data.inspection import Inspection, inspect
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source

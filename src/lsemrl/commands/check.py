@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsemrl import __version__, micro
+from lsemrl.commands.check_cost import Step, told
 from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
 from lsemrl.commands.questions import answered
 from lsemrl.commands.quiet import quiet
 from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task
 from lsemrl.data.base import TaskData
-from lsemrl.data.inspection import Finding, Inspection, inspect, reasons
+from lsemrl.data.findings import Finding, reasons
+from lsemrl.data.inspection import Inspection, inspect
 from lsemrl.data.limits import Limits
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
@@ -34,25 +36,6 @@ if TYPE_CHECKING:
 
 _ALL = 2**30  # tokens: nothing is left out for its length here
 _SKIPPED = "skipped.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """What a step of RL is taken to be, for what it costs."""
-
-    batch_size: int = 16
-    """Prompts."""
-    num_generations: int = 8
-    """Completions for each."""
-    epochs: int = 1
-    """Times that every training row is used."""
-    tflops: float = 100.0
-    """What the machine computes in a second of such work, in 10^12 operations: a third of what its data sheet says."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "num_generations", "epochs", "tflops"):
-            if not 0 < getattr(self, name) < 1e9:
-                raise UserError(f"step.{name} is {getattr(self, name)}; give a number above 0")
 
 
 def check(
@@ -119,7 +102,7 @@ def check(
         "lsemrl": __version__,
         "policy": policy.model if policy else None,
     }
-    write(output, inspected, tokens, _told(cost, records, step) if cost else [], facts, _costs(cost))
+    write(output, inspected, tokens, told(cost, records, step) if cost else [], facts, _costs(cost))
     for line in _lines(inspected, tokens, cost, records, step):
         print(line)
     print(f"looked at in {time.monotonic() - begun:.0f} s: {output / PAGE}, {output / JSON}")
@@ -273,21 +256,6 @@ def _fits(model: str, config: PretrainedConfig, prompts: Sequence[int], answers:
     return [Finding(level="refused" if over > len(lengths) / 2 else "warning", says=says)]
 
 
-def _told(cost: Cost, records: Mapping[str, Sequence[Record]], step: Step) -> list[str]:
-    """What a step and a run would take, in sentences."""
-    steps = max(1, len(records["train"]) // step.batch_size) * step.epochs
-    hours = steps * cost.operations / (step.tflops * 1e12) / 3600
-    spent = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
-    return [
-        f"the model has {cost.weights / 1e6:,.1f} million weights; {cost.trained / 1e6:,.1f} million are trained",
-        f"a step of {cost.prompts} prompts with {step.num_generations} completions each, as long as the references, "
-        f"draws {cost.sampled:,} tokens in {cost.operations / 1e12:,.3g} trillion operations",
-        f"memory: {cost.memory}",
-        f"{steps:,} steps: at least {spent} at {step.tflops:g} trillion operations a second; drawing tokens one by one "
-        "leaves most machines half idle",
-    ]
-
-
 def _costs(cost: Cost | None) -> dict[str, Any] | None:
     return asdict(cost) | {"memory_bytes": cost.memory.total} if cost else None
 
@@ -304,4 +272,4 @@ def _lines(
     for finding in found.findings:
         first = f" (such as {finding.rows[0].place})" if finding.rows else ""
         lines.append(f"{finding.level}: {finding.says}{first}")
-    return lines + [f"estimate: {line}" for line in (_told(cost, records, step) if cost else [])]
+    return lines + [f"estimate: {line}" for line in (told(cost, records, step) if cost else [])]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import regex
 
+from lsemrl.data.findings import Finding, Level, Shown
 from lsemrl.data.glance import not_composed
 from lsemrl.data.near import copied, near
 from lsemrl.data.records import Record
@@ -31,40 +31,6 @@ _HIDDEN = regex.compile(r"[\u200B\u2060\uFEFF\u00AD\u202A-\u202E\u2066-\u2069]|[
 _FORMS = regex.compile(r"[\uFB1D-\uFDFF\uFE70-\uFEFC]")
 _MOJIBAKE = regex.compile(r"\uFFFD|[ÃÂ][\u0080-\u00BF]|â€|à[¤¥½¼]")
 _LETTER = regex.compile(r"\p{L}")
-
-Level = Literal["refused", "warning", "note"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A row of a finding.
-
-    Attributes:
-        place: file:line, with its own id if it has one.
-        source: What the policy is shown.
-        target: The first accepted output.
-        why: What is special about it, if anything beyond the finding.
-    """
-
-    place: str
-    source: str
-    target: str
-    why: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that somebody should know.
-
-    Attributes:
-        level: "refused" is what cannot work.
-        says: A sentence, with the count.
-        rows: A few of them, the worst first.
-    """
-
-    level: Level
-    says: str
-    rows: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,10 +275,3 @@ def _text_of(task: Task, name: str) -> Callable[[Record], str]:
 
 def _mean(values: Sequence[int]) -> float:
     return sum(values) / max(1, len(values))
-
-
-def reasons(bad: Sequence[str]) -> list[str]:
-    """Why rows cannot be used, each kind once with its count, the most frequent first."""
-    kinds = Counter(regex.sub(r"\d+", "N", reason) for reason in bad)
-    first = {regex.sub(r"\d+", "N", reason): reason for reason in reversed(bad)}
-    return [f"{count:,} {'row' if count == 1 else 'rows'}: {first[kind]}" for kind, count in kinds.most_common()]
