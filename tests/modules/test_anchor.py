@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,12 +46,18 @@ def mean_divergence(policy: Policy, anchor: Anchor, step: int, numbers: list[int
     return (p_MV.exp() * (p_MV - q_MV)).sum(-1).mean()
 
 
-@pytest.mark.parametrize("on", ["answer", "all"])
+@pytest.mark.parametrize("field", dataclasses.fields(AnchorSettings), ids=lambda field: field.name)
+def test_no_field_is_another_word_to_yaml(field: dataclasses.Field) -> None:
+    """As `on` is, which it reads as true."""
+    assert yaml.safe_load(field.name) == field.name
+
+
+@pytest.mark.parametrize("held", ["answer", "all"])
 def test_loss_and_gradient_are_a_coefficient_times_the_mean_over_tokens(
-    on: str, tiny_model: str, own_text: Path
+    held: str, tiny_model: str, own_text: Path
 ) -> None:
     policy = make_policy(tiny_model)
-    anchor = Anchor(settings(own_text, on=on))
+    anchor = Anchor(settings(own_text, held=held))
     sequences, numbers = anchor.beside(2, 0, 1, CPU)
     tokens = int(sequences.completion_mask_NT.sum())
     loss_of = anchor.loss(policy, numbers, tokens)
@@ -57,9 +65,9 @@ def test_loss_and_gradient_are_a_coefficient_times_the_mean_over_tokens(
     for batch in micro_batches(
         sequences, torch.arange(len(sequences)), 20, share=True
     ):  # in several, whose shares add up
-        loss, held = loss_of(batch)
+        loss, metrics = loss_of(batch)
         loss.backward()
-        found += float(held["anchor/kl"])
+        found += float(metrics["anchor/kl"])
     gradients = {name: weight.grad.clone() for name, weight in policy.trained().items() if weight.grad is not None}
     policy.zero_grad()
     wanted = mean_divergence(policy, anchor, 2)
@@ -146,7 +154,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_rows_to_the_same_bits(
         ({"rows": 0}, "rows is 0; it must be 1 or more"),
         ({"rows": 8}, "rows is 8, but .* has 7"),
         ({"top_k": 9}, "top_k is 9, but 8 tokens were kept"),
-        ({"top_k": 2, "on": "all"}, "on is all and top_k is above 0"),
+        ({"top_k": 2, "held": "all"}, "held is all and top_k is above 0"),
         ({"path": "nowhere.jsonl"}, "identity.json' beside it cannot be read"),
     ],
 )

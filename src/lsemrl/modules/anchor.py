@@ -89,7 +89,7 @@ class Anchor:
         for at in range(first + rank, first + self.settings.rows, ranks):
             epoch, place = divmod(at, count)
             numbers.append(int(_order(count, epoch)[place]))
-        parts = [self._rows[number].split(whole=self.settings.on == "all") for number in numbers or [0]]
+        parts = [self._rows[number].split(whole=self.settings.held == "all") for number in numbers or [0]]
         return sequences_of(parts, device), numbers
 
     def loss(self, policy: Policy, numbers: list[int], tokens: int) -> LossOf:

@@ -19,7 +19,7 @@ class AnchorSettings:
     """What the divergence counts beside the task's loss; 0 reads and costs nothing."""
     rows: int = 12
     """Rows beside each optimizer step, over all ranks."""
-    on: Literal["answer", "all"] = "answer"
+    held: Literal["answer", "all"] = "answer"
     """Whether the base's answers are held, or the prompts that it wrote too."""
     top_k: int = 0
     """Hold the base's so many likeliest tokens, as they were kept with the text, and the others as one mass; 0 holds
@@ -32,5 +32,5 @@ class AnchorSettings:
                 raise UserError(f"model.anchor.{name} is {getattr(self, name)}; it must be {least} or more")
         if self.top_k and self.on == "all":
             raise UserError(
-                "model.anchor.on is all and top_k is above 0, but only answers have it kept; set top_k to 0"
+                "model.anchor.held is all and top_k is above 0, but only answers have it kept; set top_k to 0"
             )
