@@ -30,7 +30,7 @@ class AnchorSettings:
         for name, least in (("coefficient", 0), ("rows", 1), ("top_k", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"model.anchor.{name} is {getattr(self, name)}; it must be {least} or more")
-        if self.top_k and self.on == "all":
+        if self.top_k and self.held == "all":
             raise UserError(
                 "model.anchor.held is all and top_k is above 0, but only answers have it kept; set top_k to 0"
             )
