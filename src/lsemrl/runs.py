@@ -21,11 +21,11 @@ from lsemrl.errors import UserError
 from lsemrl.files import set_aside, told
 from lsemrl.json_records import write_json
 
-CHECKPOINTS, SAMPLES, SKIPPED = "checkpoints", "samples.csv", "skipped.jsonl"
+CHECKPOINTS, SAMPLES, SKIPPED, ALARMS = "checkpoints", "samples.csv", "skipped.jsonl", "alarms.jsonl"
 CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
 KEPT = (ADAPTER, BEST)
 """What a run leaves for others."""
-APPENDED = (SAMPLES, SKIPPED)
+APPENDED = (SAMPLES, SKIPPED, ALARMS)
 """Files in a run's folder that steps append to."""
 _RECORD, _LOCK, _ROOT = "run.json", ".lock", "trainer.default_root_dir"
 _PLACES = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "logger")

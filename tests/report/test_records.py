@@ -22,7 +22,7 @@ from lsemrl.micro import grammar
 from lsemrl.micro.oracle import meaning
 from lsemrl.report import columns, findings, page, plots
 from lsemrl.report.colours import COLOURS
-from lsemrl.report.records import Arm, HarnessScore, Report, Sample
+from lsemrl.report.records import Alarm, Arm, HarnessScore, Report, Sample
 from lsemrl.report.write import table, write_report
 
 HOSTILE = '<script>alert("x")</script> | **bold** & ༄'
@@ -397,3 +397,12 @@ def test_same_report_gives_the_same_bytes() -> None:
     report = make_report("base", "sft")
     first, second = (plots.svg(plots.draw(report)["nll_drift"]) for _ in range(2))
     assert first == second
+
+
+def test_what_training_said_was_wrong_is_on_the_page_with_its_rows(report: Report) -> None:
+    rl = next(arm for arm in report.arms if arm.curve)
+    rows = (Sample(source="མགོ", reference="མཇུག", output="བར<b>", rewards={"reward": 0.5}),)
+    alarmed = replace(rl, alarms=(Alarm(step=19, sentence="it copies", samples=rows),))
+    report = replace(report, arms=tuple(alarmed if arm is rl else arm for arm in report.arms))
+    for text in (page.markdown(report, []), page.html(report, dict.fromkeys(plots.draw(report), ""))):
+        assert "larm at rollout step 19" in text and "it copies" in text and "མཇུག" in text and "བར<b>" not in text

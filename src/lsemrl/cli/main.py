@@ -33,7 +33,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Words after the program's name; None takes them from the process.
 
     Raises:
-        SystemExit: 2 for a user's mistake and 1 where another rank has gone, told in one sentence on standard error.
+        SystemExit: 2 for a user's mistake, 3 where an alarm stopped a run and 1 where another rank has gone, told in
+            one sentence on standard error.
     """
     words = list(sys.argv[1:] if args is None else args)
     verb = words[0] if words else "--help"
@@ -57,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if number:
             print(f"lsemrl: {visible(str(error))}", file=sys.stderr)
             raise SystemExit(128 + number) from None
-        sentence, status = users_mistake(error, verb), 2
+        sentence, status = users_mistake(error, verb), getattr(error, "status", 2)  # of `modules.alarm_log.Alarmed`
         if sentence is None and any(sign in str(error) for sign in _RANK_IS_GONE):
             sentence, status = "another rank has gone; what it said is above, and the same command goes on", 1
         if sentence is None:

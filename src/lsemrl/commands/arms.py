@@ -33,13 +33,14 @@ from lsemrl.evaluation.measure import read_battery
 from lsemrl.evaluation.measurement import machine, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure, scores
 from lsemrl.modules.adapters.files import adapter_fingerprint
+from lsemrl.modules.alarm_log import read_alarms
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.report.records import Arm, Report, Sample
+from lsemrl.report.records import Alarm, Arm, Report, Sample
 from lsemrl.report.write import table, write_report
 from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
-from lsemrl.runs import new_folder
+from lsemrl.runs import ALARMS, new_folder
 from lsemrl.types import Completion
 
 Task = Literal["translation", "headline"]
@@ -181,6 +182,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
                     nll_drifts=_drifts(follow.last, base),
                     trajectory=tuple(follow.trajectory),
                     curve=_curve(module.folder / "metrics.csv"),
+                    alarms=_alarms(module.folder / ALARMS),
                     adapters=(adapter_fingerprint(module.folder / "adapter"),),
                 )
             )
@@ -321,6 +323,26 @@ def _samples(outputs: Sequence[Completion]) -> tuple[Sample, ...]:
             rewards={name: float(part_N[row]) for name, part_N in parts.items()},
         )
         for row, output in enumerate(outputs)
+    )
+
+
+def _alarms(path: Path) -> tuple[Alarm, ...]:
+    """What a run said was going wrong."""
+    return tuple(
+        Alarm(
+            step=told.rollout_step,
+            sentence=told.sentence,
+            samples=tuple(
+                Sample(
+                    source=str(row["source"]),
+                    reference=str(row["reference"]),
+                    output=str(row["completion"]),
+                    rewards={"reward": float(row["reward"])},
+                )
+                for row in told.rows
+            ),
+        )
+        for told in read_alarms(path)
     )
 
 

@@ -79,6 +79,7 @@ class PolicyModule(LightningModule):
         self.folder = Path()  # where this run writes, from `setup` on
         self.answers = Answers()
         self.skipped = SkippedSteps()
+        self.alarm: str | None = None  # why this rank would end the run before its next step
         self._resumed: dict[str, Any] | None = None  # this rank's part of a checkpoint
 
     def configure_model(self) -> None:

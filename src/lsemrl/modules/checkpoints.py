@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningsOwn
 
 from lsemrl.files import remove_folder
+from lsemrl.modules.alarm_log import Alarmed
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.preemption import Signals
@@ -118,18 +119,24 @@ class Checkpoints(Checkpoint):
         self.signals.give_back()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save before a step that is due, or because a signal came."""
+        """Save before a step that is due, or because a signal or an alarm came."""
         assert isinstance(pl_module, PolicyModule)
         step = pl_module.rollout_step
         came = highest(self.signals.came, pl_module.device)
+        alarmed = highest(pl_module.alarm is not None, pl_module.device)
         due = self.every_n_steps and step and step % self.every_n_steps == 0
-        if (due or came or self._owed) and step != self._saved:
+        if (due or came or alarmed or self._owed) and step != self._saved:
             self._save(trainer, pl_module, trainer.current_epoch, batch_idx)
         if came:
             trainer.strategy.barrier()
             if trainer.is_global_zero:
                 self.signals.requeue(came)
             raise Interrupted(came, self.folder / CHECKPOINTS, self._owed)
+        if alarmed:
+            trainer.strategy.barrier()
+            saved = f"not saved, since {self._owed}" if self._owed else f"saved in {self.folder / CHECKPOINTS}"
+            why = pl_module.alarm or "the first rank says why"
+            raise Alarmed(f"stopped by an alarm ({why}), {saved}; the same command goes on from the last checkpoint")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

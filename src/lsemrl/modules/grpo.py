@@ -15,12 +15,14 @@ from torch import Tensor
 
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.modules.alarm_log import tell
+from lsemrl.modules.alarms import AlarmSettings, Watched, alarms
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.gradients import in_step
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory, held_memory, peak_memory
-from lsemrl.modules.metrics_log import show_text
+from lsemrl.modules.metrics_log import MetricsLog, show_text
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
@@ -30,13 +32,18 @@ from lsemrl.modules.sampling import Sampling
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages, validate_group
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.coverage import Coverage
+from lsemrl.rewards.language import LanguageConsistency
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
-from lsemrl.runs import SAMPLES
+from lsemrl.runs import ALARMS, SAMPLES
 from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences, UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+
+_WATCH_EVERY = 5
+"""Rollout steps between two looks at what was logged."""
 
 
 class GRPO(PolicyModule):
@@ -60,6 +67,7 @@ class GRPO(PolicyModule):
         samples_every: int = 10,
         patience: Patience = Patience(),
         anchor: AnchorSettings | None = None,
+        alarms: AlarmSettings | None = AlarmSettings(),
     ) -> None:
         """
         Args:
@@ -82,6 +90,7 @@ class GRPO(PolicyModule):
             samples_every: Write sample completions every so many rollout steps; 0 never does.
             anchor: What holds the policy to its base beside the task.
             patience: What is done about a part of the reward that raises, hangs or gives something else.
+            alarms: When it is said that something is going wrong; null never says so.
         """
         super().__init__(policy, optimizer, metrics, sampling.max_new_tokens, micro_batch_tokens, anchor)
         validate_group(sampling.num_generations, advantages)
@@ -110,6 +119,7 @@ class GRPO(PolicyModule):
         self.sampling, self.loss = sampling, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
         self.samples_every, self.dropout_in_updates = samples_every, dropout_in_updates
+        self.alarms = alarms
         self.estimate: MemoryEstimate | None = None  # until a first step tells how long completions are
         self.peak = self.held_before = 0
 
@@ -326,4 +336,22 @@ class GRPO(PolicyModule):
         if self.samples_every and self.rollout_step % self.samples_every == 0 and self.trainer.is_global_zero:
             append_samples(self.folder / SAMPLES, self.rollout_step, rollouts, rewards, advantages_N)
             show_text(self, "samples", samples_page(rollouts, rewards), self.rollout_step)
+        if self.alarms and self.rollout_step % _WATCH_EVERY == _WATCH_EVERY - 1 and self.trainer.is_global_zero:
+            self.watch(rollouts, rewards, self.alarms)
         self.rollout_step += 1
+
+    def watch(self, rollouts: Rollouts, rewards: Rewards, settings: AlarmSettings) -> None:
+        """Say what the rows logged so far show to be going wrong, with rows of this batch; end the run if it is to."""
+        rows = next((each.rows() for each in self.trainer.loggers if isinstance(each, MetricsLog)), [])
+        parts = self.reward_mix.parts
+        language = tuple(name for name, part in parts.items() if isinstance(part, LanguageConsistency))
+        paid = tuple(name for name, part in parts.items() if part.weight or name in self.reward_mix.gates)
+        free = tuple(name for name in parts if name not in (*paid, *language))
+        watched = Watched(paid=paid, free=free, language=language)
+        found = alarms(rows, watched, settings)
+        own = len(rollouts.completions)
+        new = tell(self.folder / ALARMS, self.rollout_step, found, rollouts.completions, rewards.total_N[:own].tolist())
+        for each in new:
+            show_text(self, f"alarms/{each.kind}", each.page, self.rollout_step)
+            if settings.on_alarm == "stop":
+                self.alarm = each.sentence

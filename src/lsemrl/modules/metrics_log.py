@@ -102,6 +102,10 @@ class MetricsLog(Logger):
         if events := self._event_log():
             events.append(metrics, step or 0)
 
+    def rows(self) -> list[dict[str, float]]:
+        """What has been logged so far, in order; of each row what it has a number of."""
+        return [{name: float(cell) for name, cell in row.items() if cell not in ("", None)} for row in self._read()[1]]
+
     @rank_zero_only
     def log_text(self, name: str, text: str, step: int) -> None:
         """Show Markdown in TensorBoard.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -13,7 +16,9 @@ from lsemrl.canonical import canonical
 from lsemrl.files import append
 from lsemrl.foreign import cell, markdown
 from lsemrl.modules.ranks import every_rank
-from lsemrl.types import Rewards, Rollouts
+from lsemrl.rewards.guards import CopyOfSource
+from lsemrl.scripts import units
+from lsemrl.types import Completion, Rewards, Rollouts
 
 
 def append_samples(path: Path, step: int, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor) -> None:
@@ -90,6 +95,36 @@ def completion_metrics(rollouts: Rollouts) -> dict[str, Tensor | float]:
         "completions/clipped_ratio": 1 - rollouts.ended_N.float().mean(),
         "completions/duplicates": 1
         - len({canonical(one.text) for one in rollouts.completions}) / len(rollouts.completions),
+        **likeness(rollouts.completions),
         "num_tokens": lengths_N.sum(),
         "padding/rollout": 1 - own_N.sum() / rollouts.slots,
+    }
+
+
+def likeness(completions: Sequence[Completion]) -> dict[str, float]:
+    """How much completions are like each other over prompts, and like their sources, beyond what references are.
+
+    Returns:
+        `completions/shared`, the share of completions that another prompt got too, but for those that are references;
+        `completions/template`, of all pairs of neighbouring units the most that one is in more completions than first
+        references, as shares; `completions/copied`, the mean of what `CopyOfSource` takes off, NaN where it does not
+        apply.
+    """
+    askers: dict[str, set[str]] = {}
+    for one in completions:
+        askers.setdefault(canonical(one.text), set()).add(one.example.id)
+    shared = [
+        len(askers[canonical(one.text)]) > 1 and canonical(one.text) not in map(canonical, one.example.references)
+        for one in completions
+    ]
+    said, meant = (Counter[tuple[str, str]]() for _ in range(2))
+    for one in completions:
+        said.update(set(pairwise(units(one.text))))
+        meant.update(set(pairwise(units(one.example.reference))))
+    excess = max((said[pair] - meant[pair] for pair in said), default=0)
+    many = len({one.example.id for one in completions}) > 1  # of a single prompt nothing can be said
+    return {
+        "completions/shared": sum(shared) / len(shared),
+        "completions/template": excess / len(completions) if many else 0.0,
+        "completions/copied": float((1 - CopyOfSource()(completions)).nanmean()),
     }

@@ -6,7 +6,8 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from lsemrl.runs import ADAPTER, SAMPLES
+from lsemrl.modules.alarm_log import read_alarms
+from lsemrl.runs import ADAPTER, ALARMS, SAMPLES
 
 _SCORES = ("reward", "loss")
 
@@ -23,10 +24,13 @@ def run_summary(folder: Path, monitor: str | None) -> Iterator[str]:
         ("best", f"the adapter that did best by {monitor}"),
         ("metrics.csv", "a row for every step"),
         (SAMPLES, "answers with the parts of their rewards"),
+        (ALARMS, "what went wrong, with rows"),
     ]
     there = ", ".join(f"{name} ({what})" for name, what in made if (folder / name).exists())
     yield f"done: {folder} holds {there}"
     yield from _scores(folder / "metrics.csv", monitor)
+    for each in read_alarms(folder / ALARMS):
+        yield f"alarm at step {each.rollout_step}, {each.kind}: {each.sentence}"
     yield f"next: lsemrl chat {folder}, or lsemrl measure with --policy.adapter {folder / ADAPTER}"
 
 

@@ -129,6 +129,13 @@ def markdown(report: Report, figures: list[str]) -> str:
         named = [replace(column, head=f"{column.group}, {column.head}") for column in columns]
         lines += [f"### {title}", "", *_markdown_table(named, beside_rows), ""]
     lines += ["", *(f"{plain(f'{arm.label}: {words}')}\n" for arm in report.trained if (words := hacking(arm)))]
+    for arm in report.trained:
+        for alarm in arm.alarms:
+            lines += [f"{plain(f'{arm.label}, alarm at rollout step {alarm.step}: {alarm.sentence}')}", ""]
+            lines += [
+                f"- {plain(one.source)} → {_said(one)}; reference {plain(one.reference)}" for one in alarm.samples
+            ]
+            lines.append("")
     lines += [f"![{name.replace('_', ' ')}]({name}.png)\n" for name in figures]
     if sources := _sources(report):
         heads = ["source", "reference", *(plain(arm.label) for arm in report.arms)]

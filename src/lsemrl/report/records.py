@@ -74,6 +74,21 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """What training said was going wrong.
+
+    Attributes:
+        step: The rollout step.
+        sentence: What, and what to do.
+        samples: Completions of that step.
+    """
+
+    step: int
+    sentence: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contrast:
     """What one arm scored more than another on the same rows, with a 95% interval (see `bootstrap`).
 
@@ -162,6 +177,7 @@ class Arm:
         samples: Outputs on the same sources for every arm.
         curve: Per rollout step, any of rollout_step, reward, similarity (the rescaled reward part), language,
             meaning_f1 (the oracle's, of the same rollouts), kl and length; empty without RL.
+        alarms: What RL said was going wrong.
         trajectory: Measured during training on the examples of the final evaluation, from before the first step on:
             step, meaning_f1 (or chrf without an oracle), meaning_exact, em.
 
@@ -188,6 +204,7 @@ class Arm:
     by_seed: dict[str, tuple[float, ...]] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     curve: tuple[dict[str, float], ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     trajectory: tuple[dict[str, float], ...] = ()
 
     def __post_init__(self) -> None:

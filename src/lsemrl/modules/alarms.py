@@ -1,0 +1,238 @@
+"""What is going wrong while GRPO trains, told from the rows that are logged anyway.
+
+Every function here is pure: rows of metrics.csv in, a sentence out. `alarm_log` reads the rows and tells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from lsemrl.finite import check_finite
+from lsemrl.types import UserError
+
+Row = Mapping[str, float]
+
+_NOTHING = 1e-3
+"""A reward whose mean stays below it is none."""
+_LEAST_FALL = 0.01
+"""A measure that falls by less is taken to have stayed."""
+_INDEPENDENT = ("val/chrf", "val/meaning_f1")
+"""Of what validation measures: what no reward is likely to be made of, but for the paper's ablations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmSettings:
+    """When training says that something is going wrong; null turns an alarm off.
+
+    The defaults stay silent over the shipped runs and speak up in the recorded bad ones (docs/guards.md).
+    """
+
+    on_alarm: Literal["say", "stop"] = "say"
+    """say goes on training; stop saves a checkpoint and ends, and the same command goes on from there."""
+    window: int = 10
+    """Logged rows that are averaged, the first of a run and the newest."""
+    gamed: float | None = 0.03
+    """The share by which chrF or meaning F1 of validation, or a part of weight 0, has fallen from where it was best,
+    while the reward has not."""
+    language: float | None = 0.03
+    """How far the mean of a language part has fallen."""
+    length: float | None = 0.25
+    """The share by which completions have become longer or shorter, in tokens."""
+    template: float | None = 0.3
+    """How many more completions than references have a pair of neighbouring units in common, as a share of all."""
+    shared: float | None = 0.2
+    """The share of completions that another prompt got too."""
+    copied: float | None = 0.1
+    """How much more of the source is copied than at the start, and than references do, as a share."""
+    ties: float | None = 0.95
+    """The share of groups whose rewards are all alike."""
+    unrewarded: bool = True
+    """Whether a part that has paid nothing since the start is told."""
+    kl: float | None = 1.0
+    """Nats per token from the reference."""
+
+    def __post_init__(self) -> None:
+        check_finite(self, "alarms")
+        if self.on_alarm not in ("say", "stop"):
+            raise UserError(f"alarms.on_alarm is {self.on_alarm!r}; choose say or stop")
+        if self.window < 1:
+            raise UserError(f"alarms.window is {self.window}; give 1 or more")
+        for name in ("gamed", "language", "length", "template", "shared", "copied", "ties", "kl"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"alarms.{name} is {value}; give a number above 0, or null to turn it off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """The parts of the reward that rules of their own hold for, by name.
+
+    Attributes:
+        paid: Those that count in the reward, gates too.
+        free: Those of weight 0 that tell no language.
+        language: Those that tell a language.
+    """
+
+    paid: tuple[str, ...]
+    free: tuple[str, ...]
+    language: tuple[str, ...]
+
+
+def alarms(rows: Sequence[Row], watched: Watched, settings: AlarmSettings) -> dict[str, str]:
+    """What is going wrong, a sentence by its kind.
+
+    Args:
+        rows: All rows of metrics.csv, in the order of their steps; of training and of validation.
+        watched: Of the reward.
+        settings: The thresholds.
+    """
+    trained = [row for row in rows if "reward" in row]
+    first, now = trained[: settings.window], trained[-settings.window :]
+    if len(trained) < settings.window:
+        return {}
+    found = {
+        "unrewarded": _unrewarded(trained, watched) if settings.unrewarded else "",
+        "ties": _ties(now, settings.ties),
+        "kl": _kl(now, settings.kl),
+        "template": _template(now, settings.template),
+        "shared": _shared(now, settings.shared),
+    }
+    if len(trained) >= 2 * settings.window:
+        found |= {
+            "language": _language(first, now, watched, settings.language),
+            "length": _length(first, now, settings.length),
+            "copied": _copied(first, now, settings.copied),
+            "gamed": _gamed(rows, trained, watched, settings),
+        }
+    return {kind: sentence for kind, sentence in found.items() if sentence}
+
+
+def _gamed(rows: Sequence[Row], trained: Sequence[Row], watched: Watched, settings: AlarmSettings) -> str:
+    """Whether an independent measure is below where it was best although the reward is not."""
+    if settings.gamed is None:
+        return ""
+    for column, points in _measured(rows, trained, watched, settings.window):
+        *before, (reward, value) = points
+        # Rows differ from batch to batch, and a batch that is hard is hard for both.
+        then, best = max(
+            ((paid, one) for paid, one in before if paid <= reward), key=lambda each: each[1], default=(reward, value)
+        )
+        if best - value > max(settings.gamed * abs(best), _LEAST_FALL):
+            return (
+                f"{column} fell from {best:.3f} to {value:.3f} while the reward went from {then:.3f} to {reward:.3f}: "
+                "it is being gamed; read the rows, and add a guard against what they do"
+            )
+    return ""
+
+
+def _measured(
+    rows: Sequence[Row], trained: Sequence[Row], watched: Watched, window: int
+) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """Each independent measure that there is, as (reward, measure) from the start to now, two points or more."""
+    blocks = [trained[max(end - window, 0) : end] for end in range(len(trained), window - 1, -window)][::-1]
+    for name in watched.free:
+        points = [(_mean(block, "reward"), _mean(block, f"rewards/{name}/mean")) for block in blocks]
+        yield from _whole(f"rewards/{name}/mean", points)
+    for column in _INDEPENDENT:
+        points, seen = [], list[Row]()
+        for row in rows:
+            if "reward" in row:
+                seen.append(row)
+            if column in row and len(seen) >= window:
+                points.append((_mean(seen[-window:], "reward"), row[column]))
+        yield from _whole(column, points)
+
+
+def _whole(column: str, points: list[tuple[float, float]]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    known = [point for point in points if all(map(math.isfinite, point))]
+    if len(known) > 1:
+        yield column, known
+
+
+def _language(first: Sequence[Row], now: Sequence[Row], watched: Watched, most: float | None) -> str:
+    for name in watched.language if most is not None else ():
+        began, ended = (_mean(rows, f"rewards/{name}/mean") for rows in (first, now))
+        if began - ended > most:  # type: ignore[operator]  # None has been left out
+            return (
+                f"rewards/{name}/mean fell from {began:.2f} to {ended:.2f}: completions leave the language; raise the "
+                f"weight of {name}, or make it a gate"
+            )
+    return ""
+
+
+def _length(first: Sequence[Row], now: Sequence[Row], most: float | None) -> str:
+    began, ended = (_mean(rows, "completions/mean_length") for rows in (first, now))
+    if most is None or not began or not abs(ended / began - 1) > most:
+        return ""
+    return (
+        f"completions have {ended:.1f} tokens where they had {began:.1f}: length is what is learned; add "
+        "lsemrl.rewards.Length"
+    )
+
+
+def _copied(first: Sequence[Row], now: Sequence[Row], most: float | None) -> str:
+    began, ended = (_mean(rows, "completions/copied") for rows in (first, now))
+    if most is None or not ended - began > most:
+        return ""
+    return (
+        f"what is copied from the source went from {began:.0%} to {ended:.0%}, beyond what references copy; add "
+        "lsemrl.rewards.CopyOfSource"
+    )
+
+
+def _template(now: Sequence[Row], most: float | None) -> str:
+    share = _mean(now, "completions/template")
+    if most is None or not share > most:
+        return ""
+    return (
+        f"the same two words stand in {share:.0%} more of the completions than of the references: a template is said "
+        "whatever is asked; start RL from a stronger cold start, or add lsemrl.rewards.Coverage"
+    )
+
+
+def _shared(now: Sequence[Row], most: float | None) -> str:
+    share = _mean(now, "completions/shared")
+    if most is None or not share > most:
+        return ""
+    return (
+        f"{share:.0%} of completions are what another prompt got too: the prompt is no longer read; raise loss.beta or "
+        "sampling.temperature, or lower optimizer.lr"
+    )
+
+
+def _ties(now: Sequence[Row], most: float | None) -> str:
+    share = _mean(now, "frac_reward_zero_std")
+    if most is None or not share >= most:
+        return ""
+    return (
+        f"in {share:.0%} of groups all completions get the same reward, which teaches nothing; raise "
+        "sampling.temperature or sampling.num_generations, or end here"
+    )
+
+
+def _unrewarded(trained: Sequence[Row], watched: Watched) -> str:
+    for column in ("reward", *(f"rewards/{name}/mean" for name in watched.paid)):
+        known = [abs(row[column]) for row in trained if math.isfinite(row.get(column, math.nan))]
+        if known and max(known) < _NOTHING:
+            return (
+                f"{column} has been 0 for all {len(known)} steps: nothing is learned from it; look at samples.csv, "
+                "lower a threshold such as tau, or start from a stronger cold start"
+            )
+    return ""
+
+
+def _kl(now: Sequence[Row], most: float | None) -> str:
+    kl = _mean(now, "kl")
+    if most is None or not kl > most:
+        return ""
+    return f"kl is {kl:.2f} nats per token: the policy runs away; lower optimizer.lr, or raise loss.beta"
+
+
+def _mean(rows: Sequence[Row], column: str) -> float:
+    """Over the rows that have a finite one; NaN, which no threshold is below, where none has."""
+    known = [row[column] for row in rows if math.isfinite(row.get(column, math.nan))]
+    return fmean(known) if known else math.nan

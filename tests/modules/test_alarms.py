@@ -1,0 +1,229 @@
+"""Alarms stay silent over good runs, speak up in recorded bad ones, and end a run where that is asked."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsemrl.cli.main import main
+from lsemrl.errors import UserError
+from lsemrl.modules.alarm_log import Alarmed, Told, read_alarms, tell
+from lsemrl.modules.alarms import AlarmSettings, Row, Watched, alarms
+from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.rollout_report import likeness
+from lsemrl.modules.run_summary import run_summary
+from lsemrl.types import Completion, Example
+from short_runs import At, Stop, grpo, run, stop
+
+RECORDED = Path(__file__).parent / "recorded"
+SHIPPED = Path(__file__).parents[2] / "docs" / "results"
+WATCHED = Watched(paid=("similarity",), free=("meaning",), language=("language",))
+NAMES = {
+    "reward": "reward",
+    "similarity": "rewards/similarity/mean",
+    "meaning_f1": "rewards/meaning/mean",
+    "language": "rewards/language/mean",
+    "kl": "kl",
+    "length": "completions/mean_length",
+}
+
+
+def recorded(name: str) -> list[Row]:
+    with (RECORDED / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+
+def begun(rows: list[Row], **settings: Any) -> dict[str, int]:
+    """The logged row at which each alarm is first told."""
+    found: dict[str, int] = {}
+    trained = 0
+    for at, row in enumerate(rows):
+        trained += "reward" in row
+        for kind in alarms(rows[: at + 1], WATCHED, AlarmSettings(**settings)):
+            found.setdefault(kind, trained)
+    return found
+
+
+def test_rl_of_the_embedding_alone_from_eight_steps_of_sft_is_caught_within_20_steps() -> None:
+    found = begun(recorded("embedding_alone"))
+    assert {kind: found[kind] <= 20 for kind in ("copied", "language")} == {"copied": True, "language": True}
+
+
+def test_rl_of_headlines_from_a_weak_start_is_caught_when_one_verb_is_said_everywhere() -> None:
+    rows = recorded("weak_headline")
+    found = begun(rows)
+    exact = [(at, row["val/meaning_exact"]) for at, row in enumerate(rows) if "val/meaning_exact" in row]
+    fell = next(at for at, share in exact if share <= 0.8 * exact[0][1])  # rows right as a whole, when they have fallen
+    assert found["template"] < fell and found["gamed"] < fell + 20
+
+
+@pytest.mark.parametrize("report", ["demo_translation", "demo_headline"])
+def test_no_shipped_run_trips_an_alarm(report: str) -> None:
+    arms = json.loads((SHIPPED / report / "report.json").read_text(encoding="utf-8"))["arms"]
+    [curve] = [arm["curve"] for arm in arms if arm.get("curve")]
+    rows = [{name: float(point[key]) for key, name in NAMES.items() if key in point} for point in curve]
+    assert len(rows) > 100 and begun(rows) == {}
+
+
+@pytest.mark.parametrize("name", ["covered_headline", "good_headline"])
+def test_no_recorded_good_run_trips_an_alarm(name: str) -> None:
+    assert begun(recorded(name)) == {}
+
+
+def steps(count: int = 20, **now: float) -> list[Row]:
+    """Rows of a quiet run, the later half with other values."""
+    calm = {
+        "reward": 1.0,
+        "rewards/similarity/mean": 0.5,
+        "rewards/meaning/mean": 0.5,
+        "rewards/language/mean": 1.0,
+        "frac_reward_zero_std": 0.1,
+        "kl": 0.1,
+        "completions/mean_length": 10.0,
+        "completions/template": 0.1,
+        "completions/shared": 0.0,
+        "completions/copied": 0.1,
+    }
+    named = {name.replace("__", "/"): value for name, value in now.items()}
+    return [dict(calm) if at < count // 2 else {**calm, **named} for at in range(count)]
+
+
+CASES: list[tuple[str, dict[str, float], dict[str, float]]] = [
+    ("gamed", {"rewards__meaning__mean": 0.48, "reward": 1.01}, {"rewards__meaning__mean": 0.48, "reward": 0.99}),
+    ("language", {"rewards__language__mean": 0.96}, {"rewards__language__mean": 0.98}),
+    ("length", {"completions__mean_length": 13.0}, {"completions__mean_length": 12.0}),
+    ("length", {"completions__mean_length": 7.0}, {"completions__mean_length": 8.0}),
+    ("template", {"completions__template": 0.31}, {"completions__template": 0.29}),
+    ("shared", {"completions__shared": 0.21}, {"completions__shared": 0.19}),
+    ("copied", {"completions__copied": 0.21}, {"completions__copied": 0.19}),
+    ("ties", {"frac_reward_zero_std": 0.95}, {"frac_reward_zero_std": 0.94}),
+    ("kl", {"kl": 1.01}, {"kl": 0.99}),
+]
+
+
+@pytest.mark.parametrize(("kind", "bad", "good"), CASES)
+def test_each_alarm_alone_and_just_below_it(kind: str, bad: dict[str, float], good: dict[str, float]) -> None:
+    assert list(alarms(steps(**bad), WATCHED, AlarmSettings())) == [kind]
+    assert alarms(steps(**good), WATCHED, AlarmSettings()) == {}
+    assert alarms(steps(**bad), WATCHED, AlarmSettings(**{kind: None})) == {}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("column", ["reward", "rewards/similarity/mean"])
+def test_what_pays_nothing_from_the_start_is_told_and_what_began_to_pay_is_not(column: str) -> None:
+    rows = [{**row, column: 0.0} for row in steps(10)]
+    assert list(alarms(rows, WATCHED, AlarmSettings())) == ["unrewarded"]
+    assert alarms(rows, WATCHED, AlarmSettings(unrewarded=False)) == alarms(rows[:9], WATCHED, AlarmSettings()) == {}
+    assert alarms([{**rows[0], column: 0.2}, *rows[1:]], WATCHED, AlarmSettings()) == {}
+
+
+def test_validation_is_an_independent_measure() -> None:
+    rows = steps()
+    rows = [*rows[:10], {"val/chrf": 0.5}, *rows[10:], {"val/chrf": 0.45}]
+    assert "val/chrf fell from 0.500 to 0.450" in alarms(rows, WATCHED, AlarmSettings())["gamed"]
+    assert alarms([*rows[:-1], {"val/chrf": 0.49}], WATCHED, AlarmSettings()) == {}
+
+
+def test_what_was_not_measured_trips_nothing() -> None:
+    rows = [{"reward": math.nan, "kl": math.nan, "completions/copied": math.nan} for _ in range(30)]
+    assert alarms(rows, WATCHED, AlarmSettings()) == alarms([], WATCHED, AlarmSettings()) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"on_alarm": "shout"}, "alarms.on_alarm is 'shout'; choose say or stop"),
+        ({"window": 0}, "alarms.window is 0"),
+        ({"kl": -1.0}, "alarms.kl is -1.0; give a number above 0, or null"),
+        ({"length": math.nan}, "alarms.length is nan"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        AlarmSettings(**settings)
+
+
+def completions(*said: tuple[str, str, str], pair: bool = True) -> list[Completion]:
+    """Of a source, its reference and what is said."""
+    return [
+        Completion(
+            text=text,
+            ended=True,
+            example=Example(id=source, prompt="", source=source, references=(reference,), pair=pair),
+        )
+        for source, reference, text in said
+    ]
+
+
+def test_what_prompts_have_in_common_is_counted_beyond_references() -> None:
+    rows = [("one", "a b c", "x y c"), ("one", "a b c", "x y d"), ("two", "e b c", "x y c"), ("two", "e b c", "e b c")]
+    found = likeness(completions(*rows))
+    assert found["completions/template"] == 0.75  # x y, in no reference
+    assert found["completions/shared"] == 0.5  # x y c
+    assert likeness(completions(*rows[:2]))["completions/template"] == 0  # of a single prompt
+    assert likeness(completions(("one", "a", "a"), ("two", "a", "a")))["completions/shared"] == 0  # and right
+
+
+def test_copies_are_counted_where_they_are_none_of_the_answers() -> None:
+    rows = [("the old man", "di man", "the old man"), ("the old man", "di man", "di man")]
+    assert likeness(completions(*rows))["completions/copied"] == 0.5
+    assert math.isnan(likeness(completions(*rows, pair=False))["completions/copied"])
+
+
+def test_each_kind_is_told_once_with_the_best_paid_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, said = tmp_path / "alarms.jsonl", completions(("one", "a", "b"), ("one", "a", "c"), ("two", "a", "d"))
+    [first] = tell(path, 19, {"kl": "it runs"}, said, [0.1, 0.9, math.nan])
+    assert [row["completion"] for row in first.rows] == [
+        "c",
+        "d",
+    ] and "alarm at rollout step 19, kl: it runs" in caplog.text
+    [second] = tell(path, 24, {"kl": "it runs", "ties": "all | alike"}, said, [0.1, 0.9, 0.2])
+    assert second.kind == "ties" and "all \\| alike" in second.page
+    path.open("a").write('{"torn')
+    assert [(each.rollout_step, each.kind) for each in read_alarms(path)] == [(19, "kl"), (24, "ties")]
+    assert read_alarms(tmp_path / "none") == list[Told]()
+
+
+def test_a_run_that_an_alarm_stops_is_saved_and_the_same_command_goes_on(tiny_model: str, tmp_path: Path) -> None:
+    quiet = dict.fromkeys(("gamed", "language", "length", "template", "shared", "copied", "ties"))
+
+    def watched() -> PolicyModule:
+        module = grpo(tiny_model)
+        module.alarms = AlarmSettings(on_alarm="stop", window=2, kl=1e-9, unrewarded=False, **quiet)
+        return module
+
+    with pytest.raises(Alarmed, match=r"stopped by an alarm \(kl is .*\), saved in .*checkpoints; the same"):
+        run(watched(), tmp_path)
+    assert (tmp_path / "checkpoints" / "step_5").is_dir() and not (tmp_path / "adapter").exists()
+    run(watched(), tmp_path, resume=str(tmp_path / "checkpoints" / "step_5"))  # past what has been told
+    assert (tmp_path / "adapter").is_dir()
+    assert [(each.rollout_step, each.kind) for each in read_alarms(tmp_path / "alarms.jsonl")] == [(4, "kl")]
+    assert any(line.startswith("alarm at step 4, kl: ") for line in run_summary(tmp_path, None))
+
+
+def test_an_alarm_is_told_and_taken_back_with_the_steps_that_a_resumed_run_takes_again(
+    tiny_model: str, tmp_path: Path
+) -> None:
+    module = grpo(tiny_model)
+    module.alarms = AlarmSettings(window=2, kl=1e-9)
+    with pytest.raises(Stop):
+        run(module, tmp_path, At(5, stop))
+    assert "kl" in {each.kind for each in read_alarms(tmp_path / "alarms.jsonl")}
+    run(grpo(tiny_model), tmp_path, resume=str(tmp_path / "checkpoints" / "step_3"))
+    assert read_alarms(tmp_path / "alarms.jsonl") == []
+
+
+def test_a_stopped_run_has_an_exit_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*words: object) -> None:
+        raise Alarmed("stopped by an alarm")
+
+    monkeypatch.setattr("lsemrl.cli.main.run_verb", stopped)
+    with pytest.raises(SystemExit) as ended:
+        main(["fit"])
+    assert ended.value.code == Alarmed.status == 3 and "stopped by an alarm" in capsys.readouterr().err
