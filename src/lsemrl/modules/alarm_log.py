@@ -7,11 +7,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsemrl.errors import UserError
 from lsemrl.files import append
 from lsemrl.foreign import markdown
-from lsemrl.types import Completion
+
+if TYPE_CHECKING:
+    from lsemrl.types import Completion  # which loads torch, and the summary of a run waits for none
 
 log = logging.getLogger(__name__)
 
