@@ -135,7 +135,7 @@ MUTANTS = (
         "base.py",
         ("test_base.py",),
         ("weighted = {\n            name: part.weight *", "weighted = {\n            name: abs(part.weight) + 1 *"),
-        ("(scores_N == 1)", "(scores_N != 0)"),
+        ("(scores_N >= self.opens_from)", "(scores_N <= self.opens_from)"),
         ("stacked_KN.isnan().all(dim=0)", "stacked_KN.isnan().any(dim=0)"),
         ("stacked_KN.isinf().any() or", "False or"),
     ),
