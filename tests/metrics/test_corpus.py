@@ -191,7 +191,7 @@ def test_word_metrics_are_sacrebleus() -> None:
 
 @pytest.mark.parametrize("language", ["bo", "zh", "km"])
 def test_edits_of_words_are_refused_where_none_are_told(language: str) -> None:
-    with pytest.raises(UserError, match=r"'ter', which counts edits of words between spaces, and \w+ is written"):
+    with pytest.raises(UserError, match=r"'ter', which counts words between spaces, and \w+ is written"):
         ter([REFERENCE], [[REFERENCE]], language)
 
 

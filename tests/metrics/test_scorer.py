@@ -48,8 +48,30 @@ def test_settings_are_checked_when_they_are_made(settings: dict[str, object], me
         MetricSettings(**settings)  # type: ignore[arg-type]
 
 
+def test_bleu_as_papers_report_it_and_copies_of_the_source() -> None:
+    import sacrebleu
+
+    said = ["Dem don catch the man.", "the police arrested a man in the city today, they say."]
+    meant = ["Dem don catch di man.", "Police don arrest one man for di city today, na so dem tok."]
+    source = ["They caught the man.", "The police arrested a man in the city today, they say."]
+    rows = [
+        Completion(
+            text=text, ended=True, example=Example(id="", prompt=asked, source=asked, references=(gold,), pair=True)
+        )
+        for text, gold, asked in zip(said, meant, source, strict=True)
+    ]
+    scorer = Scorer(MetricSettings(names=("bleu_13a", "copied"), language="pcm"))
+    scores = scorer.score(rows)
+    assert scores.corpus["bleu_13a"] == pytest.approx(sacrebleu.corpus_bleu(said, [meant]).score / 100)
+    assert "tok:13a" in scorer.signatures["bleu_13a"] and scores.rows["copied"] == (0.0, 1.0)
+    with pytest.raises(
+        UserError, match="'bleu_13a', which counts words between spaces, and Tibetan is written without"
+    ):
+        MetricSettings(names=("bleu_13a",), language="bo")
+
+
 def test_what_is_meaningless_for_a_script_says_so() -> None:
-    with pytest.raises(UserError, match="'ter', which counts edits of words between spaces, and Tibetan is written"):
+    with pytest.raises(UserError, match="'ter', which counts words between spaces, and Tibetan is written"):
         MetricSettings(names=("ter",), language="bo")
     said = Scorer(MetricSettings(names=("chrf_pp",), language="bo")).look_at(examples(OWN))
     assert len(said) == 1 and "chrf_pp adds words between spaces to chrf, and Tibetan is written without" in said[0]

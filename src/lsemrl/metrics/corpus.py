@@ -86,8 +86,25 @@ def ter(outputs: Sequence[str], references: Sequence[Sequence[str]], language: s
     """
     from sacrebleu.metrics.ter import TER
 
-    check_words(languages.language(language))
+    check_words(languages.language(language), "ter")
     return _pooled(TER(), "TER", outputs, references)
+
+
+def bleu_13a(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str | Language) -> Score:
+    """Corpus BLEU-4 of sacreBLEU as it comes, over words and punctuation, which is what most papers report.
+
+    Args:
+        outputs: N texts.
+        references: One or more for each output.
+        language: A code of `lsemrl.languages`, or a profile.
+
+    Raises:
+        UserError: As `ter`.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    check_words(languages.language(language), "bleu_13a")
+    return _sacrebleu(BLEU(), "BLEU", *_comparable(outputs, references))
 
 
 def spbleu(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
@@ -225,16 +242,16 @@ def _pooled(metric: Metric, name: str, outputs: Sequence[str], references: Seque
     return _sacrebleu(metric, name, outputs, references, rows)
 
 
-def check_words(profile: Language) -> None:
+def check_words(profile: Language, metric: str) -> None:
     """Refuse a language in which spaces do not tell words.
 
     Raises:
-        UserError: TER would take a sentence for a word.
+        UserError: `metric` would take a sentence for a word.
     """
     if profile.unit != "word":
         raise UserError(
-            f"metrics.names has 'ter', which counts edits of words between spaces, and {profile.name} is written "
-            "without; leave it out, or use chrf"
+            f"metrics.names has {metric!r}, which counts words between spaces, and {profile.name} is written without; "
+            "leave it out, or use chrf"
         )
 
 

@@ -14,6 +14,7 @@ from lsemrl.metrics import cmrc, comet
 from lsemrl.metrics import corpus as metrics
 from lsemrl.micro import oracle
 from lsemrl.rewards.cache import identity
+from lsemrl.rewards.guards import CopyOfSource
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import Completion, Example, UserError
 
@@ -24,10 +25,12 @@ Metric = Literal[
     "chrf",
     "chrf_pp",
     "bleu",
+    "bleu_13a",
     "spbleu",
     "ter",
     "rouge_l",
     "language_rate",
+    "copied",
     "similarity",
     "meaning",
     "cmrc",
@@ -40,6 +43,7 @@ _GIVES: dict[Metric, tuple[str, ...]] = {
     "cmrc": ("em", "f1", "average", "answer_length"),
 }
 """Where a metric gives other scores than one of its own name."""
+_COPIES = CopyOfSource()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,10 @@ class MetricSettings:
     """What evaluation measures. The reward's own similarity is shown, but nothing should be selected by it."""
 
     names: tuple[Metric, ...] = ("chrf", "bleu", "rouge_l", "language_rate")
-    """Any of chrf, chrf_pp (chrF++), bleu (over units of the language), spbleu (over pieces of FLORES-200's
-    SentencePiece), ter (lower is better; of languages with spaces between words), rouge_l, language_rate, similarity,
-    meaning (the oracle of the embedded world), cmrc, comet (by the program comet-score)."""
+    """Any of chrf, chrf_pp (chrF++), bleu (over units of the language), bleu_13a (sacreBLEU's own, as papers
+    report it) and ter (lower is better), both of languages with spaces between words, spbleu (over pieces of
+    FLORES-200's SentencePiece), rouge_l, language_rate, copied (the share of outputs that are mostly copies of the
+    source), similarity, meaning (the oracle of the embedded world), cmrc, comet (by the program comet-score)."""
     language: str | Language = "bo"
     """The language of the outputs: a code of `lsemrl.languages`, or a profile."""
     encoder: str = micro.NAME
@@ -65,8 +70,9 @@ class MetricSettings:
             languages.language(self.language)
         except UserError as error:
             raise UserError(f"metrics.{error}") from None
-        if "ter" in self.names:
-            metrics.check_words(languages.language(self.language))
+        for name in ("ter", "bleu_13a"):
+            if name in self.names:
+                metrics.check_words(languages.language(self.language), name)
         if "spbleu" in self.names:
             metrics.check_pieces()
         if "comet" in self.names:
@@ -78,7 +84,8 @@ class Scores:
     """What a set of outputs scored, by the names of the scores.
 
     Attributes:
-        corpus: Over all outputs, in [0, 1], higher is better (but answer_length, in characters, and ter).
+        corpus: Over all outputs, in [0, 1], higher is better (but answer_length, in characters, ter and
+            copied).
         rows: Output by output, for the scores that have such values; `corpus` holds their mean, but for `POOLED`.
     """
 
@@ -167,6 +174,8 @@ class Scorer:
                     scored = comet.comet(outputs, sources, references, self.settings.comet)
                 case "chrf_pp":
                     scored = metrics.chrf_pp(outputs, references)
+                case "bleu_13a":
+                    scored = metrics.bleu_13a(outputs, references, language)
                 case "spbleu":
                     scored = metrics.spbleu(outputs, references)
                 case "ter":
@@ -177,6 +186,10 @@ class Scorer:
                     scored = metrics.syllable_rouge_l(outputs, references, language)
                 case "language_rate":
                     scored = metrics.language_rate(outputs, language)
+                case "copied":
+                    rows[name] = tuple((~_COPIES.opens(_COPIES(completions))).float().tolist())
+                    self.signatures[name] = f"share of outputs of which CopyOfSource is below {_COPIES.opens_from}"
+                    continue
                 case "similarity":
                     assert self.encoder is not None
                     rows[name] = tuple(self.encoder.similarity(outputs, references).tolist())

@@ -267,8 +267,8 @@ def notes(report: Report) -> list[str]:
     lines = [
         "Bold is the best of the trained arms where they differ; with a sign, the difference from the base. Scores are "
         "in points of 100 except similarity, a cosine; NLL and KL in nats per token; length in characters. Wholly "
-        "right: every slot and nothing else; language: outputs in the right one; ended: outputs that stopped by "
-        "themselves.",
+        "right: every slot and nothing else; language: outputs in the right one; copied: outputs that are "
+        "mostly copies of the source; ended: outputs that stopped by themselves.",
         f"{MISSING} means not measured; not finite, that the measurement gave NaN or infinity.",
     ]
     if report.contrasts:

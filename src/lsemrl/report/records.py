@@ -27,6 +27,7 @@ TARGET = (
     "chrf_pp_sentence",
     "bleu",
     "spbleu",
+    "bleu_13a",
     "ter",
     "ter_sentence",
     "comet",
@@ -35,6 +36,7 @@ TARGET = (
     "similarity_reward",
     "hacking_gap",
     "language_rate",
+    "copied",
     "ended_rate",
 )
 SCORES = ("meaning_f1", "chrf_sentence", "chrf", "rouge_l", "bleu", "language_rate")
