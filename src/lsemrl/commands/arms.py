@@ -6,7 +6,6 @@ arms on the same held-out rows, and writes the report.
 
 from __future__ import annotations
 
-import csv
 import datetime
 import logging
 import time
@@ -20,6 +19,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from lsemrl import __version__, micro
+from lsemrl.commands.arm_records import alarms_of, arm_of, curve_of, drifts_of
 from lsemrl.commands.demo_progress import Shown, progress
 from lsemrl.commands.rehearse import rehearse
 from lsemrl.commands.trainer import run_trainer
@@ -33,15 +33,12 @@ from lsemrl.evaluation.measure import read_battery
 from lsemrl.evaluation.measurement import machine, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure, scores
 from lsemrl.modules.adapters.files import adapter_fingerprint
-from lsemrl.modules.alarm_log import read_alarms
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.report.records import Alarm, Arm, Report, Sample
+from lsemrl.report.records import Arm, Report
 from lsemrl.report.write import table, write_report
-from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
 from lsemrl.runs import ALARMS, new_folder
-from lsemrl.types import Completion
 
 Task = Literal["translation", "headline"]
 
@@ -49,18 +46,8 @@ OWN_ROWS = 2000
 TARGET_ROWS, GENERAL_ROWS, TEXT_ROWS = 200, 200, 100
 POINTS = 5
 """Measurements of an arm after the one at its start."""
-SAMPLES = 8
 _MEASURING = 12.0
 """What one measurement costs, in optimizer steps of SFT; for the time left only."""
-_CURVE = {
-    "rollout_step": "rollout_step",
-    "reward": "reward",
-    "rewards/similarity/mean": "similarity",
-    "rewards/language/mean": "language",
-    "rewards/meaning/mean": "meaning_f1",
-    "kl": "kl",
-    "completions/mean_length": "length",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,19 +157,19 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
             signatures |= module.scorer.signatures | follow.last.general_signatures
             if base is None:
                 base = measure_base(module, battery)
-                arms.append(_arm("base", "Base", "The policy as shipped, never trained on the task.", base))
+                arms.append(arm_of("base", "Base", "The policy as shipped, never trained on the task.", base))
             arms.append(
-                _arm(
+                arm_of(
                     stage.name,
                     stage.label,
                     stage.trained_by,
                     follow.last,
                     seconds=time.monotonic() - started,
                     steps=stage.steps,
-                    nll_drifts=_drifts(follow.last, base),
+                    nll_drifts=drifts_of(follow.last, base),
                     trajectory=tuple(follow.trajectory),
-                    curve=_curve(module.folder / "metrics.csv"),
-                    alarms=_alarms(module.folder / ALARMS),
+                    curve=curve_of(module.folder / "metrics.csv"),
+                    alarms=alarms_of(module.folder / ALARMS),
                     adapters=(adapter_fingerprint(module.folder / "adapter"),),
                 )
             )
@@ -293,61 +280,3 @@ def measure_base(module: PolicyModule, battery: Battery) -> Measurement:
     policy = Policy(PolicySettings(model=module.policy.settings.model))  # its new adapter changes nothing yet
     policy.load()
     return measure(policy, battery, module.scorer, module.greedy.max_new_tokens)
-
-
-def _arm(name: str, label: str, trained_by: str, measured: Measurement, **training: Any) -> Arm:
-    return Arm(
-        name=name,
-        label=label,
-        trained_by=trained_by,
-        target=measured.target,
-        general=measured.general,
-        kl=measured.kl,
-        samples=_samples(measured.outputs[:SAMPLES]),
-        **{"seconds": 0.0, "steps": 0, **training},
-    )
-
-
-def _drifts(measured: Measurement, base: Measurement) -> tuple[float, ...]:
-    pairs = zip(measured.general_rows["nll"], base.general_rows["nll"], strict=True)
-    return tuple(now - then for now, then in pairs)
-
-
-def _samples(outputs: Sequence[Completion]) -> tuple[Sample, ...]:
-    parts = {"similarity": SemanticSimilarity(threshold=0.0)(outputs), "language": LanguageConsistency()(outputs)}
-    return tuple(
-        Sample(
-            source=output.example.source,
-            reference=output.example.reference,
-            output=output.text,
-            rewards={name: float(part_N[row]) for name, part_N in parts.items()},
-        )
-        for row, output in enumerate(outputs)
-    )
-
-
-def _alarms(path: Path) -> tuple[Alarm, ...]:
-    """What a run said was going wrong."""
-    return tuple(
-        Alarm(
-            step=told.rollout_step,
-            sentence=told.sentence,
-            samples=tuple(
-                Sample(
-                    source=str(row["source"]),
-                    reference=str(row["reference"]),
-                    output=str(row["completion"]),
-                    rewards={"reward": float(row["reward"])},
-                )
-                for row in told.rows
-            ),
-        )
-        for told in read_alarms(path)
-    )
-
-
-def _curve(path: Path) -> tuple[dict[str, float], ...]:
-    """The rows of RL in a run's metrics.csv; none for SFT, which has no reward."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("reward")]
-    return tuple({name: float(row[column]) for column, name in _CURVE.items() if row.get(column)} for row in rows)

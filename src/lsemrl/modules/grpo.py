@@ -21,7 +21,7 @@ from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.gradients import in_step
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
-from lsemrl.modules.memory import MemoryEstimate, estimate_memory, held_memory, peak_memory
+from lsemrl.modules.memory import MemoryEstimate, estimate_memory, filled_up, held_memory, peak_memory
 from lsemrl.modules.metrics_log import MetricsLog, show_text
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
@@ -148,22 +148,15 @@ class GRPO(PolicyModule):
 
     def encoders(self) -> dict[str, SentenceTransformer]:
         """Those of rewards too."""
-        own = {
+        return super().encoders() | {
             f"rewards.{name}.encoder {part.name!r}": part.encoder
             for name, part in self.reward_mix.parts.items()
             if isinstance(part, SemanticSimilarity | Coverage)
         }
-        return super().encoders() | own
 
     def say_memory(self, whole: Sequences) -> None:
         """Say how much memory the run will take, with completions like those of its first step and with the longest."""
-        count, longest = len(whole), self.sampling.max_new_tokens
-        filled = replace(
-            whole,
-            prompt_mask_BP=torch.ones_like(whole.prompt_mask_BP),
-            completion_ids_NT=torch.zeros(count, longest, dtype=torch.long, device=self.device),
-            completion_mask_NT=torch.ones(count, longest, dtype=torch.bool, device=self.device),
-        )
+        longest = self.sampling.max_new_tokens
         vocabulary = self.policy.model.config.get_text_config().vocab_size
         self.estimate, at_most = (
             estimate_memory(
@@ -179,7 +172,7 @@ class GRPO(PolicyModule):
                 shards=self.trainer.world_size if self.policy.sharded else 1,
                 gather_for_sampling=self.policy.settings.gather_for_sampling,
             )
-            for one in (whole, filled)
+            for one in (whole, filled_up(whole, longest))
         )
         self.say(f"memory: {self.estimate}, and {at_most.total / 1e6:,.0f} MB if all took {longest} tokens")
 

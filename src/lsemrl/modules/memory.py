@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,17 @@ def estimate_memory(
         reference=(frozen_adapters + (_bytes(reference.parameters()) if reference else 0)) // shards,
         sampling=gathered + cached + drawn + merged * (stream == 4 and (shards == 1 or gather_for_sampling)),
         updating=gathered_layers + kept + max(layer_kept, logits),
+    )
+
+
+def filled_up(sequences: Sequences, longest: int) -> Sequences:
+    """`sequences` as if no prompt had padding, and every completion took `longest` tokens."""
+    shape, device = (len(sequences), longest), sequences.prompt_ids_BP.device
+    return replace(
+        sequences,
+        prompt_mask_BP=torch.ones_like(sequences.prompt_mask_BP),
+        completion_ids_NT=torch.zeros(shape, dtype=torch.long, device=device),
+        completion_mask_NT=torch.ones(shape, dtype=torch.bool, device=device),
     )
 
 

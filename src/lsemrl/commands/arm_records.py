@@ -1,0 +1,83 @@
+"""What the demo's report is made of: records of an arm, from what was measured of it and what its run logged."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lsemrl.evaluation.tax import Measurement
+from lsemrl.modules.alarm_log import read_alarms
+from lsemrl.report.records import Alarm, Arm, Sample
+from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
+from lsemrl.types import Completion
+
+_SAMPLES = 8
+_CURVE = {
+    "rollout_step": "rollout_step",
+    "reward": "reward",
+    "rewards/similarity/mean": "similarity",
+    "rewards/language/mean": "language",
+    "rewards/meaning/mean": "meaning_f1",
+    "kl": "kl",
+    "completions/mean_length": "length",
+}
+
+
+def arm_of(name: str, label: str, trained_by: str, measured: Measurement, **training: Any) -> Arm:
+    return Arm(
+        name=name,
+        label=label,
+        trained_by=trained_by,
+        target=measured.target,
+        general=measured.general,
+        kl=measured.kl,
+        samples=samples_of(measured.outputs[:_SAMPLES]),
+        **{"seconds": 0.0, "steps": 0, **training},
+    )
+
+
+def drifts_of(measured: Measurement, base: Measurement) -> tuple[float, ...]:
+    pairs = zip(measured.general_rows["nll"], base.general_rows["nll"], strict=True)
+    return tuple(now - then for now, then in pairs)
+
+
+def samples_of(outputs: Sequence[Completion]) -> tuple[Sample, ...]:
+    parts = {"similarity": SemanticSimilarity(threshold=0.0)(outputs), "language": LanguageConsistency()(outputs)}
+    return tuple(
+        Sample(
+            source=output.example.source,
+            reference=output.example.reference,
+            output=output.text,
+            rewards={name: float(part_N[row]) for name, part_N in parts.items()},
+        )
+        for row, output in enumerate(outputs)
+    )
+
+
+def alarms_of(path: Path) -> tuple[Alarm, ...]:
+    """What a run said was going wrong."""
+    return tuple(
+        Alarm(
+            step=told.rollout_step,
+            sentence=told.sentence,
+            samples=tuple(
+                Sample(
+                    source=str(row["source"]),
+                    reference=str(row["reference"]),
+                    output=str(row["completion"]),
+                    rewards={"reward": float(row["reward"])},
+                )
+                for row in told.rows
+            ),
+        )
+        for told in read_alarms(path)
+    )
+
+
+def curve_of(path: Path) -> tuple[dict[str, float], ...]:
+    """The rows of RL in a run's metrics.csv; none for SFT, which has no reward."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("reward")]
+    return tuple({name: float(row[column]) for column, name in _CURVE.items() if row.get(column)} for row in rows)
