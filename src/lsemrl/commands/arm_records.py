@@ -26,6 +26,7 @@ _CURVE = {
 
 
 def arm_of(name: str, label: str, trained_by: str, measured: Measurement, **training: Any) -> Arm:
+    """An arm as it was measured; `training` is what else is known of it."""
     return Arm(
         name=name,
         label=label,
@@ -39,11 +40,13 @@ def arm_of(name: str, label: str, trained_by: str, measured: Measurement, **trai
 
 
 def drifts_of(measured: Measurement, base: Measurement) -> tuple[float, ...]:
+    """What the gold answer of each question has become less likely by, in nats per token."""
     pairs = zip(measured.general_rows["nll"], base.general_rows["nll"], strict=True)
     return tuple(now - then for now, then in pairs)
 
 
 def samples_of(outputs: Sequence[Completion]) -> tuple[Sample, ...]:
+    """Outputs with what the rewards of the demo make of them."""
     parts = {"similarity": SemanticSimilarity(threshold=0.0)(outputs), "language": LanguageConsistency()(outputs)}
     return tuple(
         Sample(
