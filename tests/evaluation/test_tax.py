@@ -83,7 +83,10 @@ def test_measuring_changes_nothing_and_repeats(prompts: PromptBatch, tiny_model:
     scorer = Scorer(MetricSettings(names=("chrf", "language_rate")))
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    one, again = (measure(policy, battery, scorer, max_new_tokens=4) for _ in range(2))
+    told: list[str] = []
+    one, again = (measure(policy, battery, scorer, max_new_tokens=4, say=told.append) for _ in range(2))
+    assert told[:2] == ["measuring: outputs on the new task, 3 rows", "measuring: general ability, 3 questions"]
+    assert told[2:6] == [f"measuring: divergence from the base along {name}" for name in one.divergence]
     assert one == again
     assert torch.equal(before, torch.get_rng_state())
     assert policy.model.training

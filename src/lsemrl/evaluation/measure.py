@@ -118,7 +118,8 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     battery, scorer = read or read_measured(settings, policy)
     base = _load(policy, settings.base)
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    found = measure(policy, battery, scorer, settings.max_new_tokens, settings.batch_size)
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    found = measure(policy, battery, scorer, settings.max_new_tokens, settings.batch_size, say)
     signatures = scorer.signatures | found.general_signatures
     target, target_rows, signatures = _with_reward(settings, found, signatures)
     measured = Measured(

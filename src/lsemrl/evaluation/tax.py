@@ -8,7 +8,7 @@ texts and along what the policy itself says.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,11 +101,28 @@ def scores(
 
 
 def measure(
-    policy: Policy, battery: Battery, scorer: Scorer, max_new_tokens: int, batch_size: int = 100
+    policy: Policy,
+    battery: Battery,
+    scorer: Scorer,
+    max_new_tokens: int,
+    batch_size: int = 100,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Measurement:
-    """Measure the policy as it stands; the base is the same policy with its training switched off."""
+    """Measure the policy as it stands; the base is the same policy with its training switched off.
+
+    Args:
+        policy: What is measured.
+        battery: On what.
+        scorer: Scores outputs on the new task.
+        max_new_tokens: Length limit of an output.
+        batch_size: Rows in a batch.
+        say: Told what is begun, since with a large model each part takes minutes.
+    """
+    say(f"measuring: outputs on the new task, {len(battery.target):,} rows")
     outputs = answer(policy, battery.target, max_new_tokens, batch_size)
     target = scorer.score(outputs)
+    if battery.general:
+        say(f"measuring: {battery.general_name or 'general ability'}, {len(battery.general):,} questions")
     general, answers = _general(policy, battery, max_new_tokens, batch_size)
     leaks = score_leaks(answers, scorer.language)
     nll = tuple(gold_nll(policy, battery.general, batch_size).tolist())
@@ -114,13 +131,17 @@ def measure(
         for name, examples in battery.parts.items()
     }
     along["own"] = _drawn(policy, battery.target, max_new_tokens, batch_size)
+    apart = {}
+    for name, sequences in along.items():
+        say(f"measuring: divergence from the base along {name}")
+        apart[name] = divergence(policy, sequences)
     return Measurement(
         target=target.corpus,
         target_rows=target.rows,
         general=general.corpus | leaks.corpus | ({"nll": sum(nll) / len(nll)} if nll else {}),
         general_rows=general.rows | leaks.rows | ({"nll": nll} if nll else {}),
         general_signatures=general.signatures | leaks.signatures,
-        divergence={name: divergence(policy, sequences) for name, sequences in along.items()},
+        divergence=apart,
         weight_change=weight_change(policy),
         outputs=tuple(outputs),
         answers=tuple(answers),
