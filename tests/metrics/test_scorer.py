@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,9 @@ def test_bleu_as_papers_report_it_and_copies_of_the_source() -> None:
     scores = scorer.score(rows)
     assert scores.corpus["bleu_13a"] == pytest.approx(sacrebleu.corpus_bleu(said, [meant]).score / 100)
     assert "tok:13a" in scorer.signatures["bleu_13a"] and scores.rows["copied"] == (0.0, 1.0)
+    titles = [replace(row, example=replace(row.example, pair=False)) for row in rows]
+    assert "copied" not in scorer.score(titles).corpus  # which would read 0
+    assert "copied is left out" in scorer.look_at([title.example for title in titles])[0]
     with pytest.raises(
         UserError, match="'bleu_13a', which counts words between spaces, and Tibetan is written without"
     ):

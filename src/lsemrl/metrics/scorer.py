@@ -136,6 +136,8 @@ class Scorer:
         lines = []
         if "meaning" in self.settings.names and (unread := oracle.foreign([each.reference for each in examples])):
             lines.append(f"metrics.names: meaning is left out, for {unread}")
+        if "copied" in self.settings.names and not any(example.pair for example in examples):
+            lines.append("metrics.names: copied is left out, for source and references are in one language here")
         if "chrf_pp" in self.settings.names and self.language.unit != "word":
             lines.append(
                 f"metrics.names: chrf_pp adds words between spaces to chrf, and {self.language.name} is written without"
@@ -150,7 +152,9 @@ class Scorer:
 
     def _applying(self, examples: Sequence[Example]) -> list[Metric]:
         foreign = "meaning" in self.settings.names and oracle.foreign([each.reference for each in examples])
-        return [name for name in self.settings.names if name != "meaning" or not foreign]
+        alike = not any(example.pair for example in examples)
+        left_out = {"meaning": foreign, "copied": alike}
+        return [name for name in self.settings.names if not left_out.get(name)]
 
     def score(self, completions: Sequence[Completion]) -> Scores:
         """Score outputs against their references.
