@@ -3,7 +3,7 @@
     python benchmarks/bench_step.py
     python benchmarks/bench_step.py --shape headline --train full
     python benchmarks/bench_step.py --model qwen3-0.6b-random --shape headline --prompt 1024 --completion 64  # on a GPU
-    python benchmarks/bench_step.py --also compiled flex  # ours once more with sampling.compile, policy.flex_attention
+    python benchmarks/bench_step.py --also loop compiled flex  # ours once more with other settings
 
 First both systems take two updates on the same completions in float32; only if their losses and gradients agree are
 speeds measured and printed. Both then train in processes of their own that take steps in turn. Writes a row for each
@@ -26,7 +26,7 @@ from typing import Any
 import harness  # first: it takes the libraries offline
 import torch
 from datasets import Dataset
-from harness import ALPHA, BETA, RANK, Model, Shape, Turns, Work, lsemrl, lsemrl_compiled, lsemrl_flex
+from harness import ALPHA, BETA, RANK, Model, Shape, Turns, Work, lsemrl, lsemrl_compiled, lsemrl_flex, lsemrl_loop
 from lightning.pytorch import Callback
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
@@ -40,8 +40,9 @@ SHAPES = {
     "translation": Shape(prompts=4, prompt=64, completion=32, group=8),
     "headline": Shape(prompts=2, prompt=512, completion=32, group=8),
 }
-ALSO: dict[str, tuple[Any, dict[str, bool]]] = {
-    "compiled": (lsemrl_compiled, {"compile": True}),
+ALSO: dict[str, tuple[Any, dict[str, Any]]] = {
+    "loop": (lsemrl_loop, {"engine": "loop"}),
+    "compiled": (lsemrl_compiled, {"engine": "compiled"}),
     "flex": (lsemrl_flex, {"flex_attention": True}),
 }
 """Ours with other settings."""
@@ -189,7 +190,7 @@ def _gradients(model: Any) -> dict[str, Tensor]:
     return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def check(folder: Path, model: Model, work: Work, **settings: bool) -> str:
+def check(folder: Path, model: Model, work: Work, **settings: Any) -> str:
     """Compare two updates of ours with two of TRL's on the completions that ours sampled.
 
     Rewards, advantages, old and reference log-probs, loss, gradients and the optimizer in between are each system's

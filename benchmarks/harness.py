@@ -45,7 +45,7 @@ from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.memory import peak_memory
 from lsemrl.modules.optimization import OptimizerSettings
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Reward
 from lsemrl.types import Completion
@@ -367,9 +367,14 @@ def lsemrl(work: Work, turns: Turns) -> None:
     fit(grpo(work, lr=1e-5), work, _InTurn(turns))
 
 
+def lsemrl_loop(work: Work, turns: Turns) -> None:
+    """The same, every token decoded as transformers does it."""
+    fit(grpo(work, lr=1e-5, engine="loop"), work, _InTurn(turns))
+
+
 def lsemrl_compiled(work: Work, turns: Turns) -> None:
     """The same, the decoding step compiled."""
-    fit(grpo(work, lr=1e-5, compile=True), work, _InTurn(turns))
+    fit(grpo(work, lr=1e-5, engine="compiled"), work, _InTurn(turns))
 
 
 def lsemrl_flex(work: Work, turns: Turns) -> None:
@@ -382,7 +387,7 @@ def grpo(
     *,
     lr: float,
     adapter: Path | None = None,
-    compile: bool = False,
+    engine: Engine = "auto",
     flex_attention: bool = False,
     **settings: Any,
 ) -> GRPO:
@@ -393,7 +398,7 @@ def grpo(
         temperature=1.0,
         top_p=1.0,
         max_new_tokens=work.shape.completion,
-        compile=compile,
+        engine=engine,
     )
     policy = PolicySettings(
         model=str(work.folder),

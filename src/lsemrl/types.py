@@ -163,6 +163,8 @@ class Rollouts:
         ended_N: bool, which completions stopped by themselves.
         num_generations: G.
         slots: Tokens that were drawn, those of completions that had ended included.
+        merge_kept: The share of the adapters' update that was left when they were added to weights of half precision;
+            None where nothing was rounded.
     """
 
     completions: tuple[Completion, ...]
@@ -170,6 +172,7 @@ class Rollouts:
     ended_N: Tensor
     num_generations: int
     slots: int
+    merge_kept: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

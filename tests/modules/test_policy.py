@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from lsemrl.errors import UserError
@@ -199,7 +201,7 @@ def test_lora_settings_are_checked() -> None:
         LoraSettings(dropout=1.0)
 
 
-@pytest.mark.parametrize("settings", [{}, {"dtype": "bfloat16"}, {"train": "full"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"train": "full"}], ids=str)
 def test_merged_is_the_same_model_and_leaves_no_trace(
     tiny_model: str, prompts: PromptBatch, settings: dict[str, object]
 ) -> None:
@@ -208,15 +210,60 @@ def test_merged_is_the_same_model_and_leaves_no_trace(
     asking = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     with policy.inference():
         apart = plain_logits(policy.model, prompts.sequences)
-    with policy.merged():
+    with policy.merged() as kept:
         together = plain_logits(policy.model, prompts.sequences)
         changed = [name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])]
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
-    assert bool(changed) == (not settings)  # rounded weights are left alone, and full ones have nothing to merge
+    assert bool(changed) == (not settings)  # full ones have nothing to merge
+    assert kept is None
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
     assert asking == [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     with policy.inference():
         assert torch.equal(plain_logits(policy.model, prompts.sequences), apart)
+
+
+def updated(policy: Policy, share: float) -> Policy:
+    """With updates of a share of the weights, as root mean squares."""
+    generator = torch.Generator().manual_seed(0)
+    for module in policy.model.modules():
+        layer: Any = module
+        if isinstance(module, LoraLayer):
+            first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            first.data.normal_(generator=generator)
+            second.data.normal_(generator=generator)
+            asked = share * layer.get_base_layer().weight.float().square().mean().sqrt()
+            with torch.no_grad():
+                second *= asked / layer.get_delta_weight("default").square().mean().sqrt()
+    return policy
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.001, 0.002, 0.003, 0.005])
+def test_half_precision_merges_what_survives_rounding(tiny_model: str, share: float) -> None:
+    """Below .9 nothing is merged; an update of .3% of the weights is the first to get through."""
+    policy = updated(make_policy(tiny_model, dtype="bfloat16"), share)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    layers: list[Any] = [module for module in policy.model.modules() if isinstance(module, LoraLayer)]
+    with torch.no_grad():
+        updates = [layer.get_delta_weight("default") for layer in layers]
+        own = [layer.get_base_layer().weight.float() for layer in layers]
+    sums = [(weight + update).to(torch.bfloat16) for weight, update in zip(own, updates, strict=True)]
+    left = sum(
+        float(((one - weight) * update).double().sum()) for one, weight, update in zip(sums, own, updates, strict=True)
+    )
+    kept = left / sum(float(update.double().square().sum()) for update in updates)
+    with torch.autocast("cpu", torch.bfloat16), policy.merged() as found:
+        merged = [layer.get_base_layer().weight.clone() for layer in layers]
+        changed = [name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])]
+    assert found == pytest.approx(kept, rel=1e-4)
+    assert bool(changed) == (share >= 0.003)
+    if changed:  # summed in float32 and rounded once, whatever mixed precision says
+        assert all(map(torch.equal, merged, sums))
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+
+
+def test_an_adapter_that_changes_nothing_loses_nothing(tiny_model: str) -> None:
+    with updated(make_policy(tiny_model, dtype="bfloat16"), 0.0).merged() as kept:
+        assert kept == 1
 
 
 def test_merged_is_whatever_model_is_switched_on(policy: Policy, prompts: PromptBatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
-from lsemrl.modules import decoding
+from lsemrl.modules import decoding, engines, replay
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.modules.sampler import draw, sample
@@ -42,8 +43,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         found.append(graph)
         return graph.forward
 
-    step = torch.compile(decoding._step, dynamic=True, backend=backend, fullgraph=True)
-    monkeypatch.setattr(decoding, "_compiled_step", lambda: step)
+    step = torch.compile(decoding.plain_step, dynamic=True, backend=backend, fullgraph=True)
+    monkeypatch.setattr(engines, "compiled_step", lambda: step)
     return found
 
 
@@ -52,12 +53,12 @@ def test_a_compiled_step_draws_the_same(
 ) -> None:
     """And whatever the number of rows and tokens, it is traced once, or twice when a number turns out to vary."""
     monkeypatch.setattr(policy, "eos_ids", lambda: [*range(0, 1000, 5)])  # so that rows are dropped
-    compiled = replace(SAMPLING, compile=True)
+    compiled = replace(SAMPLING, engine="compiled")
     for seed in range(3):
         assert ids(sample(policy, prompts, compiled, seed)) == ids(sample(policy, prompts, SAMPLING, seed))
     longer = replace(SAMPLING, max_new_tokens=17, num_generations=7)
     fewer = PromptBatch(**{name: value[:2] for name, value in vars(prompts).items()})
-    one = sample(policy, fewer, replace(longer, compile=True), seed=5)
+    one = sample(policy, fewer, replace(longer, engine="compiled"), seed=5)
     assert ids(one) == ids(sample(policy, fewer, longer, seed=5))
     assert len(graphs) <= 2
 
@@ -75,7 +76,7 @@ def test_a_compiled_step_says_the_same_in_mixed_precision(
                 mask_NP,
                 5,
             )
-            for way in (decoding.Growing, decoding.Compiled)
+            for way in (decoding.Growing, partial(decoding.Fixed, step=engines.compiled_step(), run=replay.Directly()))
         ]
         for step in range(5):
             if step == 3:
@@ -88,9 +89,96 @@ def test_a_compiled_step_says_the_same_in_mixed_precision(
 
 
 def test_what_cannot_be_compiled_is_told(policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "window", lambda model: 4)
-    with pytest.raises(UserError, match=r"sampling\.compile is true, but the model attends in a sliding window of 4"):
-        sample(policy, prompts, replace(SAMPLING, compile=True), seed=0)
+    monkeypatch.setattr(engines, "window", lambda model: 4)
+    with pytest.raises(
+        UserError, match=r"sampling\.engine is compiled, but the model attends in a sliding window of 4"
+    ):
+        sample(policy, prompts, replace(SAMPLING, engine="compiled"), seed=0)
+
+
+class Recorded:
+    """Runs a step as `Replay` does, but that every launch is asked for: what was recorded must lie where it lay."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.recordings: list[list[int]] = []
+        self.renew()
+
+    def __call__(self, step: Any) -> torch.Tensor:
+        self.runs += 1
+        fixed = step.__self__
+        slots = [each for one in fixed._slots for each in (one.keys, one.values)]
+        states = [fixed._token_N1, fixed._mask_N11L, fixed._position_N1, fixed._at, *slots]
+        places = [*(state.data_ptr() for state in states), len(fixed._token_N1)]
+        if self.runs == 2:
+            self.recordings.append(places)
+        assert self.runs < 3 or places == self.recordings[-1]
+        return step()
+
+    def renew(self) -> None:
+        self.runs = 0
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
+    """Graphs where there is no CUDA."""
+    made: list[Recorded] = []
+    monkeypatch.setattr(engines, "Replay", lambda device: made.append(Recorded(device)) or made[-1])
+    monkeypatch.setattr(engines, "_unfit", lambda policy, engine, device: None)
+    return made
+
+
+def test_what_is_recorded_stays_where_it_is(
+    policy: Policy, prompts: PromptBatch, recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And draws the same, while rows end: the number of rows that are computed halves, and is recorded anew."""
+    monkeypatch.setattr(policy, "eos_ids", lambda: [*range(0, 1000, 9)])
+    graphs = replace(SAMPLING, engine="graphs", num_generations=5, top_p=1.0, max_new_tokens=30)
+    for seed in range(3):
+        assert ids(sample(policy, prompts, graphs, seed)) == ids(
+            sample(policy, prompts, replace(graphs, engine="loop"), seed)
+        )
+    rows = [[places[-1] for places in one.recordings] for one in recorded[1:]]  # the first was the proof
+    assert all(one == sorted(one, reverse=True) and set(one) <= {15, 7, 3, 1} for one in rows)
+    assert any(len(one) > 1 for one in rows)
+
+
+def test_graphs_that_draw_from_another_model_are_not_taken(
+    policy: Policy, prompts: PromptBatch, recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = engines.plain_step
+    monkeypatch.setattr(engines, "plain_step", lambda model, ids, mask, *about: step(model, ids, 0 * mask, *about))
+    with pytest.raises(
+        UserError, match=r"sampling\.engine is graphs, which draws from another model \(log-probs were off"
+    ):
+        sample(policy, prompts, replace(SAMPLING, engine="graphs"), seed=0)
+    one = sample(policy, prompts, SAMPLING, seed=0)
+    assert ids(one) == ids(sample(policy, prompts, replace(SAMPLING, engine="loop"), seed=0))
+
+
+def test_graphs_need_cuda(policy: Policy, prompts: PromptBatch) -> None:
+    if prompts.prompt_ids_BP.is_cuda:
+        pytest.skip("it is CUDA")
+    with pytest.raises(
+        UserError, match=r"sampling\.engine is graphs, but the device is cpu, and graphs are CUDA's; set"
+    ):
+        sample(policy, prompts, replace(SAMPLING, engine="graphs"), seed=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_is_replayed_is_what_the_loop_draws(tiny_model: str, prompts: PromptBatch) -> None:
+    """Also after the weights have moved."""
+    policy = make_policy(tiny_model).to("cuda")
+    policy.eos_ids = lambda: [*range(0, 1000, 9)]  # type: ignore[method-assign]
+    sampling = replace(SAMPLING, num_generations=5, max_new_tokens=30)
+    for seed in range(3):
+        drawn = [
+            ids(sample(policy, prompts.to("cuda"), replace(sampling, engine=engine), seed))
+            for engine in ("graphs", "loop")
+        ]
+        assert drawn[0] == drawn[1]
+        for weight in policy.trained().values():
+            weight.data.mul_(1.1)
 
 
 def test_prompts_in_parts_are_answered_alike(policy: Policy, prompts: PromptBatch) -> None:
@@ -271,9 +359,10 @@ def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptB
         ("top_p", 1.1),
         ("top_k", -1),
         ("max_new_tokens", 0),
+        ("engine", "vllm"),
     ],
 )
-def test_settings_are_checked(field: str, value: float) -> None:
+def test_settings_are_checked(field: str, value: float | str) -> None:
     with pytest.raises(UserError, match=rf"sampling\.{field} is {value}"):
         Sampling(**{field: value})  # type: ignore[arg-type]
 

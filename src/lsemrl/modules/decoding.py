@@ -2,7 +2,8 @@
 
 A prompt is read once, and what is kept of it, keys and values or the states of linear attention, is repeated for its
 group. From there on there are two ways: what is kept grows by a copy with every token, as transformers has it, or keys
-and values have their final size from the beginning and are written in place by a step that is compiled.
+and values have their final size from the beginning and are written in place, by a step that is compiled, or recorded
+and replayed (see `replay`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from lsemrl.errors import reason_of
-from lsemrl.modules.families import native_positions, unshared, window
-from lsemrl.modules.forward import OTHERWISE, TOLERANCE, check_length, looking_back, positions, probe
+from lsemrl.modules.families import native_positions
+from lsemrl.modules.forward import check_length, positions
 from lsemrl.modules.policy import Policy
-from lsemrl.types import PromptBatch, Sequences, UserError
+from lsemrl.modules.replay import Run
+
+Step = Callable[[Any, Tensor, Tensor, Tensor, Cache], Tensor]
+"""From a model, a token of each of N rows, a mask, positions and what is kept: logits [N, V]."""
+
+_ALIGNED = 16
+"""Tokens in multiples of which attention on a GPU reads a mask as it lies."""
 
 
 def read_prompts(policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int, longest: int) -> tuple[Tensor, Cache]:
@@ -55,47 +61,6 @@ def read_prompts(policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int, lo
     if group > 1:
         kept.reorder_cache(torch.arange(len(ids_BP), device=ids_BP.device).repeat_interleave(group))
     return logits_BV.repeat_interleave(group, dim=0), kept
-
-
-def prove_decoding(policy: Policy, prompts: PromptBatch) -> None:
-    """Compare what is read token by token with what is scored, on the first of `prompts`.
-
-    Raises:
-        UserError: They differ: completions would be drawn from another model than the one that learns from them.
-    """
-    rows = probe(prompts.prompt_ids_BP, prompts.prompt_mask_BP)
-    with torch.autocast(rows.completion_ids_NT.device.type, enabled=False):
-        scored_NT, _ = policy.logprobs(rows)
-        try:
-            with looking_back(policy.model):
-                read_NT = _read(policy, rows)
-            off = (read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item()
-            reason = f"log-probs were off by {off:.2g} nats"
-            wrong = not off <= TOLERANCE[next(policy.model.parameters()).dtype]
-        except OTHERWISE as error:
-            reason, wrong = f"{type(error).__name__}: {reason_of(error, 150)}", True
-    if wrong:
-        raise UserError(
-            f"policy.model is {policy.settings.model!r}, whose cache of what it has read cannot be sampled from "
-            f"({reason}); name a model of another family"
-        )
-
-
-def _read(policy: Policy, rows: Sequences) -> Tensor:
-    """Log-probs [N, T] of completions, two behind each prompt, as if they were just drawn, of ever fewer rows."""
-    ids_NT, mask_NT = rows.completion_ids_NT, rows.completion_mask_NT
-    longest, alive = ids_NT.shape[1], torch.arange(len(ids_NT), device=ids_NT.device)
-    logits_NV, kept = read_prompts(policy, rows.prompt_ids_BP, rows.prompt_mask_BP, 2, longest)
-    go_on = Growing(policy, kept, rows.prompt_mask_BP.repeat_interleave(2, dim=0), longest)
-    found_NT = torch.zeros(ids_NT.shape, device=ids_NT.device)
-    for step in range(longest):
-        if step:
-            going = mask_NT[alive, step].nonzero().squeeze(1)
-            go_on.keep(going)
-            alive = alive[going]
-            logits_NV = go_on(ids_NT[alive, step - 1])
-        found_NT[alive, step] = logits_NV.float().log_softmax(-1).gather(1, ids_NT[alive, step, None])[:, 0]
-    return found_NT
 
 
 class Growing:
@@ -136,55 +101,68 @@ class Growing:
         self._mask_NL, self._position_N = self._mask_NL[rows], self._position_N[rows]
 
 
-class Compiled:
-    """Keys and values at their final size, written in place by a compiled step.
+class Fixed:
+    """Keys and values at their final size, written in place.
 
-    One compilation serves all batches: numbers of completions and of tokens are left open in it.
+    Nothing that a step reads or writes changes its place while the number of rows stays, and that number only halves:
+    rows that are no longer wanted are computed along until half of them are.
     """
 
-    def __init__(self, policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int) -> None:
+    def __init__(
+        self, policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int, *, step: Step, run: Run
+    ) -> None:
         """As `Growing`, but that `kept` is empty afterwards.
 
-        Raises:
-            UserError: The model does not look where a mask of ours tells it to, or its weights are spread over ranks.
+        Args:
+            step: Computes the logits.
+            run: Runs what computes them and moves on by a token.
         """
-        reason = "its weights are spread over ranks" if policy.sharded else unshared(policy.model)
-        if reason is None and (back := window(policy.model)) is not None:
-            reason = f"the model attends in a sliding window of {back}"
-        if reason:
-            raise UserError(f"sampling.compile is true, but {reason}; set it to false")
         self._model = policy.model.get_base_model() if policy.adapted else policy.model
-        self._at = torch.tensor([prompt_mask_NP.shape[1]], device=prompt_mask_NP.device)
+        self._compute, self._run = step, run
+        rows, prompt = prompt_mask_NP.shape
+        # Attention copies a mask whose rows are not aligned.
+        length = -(-(prompt + longest) // _ALIGNED) * _ALIGNED
+        self._at = torch.tensor([prompt], device=prompt_mask_NP.device)
         layers: list[Any] = kept.layers
         self._slots: list[_Slots] = []
         while layers:  # taken out one by one, so that what was read of the prompts is not there twice
             layer = layers.pop(0)
-            self._slots.append(_Slots(layer.keys, layer.values, longest, self._at))
+            keys, values = (pad(each, (0, 0, 0, length - prompt)) for each in (layer.keys, layer.values))
+            self._slots.append(_Slots(keys, values, self._at))
         dtype = self._slots[0].keys.dtype
-        self._mask_N11L = torch.full(
-            (len(prompt_mask_NP), 1, 1, prompt_mask_NP.shape[1] + longest),
-            torch.finfo(dtype).min,
-            dtype=dtype,
-            device=prompt_mask_NP.device,
-        )
-        self._mask_N11L[:, 0, 0, : prompt_mask_NP.shape[1]].masked_fill_(prompt_mask_NP, 0)
-        self._position_N = prompt_mask_NP.sum(dim=1)
+        self._mask_N11L = prompt_mask_NP.new_full((rows, 1, 1, length), torch.finfo(dtype).min, dtype=dtype)
+        self._mask_N11L[:, 0, 0, :prompt].masked_fill_(prompt_mask_NP, 0)
+        self._position_N1 = prompt_mask_NP.sum(dim=1, keepdim=True)
+        self._token_N1 = torch.zeros_like(self._position_N1)
 
     def __call__(self, token_N: Tensor) -> Tensor:
-        """Logits [N, V] after one more token of each completion."""
-        self._mask_N11L.index_fill_(3, self._at, 0)
-        logits_NV = _compiled_step()(
-            self._model, token_N[:, None], self._mask_N11L, self._position_N[:, None], Cache(layers=[*self._slots])
-        )
-        self._at += 1
-        self._position_N = self._position_N + 1
-        return logits_NV
+        """Logits [N, V] after one more token of each completion; the next call may overwrite them."""
+        self._token_N1[: len(token_N), 0] = token_N
+        return self._run(self._step)[: len(token_N)]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these of the completions only."""
+        held, count = len(self._token_N1), len(rows)
+        while held // 2 >= count:
+            held //= 2
+        states = [each for slots in self._slots for each in (slots.keys, slots.values)]
+        for state in (*states, self._mask_N11L, self._position_N1):
+            state[:count] = state[rows]
+        if held == len(self._token_N1):
+            return
         for slots in self._slots:
-            slots.keys, slots.values = slots.keys[rows], slots.values[rows]
-        self._mask_N11L, self._position_N = self._mask_N11L[rows], self._position_N[rows]
+            slots.keys, slots.values = slots.keys[:held], slots.values[:held]
+        self._mask_N11L, self._position_N1 = self._mask_N11L[:held], self._position_N1[:held]
+        self._token_N1 = self._token_N1[:held]
+        self._run.renew()
+
+    def _step(self) -> Tensor:
+        self._mask_N11L.index_fill_(3, self._at, 0)
+        kept = Cache(layers=[*self._slots])
+        logits_NV = self._compute(self._model, self._token_N1, self._mask_N11L, self._position_N1, kept)
+        self._at += 1
+        self._position_N1 += 1
+        return logits_NV
 
 
 class _Slots(CacheLayerMixin):
@@ -194,9 +172,9 @@ class _Slots(CacheLayerMixin):
     keys: Tensor
     values: Tensor
 
-    def __init__(self, keys: Tensor, values: Tensor, longest: int, at: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, at: Tensor) -> None:
         super().__init__()
-        self.keys, self.values = pad(keys, (0, 0, 0, longest)), pad(values, (0, 0, 0, longest))
+        self.keys, self.values = keys, values
         self.at = at
         self.is_initialized = True
 
@@ -224,7 +202,8 @@ class _Slots(CacheLayerMixin):
     get_max_cache_shape = get_max_length  # its name before transformers 5.2
 
 
-def _step(model: Any, ids: Tensor, mask: Tensor, position_ids: Tensor, kept: Cache) -> Tensor:
+def plain_step(model: Any, ids: Tensor, mask: Tensor, position_ids: Tensor, kept: Cache) -> Tensor:
+    """Logits [N, V] behind one more token of N rows."""
     logits: Tensor = model(
         input_ids=ids, attention_mask=mask, position_ids=position_ids, past_key_values=kept, use_cache=True
     ).logits
@@ -232,5 +211,6 @@ def _step(model: Any, ids: Tensor, mask: Tensor, position_ids: Tensor, kept: Cac
 
 
 @cache
-def _compiled_step() -> Callable[..., Tensor]:
-    return torch.compile(_step, dynamic=True)
+def compiled_step() -> Step:
+    """The same compiled; one compilation serves all batches, whatever their rows and tokens."""
+    return torch.compile(plain_step, dynamic=True)

@@ -155,7 +155,8 @@ class GRPO(PolicyModule):
         }
 
     def say_memory(self, whole: Sequences) -> None:
-        """Say how much memory the run will take, with completions like those of its first step and with the longest."""
+        """Say how it samples and how much memory it will take, with completions like its first ones and the longest."""
+        self.say(f"sampling {self.policy.decoders[self.sampling.engine].about}")
         longest = self.sampling.max_new_tokens
         vocabulary = self.policy.model.config.get_text_config().vocab_size
         self.estimate, at_most = (
@@ -182,8 +183,8 @@ class GRPO(PolicyModule):
             return
         self.peak = peak_memory(self.device) - self.held_before
         wasted = "" if self.device.type == "cuda" else ", what the allocator wastes included"
-        estimated = f"{self.estimate.total / 1e6:,.0f} MB were estimated"
-        self.say(f"memory: the peak was {self.peak / 1e6:,.0f} MB{wasted}; {estimated}")
+        peak, estimate = (f"{size / 1e6:,.0f} MB" for size in (self.peak, self.estimate.total))
+        self.say(f"memory: the peak was {peak}{wasted}; {estimate} were estimated")
 
     def own_state(self) -> dict[str, Any]:
         """The counters of the rewards too."""

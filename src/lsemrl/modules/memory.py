@@ -72,8 +72,8 @@ def estimate_memory(
 
     - `trained`: 3 e for every trained parameter. `reference`: frozen adapters of `model`, and all of `reference`.
     - `sampling`: 2 K e for each token of each completion and its prompt in every layer, and half a layer more, which
-      grows; (e + 16) V for each completion, whose next token is drawn; in float32, the weights with their adapters
-      added, beside the weights.
+      grows; (e + 16) V for each completion, whose next token is drawn; the weights with their adapters added, beside
+      the weights.
     - `updating`: for each token of the largest micro-batch, in each layer, 16 H + 8 Q (what norms keep, in float32) and
       4 e (Q + I) (attention, MLP and adapters), or 4 H with checkpointing; the mask; in mixed precision, the layers'
       matrices as they were cast; then one layer on its way back, or the logits of a chunk of tokens. That is rounded,
@@ -110,7 +110,7 @@ def estimate_memory(
     layer_weights = [*found[0].parameters()] if (found := getattr(model.get_decoder(), "layers", None)) else []
     cast = [weight for weight in layer_weights if weight.dim() > 1 and autocast not in (None, weight.dtype)]
     adapted = [layer.get_base_layer() for layer in model.modules() if isinstance(layer, LoraLayer)]
-    merged = sum(4 * linear.weight.numel() for linear in adapted if isinstance(linear, nn.Linear))
+    merged = _bytes(linear.weight for linear in adapted if isinstance(linear, nn.Linear))
     pieces = all_weights - (layers - 2) * _bytes(layer_weights)
 
     gathered = 0 if shards == 1 else all_weights if gather_for_sampling else pieces
@@ -129,7 +129,7 @@ def estimate_memory(
         weights=(all_weights - frozen_adapters) // shards,
         trained=3 * trained // shards,
         reference=(frozen_adapters + (_bytes(reference.parameters()) if reference else 0)) // shards,
-        sampling=gathered + cached + drawn + merged * (stream == 4 and (shards == 1 or gather_for_sampling)),
+        sampling=gathered + cached + drawn + merged * (shards == 1 or gather_for_sampling),
         updating=gathered_layers + kept + max(layer_kept, logits),
     )
 

@@ -86,7 +86,7 @@ class Policy(nn.Module):
         self.reference_model: Any = None  # only full fine-tuning needs a second copy
         self.traffic: Traffic | None = None  # what sharding costs, where weights are sharded
         self._way: Way | None = None  # through the model, once it is proven on the first rows
-        self.sampled = False  # whether reading token by token is proven, too
+        self.decoders: dict[str, Any] = {}  # ways of reading token by token, once they are proven, by engine
 
     def load(self) -> None:
         """Read the weights and set up adapter, reference and checkpointing. Calling it again changes nothing.
@@ -308,10 +308,10 @@ class Policy(nn.Module):
             model.train(training)
 
     @contextmanager
-    def merged(self) -> Iterator[None]:
-        """`inference` with the adapters added to the weights where that loses nothing, see `merged_adapters`."""
-        with self.inference(), merged_adapters(self.model):
-            yield
+    def merged(self) -> Iterator[float | None]:
+        """`inference` with the adapters added to the weights where that loses little, see `merged_adapters`."""
+        with self.inference(), merged_adapters(self.model) as kept:
+            yield kept
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""

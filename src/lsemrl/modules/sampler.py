@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lsemrl.data.thoughts import answers
-from lsemrl.modules.decoding import Compiled, Growing, prove_decoding, read_prompts
+from lsemrl.modules.decoding import read_prompts
+from lsemrl.modules.engines import Decode, decoder
 from lsemrl.modules.forward import check_logits, looking_back
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
@@ -47,12 +48,12 @@ def sample(
     """
     generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
     rows = list(zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True))
-    with policy.gathered(), policy.merged():
-        if not policy.sampled:
-            prove_decoding(policy, prompts)
-            policy.sampled = True
+    with policy.gathered(), policy.merged() as kept:
+        decode = decoder(policy, prompts, sampling.engine).decode
         with looking_back(policy.model):
-            drawn = [_decode(policy, ids_BP, mask_BP, sampling, generator, stops, told) for ids_BP, mask_BP in rows]
+            drawn = [
+                _decode(policy, ids_BP, mask_BP, decode, sampling, generator, stops, told) for ids_BP, mask_BP in rows
+            ]
     ids, masks, ends, slots = zip(*drawn, strict=True)
     ended_N = torch.cat(ends)
     width = max(mask_NT.shape[1] for mask_NT in masks)
@@ -79,6 +80,7 @@ def sample(
         ended_N=ended_N,
         num_generations=group,
         slots=sum(slots),
+        merge_kept=kept,
     )
 
 
@@ -86,6 +88,7 @@ def _decode(
     policy: Policy,
     prompt_ids_BP: Tensor,
     prompt_mask_BP: Tensor,
+    decode: Decode,
     sampling: Sampling,
     generator: torch.Generator,
     stops: Sequence[int],
@@ -99,7 +102,7 @@ def _decode(
     logits_NV, kept = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, group, sampling.max_new_tokens)
     count, longest = len(logits_NV), sampling.max_new_tokens
     prompt_mask_NP = prompt_mask_BP.repeat_interleave(group, dim=0)
-    go_on = (Compiled if sampling.compile else Growing)(policy, kept, prompt_mask_NP, longest)
+    go_on = decode(policy, kept, prompt_mask_NP, longest)
     ids_NT = torch.zeros(count, longest, dtype=torch.long, device=device)
     mask_NT = torch.zeros_like(ids_NT, dtype=torch.bool)
     ended_N = torch.zeros(count, dtype=torch.bool, device=device)

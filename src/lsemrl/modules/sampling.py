@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from lsemrl.errors import UserError
 from lsemrl.finite import check_finite
+
+Engine = Literal["auto", "loop", "graphs", "compiled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +25,15 @@ class Sampling:
     """Keep this many of the likeliest tokens; 0 keeps all."""
     max_new_tokens: int = 64
     """Length limit of a completion; one that reaches it without an EOS is marked as truncated."""
-    compile: bool = False
-    """Compile the step that decodes a token, where Python is what takes its time: long runs of small models, a GPU. It
-    costs about a minute at the start."""
+    engine: Engine = "auto"
+    """How a token is decoded. loop: as transformers does it. graphs: what a step launches is recorded and replayed
+    (CUDA). compiled: by a compiled step, which costs about a minute at the start. auto: graphs where model and device
+    allow, else the loop."""
 
     def __post_init__(self) -> None:
         check_finite(self, "sampling")
         for name, ok, rule in (
+            ("engine", self.engine in get_args(Engine), f"one of {', '.join(get_args(Engine))}"),
             ("num_generations", self.num_generations >= 1, "at least 1"),
             ("temperature", self.temperature >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),

@@ -73,10 +73,11 @@ def test_a_base_in_bfloat16_is_what_plain_peft_computes(kind: str, prompts: Prom
     adapter = save_adapter(model, tmp_path / "adapter", **fields)
     policy = read(model, adapter, dtype="bfloat16")
     plain = plain_peft(model, adapter, dtype=torch.bfloat16)
-    with policy.merged():
-        assert torch.equal(
-            plain_logits(policy.model, prompts.sequences), plain_logits(plain, prompts.sequences).detach()
-        )
+    logits = plain_logits(plain, prompts.sequences).detach()
+    with policy.inference():
+        assert torch.equal(plain_logits(policy.model, prompts.sequences), logits)
+    with policy.merged():  # sums are rounded where factors were not
+        torch.testing.assert_close(plain_logits(policy.model, prompts.sequences), logits, rtol=0.1, atol=0.1)
 
 
 SHARDED, HALVED = {"sharded": True, "halved": False}, {"sharded": False, "halved": True}

@@ -18,23 +18,32 @@ from transformers.pytorch_utils import Conv1D
 from lsemrl.errors import reason_of
 from lsemrl.types import UserError
 
+_KEPT = 0.9
+"""The share of an update that must survive rounding for merged weights to stand for it."""
+
 
 @contextmanager
-def merged_adapters(model: Any) -> Iterator[None]:
+def merged_adapters(model: Any) -> Iterator[float | None]:
     """Inside, adapters are added to a copy of the weights they adapt: a third of the matmuls.
 
-    Only where that loses nothing that matters, which is factors beside float32 linears, and rows that stand in for a
-    base's rows. What else there is, such as magnitudes, biases or rounded weights, which would swallow small updates,
-    is computed as peft does. The weights themselves are never written to. To be called without gradients.
+    Only where that loses little, which is factors beside linears, and rows that stand in for a base's rows. What else
+    there is, such as magnitudes or biases, is computed as peft does. Sums are made in float32 and rounded once, to the
+    dtype of the weights; half precision swallows small updates, so that a young adapter is not merged there. The
+    weights themselves are never written to. To be called without gradients.
+
+    Yields:
+        The share of the update that rounding leaves, as its projection on the whole; None where nothing is rounded.
     """
     merged: list[tuple[Any, Any, Tensor]] = []
+    with torch.autocast(next(model.parameters()).device.type, enabled=False):
+        sums, kept = _sums(model)
     try:
-        for layer, adapted in list(_mergeable(model)):
+        for layer, adapted in sums:
             weight = layer.get_base_layer().weight
             merged.append((layer, weight, weight.data))
             weight.data = adapted
             layer.merged_adapters.append(layer.active_adapters[0])
-        yield
+        yield kept
     finally:
         for layer, weight, own in reversed(merged):
             weight.data = own
@@ -79,19 +88,31 @@ def merge_for_good(model: Any) -> Any:
         ) from error
 
 
-def _mergeable(model: Any) -> Iterator[tuple[Any, Tensor]]:
-    """Layers with the weights that they may compute with instead of their own."""
+def _sums(model: Any) -> tuple[list[tuple[Any, Tensor]], float | None]:
+    """Layers with the weights that they may compute with instead of their own, and the share that rounding left."""
     shared, tokens = _users(model), defaultdict[int, list[Any]](list)
+    linears: list[tuple[Any, Tensor]] = []
+    products: list[Tensor] = []
     for module in model.modules():
         layer: Any = module
         if isinstance(module, LoraLayer) and _is_plain(layer) and shared[id(_weight(layer))] == 1:
-            yield layer, _weight(layer) + layer.get_delta_weight(layer.active_adapters[0])
+            weight, update = _weight(layer), layer.get_delta_weight(layer.active_adapters[0])
+            linears.append((layer, (weight + update).to(weight.dtype)))
+            if weight.dtype != torch.float32:
+                left = linears[-1][1] - weight.float()
+                products.append(torch.stack([(left * update).sum(), update.square().sum()]))
         elif isinstance(module, TrainableTokensLayer) and _stands_in(layer):
             tokens[id(layer.base_layer.weight)].append(layer)
+    kept = None
+    if products:
+        left_over, whole = torch.stack(products).sum(dim=0).tolist()
+        kept = left_over / whole if whole else 1.0
+    sums = linears if kept is None or kept >= _KEPT else []
     for weight, layers in tokens.items():
         if len(layers) == shared[weight] and len({id(layer.trainable_tokens_delta) for layer in layers}) == 1:
             rows = layers[0].get_merged_weights(layers[0].active_adapters)
-            yield from ((layer, rows) for layer in layers)
+            sums += [(layer, rows) for layer in layers]
+    return sums, kept
 
 
 def _users(model: Any) -> Counter[int]:
@@ -116,7 +137,7 @@ def _is_plain(layer: Any) -> bool:
         and len(layer.active_adapters) == 1
         and layer.active_adapters[0] in layer.lora_A
         and isinstance(base, nn.Linear | Conv1D)
-        and base.weight.dtype == torch.float32
+        and layer.lora_A[layer.active_adapters[0]].weight.dtype == torch.float32
         and not isinstance(base.weight, DTensor)
         and not layer.lora_variant
         and not layer.lora_bias.get(layer.active_adapters[0], False)
