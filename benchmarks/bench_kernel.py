@@ -512,17 +512,16 @@ def table(
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a table for each number of tokens."""
-    for tokens in dict.fromkeys(row["tokens"] for row in rows):
-        first = next(row for row in rows if row["tokens"] == tokens)
-        print(f"\n{tokens} tokens, hidden {first['hidden']}, vocabulary {first['vocabulary']}, {first['dtype']}")
-        print(f"{'':46}{'ms':>9}{'tokens/s':>12}{'floor':>8}{'peak MB':>10}{'loss err.':>11}{'grad. err.':>11}")
-        for row in (row for row in rows if row["tokens"] == tokens):
-            cells = "".join(
-                f"{row[name]:>{width}{form}}" if isinstance(row.get(name), float) else " " * width
-                for name, width, form in SHOWN
-            )
-            print(f"{row['system']:46}{cells}  {row['note']}".rstrip())
+    """Print the table of one number of tokens."""
+    first = rows[0]
+    print(f"\n{first['tokens']} tokens, hidden {first['hidden']}, vocabulary {first['vocabulary']}, {first['dtype']}")
+    print(f"{'':46}{'ms':>9}{'tokens/s':>12}{'floor':>8}{'peak MB':>10}{'loss err.':>11}{'grad. err.':>11}")
+    for row in rows:
+        cells = "".join(
+            f"{row[name]:>{width}{form}}" if isinstance(row.get(name), float) else " " * width
+            for name, width, form in SHOWN
+        )
+        print(f"{row['system']:46}{cells}  {row['note']}".rstrip(), flush=True)
 
 
 def write(path: Path, about_line: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -571,6 +570,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--tokens {wrong[0]} is no multiple of --length {options.length}")
 
     candidates = systems(dtype, device, compiling=not options.no_compile)
+    path = options.results / f"kernel_{device.type}.csv"
     rows: list[dict[str, Any]] = []
     for tokens in sizes:
         given = make_problem(
@@ -583,11 +583,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         passed, errors, refused = verified(candidates, given.first(min(tokens, 2 * options.length)))
         times, peaks, dropped = measure(passed, given, options.rounds or (20 if large else 7), device)
-        rows += table(candidates, given, errors, {**refused, **dropped}, times, peaks)
+        found = table(candidates, given, errors, {**refused, **dropped}, times, peaks)
+        rows += found
+        show(found)
+        write(path, about(sys.argv[1:] if arguments is None else arguments, device), rows)  # a machine may go any time
         del given
-    show(rows)
-    path = options.results / f"kernel_{device.type}.csv"
-    write(path, about(sys.argv[1:] if arguments is None else arguments, device), rows)
     print(f"\n{path}")
 
 

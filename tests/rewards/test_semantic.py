@@ -44,7 +44,8 @@ def test_similarity_is_the_cosine_of_the_encoder(encoder_path: str) -> None:
         torch.cosine_similarity(*torch.from_numpy(plain.encode([output, reference])), dim=0).item()
         for output, reference in zip(outputs, references, strict=True)
     ]
-    similarity_N = SemanticSimilarity(encoder=encoder_path).similarity(outputs, [[text] for text in references])
+    reward = SemanticSimilarity(encoder=encoder_path, dtype="float32")
+    similarity_N = reward.similarity(outputs, [[text] for text in references])
     assert similarity_N.dtype == torch.float32
     assert similarity_N.tolist() == pytest.approx(expected, abs=1e-5)
     assert max(expected) - min(expected) > 0.1, "the encoder of this test must tell texts apart"
@@ -213,7 +214,7 @@ def test_the_encoder_is_frozen_in_float32_whatever_it_was_saved_in(encoder_path:
     from sentence_transformers import SentenceTransformer
 
     SentenceTransformer(encoder_path, device="cpu").half().save(str(tmp_path / "half"))
-    encoder = SemanticSimilarity(encoder=str(tmp_path / "half")).encoder
+    encoder = SemanticSimilarity(encoder=str(tmp_path / "half"), dtype="float32").encoder
     assert not encoder.training
     assert all(not weight.requires_grad and weight.dtype == torch.float32 for weight in encoder.parameters())
 

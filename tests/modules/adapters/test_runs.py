@@ -77,7 +77,8 @@ def test_a_base_in_bfloat16_is_what_plain_peft_computes(kind: str, prompts: Prom
     with policy.inference():
         assert torch.equal(plain_logits(policy.model, prompts.sequences), logits)
     with policy.merged():  # sums are rounded where factors were not
-        torch.testing.assert_close(plain_logits(policy.model, prompts.sequences), logits, rtol=0.1, atol=0.1)
+        off = (plain_logits(policy.model, prompts.sequences) - logits).float().abs().mean()
+    assert off < 0.05 * logits.float().std()
 
 
 SHARDED, HALVED = {"sharded": True, "halved": False}, {"sharded": False, "halved": True}
