@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+
 from forks import Fork, benchmark
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
