@@ -79,6 +79,7 @@ def invent(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int) 
             completion_mask_NT=mask_NT,
         ),
         ended_N=torch.ones(len(examples), dtype=torch.bool),
+        logprobs_NT=torch.zeros(mask_NT.shape),
         num_generations=sampling.num_generations,
         slots=int(mask_NT.sum()),
     )

@@ -161,6 +161,8 @@ class Rollouts:
         completions: The N outputs as text.
         sequences: The same as tokens, each prompt once.
         ended_N: bool, which completions stopped by themselves.
+        logprobs_NT: float32, of each token as it was drawn, over the whole vocabulary at the temperature that drew it,
+            in nats; 0 in padding, and where the likeliest token was taken.
         num_generations: G.
         slots: Tokens that were drawn, those of completions that had ended included.
         merge_kept: The share of the adapters' update that was left when they were added to weights of half precision;
@@ -170,6 +172,7 @@ class Rollouts:
     completions: tuple[Completion, ...]
     sequences: Sequences
     ended_N: Tensor
+    logprobs_NT: Tensor
     num_generations: int
     slots: int
     merge_kept: float | None = None

@@ -38,7 +38,12 @@ def rollouts(*groups: tuple[tuple[str, bool], ...]) -> Rollouts:
     )
     ended_N = torch.tensor([one.ended for one in completions])
     return Rollouts(
-        completions=completions, sequences=sequences, ended_N=ended_N, num_generations=len(groups[0]), slots=1
+        completions=completions,
+        sequences=sequences,
+        ended_N=ended_N,
+        logprobs_NT=nothing.float(),
+        num_generations=len(groups[0]),
+        slots=1,
     )
 
 

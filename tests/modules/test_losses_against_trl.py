@@ -64,8 +64,8 @@ def theirs(
         aux_loss_enabled=False,
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
-        use_vllm=False,
-        vllm_importance_sampling_correction=False,
+        use_vllm="correction" in t,
+        vllm_importance_sampling_correction="correction" in t,
         _entropy_bonus_enabled=False,
         _metrics={"train": defaultdict(list)},
     )
@@ -86,6 +86,8 @@ def theirs(
                 "old_per_token_logps": t["old"][rows],
                 "ref_per_token_logps": t["ref"][rows],
                 "num_items_in_batch": t["mask"].sum(),
+                **({"importance_sampling_ratio": t["correction"][rows]} if "correction" in t else {}),
+                **({"sampling_per_token_logps": t["old"][rows]} if "correction" in t else {}),
             },
         )
     return total.detach(), torch.autograd.grad(total, new_NT)[0], trainer._metrics["train"]
@@ -106,6 +108,7 @@ def ours(t: dict[str, Tensor], loss: LossSettings, micro_batches: int) -> tuple[
             weights_NT[rows],
             loss,
             WindowCounts.of(t["mask"]),
+            t["correction"][rows] if "correction" in t else None,
         )
         total = total + output.loss
         for name, value in output.metrics.items():
@@ -134,6 +137,15 @@ def test_loss_and_gradient(
     )
     for seed in range(3):
         assert_equal(tensors(seed), loss)
+
+
+@pytest.mark.parametrize("level", get_args(Level))
+@pytest.mark.parametrize("whole", [True, False], ids=["sequences", "tokens"])
+def test_the_correction_multiplies_the_policy_term_alone(level: Level, whole: bool) -> None:
+    t = tensors()
+    weights_NT = 2 * torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    t["correction"] = weights_NT[:, :1].expand(-1, LENGTH) if whole else weights_NT
+    assert_equal(t, LossSettings(importance_sampling_level=level, beta=0.3))
 
 
 @pytest.mark.parametrize("loss_type", INVARIANT)

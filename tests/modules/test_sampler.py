@@ -286,7 +286,10 @@ def test_dropout_plays_no_part(tiny_model: str, prompts: PromptBatch) -> None:
 
 def frequencies(logits: list[float], sampling: Sampling) -> list[float]:
     rows = torch.tensor(logits).repeat(20_000, 1)
-    drawn = draw(rows, sampling, torch.Generator().manual_seed(0))
+    drawn, logprobs_N = draw(rows, sampling, torch.Generator().manual_seed(0))
+    if sampling.temperature:  # of which top-k and top-p know nothing
+        expected_NV = (rows / sampling.temperature).log_softmax(-1)
+        torch.testing.assert_close(logprobs_N, expected_NV.gather(1, drawn[:, None])[:, 0])
     return [float((drawn == token).float().mean()) for token in range(len(logits))]
 
 
@@ -315,7 +318,7 @@ def test_top_p_keeps_the_smallest_nucleus(top_p: float, spread: float) -> None:
     logits_NV = spread * torch.randn(4, 500, generator=torch.Generator().manual_seed(0))
     probabilities, order = logits_NV.softmax(-1).sort(descending=True)
     sizes_N = (probabilities.cumsum(-1) < top_p).sum(-1) + 1
-    drawn = draw(
+    drawn, _ = draw(
         logits_NV.repeat_interleave(5000, 0),
         Sampling(temperature=1.0, top_p=top_p),
         torch.Generator().manual_seed(1),
@@ -340,7 +343,7 @@ def test_logits_that_are_not_finite_are_told(policy: Policy, prompts: PromptBatc
 def test_a_nucleus_is_as_wide_as_a_flat_row_needs(vocabulary: int) -> None:
     """It is looked for among the likeliest 64 first, then among the likeliest 1024, then among all."""
     sampling, generator = Sampling(temperature=1.0, top_p=0.8), torch.Generator().manual_seed(1)
-    tokens = draw(torch.zeros(12 * vocabulary, vocabulary), sampling, generator)
+    tokens, _ = draw(torch.zeros(12 * vocabulary, vocabulary), sampling, generator)
     assert len(tokens.unique()) == pytest.approx(0.8 * vocabulary, abs=1)
 
 

@@ -12,6 +12,8 @@ from statistics import fmean
 from typing import Literal
 
 from lsemrl.finite import check_finite
+from lsemrl.rewards.base import RewardMix
+from lsemrl.rewards.language import LanguageConsistency
 from lsemrl.types import UserError
 
 Row = Mapping[str, float]
@@ -80,6 +82,14 @@ class Watched:
     paid: tuple[str, ...]
     free: tuple[str, ...]
     language: tuple[str, ...]
+
+    @classmethod
+    def of(cls, mix: RewardMix) -> Watched:
+        """Those of a reward."""
+        language = tuple(name for name, part in mix.parts.items() if isinstance(part, LanguageConsistency))
+        paid = tuple(name for name, part in mix.parts.items() if part.weight or name in mix.gates)
+        free = tuple(name for name in mix.parts if name not in (*paid, *language))
+        return cls(paid=paid, free=free, language=language)
 
 
 def alarms(rows: Sequence[Row], watched: Watched, settings: AlarmSettings) -> dict[str, str]:

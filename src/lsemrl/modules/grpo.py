@@ -19,6 +19,7 @@ from lsemrl.modules.alarm_log import tell
 from lsemrl.modules.alarms import AlarmSettings, Watched, alarms
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.correction import correction
 from lsemrl.modules.gradients import in_step
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory, filled_up, held_memory, peak_memory
@@ -32,7 +33,6 @@ from lsemrl.modules.sampling import Sampling
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages, validate_group
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.coverage import Coverage
-from lsemrl.rewards.language import LanguageConsistency
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.runs import ALARMS, SAMPLES
@@ -118,8 +118,7 @@ class GRPO(PolicyModule):
         self.reward_mix = RewardMix(rewards, combine, gate, patience, advantages.resolution)
         self.sampling, self.loss = sampling, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
-        self.samples_every, self.dropout_in_updates = samples_every, dropout_in_updates
-        self.alarms = alarms
+        self.samples_every, self.dropout_in_updates, self.alarms = samples_every, dropout_in_updates, alarms
         self.estimate: MemoryEstimate | None = None  # until a first step tells how long completions are
         self.peak = self.held_before = 0
 
@@ -236,16 +235,19 @@ class GRPO(PolicyModule):
         """
         whole = rollouts.sequences
         mask_NT = active_mask(whole.completion_mask_NT, rollouts.ended_N, self.loss.mask_truncated_completions)
-        # With a single step the policy that is trained is still the one that sampled.
-        old_NT = self.score(whole) if self.updates_per_batch() > 1 else None
+        # With a single step the policy that is trained is still the one that sampled, but for what was rounded.
+        rounded = self.trainer.precision != "32-true" or self.policy.settings.dtype != "float32"
+        corrected = rounded and self.loss.importance_sampling_mode is not None
+        old_NT = self.score(whole) if corrected or self.updates_per_batch() > 1 else None
+        correction_NT, differences = correction(old_NT if corrected else None, rollouts.logprobs_NT, mask_NT, self.loss)
         with self.policy.reference() if self.loss.beta > 0 else nullcontext():
             ref_NT = self.score(whole) if self.loss.beta > 0 else None
         self.stopwatch.lap("reference")
 
         windows = torch.arange(len(whole), device=self.device).split(self.window_size) * self.num_iterations
-        steps = [self.step(whole, window, mask_NT, advantages_N, old_NT, ref_NT) for window in windows]
+        steps = [self.step(whole, window, mask_NT, advantages_N, old_NT, ref_NT, correction_NT) for window in windows]
         self.stopwatch.lap("update")
-        return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
+        return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]} | differences
 
     def step(
         self,
@@ -255,6 +257,7 @@ class GRPO(PolicyModule):
         advantages_N: Tensor,
         old_NT: Tensor | None,
         ref_NT: Tensor | None,
+        correction_NT: Tensor | None,
     ) -> dict[str, Tensor]:
         """One optimizer step on the rows of a window.
 
@@ -263,8 +266,8 @@ class GRPO(PolicyModule):
             window: int64, the rows.
             mask_NT: The tokens to learn from.
             advantages_N: Of each completion over its siblings.
-            old_NT: Log-probs under the policy that sampled; None if it is still the one that is trained.
-            ref_NT: Log-probs under the reference; None without a KL penalty.
+            old_NT, ref_NT: Log-probs under the policy that sampled and the reference; None where that takes none.
+            correction_NT: See `modules.correction`; None where sampler and trainer agree.
 
         Returns:
             Metrics over the window.
@@ -283,6 +286,7 @@ class GRPO(PolicyModule):
                 batch.lengths,
                 self.loss,
                 counts,
+                None if correction_NT is None else batch.pack(correction_NT),
             )
             return self.policy.loss(
                 batch.sequences,
@@ -337,12 +341,7 @@ class GRPO(PolicyModule):
     def watch(self, rollouts: Rollouts, rewards: Rewards, settings: AlarmSettings) -> None:
         """Say what the rows logged so far show to be going wrong, with rows of this batch; end the run if it is to."""
         rows = next((each.rows() for each in self.trainer.loggers if isinstance(each, MetricsLog)), [])
-        parts = self.reward_mix.parts
-        language = tuple(name for name, part in parts.items() if isinstance(part, LanguageConsistency))
-        paid = tuple(name for name, part in parts.items() if part.weight or name in self.reward_mix.gates)
-        free = tuple(name for name in parts if name not in (*paid, *language))
-        watched = Watched(paid=paid, free=free, language=language)
-        found = alarms(rows, watched, settings)
+        found = alarms(rows, Watched.of(self.reward_mix), settings)
         own = len(rollouts.completions)
         new = tell(self.folder / ALARMS, self.rollout_step, found, rollouts.completions, rewards.total_N[:own].tolist())
         for each in new:

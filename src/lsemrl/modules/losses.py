@@ -9,7 +9,7 @@ ADD UP to the window's. DDP and FSDP average gradients instead, so multiply the 
 ranks W before backward: mean over ranks of grad(W * loss_rank) = grad(sum of loss_rank).
 
 Left out: the entropy bonus and entropy masks, which change the objective the paper states; cispo, sapo, luspo, vespo,
-which no arm of the paper uses; the correction for an inference engine, since rollouts come from the live weights; and
+which no arm of the paper uses; and
 the KL times the ratio (TRL's use_bias_correction_kl, on there by default), which at sequence level spreads one
 sequence's ratio over its tokens and is no KL gradient (TRL issue 6586). The largest ratio is no metric, as it
 does not add up.
@@ -32,6 +32,7 @@ from lsemrl.types import LossOutput, UserError
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
 Estimator = Literal["k1", "k2", "k3"]
 Level = Literal["token", "sequence"]
+Correction = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 LossFunction = Callable[[slice, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """From a slice of the tokens, their log-probs and their entropies: their share of a loss and of its metrics."""
@@ -69,6 +70,12 @@ class LossSettings:
     importance_sampling_level: Level = "token"
     """Whether each token has its own ratio or all tokens of a completion share their geometric mean (GSPO,
     arXiv 2507.18071, which goes with loss_type grpo)."""
+    importance_sampling_mode: Correction | None = "sequence_mask"
+    """How sampler and trainer, whose log-probs rounding tells apart in half or mixed precision, are reconciled: by the
+    ratio of each token or each completion, truncated to importance_sampling_clip_max, or masked where it is above (as
+    TRL's vllm_importance_sampling_mode); null for not at all. In float32 nothing is rounded."""
+    importance_sampling_clip_max: float = 3.0
+    """See importance_sampling_mode; > 0."""
     mask_truncated_completions: bool = False
     """Learn nothing, KL included, from completions cut at the length limit."""
 
@@ -77,9 +84,10 @@ class LossSettings:
             ("loss_type", self.loss_type, get_args(LossType)),
             ("kl_estimator", self.kl_estimator, get_args(Estimator)),
             ("importance_sampling_level", self.importance_sampling_level, get_args(Level)),
+            ("importance_sampling_mode", self.importance_sampling_mode, (*get_args(Correction), None)),
         ):
             if value not in choices:
-                raise UserError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+                raise UserError(f"{name} is {value!r}: choose one of {', '.join(each or 'null' for each in choices)}")
         if not 0 < self.epsilon < 1:
             raise UserError(f"epsilon is {self.epsilon}: set it between 0 and 1, both excluded")
         if self.epsilon_high is not None and not 0 < self.epsilon_high < float("inf"):
@@ -89,6 +97,8 @@ class LossSettings:
                 f"delta is {self.delta}: set it above {self.upper_bound} (1 + epsilon_high, or 1 + epsilon where "
                 "that is null), or to null for no bound"
             )
+        if not 0 < self.importance_sampling_clip_max < float("inf"):
+            raise UserError(f"importance_sampling_clip_max is {self.importance_sampling_clip_max}: set it above 0")
         if not 0 <= self.beta < float("inf"):
             raise UserError(f"beta is {self.beta}: set it to 0 or more")
 
@@ -173,6 +183,7 @@ def policy_loss(
     weights_NT: Tensor,
     settings: LossSettings,
     counts: WindowCounts,
+    correction_NT: Tensor | None = None,
 ) -> LossOutput:
     """What some rows, a micro-batch, add to the loss and the metrics of their window.
 
@@ -188,6 +199,7 @@ def policy_loss(
         weights_NT: These rows of `token_weights`.
         settings: See there; loss_type and mask_truncated_completions already did their work in mask and weights.
         counts: Those of the whole window, over all ranks: what the metrics are means over.
+        correction_NT: What the policy term, but not the KL, is multiplied by (see `modules.correction`); None for 1.
 
     Returns:
         The loss, and metrics to be ADDED over micro-batches and ranks: `kl` (nats a token, when there is a reference)
@@ -211,6 +223,8 @@ def policy_loss(
     bounded_NT = ratio_NT if settings.delta is None else ratio_NT.clamp(max=settings.delta)
     clipped_NT = ratio_NT.clamp(1 - settings.epsilon, settings.upper_bound)
     loss_NT = -torch.min(bounded_NT * advantages_N1, clipped_NT * advantages_N1)
+    if correction_NT is not None:
+        loss_NT = loss_NT * correction_NT
     low_NT = (ratio_NT < 1 - settings.epsilon) & (advantages_N1 < 0)
     high_NT = (ratio_NT > settings.upper_bound) & (advantages_N1 > 0)
     metrics = {
@@ -238,6 +252,7 @@ def packed_policy_loss(
     lengths: Sequence[int],
     settings: LossSettings,
     counts: WindowCounts,
+    correction_M: Tensor | None = None,
 ) -> LossFunction:
     """`policy_loss` for log-probs that come a slice at a time, completions one behind the other without padding.
 
@@ -250,6 +265,7 @@ def packed_policy_loss(
         lengths: Tokens of each completion.
         settings: As there. At sequence level slices must not cut a completion in two.
         counts: As there.
+        correction_M: As there.
 
     Returns:
         From a slice of the M tokens, their log-probs and their entropies (nats): the loss, and the metrics of
@@ -274,6 +290,7 @@ def packed_policy_loss(
             rows(weights_M[tokens]),
             settings,
             counts,
+            None if correction_M is None else rows(correction_M[tokens]),
         )
         return output.loss, {**output.metrics, "entropy": (entropy_C * mask_M[tokens]).sum() / max(counts.tokens, 1)}
 

@@ -54,11 +54,12 @@ def sample(
             drawn = [
                 _decode(policy, ids_BP, mask_BP, decode, sampling, generator, stops, told) for ids_BP, mask_BP in rows
             ]
-    ids, masks, ends, slots = zip(*drawn, strict=True)
+    ids, masks, logprobs, ends, slots = zip(*drawn, strict=True)
     ended_N = torch.cat(ends)
     width = max(mask_NT.shape[1] for mask_NT in masks)
-    ids_NT, mask_NT = (
-        torch.cat([pad(part_NT, (0, width - part_NT.shape[1])) for part_NT in parts_NT]) for parts_NT in (ids, masks)
+    ids_NT, mask_NT, logprobs_NT = (
+        torch.cat([pad(part_NT, (0, width - part_NT.shape[1])) for part_NT in parts_NT])
+        for parts_NT in (ids, masks, logprobs)
     )
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
     group = sampling.num_generations
@@ -78,6 +79,7 @@ def sample(
             completion_mask_NT=mask_NT,
         ),
         ended_N=ended_N,
+        logprobs_NT=logprobs_NT.masked_fill(~mask_NT, 0.0),
         num_generations=group,
         slots=sum(slots),
         merge_kept=kept,
@@ -93,8 +95,8 @@ def _decode(
     generator: torch.Generator,
     stops: Sequence[int],
     told: Callable[[Tensor], None] | None,
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Token ids_NT, mask_NT and ended_N of all N completions, and how many tokens were drawn for them."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Token ids_NT, mask_NT, logprobs_NT and ended_N of all N completions, and how many tokens were drawn for them."""
     group, device = sampling.num_generations, prompt_ids_BP.device
     eos = torch.tensor([*policy.eos_ids(), *stops], device=device)
     # Sharded weights are gathered by all ranks together, so that none may stop before the others.
@@ -105,13 +107,14 @@ def _decode(
     go_on = decode(policy, kept, prompt_mask_NP, longest)
     ids_NT = torch.zeros(count, longest, dtype=torch.long, device=device)
     mask_NT = torch.zeros_like(ids_NT, dtype=torch.bool)
+    logprobs_NT = torch.zeros_like(ids_NT, dtype=torch.float32)
     ended_N = torch.zeros(count, dtype=torch.bool, device=device)
     rows = torch.arange(count, device=device)  # those still in the batch
     slots = 0
     for step in range(longest):
         slots += len(rows)
         check_logits(logits_NV)
-        token_N = draw(logits_NV.float(), sampling, generator)
+        token_N, logprobs_NT[rows, step] = draw(logits_NV.float(), sampling, generator)
         if told:
             told(token_N)
         open_N = ~ended_N[rows]
@@ -127,21 +130,26 @@ def _decode(
             rows, token_N = rows[open_rows], token_N[open_rows]
         logits_NV = go_on(token_N)
     width = int(mask_NT.any(dim=0).sum())
-    return ids_NT[:, :width], mask_NT[:, :width], ended_N, slots
+    return ids_NT[:, :width], mask_NT[:, :width], logprobs_NT[:, :width], ended_N, slots
 
 
-def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """One token a row from float32 logits: temperature, then top-k, then top-p, as everywhere in the field."""
+def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One token a row from float32 logits: temperature, then top-k, then top-p, as everywhere in the field.
+
+    Returns:
+        Ids [N], and their log-probs [N] at the temperature, of which top-k and top-p know nothing; 0 without one.
+    """
     if sampling.temperature == 0:
-        return logits_NV.argmax(dim=-1)
+        return logits_NV.argmax(dim=-1), logits_NV.new_zeros(len(logits_NV))
     vocabulary = logits_NV.shape[-1]
     logits_NV = logits_NV / sampling.temperature
+    probabilities_NV = logits_NV.softmax(dim=-1)
     if 0 < sampling.top_k < vocabulary:
         logits_NK, ids_NK = logits_NV.topk(sampling.top_k, dim=-1)
         kept_NK = _nucleus(logits_NK.softmax(dim=-1), sampling.top_p)
+        token_N1 = ids_NK.gather(-1, torch.multinomial(kept_NK, 1, generator=generator))
     elif sampling.top_p < 1:
         # Sorting a whole vocabulary costs more than the model that filled it, and a nucleus is mostly small.
-        probabilities_NV = logits_NV.softmax(dim=-1)
         width = min(_NUCLEUS, vocabulary)
         while True:
             probabilities_NK, ids_NK = probabilities_NV.topk(width, dim=-1)
@@ -149,12 +157,13 @@ def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> T
                 break
             width = min(16 * width, vocabulary)
         kept_NK = _nucleus(probabilities_NK, sampling.top_p)
+        token_N1 = ids_NK.gather(-1, torch.multinomial(kept_NK, 1, generator=generator))
     else:
         # One random number a row, where multinomial would draw one for every word of the vocabulary.
-        sums_NV = logits_NV.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+        sums_NV = probabilities_NV.cumsum(dim=-1, dtype=torch.float64)
         point_N1 = torch.rand(len(sums_NV), 1, generator=generator, device=sums_NV.device) * sums_NV[:, -1:]
-        return torch.searchsorted(sums_NV, point_N1, right=True).squeeze(-1)
-    return ids_NK.gather(-1, torch.multinomial(kept_NK, 1, generator=generator)).squeeze(-1)
+        token_N1 = torch.searchsorted(sums_NV, point_N1, right=True)
+    return token_N1[:, 0], probabilities_NV.gather(-1, token_N1)[:, 0].log()
 
 
 def _nucleus(probabilities_NK: Tensor, top_p: float) -> Tensor:
