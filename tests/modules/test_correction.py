@@ -46,8 +46,9 @@ def test_weights_are_those_of_a_loop(mode: Correction, clip_max: float) -> None:
         differences += [abs(log) for log in logs]
         own = [math.exp(sum(logs))] if mode.startswith("sequence") else [math.exp(log) for log in logs]
         kept = [min(one, clip_max) if mode.endswith("truncate") else one * (one <= clip_max) for one in own]
-        ratios += own
-        weights += kept
+        if logs:
+            ratios += own
+            weights += kept
         wanted = kept * len(logs) if mode.startswith("sequence") else kept
         assert found_NT[row, : len(logs)].tolist() == pytest.approx(wanted, rel=1e-5)
     assert ratios_K.tolist() == pytest.approx(ratios, rel=1e-5)
@@ -73,6 +74,15 @@ def test_a_word_that_the_sampler_could_not_say_is_masked_or_truncated() -> None:
     for mode in MODES:
         weights_NT, _ = importance_weights(old_NT, sampler_NT, mask_NT, mode, 3.0)
         assert weights_NT[0, 0] == (3 if mode.endswith("truncate") else 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_completions_that_are_left_out_are_not_counted(mode: Correction) -> None:
+    """The only one that is learned from is beyond the limit; three were cut and taught nothing."""
+    old_NT, mask_NT = torch.zeros(4, 2), torch.tensor([[True], [False], [False], [False]]).expand(4, 2)
+    _, told = correction(old_NT, old_NT - 2, mask_NT, LossSettings(importance_sampling_mode=mode))
+    assert told["sampling/capped"] == 1
+    assert told["sampling/effective_sample_size"] == (1 if mode.endswith("truncate") else 0)
 
 
 def test_no_completion_at_all() -> None:

@@ -28,7 +28,7 @@ def importance_weights(
         clip_max: See `mode`; > 0.
 
     Returns:
-        Weights [N, T], and the ratios, [K] of all active tokens or [N] of all sequences.
+        Weights [N, T], and the K ratios of active tokens, or of sequences that have one.
     """
     difference_NT = (old_logprobs_NT - sampler_logprobs_NT).nan_to_num(nan=0.0).masked_fill(~mask_NT, 0.0)
     whole = mode.startswith("sequence")
@@ -37,7 +37,7 @@ def importance_weights(
         weights_NT = ratio_NT.clamp(max=clip_max)
     else:
         weights_NT = ratio_NT.masked_fill(ratio_NT > clip_max, 0.0)
-    return weights_NT.expand_as(difference_NT), ratio_NT[:, 0] if whole else ratio_NT[mask_NT]
+    return weights_NT.expand_as(difference_NT), ratio_NT[mask_NT.any(dim=1), 0] if whole else ratio_NT[mask_NT]
 
 
 def correction(
@@ -48,8 +48,8 @@ def correction(
     Returns:
         Weights [N, T], and `sampling/logp_difference/{mean,max}`, in nats, over tokens; `sampling/capped`, the share of
         ratios above the limit; `sampling/effective_sample_size`, (sum of weights)^2 / (n * sum of their squares), in
-        [0, 1]. The last two are over tokens or sequences, as the mode has it. Nothing where nothing is known of the
-        trained policy.
+        [0, 1]. The last two are over active tokens, or sequences that have one, as the mode has it. Nothing where
+        nothing is known of the trained policy.
     """
     if old_logprobs_NT is None:
         return None, {}
@@ -57,7 +57,8 @@ def correction(
     assert mode is not None
     weights_NT, ratio_K = importance_weights(old_logprobs_NT, sampler_logprobs_NT, mask_NT, mode, clip_max)
     off_K = (old_logprobs_NT - sampler_logprobs_NT)[mask_NT].abs().nan_to_num(nan=0.0)
-    weight_K = weights_NT[:, 0] if mode.startswith("sequence") else weights_NT[mask_NT]
+    # What is left out, like cut completions, is learned nothing from: as a weight of 1 it would hide what was masked.
+    weight_K = weights_NT[mask_NT.any(dim=1), 0] if mode.startswith("sequence") else weights_NT[mask_NT]
     most = torch.cat([off_K, off_K.new_zeros(1)]).amax()
     sums = off_K.sum(), (ratio_K > clip_max).sum(), weight_K.sum(), weight_K.square().sum()
     own = torch.stack([most, *sums]).tolist(), len(off_K), len(ratio_K)
