@@ -132,6 +132,24 @@ def test_a_base_that_answers_nothing_has_nothing_to_lose(unanswered: Report) -> 
     assert not any(cell.best for _, row in rows for cell in row)
 
 
+def test_what_a_base_that_answers_nothing_lost_is_told_by_its_gold_answers() -> None:
+    def ask(measured: Measured, nll: float, leak: float) -> Measured:
+        rows = measured.general_rows | {"em": (0.0,) * 120, "nll": (nll,) * 120, "leak": (leak,) * 120}
+        return dataclasses.replace(measured, general={"em": 0.0, "nll": nll, "leak": leak}, general_rows=rows)
+
+    report = report_of(ask(make_measured("base"), 3.08, 0.01), ask(make_measured("rl"), 3.75, 0.23))
+    assert re.match(
+        r"RL gained [\d.]+ points of .+ at \+0\.67 nats a token of the gold answers to Chinese QA against the base; what "
+        r"was lost of Chinese QA cannot be measured: the base answers none$",
+        finding(report),
+    )
+    assert "RL answers 23% of the questions of Chinese QA in the language it learned (the base 1%)." in comparisons(
+        report
+    )
+    same = report_of(ask(make_measured("base"), 3.08, 0.2), ask(make_measured("rl"), 3.75, 0.23))
+    assert not any("in the language it learned" in line for line in comparisons(same))
+
+
 def test_no_page_and_no_plot_has_a_loss_of_nothing(unanswered: Report) -> None:
     text = page.markdown(unanswered, [])
     assert "lost 0.0" not in text and "**\N{MINUS SIGN}10.5" not in text and "EM lost" not in text

@@ -19,6 +19,8 @@ SCORE_NAMES = {
     "language_rate": "language",
 }
 """What gain is measured in, as sentences, columns and axes name it."""
+_LEAK = 0.05
+"""How much more often than the base an arm must answer in the language it learned to be named for it."""
 _FEW = 4
 """Right answers of the base below which other rows of its kind might well have shown none: e^-3 is .05."""
 _NAMED = 4
@@ -167,13 +169,18 @@ def finding(report: Report) -> str:
             more += 1
             continue
         gained = f"{'lost' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
-        lost = "" if none or not kept else f" and {'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}"
+        drift = arm.general.get("nll", math.nan) - report.base.general.get("nll", math.nan)
+        if none:  # where no answer can be counted, gold answers that became less likely still tell of a loss
+            lost = f" at {number(drift, 2, '+')} nats" if drift > 0 else ""
+        else:
+            lost = f" and {'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}" if kept else ""
         if clauses:
             clauses.append(f"{arm.label} {gained}{lost}")
         else:
             over = f"{'over' if 'gained' in gained else 'from'} the {'base' if start is report.base else 'cold start'}"
             of = f"points of {SCORE_NAMES[metric]} {over}"
-            against = lost and f"{lost} points of {report.general_name} against the base"
+            of_what = "a token of the gold answers to" if none else "points of"
+            against = lost and f"{lost} {of_what} {report.general_name} against the base"
             clauses.append(f"{arm.label} {gained} {of}{against}")
     if more:
         clauses.append(f"{more} more arm{'s' * (more > 1)} below")
@@ -185,7 +192,7 @@ def finding(report: Report) -> str:
 
 def comparisons(report: Report) -> list[str]:
     """RL against the cold start and each alternative, a sentence each; at the same score where that is known."""
-    name, lines = SCORE_NAMES[report.score], [*_contrasted(report), *_same(report)]
+    name, lines = SCORE_NAMES[report.score], [*_contrasted(report), *_same(report), *_leaks(report)]
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
@@ -215,6 +222,18 @@ def _same(report: Report) -> Iterator[str]:
             f"{number(100 * against)}: "
             f"{number(100 * (against - lost), 1, '+')}{bounds}."
         )
+
+
+def _leaks(report: Report) -> Iterator[str]:
+    """Which arms answer in the language that was learned where another was asked for."""
+    before = report.base.general.get("leak", math.nan)
+    for arm in report.trained:
+        share = arm.general.get("leak", math.nan)
+        if share - before >= _LEAK:
+            yield (
+                f"{arm.label} answers {100 * share:.0f}% of the questions of {report.general_name} in the language it "
+                f"learned (the base {100 * before:.0f}%)."
+            )
 
 
 def _contrasted(report: Report) -> list[str]:
