@@ -139,8 +139,8 @@ def test_what_a_base_that_answers_nothing_lost_is_told_by_its_gold_answers() -> 
 
     report = report_of(ask(make_measured("base"), 3.08, 0.01), ask(make_measured("rl"), 3.75, 0.23))
     assert re.match(
-        r"RL gained [\d.]+ points of .+ at \+0\.67 nats a token of the gold answers to Chinese QA against the base; what "
-        r"was lost of Chinese QA cannot be measured: the base answers none$",
+        r"RL gained [\d.]+ points of .+ at \+0\.67 nats a token of the gold answers to Chinese QA against the base; "
+        r"what was lost of Chinese QA cannot be measured: the base answers none$",
         finding(report),
     )
     assert "RL answers 23% of the questions of Chinese QA in the language it learned (the base 1%)." in comparisons(
