@@ -32,11 +32,6 @@ from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.types import Example, PromptBatch
 
-MODELS = {
-    "small": harness.small_model(),
-    "qwen3-0.6b-random": harness.large_model(),
-    "qwen3-4b-random": harness.large_model(2560),
-}
 MERGED, APART = 0.005, 0.0005
 """Updates, as shares of the weights: half precision keeps .99 of the first, and .3 of the second: not merged."""
 GROUP = 8
@@ -166,7 +161,7 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
-    parser.add_argument("--model", choices=MODELS, default="small")
+    parser.add_argument("--model", choices=harness.MODELS, default="small")
     parser.add_argument("--rows", type=int, nargs="+", default=[8, 32], help="completions at a time")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of a prompt (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of a completion (default: %(default)s)")
@@ -174,7 +169,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder to write to")
     options = parser.parse_args()
     harness.quiet()
-    model, device = MODELS[options.model], torch.device(options.device)
+    model, device = harness.MODELS[options.model], torch.device(options.device)
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as root:
         harness.save_model(Path(root), model, options.device)

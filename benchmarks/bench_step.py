@@ -35,7 +35,6 @@ from trl import GRPOConfig, GRPOTrainer  # type: ignore[attr-defined]  # exporte
 
 from lsemrl.modules.optimization import OptimizerSettings
 
-MODELS = {"small": harness.small_model(), "qwen3-0.6b-random": harness.large_model()}
 SHAPES = {
     "translation": Shape(prompts=4, prompt=64, completion=32, group=8),
     "headline": Shape(prompts=2, prompt=512, completion=32, group=8),
@@ -322,14 +321,14 @@ def main() -> None:
     """Check, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--model", choices=MODELS, default="small")
+    parser.add_argument("--model", choices=harness.MODELS, default="small")
     parser.add_argument("--train", choices=("lora", "full"), default="lora")
     parser.add_argument("--also", nargs="+", choices=ALSO, default=[], help="ours once more, with other settings")
     harness.add_common_options(parser, steps=20)
     options = parser.parse_args()
     harness.quiet()
 
-    model = MODELS[options.model]
+    model = harness.MODELS[options.model]
     shapes = {name: harness.reshaped(SHAPES[name], options) for name in options.shape}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as root:

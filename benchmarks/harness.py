@@ -110,6 +110,24 @@ def large_model(hidden: int = 1024) -> Model:
     )
 
 
+MODELS = {
+    "small": small_model(),
+    "smollm2-135m-random": Model(
+        family="llama",
+        hidden=576,
+        intermediate=1536,
+        layers=30,
+        heads=9,
+        key_value_heads=3,
+        head_dim=64,
+        vocabulary=49_152,
+    ),
+    "qwen3-0.6b-random": large_model(),
+    "qwen3-4b-random": large_model(2560),
+}
+"""By what they are shaped as: speed does not ask what weights have learnt."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """One step: B prompts of P tokens, G completions of T tokens for each."""

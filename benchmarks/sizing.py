@@ -17,26 +17,13 @@ import tempfile
 from pathlib import Path
 
 import harness
-from harness import Model, Shape, Work
+from harness import Shape, Work
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
 
 _EMBEDDED = "embedded"  # by configs/grpo.yaml
-_MODELS = {
-    "smollm2-135m-random": Model(
-        family="llama",
-        hidden=576,
-        intermediate=1536,
-        layers=30,
-        heads=9,
-        key_value_heads=3,
-        head_dim=64,
-        vocabulary=49_152,
-    ),
-    "qwen3-0.6b-random": harness.large_model(),
-}
 _SHAPE = Shape(prompts=2, prompt=32, completion=16, group=8)
 _STREAMED = ["--model.init_args.policy.gather_for_sampling", "false"]
 _LAYOUTS = {
@@ -96,7 +83,8 @@ def main() -> None:
     about_line, rows = harness.about(("lsemrl", "torch", "transformers", "peft", "lightning")), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for model, shape in _MODELS.items():
+        for model in {model for model, _, _ in _RUNS} - {_EMBEDDED}:
+            shape = harness.MODELS[model]
             (folder / model).mkdir()
             harness.save_model(folder / model, shape, "cpu")
             harness.save_prompts(folder / model, [_SHAPE.prompt] * 4, shape.vocabulary)
