@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import platform
 import random
+import signal
 import statistics
 import sys
 import time
@@ -345,6 +346,11 @@ class Runner:
         try:
             step: Step = self.connection.recv()
         except EOFError:
+            self.process.join()
+            if self.process.exitcode == -signal.SIGKILL:
+                raise SystemExit(
+                    f"{self.name} was killed, most likely for want of memory; take fewer prompts"
+                ) from None
             raise SystemExit(f"{self.name} failed; its error is above") from None
         return step
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,7 +49,7 @@ def test_the_smallest_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("train", ["lora", "full"])
 def test_both_systems_take_the_same_steps(train: str, bench_step: ModuleType, tmp_path: Path) -> None:
-    line = bench_step.check(tmp_path, bench_step.MODELS["small"], work(bench_step, tmp_path, train))
+    line = bench_step.check(tmp_path, bench_step.harness.MODELS["small"], work(bench_step, tmp_path, train))
     assert line.startswith("check passed")
     assert ", 0% of tokens" not in line  # the second step was far enough from the first to clip
 
@@ -57,7 +59,23 @@ def test_a_different_step_is_not_measured(
 ) -> None:
     monkeypatch.setattr(bench_step, "BETA", 0.05)  # theirs; ours is 0.04
     with pytest.raises(SystemExit, match="check failed, no speed is measured"):
-        bench_step.check(tmp_path, bench_step.MODELS["small"], work(bench_step, tmp_path, "lora"))
+        bench_step.check(tmp_path, bench_step.harness.MODELS["small"], work(bench_step, tmp_path, "lora"))
+
+
+def test_a_system_that_was_killed_is_told_apart_from_one_that_failed(
+    bench_step: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_step.harness, "START", "fork")
+
+    def killed(work: Any, turns: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def failed(work: Any, turns: Any) -> None:
+        os._exit(1)
+
+    for train, said in ((killed, "killed was killed, most likely for want of memory"), (failed, "failed failed; its")):
+        with pytest.raises(SystemExit, match=said):
+            bench_step.harness.measure((train,), work(bench_step, tmp_path, "lora"), warmup=0)
 
 
 def test_completions_of_another_length_are_not_measured(

@@ -131,7 +131,7 @@ def test_the_sampler_tells_what_scoring_finds(policy: Policy, prompts: PromptBat
         rollouts = sample(policy, prompts, sampling, seed=2)
         with policy.inference():
             scored_NT, _ = policy.logprobs(rollouts.sequences, temperature)
-        torch.testing.assert_close(rollouts.logprobs_NT, scored_NT, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(rollouts.logprobs_NT, scored_NT, rtol=0, atol=1e-5)
 
 
 def test_only_what_is_rounded_is_corrected(tiny_model: str, tmp_path: Path) -> None:
