@@ -142,6 +142,15 @@ def test_what_is_recorded_stays_where_it_is(
     assert any(len(one) > 1 for one in rows)
 
 
+def test_validation_leaves_tensors_that_training_can_write_to(policy: Policy, prompts: PromptBatch) -> None:
+    """What is made ready for the first recording serves all others, and the first is that of a validation."""
+    made: list[torch.Tensor] = []
+    with torch.inference_mode():
+        one = sample(policy, prompts, SAMPLING, seed=0, told=made.append)
+    assert made and not any(tensor.is_inference() for tensor in (*made, one.ended_N, one.sequences.completion_ids_NT))
+    assert ids(one) == ids(sample(policy, prompts, SAMPLING, seed=0))
+
+
 def test_graphs_that_draw_from_another_model_are_not_taken(
     policy: Policy, prompts: PromptBatch, recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,8 @@ def sample(
     """
     generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
     rows = list(zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True))
-    with policy.gathered(), policy.merged() as kept:
+    # Lightning validates in inference mode, whose tensors nothing may write to later: neither a recording nor a run.
+    with torch.inference_mode(False), policy.gathered(), policy.merged() as kept:
         decode = decoder(policy, prompts, sampling.engine).decode
         with looking_back(policy.model):
             drawn = [
