@@ -25,6 +25,7 @@ _NUCLEUS = 64
 """Tokens among which top-p is looked for first."""
 
 
+@torch.inference_mode(False)  # Lightning validates in it, and to its tensors no later recording could write
 def sample(
     policy: Policy,
     prompts: PromptBatch,
@@ -48,8 +49,7 @@ def sample(
     """
     generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
     rows = list(zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True))
-    # Lightning validates in inference mode, whose tensors nothing may write to later: neither a recording nor a run.
-    with torch.inference_mode(False), policy.gathered(), policy.merged() as kept:
+    with policy.gathered(), policy.merged() as kept:
         decode = decoder(policy, prompts, sampling.engine).decode
         with looking_back(policy.model):
             drawn = [
