@@ -1,4 +1,4 @@
-"""The importance correction between the policy that sampled and the one that is trained (arXiv 2508.08221, TRL).
+"""The importance correction between the policy that sampled and the one that is trained, as TRL has it for vLLM.
 
 They have the same weights and still not the same log-probs, once numbers are rounded: to bfloat16, in other shapes, or
 in merged weights. A completion counts by how likely the trained policy would have been to write it. Ratios know the

@@ -9,10 +9,9 @@ ADD UP to the window's. DDP and FSDP average gradients instead, so multiply the 
 ranks W before backward: mean over ranks of grad(W * loss_rank) = grad(sum of loss_rank).
 
 Left out: the entropy bonus and entropy masks, which change the objective the paper states; cispo, sapo, luspo, vespo,
-which no arm of the paper uses; and
-the KL times the ratio (TRL's use_bias_correction_kl, on there by default), which at sequence level spreads one
-sequence's ratio over its tokens and is no KL gradient (TRL issue 6586). The largest ratio is no metric, as it
-does not add up.
+which no arm of the paper uses; and the KL times the ratio (TRL's use_bias_correction_kl, on there by default), which at
+sequence level spreads one sequence's ratio over its tokens and is no KL gradient (TRL issue 6586). The largest ratio is
+no metric, as it does not add up.
 """
 
 from __future__ import annotations
