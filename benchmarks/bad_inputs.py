@@ -42,7 +42,7 @@ _FEW = (
 
 
 def _fit(*words: str, says: str, config: str = "grpo.yaml") -> Case:
-    few = () if any(word.startswith("--data") for word in words) else _FEW
+    few = () if any(word.startswith("--data.source.") for word in words) else _FEW
     return Case(("fit", "--config", str(CONFIGS / config), *_QUICK, *few, *words), says)
 
 

@@ -144,15 +144,25 @@ def run(words: tuple[str, ...], kill: Kill | None = None, ranks: int = 1) -> Met
 
     Returns:
         What the kill met; None if the run ended before.
+
+    Raises:
+        RuntimeError: It ended by a fault of its own.
     """
     told, telling = os.pipe()
     port = _free_port()
-    pids = [_fork(words, telling, rank, ranks, port) for rank in range(ranks)]
-    os.close(telling)
-    try:
-        return _follow(pids, told, kill)
-    finally:
-        os.close(told)
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        pids = [_fork(words, telling, rank, ranks, port, said.fileno()) for rank in range(ranks)]
+        os.close(telling)
+        try:
+            codes = _follow(pids, told, kill)
+        finally:
+            os.close(told)
+        if isinstance(codes, Met):
+            return codes
+        if any(codes):
+            said.seek(0)
+            raise RuntimeError(f"the run ended with exit codes {codes}, and said:\n{said.read()[-3000:]}")
+    return None
 
 
 def _free_port() -> int:
@@ -161,7 +171,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _fork(words: tuple[str, ...], telling: int, rank: int, ranks: int, port: int) -> int:
+def _fork(words: tuple[str, ...], telling: int, rank: int, ranks: int, port: int, saying: int) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -171,9 +181,8 @@ def _fork(words: tuple[str, ...], telling: int, rank: int, ranks: int, port: int
             own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
             os.environ.update({name: str(value) for name, value in own.items()})
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
+        os.dup2(saying, 1)
+        os.dup2(saying, 2)
         _tell_phases(telling, silent=rank > 0)
         from lsemrl.cli.main import main
 
@@ -185,7 +194,8 @@ def _fork(words: tuple[str, ...], telling: int, rank: int, ranks: int, port: int
         os._exit(status)
 
 
-def _follow(pids: list[int], told: int, kill: Kill | None) -> Met | None:
+def _follow(pids: list[int], told: int, kill: Kill | None) -> Met | list[int]:
+    """What the kill met, or the exit codes of those that ended before."""
     seen: Counter[str] = Counter()
     phase = "start"
     at: float | None = None
@@ -197,10 +207,7 @@ def _follow(pids: list[int], told: int, kill: Kill | None) -> Met | None:
             return Met(phase, _kill(pids, kill.ranks))
         byte = os.read(told, 1)
         if not byte:
-            codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-            if any(codes):
-                raise RuntimeError(f"the run ended with exit codes {codes}")
-            return None
+            return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         phase = PHASES[byte[0]]
         seen[phase] += 1
         if kill and at is None and phase == kill.phase and seen[phase] == kill.turn:
@@ -298,11 +305,10 @@ def kill_campaign(kills: int, seed: int, jobs: int = 1, layout: str = "one") -> 
     return outcomes
 
 
-def told_in_one_sentence(case: Case, folder: Path) -> str | None:
-    """What is wrong with the answer to a bad input; None if nothing is."""
+def told_in_one_sentence(case: Case, files: dict[str, str]) -> str | None:
+    """What is wrong with the answer to a bad input; None if nothing is. `files` are those of `make_files`."""
     from lsemrl.cli.main import main
 
-    files = make_files(folder)
     words = [word.format(**files) for word in case.words]
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
@@ -327,7 +333,7 @@ def bad_inputs() -> Iterator[tuple[Case, str | None]]:
     """Every case, and what is wrong with its answer."""
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            yield case, told_in_one_sentence(case, Path(folder))
+            yield case, told_in_one_sentence(case, make_files(Path(folder)))
 
 
 def main() -> int:

@@ -28,7 +28,10 @@ os.fsync = lambda descriptor: None  # nobody pulls the plug, and a run of eight 
 
 
 def pytest_collection_finish() -> None:
-    """What was imported is not looked through again whenever garbage is collected."""
+    """What was imported is not looked through again whenever garbage is collected, nor read for every command."""
+    from read_once import read_once
+
+    read_once()
     gc.freeze()
     gc.enable()
     atexit.register(gc.unfreeze)  # for libraries that look for leaks as a process ends

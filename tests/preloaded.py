@@ -22,7 +22,9 @@ import lsemrl.commands.export
 import lsemrl.metrics.scorer
 import lsemrl.modules.sft  # noqa: F401
 from lsemrl.cli.main import main
+from read_once import read_once
 
+read_once()
 os.fsync = lambda descriptor: None  # as in conftest
 with suppress(SystemExit), redirect_stdout(StringIO()):
     main(["fit", "--config", "grpo.yaml", "--print_config"])

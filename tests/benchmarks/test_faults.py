@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bad_inputs import CASES, Case
+from bad_inputs import CASES, Case, make_files
 from faults import told_in_one_sentence
 
 from forks import Fork, script
@@ -29,7 +29,22 @@ def test_there_are_enough_of_them() -> None:
     assert len({case.words for case in CASES}) >= 60
 
 
+def test_a_run_that_ends_by_itself_is_told_with_what_it_said() -> None:
+    done = Fork(["import faults; faults.run(('fit', '--config', 'nowhere.yaml'))"], script).end()
+    assert done.returncode == 1
+    assert "RuntimeError: the run ended with exit codes [2], and said:\nlsemrl: error: --config is" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return make_files(tmp_path_factory.mktemp("files"))
+
+
 @pytest.mark.parametrize("case", CASES[::5], ids=lambda case: " ".join(case.words[-1:]))
-def test_a_bad_input_is_told_in_one_sentence(case: Case, tmp_path: Path) -> None:
+def test_a_bad_input_is_told_in_one_sentence(
+    case: Case, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every fifth of them."""
-    assert told_in_one_sentence(case, tmp_path) is None
+    monkeypatch.setattr("lsemrl.data.chat.SECONDS", 0.5)
+    says = case.says.replace("10 seconds", "0.5 seconds")
+    assert told_in_one_sentence(Case(case.words, says), {**files, "runs": str(tmp_path / "runs")}) is None

@@ -181,6 +181,7 @@ def _parameters(module: str, kind: str, method: str = "__init__") -> dict[str, a
     return {each.arg: each.annotation for each in arguments if each.annotation is not None}
 
 
+@functools.cache  # Lightning's is long, and asked for once a verb
 def _parsed(module: str) -> ast.Module:
     return ast.parse(_source(module).read_text(encoding="utf-8"))
 
