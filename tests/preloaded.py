@@ -22,12 +22,15 @@ import lsemrl.commands.export
 import lsemrl.metrics.scorer
 import lsemrl.modules.sft  # noqa: F401
 from lsemrl.cli.main import main
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
 from read_once import read_once
 
 read_once()
 os.fsync = lambda descriptor: None  # as in conftest
 with suppress(SystemExit), redirect_stdout(StringIO()):
     main(["fit", "--config", "grpo.yaml", "--print_config"])
+Policy(PolicySettings(model="micro")).load()  # transformers and peft then know the patterns of names
 gc.enable()
 gc.freeze()  # or each fork would look through all of this, and so copy it
 atexit.register(gc.unfreeze)  # for libraries that look for leaks as a process ends

@@ -36,7 +36,7 @@ from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Reward
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences
 
-ROWS, BATCH, GROUP, LONGEST = 16, 4, 4, 9
+ROWS, BATCH, GROUP, LONGEST = 12, 4, 4, 9
 
 
 class Invented(Reward):
@@ -102,7 +102,7 @@ def train(words: list[str]) -> None:
             train=trained,  # type: ignore[arg-type]
             lora=LoraSettings(rank=4, alpha=8.0, dropout=0.0),
             reference="initial",
-            ref_model_sync_steps=3,
+            ref_model_sync_steps=2,
             ref_model_mixup_alpha=0.6,
             gather_for_sampling=layout != "fsdp_streamed",
         ),

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -101,24 +100,16 @@ def test_several_ranks_share_one_folder_and_go_on_after_a_kill(name: str, tmp_pa
     words += ["--model.rewards={chrf: {class_path: waiting.Waiting}}"]
     kept = runs / "version_0" / "checkpoints" / "step_2"
     if name == "ddp.yaml":  # as a user starts it: the second rank is started by the first
-        killed = subprocess.Popen(
-            [sys.executable, "-m", "lsemrl", *words],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        until(kept, lambda: killed.poll() is None)
-        os.killpg(killed.pid, signal.SIGKILL)
-        killed.wait()
+        (tmp_path / "lsemrl").write_text("from lsemrl.cli.main import main\n\nmain()\n")  # what pip installs
+        path = {"PYTHONPATH": os.pathsep.join(sys.path), "PL_GLOBAL_SEED": None}
+        begun = [Fork(words, environment=path, folder=tmp_path)]
     else:
         words += ["--model.policy.dtype=bfloat16", "--trainer.precision=bf16-mixed"]  # as one would on a GPU
         begun = ranks(words, folder=tmp_path)
-        until(kept, lambda: all(rank.poll() is None for rank in begun))
-        for rank in begun:
-            rank.kill()
-        assert [rank.end().returncode for rank in begun] == [-signal.SIGKILL] * 2
+    until(kept, lambda: all(rank.poll() is None for rank in begun))
+    for rank in begun:
+        rank.kill()
+    assert [rank.end().returncode for rank in begun] == [-signal.SIGKILL] * len(begun)
     (tmp_path / "go").touch()
     done = [rank.end() for rank in ranks(words, folder=tmp_path)]
     assert [rank.returncode for rank in done] == [0, 0], done[0].stderr[-3000:]

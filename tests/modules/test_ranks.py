@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -41,16 +40,14 @@ def own_text(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_own_text(tmp_path_factory.mktemp("own") / "own.jsonl", tiny_model))
 
 
-@pytest.fixture(scope="module", params=["lora", "full"])
-def trained(
-    request: Any, tiny_model: str, own_text: str, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
-    """The folder of a run in a layout, of LoRA or of all weights, which goes on from a checkpoint if one is given."""
+@pytest.fixture(scope="module")
+def trained(tiny_model: str, own_text: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a run of LoRA or of all weights, in a layout, which goes on from a checkpoint if one is given."""
 
     @cache
-    def folder(layout: str, resume: Path | None = None) -> Path:
+    def folder(what: str, layout: str, resume: Path | None = None) -> Path:
         into = tmp_path_factory.mktemp("run")
-        words = [tiny_model, str(into), layout, request.param, own_text, str(resume or "never")]
+        words = [tiny_model, str(into), layout, what, own_text, str(resume or "never")]
         alone = {"PL_GLOBAL_SEED": None}  # by which Lightning would seed, if an earlier test left it
         begun = [Fork(words, train, alone)] if layout == "one" else ranks(words, run=train)
         for done in [process.end() for process in begun]:
@@ -60,9 +57,12 @@ def trained(
     return folder
 
 
-@pytest.mark.parametrize("layout", ["ddp", "fsdp", "fsdp_streamed"])
-def test_two_ranks_end_as_one_process(layout: str, trained: Callable[..., Path]) -> None:
-    shared, alone = trained(layout), trained("one")
+@pytest.mark.parametrize(
+    ("what", "layout"),
+    [("lora", "ddp"), ("lora", "fsdp"), ("lora", "fsdp_streamed"), ("full", "ddp"), ("full", "fsdp")],
+)
+def test_two_ranks_end_as_one_process(what: str, layout: str, trained: Callable[..., Path]) -> None:
+    shared, alone = trained(what, layout), trained(what, "one")
     mine, expected = weights(shared), weights(alone)
     assert mine.keys() == expected.keys()
     for name, value in mine.items():
@@ -74,21 +74,22 @@ def test_two_ranks_end_as_one_process(layout: str, trained: Callable[..., Path])
     with (shared / "metrics.csv").open(newline="") as file:
         assert {"timing/waiting", "timing/communication"} <= set(next(csv.reader(file)))
     # What one rank wrote or two, the other number can read: whole tensors by name.
-    for step in (2, 4):
+    for step in (2, 3):
         kept = [read_snapshot(folder / "checkpoints" / f"step_{step}") for folder in (shared, alone)]
         assert [len(state["ranks"]) for state in kept] == [2, 1]
-        assert kept[0]["rows"] == kept[1]["rows"] == (0 if step == 4 else 8)
+        assert kept[0]["rows"] == kept[1]["rows"] == (0 if step == 3 else 8)
         files = [folder / "checkpoints" / f"step_{step}" / "optimizer.safetensors" for folder in (shared, alone)]
         moments = [load_file(file) for file in files]
         for name, value in moments[0].items():
             torch.testing.assert_close(value, moments[1][name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("what", ["lora", "full"])
 @pytest.mark.parametrize(("first", "then"), [("fsdp", "one"), ("one", "fsdp")])
-def test_a_run_goes_on_with_another_layout(first: str, then: str, trained: Callable[..., Path]) -> None:
-    folder = trained(then, trained(first) / "checkpoints" / "step_2")
+def test_a_run_goes_on_with_another_layout(what: str, first: str, then: str, trained: Callable[..., Path]) -> None:
+    folder = trained(what, then, trained(what, first) / "checkpoints" / "step_2")
     for name, value in weights(folder).items():
-        torch.testing.assert_close(value, weights(trained("one"))[name], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(value, weights(trained(what, "one"))[name], rtol=1e-5, atol=1e-5)
 
 
 def test_every_rank_and_every_step_draws_of_a_seed_of_its_own() -> None:
