@@ -128,6 +128,28 @@ def test_what_cannot_be_a_measurement_is_refused_in_one_sentence(
         find_measurements([tmp_path])
 
 
+def test_one_arm_stands_against_none_and_says_nothing_it_was_not_told() -> None:
+    pairs = [(path, dataclasses.replace(one, trained_by="")) for path, one in found("base", "rl", seeds=(1,))]
+    alone = tax_report(pairs, command="")
+    for shown in (page.html(alone, {}), page.markdown(alone, [])):
+        assert "Arms against each other" not in shown
+        assert "<h3>Arms</h3>" not in shown and "- RL:" not in shown
+
+
+@pytest.mark.parametrize(
+    ("task", "called", "paper"),
+    [
+        ("zh-bo", "translation zh→bo", "translation"),
+        ("headline", "headlines", "headline"),
+        ("instruction", "instructions", ""),
+    ],
+)
+def test_a_task_is_called_what_it_is(task: str, called: str, paper: str) -> None:
+    pairs = [(path, dataclasses.replace(one, task=task)) for path, one in found("base", "rl", seeds=(1,))]
+    named = tax_report(pairs, command="")
+    assert (named.task, named.paper) == (called, paper)
+
+
 def test_pages_show_means_intervals_and_published_figures(report: Report) -> None:
     text = html.unescape(page.html(report, {name: "" for name in plots.draw(report)}))
     pages = (text, page.markdown(report, []))

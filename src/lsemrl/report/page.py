@@ -57,7 +57,8 @@ def _tables(report: Report) -> list[Table]:
         tables.append((_HARNESS, *harness(report)))
     if report.same_scores and not unmeasured(report):
         tables.append((_SAME, *same_scores(report)))
-    return [*tables, (_DIFFERENCES, *differences(report))] if report.contrasts else tables
+    against = differences(report)
+    return [*tables, (_DIFFERENCES, *against)] if against[1] else tables
 
 
 def language(text: str) -> str:
@@ -143,7 +144,7 @@ def markdown(report: Report, figures: list[str]) -> str:
         for first, samples in sources:
             lines += _row([plain(_shorter(first.source)), plain(first.reference), *map(_said, samples)])
     lines += ["", "## How to get these numbers again", "", fenced(str(report.command)), ""]
-    lines += [f"- {plain(arm.label)}: {plain(arm.trained_by)}" for arm in report.arms]
+    lines += [f"- {plain(arm.label)}: {plain(arm.trained_by)}" for arm in report.arms if arm.trained_by]
     lines += [f"- {plain(metric)}: {code(str(signature))}" for metric, signature in report.signatures.items()]
     rest = report.setup | report.machine | report.versions
     lines += [f"- {plain(key)}: {plain(str(value))}" for key, value in rest.items()]

@@ -68,7 +68,7 @@ def tax_report(
     report = Report(
         lsemrl=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        task=f"headlines, {base.task}" if _paper(base) == "headline" else f"translation {base.task.replace('-', '→')}",
+        task=_task(base),
         seed=None,
         command=command,
         machine=base.machine,
@@ -178,7 +178,13 @@ def _fault(measured: Measured, base: Measured) -> str:
 
 
 def _paper(base: Measured) -> str:
-    return "headline" if base.task == "headline" else "translation"
+    """Which of the paper's tasks it is; "" for none."""
+    return "translation" if "-" in base.task else "headline" if base.task == "headline" else ""
+
+
+def _task(base: Measured) -> str:
+    """The task for people."""
+    return f"translation {base.task.replace('-', '→')}" if _paper(base) == "translation" else f"{base.task}s"
 
 
 def _setup(base: Measured) -> dict[str, str]:
