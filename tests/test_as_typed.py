@@ -14,7 +14,7 @@ from lsemrl.cli.main import users_mistake
 from lsemrl.data.base import TaskData
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
-from lsemrl.evaluation.measure import MeasureSettings
+from lsemrl.evaluation.measure_settings import MeasureSettings
 
 TASK = "lsemrl.data.translation.TranslationData"
 TEXTS = [

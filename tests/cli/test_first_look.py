@@ -33,8 +33,11 @@ MISTAKES = [
     ("--model.max_new_tokens=0", "model.max_new_tokens is 0"),
     ("--model.micro_batch_tokens=0", "model.micro_batch_tokens is 0"),
     ("--model.policy.lora.rank=0", "policy.lora.rank is 0"),
+    ("--model.policy.adapter=nope", "policy.adapter is 'nope', which is no adapter folder"),
+    ("--model.anchor.path=nope.jsonl", "model.anchor.path is 'nope.jsonl', and there is no such file"),
     ("--model.optimizer.lr=.nan", "lr is nan"),
 ]
+HEAVY = ("lightning.pytorch", "transformers", "sentence_transformers", "peft", "torch._dynamo")
 
 
 def refused(*words: str) -> str:
@@ -98,11 +101,36 @@ def test_nothing_that_takes_seconds_is_loaded() -> None:
     code = (
         "import sys; from lsemrl.cli.first_look import first_look\n"
         "for config in ('sft', 'grpo', 'headline'): first_look([f'--config={config}.yaml'])\n"
-        "heavy = ('lightning.pytorch', 'transformers', 'sentence_transformers', 'peft', 'torch._dynamo')\n"
-        "print([name for name in heavy if name in sys.modules])"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("measure --output x --nope 1", "unrecognized arguments: --nope=1"),
+        ("measure --output x --config measure/translation.yaml --arm rl", "arm is 'rl', but policy.adapter"),
+        (
+            "measure --output x --config measure/translation.yaml --arm rl --policy.adapter nope",
+            "policy.adapter is 'nope', which is no adapter folder",
+        ),
+        ("curve nope --output x --config measure/translation.yaml", "RUN is 'nope', and there is no such folder"),
+    ],
+)
+def test_a_mistake_of_who_measures_waits_for_nothing_that_takes_seconds(
+    words: str, sentence: str, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from lsemrl.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: print(end.code)\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, cwd=tmp_path)
+    assert sentence in done.stderr and done.stdout.splitlines() == ["2", "[]"]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_file_may_leave_out_what_stands_between_a_field_and_its_class(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
-from lsemrl.evaluation.measure import MeasureSettings, run_measure
+from lsemrl.evaluation.measure import run_measure
+from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import FILE, Measured, hash_rows
 from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.policy import Policy

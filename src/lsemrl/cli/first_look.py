@@ -55,7 +55,7 @@ def first_look(words: Sequence[str]) -> None:
     from lsemrl.data.base import Data
     from lsemrl.modules.sampling import check_tokens
 
-    _spare_what_checkers_import()
+    spare_what_checkers_import()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     trainers = (f"trainer.{name}" for name in _parameters(*_TRAINER))
@@ -83,11 +83,16 @@ def first_look(words: Sequence[str]) -> None:
         settings = config.model.init_args
         settings.pop("rewards", None)  # an encoder would be loaded
         check_tokens(settings.get("max_new_tokens"), settings.micro_batch_tokens)
-    parser.instantiate_classes(config).data.check_files()
+    made = parser.instantiate_classes(config)
+    made.data.check_files()
+    if policy:
+        for named in (made.model.init_args.policy, made.model.init_args.anchor):
+            if named is not None:
+                named.check_files()
 
 
 @functools.cache  # once a process
-def _spare_what_checkers_import() -> None:
+def spare_what_checkers_import() -> None:
     """jsonargparse imports what modules import for type checkers alone, sentence_transformers too. No setting of ours
     is of such a type, and it has no option for this."""
     from jsonargparse._postponed_annotations import TypeCheckingVisitor

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from lsemrl.cli.first_look import first_look
+from lsemrl.cli.first_look import first_look, spare_what_checkers_import
 from lsemrl.cli.words import item_of, spelled_out
 from lsemrl.commands.trainer import TRAINER_VERBS
 from lsemrl.config_files import CONFIG_VERSION, prepare_configs
@@ -80,6 +80,7 @@ def run_verb(verb: Verb, words: list[str]) -> None:
         return
     from jsonargparse import ArgumentParser
 
+    spare_what_checkers_import()
     words = prepare_configs(words)
     parser = ArgumentParser(f"lsemrl {verb.name}", description=verb.line, exit_on_error=False)
     if "config" not in parameters:

@@ -12,9 +12,8 @@ from rich.console import Console
 
 from lsemrl.commands.named import find
 from lsemrl.commands.quiet import quiet
-from lsemrl.commands.trained import take_up
 from lsemrl.errors import UserError
-from lsemrl.evaluation.measure import MeasureSettings, read_measured, run_measure
+from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import BASE
 from lsemrl.foreign import visible
 from lsemrl.report.records import Report
@@ -56,6 +55,10 @@ def curve(
             "general is null, so that nothing is measured that could be lost; set it, as for lsemrl measure"
         )
     found = find(run, root)
+    settings.check_files()
+    from lsemrl.commands.trained import take_up  # peft, for which words that cannot be do not wait
+    from lsemrl.evaluation.measure import read_measured, run_measure
+
     quiet()
     policy = take_up(found).policy
     if policy.adapter is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lsemrl.commands.quiet import quiet
-from lsemrl.evaluation.measure import MeasureSettings, run_measure
+from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.foreign import visible
 
 
@@ -16,6 +16,9 @@ def measure(*, settings: MeasureSettings, output: Path) -> None:
         settings: Which one, and on what.
         output: Folder for measurement.json.
     """
+    settings.check_files()
+    from lsemrl.evaluation.measure import run_measure  # peft, for which words that cannot be do not wait
+
     quiet()
     measured = run_measure(settings, output)
     general = {measured.general_name: measured.general} if measured.general else {}

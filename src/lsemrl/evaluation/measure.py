@@ -8,7 +8,6 @@ import functools
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,86 +18,19 @@ from lsemrl import __version__
 from lsemrl.data.base import TaskData
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.general import language_of, name_of, tells_leaks
+from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure
 from lsemrl.files import make_folder, try_folder, write_lines
-from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.metrics.scorer import Scorer
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.legibility import check_examples
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.sampling import Sampling
 from lsemrl.rewards.semantic import paid_for
 from lsemrl.types import Example, UserError
 
 _LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureSettings:
-    """Which policy is measured, on what, and under which name."""
-
-    arm: str = BASE
-    """Name of the arm in reports, such as rl: letters, digits and underscores. The original model is `base`."""
-    label: str = ""
-    """The arm's name for people; empty takes the usual one, or `arm`."""
-    trained_by: str = ""
-    """How the arm was trained, in one sentence."""
-    seed: int = 1
-    """The seed that the arm was trained with; arms of one name and several seeds are averaged. Nothing here draws from
-    it."""
-    policy: PolicySettings = field(default_factory=PolicySettings)
-    """The policy; with `adapter`, the arm that wrote it. After full fine-tuning, `train: full` and the folder as
-    `model`."""
-    base: str | None = None
-    """After full fine-tuning: the original model, a folder or hub id. With LoRA it is `policy.model` itself."""
-    target: TaskData
-    """The new task; its test rows are measured."""
-    general: TaskData | None = None
-    """What the base can do and might forget: reading comprehension (ComprehensionData), multiple choice (ChoiceData) or
-    instructions with references (InstructionData) in a language it knows. Its test rows are measured; null measures the
-    gain only."""
-    general_label: str = ""
-    """What reports call that; empty names it by what it is, such as English QA."""
-    text: PlainText | None = field(default_factory=PlainText)
-    """Plain text in that language, to measure divergence along; null leaves it out."""
-    metrics: MetricSettings = field(default_factory=MetricSettings)
-    """What is measured on the new task."""
-    threshold: float = 0.0
-    """Tau of the similarity reward, which is shown beside the oracle's meaning where there are both."""
-    target_rows: int = 200
-    """Test rows of the new task, the first; fewer where there are fewer."""
-    general_rows: int = 200
-    """Questions, likewise."""
-    max_new_tokens: int = 64
-    """Length limit of an output."""
-    batch_size: int = 64
-    """Rows in a batch; it changes speed and memory only."""
-    device: str | None = None
-    """Such as cpu or cuda:1; null takes a GPU where there is one."""
-
-    def __post_init__(self) -> None:
-        if not self.arm.isidentifier():
-            raise UserError(f"arm is {self.arm!r}; name it by letters, digits and underscores, such as rl")
-        trained = self.policy.adapter is not None or self.base is not None
-        if trained and self.arm == BASE:
-            raise UserError(
-                f"arm is {BASE!r}, but policy.adapter or base is set, so that a trained policy would be measured; "
-                "give the arm another name, or set both to null"
-            )
-        if not trained and self.arm != BASE:
-            raise UserError(
-                f"arm is {self.arm!r}, but policy.adapter and base are null, so that the original model would be "
-                f"measured; set policy.adapter (after full fine-tuning: base), or name the arm {BASE!r}"
-            )
-        if self.base is not None and self.policy.train != "full":
-            raise UserError(f"base is {self.base!r}, but policy.train is lora; leave base out, or set train to full")
-        if not -1 <= self.threshold < 1:
-            raise UserError(f"threshold (tau) is {self.threshold}; set it in [-1, 1)")
-        for name in ("target_rows", "general_rows", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; give 1 or more")
-        Sampling(max_new_tokens=self.max_new_tokens)
 
 
 def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Scorer] | None = None) -> Measured:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from lsemrl.errors import UserError
 from lsemrl.finite import check_finite
+from lsemrl.reading import user_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,4 +34,16 @@ class AnchorSettings:
         if self.top_k and self.held == "all":
             raise UserError(
                 "model.anchor.held is all and top_k is above 0, but only answers have it kept; set top_k to 0"
+            )
+
+    def check_files(self) -> None:
+        """Refuse text that is not there, without reading one that is.
+
+        Raises:
+            UserError: `path` names no file.
+        """
+        if self.coefficient and not user_path(self.path).is_file():
+            raise UserError(
+                f"model.anchor.path is {self.path!r}, and there is no such file; write it by lsemrl rehearse --output "
+                f"{self.path}, or train without: --model.anchor null"
             )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from lsemrl import micro
 from lsemrl.finite import check_finite
 from lsemrl.types import UserError
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""What makes a folder an adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,3 +100,25 @@ class PolicySettings:
                 f"policy.adapter is {self.adapter!r} but policy.train is full, which an adapter cannot start; "
                 "set policy.train to lora, or leave policy.adapter out"
             )
+
+    def check_files(self) -> None:
+        """Refuse an adapter that is not there, without reading one that is.
+
+        Raises:
+            UserError: `adapter` names no adapter's folder.
+        """
+        if self.adapter is not None and self.adapter != micro.NAME:
+            check_adapter(Path(self.adapter))
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse what is no adapter's folder.
+
+    Raises:
+        UserError: It has no adapter_config.json.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"policy.adapter is {str(folder)!r}, which is no adapter folder (it has no {ADAPTER_CONFIG}); name the "
+            "`adapter` folder that a run wrote, or set policy.adapter to null for a policy without one"
+        )

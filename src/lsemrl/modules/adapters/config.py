@@ -10,10 +10,10 @@ from typing import Any
 from peft import LoraConfig
 
 from lsemrl.errors import reason_of
-from lsemrl.modules.policy_settings import LoraSettings
+from lsemrl.modules.policy_settings import ADAPTER_CONFIG, LoraSettings, check_adapter
 from lsemrl.types import UserError
 
-CONFIG = "adapter_config.json"
+CONFIG = ADAPTER_CONFIG
 
 _ANY = {
     # what a LoRA is
@@ -60,12 +60,8 @@ def read_config(folder: Path) -> LoraConfig:
     Raises:
         UserError: There is none, it is torn, or of a kind that is not known to be read as peft reads it.
     """
+    check_adapter(folder)
     path = folder / CONFIG
-    if not path.is_file():
-        raise UserError(
-            f"policy.adapter is {str(folder)!r}, which is no adapter folder (it has no {CONFIG}); name the `adapter` "
-            "folder that a run wrote, or begin a new one: --model.policy '{adapter: null}'"
-        )
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(said, dict)
