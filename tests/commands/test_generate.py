@@ -308,7 +308,11 @@ def test_a_name_that_holds_nothing_to_answer_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     said = told(capsys, "generate", "newest")
-    assert "RUN is 'newest', and there is no finished run under --root 'runs'" in said
+    assert "RUN is 'newest', and there is no finished run under --root 'runs'; name a run" in said
+    kept = tmp_path / "project" / "runs" / "rl" / "version_0"  # as a project of lsemrl init has it
+    (kept / "adapter").mkdir(parents=True)
+    (kept / "config.yaml").touch()
+    assert "give --root project/runs" in told(capsys, "generate", "newest")
     for name in ("nowhere", "runs/nowhere", "a/b/c", "x" * 300):
         assert f"RUN is '{name}', and there is no such folder" in told(capsys, "generate", name)
     said = told(capsys, "generate", str(run.parent))

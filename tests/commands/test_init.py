@@ -152,6 +152,8 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
     rows = corpus.headline("train", 120, 0) if task == "headline" else corpus.instruction("train", 120, 0)
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     init("rows.jsonl", to="bo" if task == "headline" else "zh", output=Path("project"), task=task)  # type: ignore[arg-type]
+    title = {"headline": "# Headlines in Tibetan", "instruction": "# Instructions in Chinese"}[task]
+    assert Path("project/README.md").read_text(encoding="utf-8").startswith(title)
     quick = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--checkpoints.monitor=null"]
     main(["rehearse", "--config", "project/rehearse.yaml", "--rows", "24", "--batch-size", "16"])
     main(["fit", "--config", "project/cold_start.yaml", *quick])
@@ -161,7 +163,8 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"from_": None}, "--from is not given"),
+        ({"from_": None}, "--from is not given; name .* give --task headline or instruction"),
+        ({"from_": "bo"}, "--from and --to are both 'bo'; name two, or give --task"),
         ({"file": "nope.tsv"}, "no such file"),
         ({"to": "xx"}, "which column holds 'xx' cannot be told"),
         ({"output": Path(".")}, "--output is '.', which holds something already"),

@@ -43,10 +43,13 @@ def test_a_column_of_the_languages_name_comes_first_also_within_others(tmp_path:
 
 def test_what_cannot_be_told_is_asked_with_what_is_there(tmp_path: Path) -> None:
     found = look(tmp_path / "a.tsv", table(("one", "two"), ("water", "wata"), ("house", "haus")))
-    with pytest.raises(UserError, match=r"which column holds 'pcm' .* one \(100% Latin\); two \(100% Latin\)"):
+    with pytest.raises(
+        UserError,
+        match=r"'pcm' .*; give --target-column, one of: one \(100% Latin\); two \(100% Latin\)",
+    ):
         find_column(found, "pcm", None)
     assert find_column(found, "pcm", "two").name == "two"
-    with pytest.raises(UserError, match="no column 'three'; the columns are: one"):
+    with pytest.raises(UserError, match="--target-column is 'three', and there is no such column; give one of: one"):
         find_column(found, "pcm", "three")
 
 

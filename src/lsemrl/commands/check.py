@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lsemrl import __version__, micro
 from lsemrl.commands.check_cost import Step, told
 from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
-from lsemrl.commands.questions import answered
+from lsemrl.commands.questions import SOURCE_LANGUAGE, answered
 from lsemrl.commands.quiet import quiet
 from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task
 from lsemrl.data.base import TaskData
@@ -77,7 +77,7 @@ def check(
     """
     begun = time.monotonic()
     if task == "translation":
-        from_ = answered(from_, "--from", "the language that is translated from, such as en")
+        from_ = answered(from_, "--from", SOURCE_LANGUAGE)
     to = answered(to, "--to", "the language that is to be learned, such as bo")
     if not is_free(output) and not (output.is_dir() and {path.name for path in output.iterdir()} <= _written(output)):
         raise UserError(f"--output is {str(output)!r}, which holds something else; name a new folder")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lsemrl import micro
-from lsemrl.commands.questions import answered, at_terminal
+from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
 from lsemrl.commands.rendered import rendered
 from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task
 from lsemrl.data import comprehension
@@ -114,7 +114,7 @@ def init(
     if found:
         print(f"{found.rows:,} rows with the columns {'; '.join(map(str, found.columns))}")
     if task == "translation":
-        from_ = answered(from_, "--from", "the language that is translated from, such as en")
+        from_ = answered(from_, "--from", SOURCE_LANGUAGE)
     to = answered(to, "--to", "the language that is to be learned, such as bo")
     output = Path(answered(str(output) if output else None, "--output", "a new folder for the project", "project"))
     if asking:
@@ -184,7 +184,7 @@ def _shown(
         "in_world": asked.in_world,
         "title": f"{name_in(asked.from_, 'en')} to {name_in(asked.to, 'en')}"
         if asked.task == "translation"
-        else f"{asked.task} in {name_in(asked.to, 'en')}".capitalize(),
+        else f"{asked.task.capitalize()}s in {name_in(asked.to, 'en')}",
         "summary": _summary(found, columns, profile, identifier),
         "data_class": f"{kind.__module__}.{kind.__name__}",
         "columns": renamed,

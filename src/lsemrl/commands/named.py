@@ -50,7 +50,9 @@ def find(run: str, root: Path) -> Path | Model:
     if run == NEWEST:
         newest = newest_run(root)
         if newest is None:
-            raise UserError(f"RUN is {NEWEST!r}, and there is no finished run under --root {str(root)!r}; name another")
+            elsewhere = next((near for near in sorted(Path().glob("*/runs")) if newest_run(near)), None)
+            remedy = f"give --root {elsewhere}" if elsewhere else "name a run, or by --root the folder of runs"
+            raise UserError(f"RUN is {NEWEST!r}, and there is no finished run under --root {str(root)!r}; {remedy}")
         return newest
     if run == micro.NAME:
         return Model(name=run)

@@ -6,6 +6,9 @@ import sys
 
 from lsemrl.errors import UserError
 
+SOURCE_LANGUAGE = "the language that is translated from, such as en (of other rows give --task headline or instruction)"
+"""What --from is."""
+
 
 def at_terminal() -> bool:
     """Whether somebody can be asked."""

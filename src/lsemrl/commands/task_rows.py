@@ -45,8 +45,10 @@ def columns_of_task(
         UserError: One cannot be told.
     """
     if task == "translation":
+        if from_ == to:
+            raise UserError(f"--from and --to are both {to!r}; name two, or give --task headline or instruction")
         answers = find_column(found, to, target)
-        return {from_: find_column(found, from_, source, [answers.name]), to: answers}
+        return {from_: find_column(found, from_, source, [answers.name], "--source-column"), to: answers}
     named = {column.name: column for column in found.columns}
     chosen: dict[str, Column] = {}
     for (field, usual), asked in zip(_USUAL[task].items(), (source, target), strict=True):

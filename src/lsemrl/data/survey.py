@@ -113,7 +113,9 @@ def profile_of(code: str, column: Column) -> Language:
     return Language(code=code, scripts=scripts, threshold=threshold)
 
 
-def find_column(found: Survey, code: str, asked: str | None, besides: Sequence[str] = ()) -> Column:
+def find_column(
+    found: Survey, code: str, asked: str | None, besides: Sequence[str] = (), option: str = "--target-column"
+) -> Column:
     """The column of texts in a language.
 
     Args:
@@ -121,6 +123,7 @@ def find_column(found: Survey, code: str, asked: str | None, besides: Sequence[s
         code: The language's.
         asked: The column that the user names, if any.
         besides: Columns that are taken.
+        option: Where the user names one.
 
     Raises:
         UserError: There is none, or several could be.
@@ -130,7 +133,7 @@ def find_column(found: Survey, code: str, asked: str | None, besides: Sequence[s
     if asked is not None:
         named = next((column for column in free if column.name == asked), None)
         if named is None:
-            raise UserError(f"there is no column {asked!r}; the columns are: {listed}")
+            raise UserError(f"{option} is {asked!r}, and there is no such column; give one of: {listed}")
         return named
     for matches in (operator.eq, is_same):
         found_by = [column for column in free if matches(column.name.rpartition(".")[2], code)]
@@ -140,7 +143,7 @@ def find_column(found: Survey, code: str, asked: str | None, besides: Sequence[s
     alike = [column for column in free if profile and column.share(profile) >= 0.5]
     if len(alike) == 1:
         return alike[0]
-    raise UserError(f"which column holds {code!r} cannot be told; name it. The columns are: {listed}")
+    raise UserError(f"which column holds {code!r} cannot be told; give {option}, one of: {listed}")
 
 
 def scripts_of(*texts: str) -> dict[str, float]:
