@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from argparse import ArgumentError
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from lsemrl.cli.first_look import POLICIES, first_look
 from lsemrl.cli.main import users_mistake
 from lsemrl.config_files import CONFIGS
 from lsemrl.errors import UserError
+from lsemrl.modules.grpo import GRPO
+from lsemrl.modules.grpo_settings import check_grpo
 
 MISTAKES = [
     ("--model.optimizer.lrr=1", "--model.optimizer.lrr=1 (the nearest is model.optimizer.lr)"),
@@ -37,6 +40,13 @@ MISTAKES = [
     ("--model.anchor.path=nope.jsonl", "model.anchor.path is 'nope.jsonl', and there is no such file"),
     ("--model.optimizer.lr=.nan", "lr is nan"),
 ]
+CONTRADICTIONS = [
+    ("--model.policy.reference=none", "loss.beta is 0.02 but policy.reference is none"),
+    ("--model.sampling.temperature=0", "sampling.temperature is 0"),
+    ("--model.sampling.num_generations=1", "num_generations is 1"),
+    ("--model.optimizer_batch_size=7", "model.optimizer_batch_size is 7, which does not divide the"),
+    ("--model.optimizer_batch_size=0", "model.optimizer_batch_size is 0"),
+]
 HEAVY = ("lightning.pytorch", "transformers", "sentence_transformers", "peft", "torch._dynamo")
 
 
@@ -51,6 +61,16 @@ def refused(*words: str) -> str:
 @pytest.mark.parametrize(("word", "sentence"), MISTAKES)
 def test_a_mistake_is_refused(word: str, sentence: str) -> None:
     assert sentence in refused("--config=sft.yaml", word)
+
+
+@pytest.mark.parametrize(("word", "sentence"), CONTRADICTIONS)
+def test_settings_of_grpo_that_contradict_each_other_are_refused(word: str, sentence: str) -> None:
+    assert sentence in refused("--config=grpo.yaml", word)
+
+
+def test_what_is_not_given_is_what_grpo_takes() -> None:
+    taken, own = signature(GRPO).parameters, signature(check_grpo).parameters
+    assert {name: each.default for name, each in own.items()} == {name: taken[name].default for name in own}
 
 
 def test_a_mistake_in_a_file_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from lsemrl import __version__
+from lsemrl import __version__, micro
 from lsemrl.cli.main import main
 from lsemrl.cli.verbs import VERBS
 from lsemrl.config_files import CONFIGS
@@ -252,6 +252,32 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("lsemrl.commands.report.report", broken)
     with pytest.raises(ValueError, match="ours"):
         main(["report", "x"])
+
+
+def test_ctrl_c_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lsemrl.commands.report.report", stopped)
+    with pytest.raises(SystemExit) as exit_:
+        main(["report"])
+    assert exit_.value.code == 130 and capsys.readouterr().err == "lsemrl: stopped by Ctrl-C\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "what"), [(["chat", str(micro.COLD_START)], str(micro.COLD_START)), (["fit", "--help"], "Lightning")]
+)
+def test_whoever_waits_for_libraries_is_told_so(
+    words: list[str], what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    for verb in ("chat", "trainer"):
+        monkeypatch.setattr(f"lsemrl.commands.{verb}.quiet", stopped)
+    with pytest.raises(SystemExit):
+        main(words)
+    assert capsys.readouterr().err.splitlines() == [f"loading {what}", "lsemrl: stopped by Ctrl-C"]
 
 
 def test_a_rank_that_has_gone_is_told_by_those_that_wait_for_it(

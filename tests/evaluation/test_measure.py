@@ -17,13 +17,14 @@ from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measure import run_measure
 from lsemrl.evaluation.measure_settings import MeasureSettings
-from lsemrl.evaluation.measurement import FILE, Measured, hash_rows
+from lsemrl.evaluation.measurement import FILE, Measured, check_own, hash_rows
 from lsemrl.metrics.scorer import MetricSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.report.records import Report
 from lsemrl.rewards.semantic import paid_for
 from lsemrl.types import Example
+from made_up import make_measured
 from tiny import make_policy, save_tiny_model, stir
 
 SMALL = [
@@ -234,3 +235,11 @@ def test_similarity_reward_is_the_rewards_own(threshold: float) -> None:
     cosines = reward.similarity(texts, [example.references] * len(texts)).tolist()
     paid = [paid_for(text, cosine, threshold) for text, cosine in zip(texts, cosines, strict=True)]
     assert paid == pytest.approx(expected) and paid[2:] == [0, 0]
+
+
+def test_a_measurement_is_not_written_over_that_of_another_arm(tmp_path: Path) -> None:
+    make_measured("base").write(tmp_path)
+    check_own(tmp_path, "base")
+    check_own(tmp_path / "new", "rl")
+    with pytest.raises(UserError, match="which holds the measurement of 'base'; name another folder"):
+        check_own(tmp_path, "rl")

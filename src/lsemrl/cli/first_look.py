@@ -12,6 +12,7 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_type_hints
@@ -53,7 +54,7 @@ def first_look(words: Sequence[str]) -> None:
     from jsonargparse import ArgumentParser
 
     from lsemrl.data.base import Data
-    from lsemrl.modules.sampling import check_tokens
+    from lsemrl.modules.sampling import Sampling, check_tokens
 
     spare_what_checkers_import()
     parser = ArgumentParser(exit_on_error=False)
@@ -85,10 +86,19 @@ def first_look(words: Sequence[str]) -> None:
         check_tokens(settings.get("max_new_tokens"), settings.micro_batch_tokens)
     made = parser.instantiate_classes(config)
     made.data.check_files()
-    if policy:
-        for named in (made.model.init_args.policy, made.model.init_args.anchor):
-            if named is not None:
-                named.check_files()
+    if not policy:
+        return
+    settings = made.model.init_args
+    for named in (settings.policy, settings.anchor):
+        if named is not None:
+            named.check_files()
+    if policy == POLICIES[1]:
+        from lsemrl.modules.grpo_settings import check_grpo, check_windows
+
+        given = {name: value for name, value in settings.items() if value is not None}
+        check_grpo(**{name: given[name] for name in signature(check_grpo).parameters if name in given})
+        sampling = given.get("sampling", Sampling())
+        check_windows(settings.optimizer_batch_size, made.data.batch_size, sampling.num_generations)
 
 
 @functools.cache  # once a process

@@ -33,8 +33,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Words after the program's name; None takes them from the process.
 
     Raises:
-        SystemExit: 2 for a user's mistake, 3 where an alarm stopped a run and 1 where another rank has gone, told in
-            one sentence on standard error.
+        SystemExit: 2 for a user's mistake, 3 where an alarm stopped a run, 1 where another rank has gone and 130 for
+            Ctrl-C, told in one sentence on standard error.
     """
     words = list(sys.argv[1:] if args is None else args)
     verb = words[0] if words else "--help"
@@ -53,6 +53,9 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever reads has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of the process
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except KeyboardInterrupt:
+        print("lsemrl: stopped by Ctrl-C", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         number = getattr(error, "signal", None)  # of `modules.checkpoints.Interrupted`, which this must not import
         if number:

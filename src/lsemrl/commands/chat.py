@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lsemrl.commands.generate import asked, check_new_tokens, typed
 from lsemrl.commands.named import NEWEST, Model, find
-from lsemrl.commands.quiet import quiet
+from lsemrl.commands.quiet import loading, quiet
 from lsemrl.errors import UserError
 
 _HOW = (
@@ -48,6 +48,7 @@ def chat(
         raise UserError("standard output is closed, and answers have nowhere to go; open it")
     at_prompt = sys.stdin is not None and sys.stdin.isatty()
     texts = asked(_HOW) if at_prompt else typed()
+    loading(run)
     from lsemrl.commands.conversation import Conversation  # torch, for which words that cannot be do not wait
     from lsemrl.commands.trained import take_up
 

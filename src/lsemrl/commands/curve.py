@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lsemrl.commands.named import find
-from lsemrl.commands.quiet import quiet
+from lsemrl.commands.quiet import loading, quiet
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import BASE
@@ -56,6 +56,7 @@ def curve(
         )
     found = find(run, root)
     settings.check_files()
+    loading(run)
     from lsemrl.commands.trained import take_up  # peft, for which words that cannot be do not wait
     from lsemrl.evaluation.measure import read_measured, run_measure
 

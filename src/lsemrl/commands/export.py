@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lsemrl.commands.quiet import quiet
+from lsemrl.commands.quiet import loading, quiet
 from lsemrl.report.records import Report
 from lsemrl.runs import check_finished
 
@@ -36,6 +36,7 @@ def export(
     """
     figures = (Report.from_json(report), arm) if report else None
     check_finished(run)
+    loading(str(run))
     from lsemrl.commands.exported import upload, write_folders  # torch, for which words that cannot be do not wait
     from lsemrl.commands.trained import take_up
 

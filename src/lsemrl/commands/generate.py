@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from lsemrl.commands.named import NEWEST, find
-from lsemrl.commands.quiet import quiet
+from lsemrl.commands.quiet import loading, quiet
 from lsemrl.commands.unfinished import Unfinished
 from lsemrl.errors import UserError
 from lsemrl.files import replacing
@@ -54,6 +54,7 @@ def generate(
         print(f"{NEWEST}: {found}", file=sys.stderr)
     at_prompt = input is None and sys.stdin is not None and sys.stdin.isatty()
     texts = asked("a text and Enter; Ctrl-D or an empty line ends") if at_prompt else _texts(input)
+    loading(run)
     from lsemrl.commands.answers import answer, what_answers  # torch, for which words that cannot be do not wait
     from lsemrl.commands.trained import take_up
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lsemrl.commands.quiet import quiet
+from lsemrl.commands.quiet import loading, quiet
 from lsemrl.evaluation.measure_settings import MeasureSettings
+from lsemrl.evaluation.measurement import check_own
 from lsemrl.foreign import visible
 
 
@@ -17,6 +18,8 @@ def measure(*, settings: MeasureSettings, output: Path) -> None:
         output: Folder for measurement.json.
     """
     settings.check_files()
+    check_own(output, settings.arm)
+    loading(settings.policy.adapter or settings.policy.model)
     from lsemrl.evaluation.measure import run_measure  # peft, for which words that cannot be do not wait
 
     quiet()

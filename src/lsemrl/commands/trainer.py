@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsemrl.commands.loggers import LOGGERS
-from lsemrl.commands.quiet import quiet
+from lsemrl.commands.quiet import loading, quiet
 from lsemrl.config_files import CONFIG_VERSION, prepare_configs
 from lsemrl.errors import UserError, reason_of
 from lsemrl.files import try_folder
@@ -39,6 +39,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
         The LightningCLI, whose trainer and model can be asked further.
     """
     words, named = _without_logger(prepare_configs(words))
+    loading("Lightning")
     quiet()
     # Lightning's advice on loader workers and log intervals is not about this program.
     for about in (

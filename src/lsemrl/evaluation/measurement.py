@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsemrl.errors import UserError
 from lsemrl.json_records import read_record, write_json
 
 if TYPE_CHECKING:
@@ -176,6 +177,19 @@ class Measured:
             UserError: There is no such file, it holds something else, or its version is a later one.
         """
         return read_record(cls, path, VERSION, "measure again with lsemrl measure")
+
+
+def check_own(folder: Path, arm: str) -> None:
+    """Refuse a folder in which another arm's measurement lies, which would be lost.
+
+    Raises:
+        UserError: There is one.
+    """
+    there = Measured.read(folder / FILE) if (folder / FILE).is_file() else None
+    if there is not None and there.arm != arm:
+        raise UserError(
+            f"--output is {str(folder)!r}, which holds the measurement of {there.arm!r}; name another folder"
+        )
 
 
 def hash_rows(examples: Sequence[Example]) -> Rows:

@@ -21,6 +21,7 @@ from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.correction import correction
 from lsemrl.modules.gradients import in_step
+from lsemrl.modules.grpo_settings import check_grpo, check_windows
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory, filled_up, held_memory, peak_memory
 from lsemrl.modules.metrics_log import MetricsLog, show_text
@@ -30,13 +31,13 @@ from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.ranks import together
 from lsemrl.modules.rollout_report import append_samples, completion_metrics, reward_metrics, samples_page
 from lsemrl.modules.sampling import Sampling
-from lsemrl.rewards.advantages import AdvantageSettings, group_advantages, validate_group
+from lsemrl.rewards.advantages import AdvantageSettings, group_advantages
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.coverage import Coverage
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.runs import ALARMS, SAMPLES
-from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences, UserError
+from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -93,28 +94,19 @@ class GRPO(PolicyModule):
             alarms: When it is said that something is going wrong; null never says so.
         """
         super().__init__(policy, optimizer, metrics, sampling.max_new_tokens, micro_batch_tokens, anchor)
-        validate_group(sampling.num_generations, advantages)
-        for name, value, least in (
-            ("num_iterations", num_iterations, 1),
-            ("optimizer_batch_size", optimizer_batch_size or 1, 1),
-            ("samples_every", samples_every, 0),
-        ):
-            if value < least:
-                raise UserError(f"model.{name} is {value}; it must be at least {least}")
-        if sampling.temperature == 0:
-            raise UserError("sampling.temperature is 0, so that siblings are all alike; GRPO needs it above 0")
-        if loss.beta > 0 and policy.reference == "none":
-            raise UserError(f"loss.beta is {loss.beta} but policy.reference is none; set beta to 0 or name a reference")
-        if combine == "normalize_then_sum":
-            if advantages.scale_rewards == "none":
-                raise UserError(
-                    "advantages.scale_rewards is none, but model.combine normalize_then_sum scales by the batch; set "
-                    "scale_rewards to batch"
-                )
-            # The parts have been compared already, and theirs was the resolution.
-            self.advantages = replace(advantages, scale_rewards="batch", resolution=0.0)
-        else:
-            self.advantages = advantages
+        check_grpo(
+            combine=combine,
+            policy=policy,
+            sampling=sampling,
+            advantages=advantages,
+            loss=loss,
+            num_iterations=num_iterations,
+            optimizer_batch_size=optimizer_batch_size,
+            samples_every=samples_every,
+        )
+        # With normalize_then_sum the parts have been compared already, and theirs was the resolution.
+        compared = combine == "normalize_then_sum"
+        self.advantages = replace(advantages, scale_rewards="batch", resolution=0.0) if compared else advantages
         self.reward_mix = RewardMix(rewards, combine, gate, patience, advantages.resolution)
         self.sampling, self.loss = sampling, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
@@ -136,13 +128,10 @@ class GRPO(PolicyModule):
             return
         for line in self.reward_mix.look_at(self.trainer.datamodule.data.train_examples):  # type: ignore[attr-defined]
             self.say(line)
-        completions: int = self.trainer.datamodule.data.batch_size * self.sampling.num_generations  # type: ignore[attr-defined]
+        batch_size: int = self.trainer.datamodule.data.batch_size  # type: ignore[attr-defined]
+        completions = batch_size * self.sampling.num_generations
         self.window_size = self.optimizer_batch_size or completions
-        if completions % self.window_size:
-            raise UserError(
-                f"model.optimizer_batch_size is {self.window_size}, which does not divide the {completions} "
-                "completions of a batch (data.batch_size times sampling.num_generations); choose a divisor"
-            )
+        check_windows(self.optimizer_batch_size, batch_size, self.sampling.num_generations)
         self.windows = completions // self.window_size
 
     def encoders(self) -> dict[str, SentenceTransformer]:
