@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from lsemrl.evaluation.measure import run_measure
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import FILE, Measured, check_own, hash_rows
 from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.modules.alarm_log import Told
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.report.records import Report
 from lsemrl.rewards.semantic import paid_for
+from lsemrl.runs import ALARMS
 from lsemrl.types import Example
 from made_up import make_measured
 from tiny import make_policy, save_tiny_model, stir
@@ -186,11 +189,12 @@ def test_an_adapter_is_measured_as_it_was_trained(tiny_model: str, tmp_path: Pat
     policy = make_policy(tiny_model)
     policy.save(tmp_path / "adapter")
     settings = PolicySettings(model=tiny_model, adapter=str(tmp_path / "adapter"))
-    first, again = (
-        run_measure(tiny_settings(settings, arm="rl"), tmp_path / name).divergence for name in ("one", "two")
-    )
-    assert first == again
-    assert first["own"].to_base > 0
+    first = run_measure(tiny_settings(settings, arm="rl"), tmp_path / "one")
+    told = Told(rollout_step=9, kind="ties", sentence="all groups tie", rows=({"source": "a", "reward": 0.5},))
+    (tmp_path / ALARMS).write_text(json.dumps(dataclasses.asdict(told)) + "\n")
+    again = run_measure(tiny_settings(settings, arm="rl"), tmp_path / "two")
+    assert first.divergence == again.divergence and first.divergence["own"].to_base > 0
+    assert (first.alarms, Measured.read(tmp_path / "two" / FILE).alarms) == ((), (told,))
 
 
 @pytest.mark.parametrize(

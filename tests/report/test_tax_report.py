@@ -15,6 +15,7 @@ import pytest
 from lsemrl.cli.main import main
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import Measured, Rows
+from lsemrl.modules.alarm_log import Told
 from lsemrl.report import columns, page, plots, published
 from lsemrl.report.bootstrap import paired_bootstrap
 from lsemrl.report.colours import COLOURS
@@ -70,6 +71,22 @@ def test_drifts_and_contrasts_are_taken_row_by_row_against_the_base(report: Repo
     assert (contrast.value, contrast.low, contrast.high) == pytest.approx((expected.value, expected.low, expected.high))
     lost, em = report.contrast("sft", "base", "tax.em"), report.contrast("sft", "base", "general.em")
     assert lost is not None and em is not None and lost.value == pytest.approx(-em.value) and lost.low > 0.5
+
+
+def test_what_the_runs_said_was_wrong_is_told_with_their_seeds() -> None:
+    row = {"source": "མགོ", "reference": "མཇུག", "completion": "བར<b>", "reward": 0.5}
+    told = Told(rollout_step=19, kind="copied", sentence="it copies", rows=(row,))
+    several = [
+        (path, dataclasses.replace(one, alarms=(told,)) if one.arm == "rl" and one.seed == 2 else one)
+        for path, one in found("base", "rl", "sft")
+    ]
+    for measured, when in (
+        (several, "alarm at rollout step 19 of seed 2"),
+        (several[1::3], "alarm at rollout step 19:"),
+    ):
+        report = tax_report(measured, command="lsemrl tax")
+        for text in (page.markdown(report, []), page.html(report, dict.fromkeys(plots.draw(report), ""))):
+            assert text.count(when) == 1 and "it copies" in text and "མཇུག" in text and "བར<b>" not in text
 
 
 def test_arms_are_held_against_cold_start_and_rl_by_shared_seeds(report: Report) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lsemrl.evaluation.tax import Measurement
-from lsemrl.modules.alarm_log import read_alarms
-from lsemrl.report.records import Alarm, Arm, Sample
+from lsemrl.report.records import Arm, Sample
 from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
 from lsemrl.types import Completion
 
@@ -56,26 +55,6 @@ def samples_of(outputs: Sequence[Completion]) -> tuple[Sample, ...]:
             rewards={name: float(part_N[row]) for name, part_N in parts.items()},
         )
         for row, output in enumerate(outputs)
-    )
-
-
-def alarms_of(path: Path) -> tuple[Alarm, ...]:
-    """What a run said was going wrong."""
-    return tuple(
-        Alarm(
-            step=told.rollout_step,
-            sentence=told.sentence,
-            samples=tuple(
-                Sample(
-                    source=str(row["source"]),
-                    reference=str(row["reference"]),
-                    output=str(row["completion"]),
-                    rewards={"reward": float(row["reward"])},
-                )
-                for row in told.rows
-            ),
-        )
-        for told in read_alarms(path)
     )
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from lsemrl import __version__, micro
-from lsemrl.commands.arm_records import alarms_of, arm_of, curve_of, drifts_of
+from lsemrl.commands.arm_records import arm_of, curve_of, drifts_of
 from lsemrl.commands.demo_progress import Shown, progress
 from lsemrl.commands.rehearse import rehearse
 from lsemrl.commands.trainer import run_trainer
@@ -33,10 +33,12 @@ from lsemrl.evaluation.measure import read_battery
 from lsemrl.evaluation.measurement import machine, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure, scores
 from lsemrl.modules.adapters.files import adapter_fingerprint
+from lsemrl.modules.alarm_log import read_alarms
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.report.records import Arm, Report
+from lsemrl.report.rows import alarms_of
 from lsemrl.report.write import table, write_report
 from lsemrl.runs import ALARMS, new_folder
 
@@ -169,7 +171,7 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
                     nll_drifts=drifts_of(follow.last, base),
                     trajectory=tuple(follow.trajectory),
                     curve=curve_of(module.folder / "metrics.csv"),
-                    alarms=alarms_of(module.folder / ALARMS),
+                    alarms=alarms_of(read_alarms(module.folder / ALARMS)),
                     adapters=(adapter_fingerprint(module.folder / "adapter"),),
                 )
             )

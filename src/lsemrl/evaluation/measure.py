@@ -24,10 +24,12 @@ from lsemrl.evaluation.tax import Battery, Measurement, measure
 from lsemrl.files import make_folder, try_folder, write_lines
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.modules.adapters.files import adapter_fingerprint
+from lsemrl.modules.alarm_log import read_alarms
 from lsemrl.modules.legibility import check_examples
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.rewards.semantic import paid_for
+from lsemrl.runs import ALARMS
 from lsemrl.types import Example, UserError
 
 _LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
@@ -84,6 +86,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
         answers=outputs(found.answers),
         general_name=(settings.general_label or battery.general_name) if battery.general else "",
         text_name=language_of([f"{each.source}{each.reference}" for each in battery.text]) or "text",
+        alarms=tuple(read_alarms(Path(policy.adapter).parent / ALARMS)) if policy.adapter else (),
     )
     make_folder(folder, "output")
     write_lines(folder / "predictions.jsonl", map(dataclasses.asdict, outputs(found.outputs)))

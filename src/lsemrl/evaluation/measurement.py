@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from lsemrl.errors import UserError
 from lsemrl.json_records import read_record, write_json
+from lsemrl.modules.alarm_log import Told
 
 if TYPE_CHECKING:
     from lsemrl.types import Completion, Example
@@ -106,6 +107,7 @@ class Measured:
         answers: Greedy answers to the questions.
         general_name: What general ability is, for people, such as "English QA".
         text_name: The language of the plain text.
+        alarms: What RL said was going wrong while it trained the adapter.
     """
 
     version: int = VERSION
@@ -136,6 +138,7 @@ class Measured:
     adapter_fingerprint: str = ""
     general_name: str = "Chinese QA"
     text_name: str = "Chinese"
+    alarms: tuple[Told, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.arm.isidentifier() or "adapter" not in self.policy:

@@ -27,7 +27,7 @@ from lsemrl.report.compared import differences, harness, same_scores
 from lsemrl.report.findings import MISSING, comparisons, finding, hacking, notes, number, unmeasured
 from lsemrl.report.plots import smoothing
 from lsemrl.report.published import Line, beside
-from lsemrl.report.records import Arm, Report, Sample
+from lsemrl.report.records import Alarm, Arm, Report, Sample
 
 _ABRIDGED = 90
 _TABLES = (
@@ -90,12 +90,17 @@ def _rewards(sample: Sample) -> list[str]:
     return [f"{name} {number(value, 2)}" for name, value in sample.rewards.items()]
 
 
+def _when(alarm: Alarm) -> str:
+    seed = "" if alarm.seed is None else f" of seed {alarm.seed}"
+    return f"alarm at rollout step {alarm.step}{seed}"
+
+
 def html(report: Report, images: dict[str, str]) -> str:
     """One page that needs no other file: `images` are data URIs by the name of the plot."""
     environment = jinja2.Environment(
         autoescape=True, finalize=_shown, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"language": language, "shorter": _shorter, "rewards": _rewards}
+    environment.filters |= {"language": language, "shorter": _shorter, "rewards": _rewards, "when": _when}
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         report=report,
@@ -106,6 +111,7 @@ def html(report: Report, images: dict[str, str]) -> str:
         published_words=_beside_words(report),
         asked=_spelt(report.general_name, "question answering"),
         asked_long=_spelt(report.general_name, "reading comprehension"),
+        alarmed=[arm for arm in report.trained if arm.alarms],
         curves=[(arm, hacking(arm), smoothing(len(arm.curve))) for arm in report.trained if arm.curve],
         sources=_sources(report),
         notes=notes(report),
@@ -132,7 +138,7 @@ def markdown(report: Report, figures: list[str]) -> str:
     lines += ["", *(f"{plain(f'{arm.label}: {words}')}\n" for arm in report.trained if (words := hacking(arm)))]
     for arm in report.trained:
         for alarm in arm.alarms:
-            lines += [f"{plain(f'{arm.label}, alarm at rollout step {alarm.step}: {alarm.sentence}')}", ""]
+            lines += [f"{plain(f'{arm.label}, {_when(alarm)}: {alarm.sentence}')}", ""]
             lines += [
                 f"- {plain(one.source)} → {_said(one)}; reference {plain(one.reference)}" for one in alarm.samples
             ]

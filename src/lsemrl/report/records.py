@@ -83,11 +83,13 @@ class Alarm:
         step: The rollout step.
         sentence: What, and what to do.
         samples: Completions of that step.
+        seed: Of the run, where a report has several.
     """
 
     step: int
     sentence: str
     samples: tuple[Sample, ...]
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsemrl.evaluation.measurement import Measured
 from lsemrl.metrics.corpus import POOLED
-from lsemrl.report.records import KEPT
+from lsemrl.modules.alarm_log import Told
+from lsemrl.report.records import KEPT, Alarm, Sample
 
 Array = NDArray[np.float64]
 
@@ -64,3 +65,24 @@ def drifts_of(measured: Measured, base: dict[str, Array]) -> list[float]:
     """Of each question; [] where none was measured."""
     drifts: list[float] = (rows_of(measured)["tax.nll"] - base["tax.nll"]).tolist() if measured.general_rows else []
     return drifts
+
+
+def alarms_of(told: Iterable[Told], seed: int | None = None) -> tuple[Alarm, ...]:
+    """What a run said was going wrong; `seed` where a report has runs of several."""
+    return tuple(
+        Alarm(
+            step=each.rollout_step,
+            sentence=each.sentence,
+            samples=tuple(
+                Sample(
+                    source=str(row["source"]),
+                    reference=str(row["reference"]),
+                    output=str(row["completion"]),
+                    rewards={"reward": float(row["reward"])},
+                )
+                for row in each.rows
+            ),
+            seed=seed,
+        )
+        for each in told
+    )

@@ -22,7 +22,7 @@ from lsemrl.report.bootstrap import paired_bootstrap
 from lsemrl.report.findings import same_score
 from lsemrl.report.folders import Found, General
 from lsemrl.report.records import GENERAL, KEPT, SCORES, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
-from lsemrl.report.rows import Array, drifts_of, kl_rows_of, mean_rows_of, rows_of, values_of
+from lsemrl.report.rows import Array, alarms_of, drifts_of, kl_rows_of, mean_rows_of, rows_of, values_of
 
 _FIRST = (BASE, "cold_start", "cold_start_anchored", "rl", "rl_anchored", "sft", "sft_anchored", "sft_replay")
 _SAMPLES = 8
@@ -277,6 +277,11 @@ def _arm(
         seeds=tuple(measured.seed for measured in seeds) if trained else (),
         by_seed=by_seed if trained else {},
         samples=tuple(_samples(first)),
+        alarms=tuple(
+            alarm
+            for measured in seeds
+            for alarm in alarms_of(measured.alarms, measured.seed if len(seeds) > 1 else None)
+        ),
     )
 
 
