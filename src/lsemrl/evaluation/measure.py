@@ -79,6 +79,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
         target=target,
         general=found.general,
         target_rows=target_rows,
+        target_counts=found.target_counts,
         general_rows=found.general_rows,
         divergence=found.divergence,
         weight_change=found.weight_change,

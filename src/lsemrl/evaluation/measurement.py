@@ -12,7 +12,7 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,6 +107,8 @@ class Measured:
         answers: Greedy answers to the questions.
         general_name: What general ability is, for people, such as "English QA".
         text_name: The language of the plain text.
+        target_counts: What each row of the new task adds to a corpus score that is made of sums, such as matches and
+            lengths of BLEU; an interval of that score is drawn from them.
         alarms: What RL said was going wrong while it trained the adapter.
     """
 
@@ -138,21 +140,23 @@ class Measured:
     adapter_fingerprint: str = ""
     general_name: str = "Chinese QA"
     text_name: str = "Chinese"
+    target_counts: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     alarms: tuple[Told, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.arm.isidentifier() or "adapter" not in self.policy:
             raise ValueError(f"arm is {self.arm!r}, policy is {self.policy}")
-        for part, scores, rows in (
-            ("target", self.target, self.target_rows),
-            ("general", self.general, self.general_rows),
-        ):
+        for part, scores in (("target", self.target), ("general", self.general)):
             for name, value in scores.items():
                 if name not in UNBOUNDED and 1 + 1e-6 < value < math.inf:
                     raise ValueError(f"{part}.{name} is {value}, and no fraction")
-            for name, values in rows.items():
-                if len(values) != self.data[part].count:
-                    raise ValueError(f"{part}_rows.{name} has {len(values)} rows of {self.data[part].count}")
+            for kind in ("rows", "counts") if part == "target" else ("rows",):
+                for name, values in getattr(self, f"{part}_{kind}").items():
+                    if len(values) != self.data[part].count:
+                        raise ValueError(f"{part}_{kind}.{name} has {len(values)} rows of {self.data[part].count}")
+        for name, counts in self.target_counts.items():
+            if len(set(map(len, counts))) != 1:
+                raise ValueError(f"target_counts.{name} has rows of several lengths")
         if len(self.outputs) > self.data["target"].count:
             raise ValueError(f"outputs are {len(self.outputs)} of {self.data['target'].count} target rows")
         along = {*self.data, "own"}

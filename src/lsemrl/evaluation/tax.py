@@ -60,6 +60,7 @@ class Measurement:
     Attributes:
         target: Scores on the new task, in [0, 1].
         target_rows: The same row by row, where a score has such values.
+        target_counts: What each row adds to a score that is made of sums.
         general: Scores of general ability (see `general`), the share of answers in the new task's language as leak, and
             the mean NLL of the gold answers.
         general_rows: The same of each question, nll in nats per token.
@@ -73,6 +74,7 @@ class Measurement:
 
     target: dict[str, float]
     target_rows: dict[str, tuple[float, ...]]
+    target_counts: dict[str, tuple[tuple[float, ...], ...]]
     general: dict[str, float]
     general_rows: dict[str, tuple[float, ...]]
     general_signatures: dict[str, str]
@@ -138,6 +140,7 @@ def measure(
     return Measurement(
         target=target.corpus,
         target_rows=target.rows,
+        target_counts=target.counts,
         general=general.corpus | leaks.corpus | ({"nll": sum(nll) / len(nll)} if nll else {}),
         general_rows=general.rows | leaks.rows | ({"nll": nll} if nll else {}),
         general_signatures=general.signatures | leaks.signatures,

@@ -13,6 +13,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lsemrl import languages
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
@@ -36,11 +39,14 @@ class Score:
         signature: Metric, tokenizer, number of references and version, in the manner of sacreBLEU.
         rows: What each output scored by itself; `value` is their mean but for chrF and TER, which pool what they count
             over the corpus. Empty for BLEU, which says little of a single sentence.
+        counts: What each output adds to a score that is made of sums (see `pooled`), such as matches and lengths; empty
+            where `value` is the mean of `rows`.
     """
 
     value: float
     signature: str
     rows: tuple[float, ...]
+    counts: tuple[tuple[float, ...], ...] = ()
 
 
 def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
@@ -55,7 +61,7 @@ def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
     """
     from sacrebleu.metrics.chrf import CHRF
 
-    return _pooled(CHRF(), "chrF2", outputs, references)
+    return _by_output(CHRF(), "chrF2", outputs, references)
 
 
 def chrf_pp(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
@@ -70,7 +76,7 @@ def chrf_pp(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Scor
     """
     from sacrebleu.metrics.chrf import CHRF
 
-    return _pooled(CHRF(word_order=2), "chrF2++", outputs, references)
+    return _by_output(CHRF(word_order=2), "chrF2++", outputs, references)
 
 
 def ter(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str | Language) -> Score:
@@ -87,7 +93,7 @@ def ter(outputs: Sequence[str], references: Sequence[Sequence[str]], language: s
     from sacrebleu.metrics.ter import TER
 
     check_words(languages.language(language), "ter")
-    return _pooled(TER(), "TER", outputs, references)
+    return _by_output(TER(), "TER", outputs, references)
 
 
 def bleu_13a(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str | Language) -> Score:
@@ -190,6 +196,22 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
     )
 
 
+def pooled(name: str, counts_RK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The scores of R corpora, in [0, 1] but for TER, from the sums of what their outputs count.
+
+    Args:
+        name: One of the scores that have `Score.counts`, such as bleu.
+        counts_RK: K sums for each corpus.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+    from sacrebleu.metrics.ter import TER
+
+    others = {"chrf": CHRF(), "chrf_pp": CHRF(word_order=2), "ter": TER()}
+    metric: Metric = others.get(name, BLEU())  # how BLEU cuts texts is in the counts
+    return np.array([metric._aggregate_and_compute([list(sums_K)]).score / 100 for sums_K in counts_RK])
+
+
 def language_rate(outputs: Sequence[str], language: str | Language) -> Score:
     """The share of outputs that pass for the language, by script and by its identifier where it has one.
 
@@ -219,27 +241,21 @@ def _tokenizer(profile: Language) -> str:
     return f"tok:lsemrl-{profile.code}-{profile.unit}"
 
 
-def _sacrebleu(
-    metric: Metric,
-    name: str,
-    outputs: Sequence[str],
-    references: Sequence[Sequence[str]],
-    rows: tuple[float, ...] = (),
-) -> Score:
+def _sacrebleu(metric: Metric, name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
     # sacreBLEU wants the first references of all outputs, then the second ones; None where an output has fewer.
     streams = [list(stream) for stream in zip_longest(*references)]
-    value = metric.corpus_score(list(outputs), streams).score / 100
-    return Score(value=value, signature=f"{name}|{metric.get_signature()}", rows=rows)
+    # Its `corpus_score` is these two, and keeps the counts for itself.
+    counts = metric._extract_corpus_statistics(list(outputs), streams)
+    value = metric._aggregate_and_compute(counts).score / 100
+    kept = tuple(tuple(float(count) for count in row) for row in counts)
+    return Score(value=value, signature=f"{name}|{metric.get_signature()}", rows=(), counts=kept)
 
 
-def _pooled(metric: Metric, name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
+def _by_output(metric: Metric, name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
     """Of the corpus, and of each output by itself."""
-    outputs, references = _comparable(outputs, references)
-    rows = tuple(
-        metric.sentence_score(output, list(texts)).score / 100
-        for output, texts in zip(outputs, references, strict=True)
-    )
-    return _sacrebleu(metric, name, outputs, references, rows)
+    score = _sacrebleu(metric, name, *_comparable(outputs, references))
+    rows = tuple(metric._aggregate_and_compute([list(row)]).score / 100 for row in score.counts)
+    return replace(score, rows=rows)
 
 
 def check_words(profile: Language, metric: str) -> None:

@@ -87,10 +87,12 @@ class Scores:
         corpus: Over all outputs, in [0, 1], higher is better (but answer_length, in characters, ter and
             copied).
         rows: Output by output, for the scores that have such values; `corpus` holds their mean, but for `POOLED`.
+        counts: What each output adds to a score that is made of sums (see `corpus.pooled`).
     """
 
     corpus: dict[str, float]
     rows: dict[str, tuple[float, ...]]
+    counts: dict[str, tuple[tuple[float, ...], ...]]
 
 
 class Scorer:
@@ -169,6 +171,7 @@ class Scorer:
         language = self.language
         rows = {"ended_rate": tuple(float(completion.ended) for completion in completions)}
         corpus: dict[str, float] = {}
+        counts: dict[str, tuple[tuple[float, ...], ...]] = {}
         for name in self._applying([completion.example for completion in completions]):
             match name:
                 case "chrf":
@@ -213,6 +216,9 @@ class Scorer:
                     continue
             if scored.rows:
                 rows[name] = scored.rows
+            if scored.counts:
+                counts[name] = scored.counts
             corpus[name] = scored.value
             self.signatures[name] = scored.signature
-        return Scores(corpus={name: sum(values) / len(values) for name, values in rows.items()} | corpus, rows=rows)
+        means = {name: sum(values) / len(values) for name, values in rows.items()}
+        return Scores(corpus=means | corpus, rows=rows, counts=counts)

@@ -1,8 +1,9 @@
-"""Intervals of paired differences, over rows and over seeds. Dimensions: S seeds, N rows, R draws."""
+"""Intervals of paired differences, over rows and over seeds. Dimensions: S seeds, N rows, R draws, K counts."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _DRAWS = 5_000
+_POOLED_DRAWS = 1_000
+"""Of corpora, whose scores are computed one by one; as many as sacreBLEU takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +56,58 @@ def paired_bootstrap(differences_SN: Array, *, level: float = 0.95, draws: int =
         raise ValueError(f"level must be in (0, 1), got {level}")
     if not np.isfinite(differences_SN).all():
         return Interval(value=np.nan, low=np.nan, high=np.nan)
-    seeds, rows = differences_SN.shape
+    rows = differences_SN.shape[1]
     mean_N = differences_SN.mean(axis=0)
     if rows == 1:
         return Interval(value=float(mean_N.mean()), low=np.nan, high=np.nan)
     # Around the mean, so that rows which do not differ leave no rounding.
     means_R = mean_N.mean() + _drawn_rows(rows, draws, seed) @ (mean_N - mean_N.mean()) / rows
+    return _interval(differences_SN.mean(axis=1), means_R, level, seed)
+
+
+def pooled_bootstrap(
+    counts_SNK: Array,
+    others_SNK: Array,
+    score: Callable[[Array], Array],
+    *,
+    level: float = 0.95,
+    draws: int = _POOLED_DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """The difference of a corpus score between two arms, and its interval by the paired bootstrap of Koehn (2004).
+
+    Rows and seeds are drawn as in `paired_bootstrap`; of the rows drawn the counts are summed, and the sums scored. A
+    single row has no interval.
+
+    Args:
+        counts_SNK: What each row of an arm adds to its score.
+        others_SNK: Likewise, of the arm that it is held against.
+        score: Of sums [R, K].
+        level: Share of repetitions in which the interval should hold the truth.
+        draws: How many, R.
+        seed: The same arguments give the same interval.
+    """
+    rows = counts_SNK.shape[1]
+    differences_S = score(counts_SNK.sum(axis=1)) - score(others_SNK.sum(axis=1))
+    if rows == 1:
+        return Interval(value=float(differences_S.mean()), low=np.nan, high=np.nan)
+    drawn_RN = _drawn_rows(rows, draws, seed).astype(np.float64)  # float32 would round large sums
+    pairs = zip(counts_SNK, others_SNK, strict=True)
+    drawn_SR = [score(drawn_RN @ own_NK) - score(drawn_RN @ other_NK) for own_NK, other_NK in pairs]
+    return _interval(differences_S, np.mean(drawn_SR, axis=0), level, seed)
+
+
+def _interval(differences_S: Array, drawn_R: Array, level: float, seed: int) -> Interval:
+    """Around the mean over seeds, with what these differ by added to the draws."""
+    seeds = len(differences_S)
     if seeds > 1:
-        error = differences_SN.mean(axis=1).std(ddof=1) / np.sqrt(seeds)
-        means_R += error * np.random.default_rng(seed).standard_t(seeds - 1, size=draws)
-    low, high = np.quantile(means_R, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(value=float(mean_N.mean()), low=float(low), high=float(high))
+        error = differences_S.std(ddof=1) / np.sqrt(seeds)
+        drawn_R = drawn_R + error * np.random.default_rng(seed).standard_t(seeds - 1, size=len(drawn_R))
+    low, high = np.quantile(drawn_R, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(value=float(differences_S.mean()), low=float(low), high=float(high))
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def _drawn_rows(rows: int, draws: int, seed: int) -> NDArray[np.float32]:
     """How often each row is in each draw, [R, N]; the same for every metric and pair of arms, so made once."""
     rng = np.random.default_rng(seed)

@@ -38,6 +38,11 @@ def mean_rows_of(seeds: Sequence[Measured]) -> dict[str, Array]:
     return {metric: np.mean([rows[metric] for rows in each], axis=0) for metric in shared}
 
 
+def counts_of(measured: Measured) -> dict[str, Array]:
+    """What each row adds to the corpus scores that are made of sums, by their metric: [N, K]."""
+    return {f"target.{name}": np.array(counts) for name, counts in measured.target_counts.items()}
+
+
 def values_of(measured: Measured, base: dict[str, Array]) -> dict[str, float]:
     """Every number of one measurement, by its metric; `base` holds the rows of the base."""
     rows = rows_of(measured)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -18,11 +19,12 @@ from scipy.stats import t
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import BASE, Measured, Rows
-from lsemrl.report.bootstrap import paired_bootstrap
+from lsemrl.metrics.corpus import pooled
+from lsemrl.report.bootstrap import Interval, paired_bootstrap, pooled_bootstrap
 from lsemrl.report.findings import same_score
 from lsemrl.report.folders import Found, General
 from lsemrl.report.records import GENERAL, KEPT, SCORES, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
-from lsemrl.report.rows import Array, alarms_of, drifts_of, kl_rows_of, mean_rows_of, rows_of, values_of
+from lsemrl.report.rows import Array, alarms_of, counts_of, drifts_of, kl_rows_of, mean_rows_of, rows_of, values_of
 
 _FIRST = (BASE, "cold_start", "cold_start_anchored", "rl", "rl_anchored", "sft", "sft_anchored", "sft_replay")
 _SAMPLES = 8
@@ -299,13 +301,18 @@ def _samples(measured: Measured) -> Iterator[Sample]:
 def _contrasts(groups: dict[str, list[Measured]], against: Sequence[str]) -> Iterator[Contrast]:
     """Every arm against the base in every metric, and against some of the others in what is claimed of them."""
     rows = {name: {each.seed: rows_of(each) for each in seeds} for name, seeds in groups.items()}
+    counts = {name: {each.seed: counts_of(each) for each in seeds} for name, seeds in groups.items()}
     base = mean_rows_of(groups[BASE])
+    before = {metric: np.mean([of[metric] for of in counts[BASE].values()], axis=0) for metric in _shared(counts[BASE])}
     for name in groups:
         if name == BASE:
             continue
-        for metric in (each for each in base if all(each in of for of in rows[name].values())):
+        for metric in (each for each in _shared(rows[name]) if each in base):
             differences = [each[metric] - base[metric] for each in rows[name].values()]
             yield _contrast(name, BASE, metric, differences)
+        for metric in (each for each in _shared(counts[name]) if each in before):
+            pairs = [(each[metric], before[metric]) for each in counts[name].values()]
+            yield _pooled_contrast(name, BASE, metric, pairs)
         for other in against:
             if name == other:
                 break  # the cold start is not held against RL
@@ -316,8 +323,26 @@ def _contrasts(groups: dict[str, list[Measured]], against: Sequence[str]) -> Ite
                 if metric in base and all(metric in rows[each][seed] for each in (name, other) for seed in shared):
                     differences = [rows[name][seed][metric] - rows[other][seed][metric] for seed in shared]
                     yield _contrast(name, other, metric, differences)
+                elif all(metric in counts[each][seed] for each in (name, other) for seed in shared):
+                    pairs = [(counts[name][seed][metric], counts[other][seed][metric]) for seed in shared]
+                    yield _pooled_contrast(name, other, metric, pairs)
+
+
+def _shared(by_seed: Mapping[int, Mapping[str, Array]]) -> list[str]:
+    """The metrics that all seeds have."""
+    first, *others = by_seed.values()
+    return [metric for metric in first if all(metric in each for each in others)]
 
 
 def _contrast(name: str, other: str, metric: str, differences: Sequence[Array]) -> Contrast:
-    found = paired_bootstrap(np.stack(differences))
+    return _as_contrast(name, other, metric, paired_bootstrap(np.stack(differences)))
+
+
+def _pooled_contrast(name: str, other: str, metric: str, pairs: Sequence[tuple[Array, Array]]) -> Contrast:
+    own, others = map(np.stack, zip(*pairs, strict=True))
+    score = functools.partial(pooled, metric.removeprefix("target."))
+    return _as_contrast(name, other, metric, pooled_bootstrap(own, others, score))
+
+
+def _as_contrast(name: str, other: str, metric: str, found: Interval) -> Contrast:
     return Contrast(of=name, against=other, metric=metric, value=found.value, low=found.low, high=found.high)
