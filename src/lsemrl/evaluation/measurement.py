@@ -29,7 +29,7 @@ BASE = "base"
 """The arm that was never trained."""
 VERSION = 2
 """Of the JSON; raised when a field changes its meaning. The first knew no general ability but Chinese QA."""
-UNBOUNDED = ("answer_length", "nll", "ter", "ter_sentence", "comet")
+UNBOUNDED = ("answer_length", "nll", "ter", "ter_sentence", "comet", "metricx")
 """The scores that are no fractions."""
 _LIBRARIES = ("torch", "transformers", "peft", "lightning", "sentence-transformers", "sacrebleu")
 

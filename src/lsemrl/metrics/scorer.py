@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from lsemrl import languages, micro
 from lsemrl.languages import Language
-from lsemrl.metrics import cmrc, comet
+from lsemrl.metrics import cmrc, comet, metricx
 from lsemrl.metrics import corpus as metrics
+from lsemrl.metrics.metricx import MetricX
 from lsemrl.micro import oracle
 from lsemrl.rewards.cache import identity
 from lsemrl.rewards.guards import CopyOfSource
@@ -35,6 +36,7 @@ Metric = Literal[
     "meaning",
     "cmrc",
     "comet",
+    "metricx",
 ]
 
 
@@ -54,13 +56,18 @@ class MetricSettings:
     """Any of chrf, chrf_pp (chrF++), bleu (over units of the language), bleu_13a (sacreBLEU's own, as papers
     report it) and ter (lower is better), both of languages with spaces between words, spbleu (over pieces of
     FLORES-200's SentencePiece), rouge_l, language_rate, copied (the share of outputs that are mostly copies of the
-    source), similarity, meaning (the oracle of the embedded world), cmrc, comet (by the program comet-score)."""
+    source), similarity, meaning (the oracle of the embedded world), cmrc, comet (by the program comet-score), metricx
+    (lower is better)."""
     language: str | Language = "bo"
     """The language of the outputs: a code of `lsemrl.languages`, or a profile."""
     encoder: str = micro.NAME
     """The encoder of `similarity`: a SentenceTransformer folder, a hub id, or "micro"."""
     comet: str = "Unbabel/wmt22-comet-da"
     """The model of `comet`: a name that comet-score can fetch, or a .ckpt file."""
+    metricx: str = "google/metricx-24-hybrid-large-v2p6"
+    """The model of `metricx`: a folder or hub id of MetricX-24."""
+    metricx_tokenizer: str = "google/mt5-large"
+    """Its tokenizer, that of any mT5: the models come without one."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.names if name not in get_args(Metric)]
@@ -84,8 +91,8 @@ class Scores:
     """What a set of outputs scored, by the names of the scores.
 
     Attributes:
-        corpus: Over all outputs, in [0, 1], higher is better (but answer_length, in characters, ter and
-            copied).
+        corpus: Over all outputs, in [0, 1], higher is better (but answer_length, in characters, ter, copied, and
+            metricx, from 0 to 25).
         rows: Output by output, for the scores that have such values; `corpus` holds their mean, but for `POOLED`.
         counts: What each output adds to a score that is made of sums (see `corpus.pooled`).
     """
@@ -110,6 +117,7 @@ class Scorer:
         self.encoder = (
             SemanticSimilarity(encoder=settings.encoder, dtype="float32") if "similarity" in settings.names else None
         )
+        self._metricx = MetricX(settings.metricx, settings.metricx_tokenizer) if "metricx" in settings.names else None
 
     @property
     def encoders(self) -> dict[str, SentenceTransformer]:
@@ -144,8 +152,9 @@ class Scorer:
             lines.append(
                 f"metrics.names: chrf_pp adds words between spaces to chrf, and {self.language.name} is written without"
             )
-        if "comet" in self.settings.names and (little := comet.unread(self.language)):
-            lines.append(f"metrics.names: {little}")
+        for learned, remark in (("comet", comet.unread), ("metricx", metricx.unread)):
+            if learned in self.settings.names and (little := remark(self.language)):
+                lines.append(f"metrics.names: {little}")
         return lines
 
     def gives(self, examples: Sequence[Example]) -> tuple[str, ...]:
@@ -179,6 +188,9 @@ class Scorer:
                 case "comet":
                     sources = [completion.example.source for completion in completions]
                     scored = comet.comet(outputs, sources, references, self.settings.comet)
+                case "metricx":
+                    assert self._metricx is not None
+                    scored = self._metricx(outputs, [each.example.source for each in completions], references)
                 case "chrf_pp":
                     scored = metrics.chrf_pp(outputs, references)
                 case "bleu_13a":

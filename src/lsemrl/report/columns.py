@@ -150,6 +150,7 @@ LEARNED = (
     _percent("BLEU 13a", LEARNED_GROUP, "target.bleu_13a"),
     _percent("spBLEU", LEARNED_GROUP, "target.spbleu"),
     column_of("COMET", LEARNED_GROUP, "target.comet", digits=3, delta=True),
+    column_of("MetricX", LEARNED_GROUP, "target.metricx", better=-1, digits=2, delta=True),
     column_of("TER", LEARNED_GROUP, "target.ter", better=-1, scale=100, delta=True),
     column_of("TER of sentences", LEARNED_GROUP, "target.ter_sentence", better=-1, scale=100, delta=True),
     SCORES["rouge_l"],

@@ -31,6 +31,7 @@ TARGET = (
     "ter",
     "ter_sentence",
     "comet",
+    "metricx",
     "rouge_l",
     "similarity",
     "similarity_reward",
