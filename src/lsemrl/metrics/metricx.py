@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, MT5ForConditionalGeneration
 
 from lsemrl.errors import UserError, reason_of
 from lsemrl.languages import Language, is_same
@@ -52,6 +51,8 @@ class MetricX:
     """
 
     def __init__(self, model: str, tokenizer: str) -> None:
+        from transformers import AutoTokenizer, MT5ForConditionalGeneration  # of seconds, which few ask for
+
         self._name = Path(model).name if Path(model).exists() else model
         self._device = computing_device(None, "metricx")
         try:
