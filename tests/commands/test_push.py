@@ -155,6 +155,7 @@ def test_what_cannot_be_pushed_is_told(
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+    assert (tmp_path / "out").exists() == ("--merged" in words)  # what no hub would take is not written first
 
 
 def test_what_would_be_pushed_names_files_and_does_not_say_where_they_lay(tmp_path: Path) -> None:

@@ -37,11 +37,14 @@ def export(
     figures = (Report.from_json(report), arm) if report else None
     check_finished(run)
     loading(str(run))
-    from lsemrl.commands.exported import upload, write_folders  # torch, for which words that cannot be do not wait
+    # torch, for which words that cannot be do not wait
+    from lsemrl.commands.exported import check_push, upload, write_folders
     from lsemrl.commands.trained import take_up
 
     quiet()
     trained = take_up(run, adapter_scale=adapter_scale)
+    if push:
+        check_push(trained, push, merged=merged)
     folders = write_folders(trained, output, merged=merged, figures=figures)
     for folder in folders:
         print(folder)

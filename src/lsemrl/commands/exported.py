@@ -74,6 +74,23 @@ def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Re
     return [output / name for name in ("adapter", *(["merged"] if merged else []))]
 
 
+def check_push(run: Trained, name: str, *, merged: bool) -> None:
+    """Refuse to upload an adapter that nobody could use.
+
+    Raises:
+        UserError: No hub has its base.
+    """
+    if _on_no_hub(run) and not merged:
+        raise UserError(
+            f"--push is {name!r}, but the adapter's base is {run.policy.model!r}, which is on no hub; push the merged "
+            "model, with --merged"
+        )
+
+
+def _on_no_hub(run: Trained) -> bool:
+    return run.policy.model == micro.NAME or Path(run.policy.model).exists()
+
+
 def upload(run: Trained, folders: Sequence[Path], name: str, *, private: bool, dry_run: bool) -> list[str]:
     """Upload what `write_folders` wrote: adapter/ as `name`, merged/ as `name`-merged.
 
@@ -88,15 +105,10 @@ def upload(run: Trained, folders: Sequence[Path], name: str, *, private: bool, d
         A line for each repository.
 
     Raises:
-        UserError: An adapter whose base no hub has, or the hub refuses.
+        UserError: The hub refuses.
     """
-    if run.policy.model == micro.NAME or Path(run.policy.model).exists():
+    if _on_no_hub(run):
         folders = [folder for folder in folders if folder.name == "merged"]
-        if not folders:
-            raise UserError(
-                f"--push is {name!r}, but the adapter's base is {run.policy.model!r}, which is on no hub; push the "
-                "merged model, with --merged"
-            )
     api, lines = HfApi(), []
     for folder in folders:
         repository = f"{name}-merged" if folder.name == "merged" else name
