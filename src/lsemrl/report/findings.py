@@ -294,7 +294,7 @@ def notes(report: Report) -> list[str]:
         lines += [
             "± is the standard deviation over seeds. Brackets hold the 95% interval of the difference from the base, "
             "by paired bootstrap over rows and Student's t over seeds: wide with three seeds, and with a single one "
-            "silent about others. Corpus chrF and BLEU have none, as they are no means over rows.",
+            "silent about others. BLEU, chrF and TER of the corpus are scored again on the rows of every draw.",
             "KL is KL(arm \N{DOUBLE VERTICAL LINE} base), reverse KL(base \N{DOUBLE VERTICAL LINE} arm); own outputs "
             "are what the arm itself draws on the new task. Similarity reward is the cosine as the reward counts it; "
             "the hacking gap is that minus the oracle's meaning F1.",
