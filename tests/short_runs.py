@@ -26,6 +26,9 @@ from lsemrl.modules.sft import SFT
 from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Chrf
 
+TOKENS = 4
+"""The most that an answer has."""
+
 
 def policy_settings(model: str, **settings: Any) -> PolicySettings:
     return PolicySettings(model=model, lora=LoraSettings(rank=4, alpha=8.0, dropout=0.2), **settings)
@@ -37,7 +40,7 @@ def grpo(model: str, anchor: AnchorSettings | None = None, **settings: Any) -> G
         anchor=anchor,
         rewards={"chrf": Chrf()},
         policy=policy_settings(model, **settings),
-        sampling=Sampling(num_generations=4, temperature=1.0, max_new_tokens=6),
+        sampling=Sampling(num_generations=4, temperature=1.0, max_new_tokens=TOKENS),
         optimizer=OptimizerSettings(lr=1e-2),
         metrics=MetricSettings(names=("chrf",)),
         num_iterations=2,
@@ -52,7 +55,7 @@ def sft(model: str, anchor: AnchorSettings | None = None, **settings: Any) -> SF
         policy=policy_settings(model, **settings),
         optimizer=OptimizerSettings(lr=1e-2),
         metrics=MetricSettings(names=("chrf",)),
-        max_new_tokens=6,
+        max_new_tokens=TOKENS,
     )
 
 

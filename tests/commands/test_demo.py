@@ -21,9 +21,16 @@ def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(demo, "OWN_ROWS", 16)
     few, count = "micro={train: 80, validation: 4, test: 4}", "splits.cold_start_count=40"
     words = {"sft_replay": (f"--data.main.{few}", f"--data.replay.{few}")}
+    short = {"rl_anchored": "--model.sampling.max_new_tokens=8"}
     stages = [
         dataclasses.replace(
-            stage, steps=2, words=(*stage.words, *words.get(stage.name, (f"--data.{few}", f"--data.{count}")))
+            stage,
+            steps=2,
+            words=(
+                *stage.words,
+                *words.get(stage.name, (f"--data.{few}", f"--data.{count}")),
+                short.get(stage.name, "--model.max_new_tokens=8"),
+            ),
         )
         for stage in demo.demo_stages("headline")
     ]

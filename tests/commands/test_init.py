@@ -41,10 +41,14 @@ def test_what_it_writes_trains_measures_and_reports_as_it_stands(
     assert "240 rows, 0 of them alike; from chinese (100% Han) to tibetan (100% Tibetan)" in said
     assert sorted(path.name for path in Path("project").iterdir()) == sorted(FILES)
     commands = [line.split()[1:] for line in said.splitlines() if line.startswith("lsemrl ")]
-    quick = ["--trainer.max_steps=2", "--trainer.max_epochs=-1", "--trainer.accelerator=cpu"]
+    quick = ["--trainer.max_steps=1", "--trainer.max_epochs=-1", "--trainer.accelerator=cpu"]
     for words in commands:
-        small = {"fit": quick, "measure": ["--target_rows=4", "--general_rows=4", "--device=cpu"], "tax": []}
-        small["rehearse"] = ["--rows=24", "--batch-size=16"]
+        small = {
+            "fit": quick,
+            "measure": ["--target_rows=4", "--general_rows=4", "--device=cpu", "--max_new_tokens=8"],
+            "tax": [],
+        }
+        small["rehearse"] = ["--rows=24", "--batch-size=32", "--max-new-tokens=24"]
         main([*words, *small[words[0]]])
     assert (Path("project") / "report" / "report.html").is_file()
     main(["experiment", "--config", "project/experiment.yaml", "--dry-run"])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,14 +116,7 @@ def export(run: Path, output: Path, hub: Hub, *words: str, token: str = "secret"
 
 
 def test_a_merged_model_is_pushed_whole(trained: Path, tmp_path: Path, hub: Hub) -> None:
-    words = ["export", str(trained), "--output", str(tmp_path / "out"), "--merged", "--push", "me/model"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lsemrl", *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **surroundings(hub)},
-    )
+    done = export(trained, tmp_path / "out", hub, "--merged", "--push", "me/model")
     assert done.returncode == 0, done.stderr
     assert f"pushed to me/model-merged: {hub.url}/me/model-merged/commit/1" in done.stdout
     (sent,) = hub.files.values()

@@ -21,7 +21,7 @@ from lsemrl.commands import rehearse as command
 from lsemrl.data.rehearsal import identity_path, likeliest_path, read_rehearsal
 from lsemrl.types import UserError
 
-SMALL = ["--rows", "20", "--batch-size", "8", "--max-prompt-tokens", "96", "--max-new-tokens", "24", "--top-k", "4"]
+SMALL = ["--rows", "12", "--batch-size", "8", "--max-prompt-tokens", "96", "--max-new-tokens", "24", "--top-k", "4"]
 
 
 def rehearse(output: Path, *words: str) -> None:
@@ -34,14 +34,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "own.jsonl"
     with redirect_stdout(StringIO()) as said:
         rehearse(output)
-    assert f"20 rows in {output}; dropped: " in said.getvalue()
+    assert f"12 rows in {output}; dropped: " in said.getvalue()
     return output
 
 
 def test_the_base_writes_what_users_ask_and_answers_it(whole: Path) -> None:
     output = whole
     rows = read_rehearsal(output)
-    assert len(rows) == 20 and len({row.prompt for row in rows}) == 20
+    assert len(rows) == 12 and len({row.prompt for row in rows}) == 12
     tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
     for row in rows:
         asked = [{"role": "user", "content": row.prompt}]
@@ -54,7 +54,7 @@ def test_the_base_writes_what_users_ask_and_answers_it(whole: Path) -> None:
     assert kept["ids"].shape == kept["logprobs"].shape == (sum(len(row.answer_ids) for row in rows), 4)
     assert (kept["logprobs"].exp().sum(dim=1) <= 1 + 1e-5).all()
     page = output.with_suffix(".md").read_text(encoding="utf-8")
-    assert "20 rows kept" in page and "Han" in page and rows[0].prompt[:4] in page
+    assert "12 rows kept" in page and "Han" in page and rows[0].prompt[:4] in page
 
 
 def test_a_call_that_was_stopped_goes_on_to_the_same_file(
@@ -65,7 +65,7 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_file(
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return answers(*args, **kwargs)
 
@@ -128,7 +128,9 @@ def test_a_base_without_a_chat_template_writes_from_where_texts_begin(tiny_model
     shutil.copytree(tiny_model, model)
     (model / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer.save_pretrained(model)
-    rehearse(tmp_path / "own.jsonl", "--policy.model", str(model), "--rows", "2", "--max-new-tokens", "400")
+    rehearse(
+        tmp_path / "own.jsonl", "--policy.model", str(model), "--rows", "2", "--max-new-tokens", "8", "--cut-answers"
+    )
     for row in read_rehearsal(tmp_path / "own.jsonl"):
         assert row.prompt == "" and row.prompt_ids == (tokenizer.eos_token_id,) and row.response
 
@@ -185,6 +187,6 @@ def test_kinds_of_text_are_kept_out_and_any_task_is_asked(tmp_path: Path) -> Non
     asked = [row for row in rows if row.given == len(row.prompt_ids)]
     own = [row for row in rows if row not in asked]
     assert len(asked) == 6 and all("？" in row.prompt for row in asked)  # what is asked for is kept
-    assert len(own) == 20 and not any("？" in row.prompt + row.response for row in own)
+    assert len(own) == 12 and not any("？" in row.prompt + row.response for row in own)
     dropped = json.loads(identity_path(output).read_text(encoding="utf-8"))["progress"]["dropped"]
     assert dropped["--without speaks of it"] > 0

@@ -115,9 +115,9 @@ def test_own_files_are_read_by_the_template(tmp_path: Path) -> None:
     assert {part: found.count for part, found in measured.data.items()} == {"target": 1, "general": 1, "text": 2}
 
 
-@pytest.mark.parametrize("text", [[], ["--text=null"]], ids=("text", "neither"))
+@pytest.mark.parametrize("text", ["--text.rows=4", "--text=null"], ids=("text", "neither"))
 def test_the_gain_alone_is_measured_without_general_data(
-    text: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "gain.yaml").write_text(
         yaml.safe_dump(
@@ -125,12 +125,12 @@ def test_the_gain_alone_is_measured_without_general_data(
         ),
         encoding="utf-8",
     )
-    few = ["--target.init_args.micro.test=6", "--max_new_tokens=8", "--device=cpu", *text]
+    few = ["--target.init_args.micro.test=6", "--max_new_tokens=8", "--device=cpu", text]
     for name, words in (("base", []), ("cold", ["--arm=cold_start", "--policy.adapter=micro"])):
         folder = tmp_path / "runs" / name
         main(["measure", "--config", str(tmp_path / "gain.yaml"), *few, *words, "--output", str(folder)])
         measured = Measured.read(folder / FILE)
-        assert set(measured.data) == {"target"} | ({"text"} if not text else set())
+        assert set(measured.data) == {"target"} | ({"text"} if text != "--text=null" else set())
         assert set(measured.divergence) == {*measured.data, "own"}
         assert not measured.general and not measured.general_rows and not measured.answers
         assert "cmrc" not in measured.signatures and measured.general_name == ""
@@ -153,10 +153,10 @@ def test_general_ability_may_be_of_another_kind(
     words = [f"--general=lsemrl.data.{module}", "--general.init_args.micro.train=1"]
     own = ["--arm=cold_start", "--policy.adapter=micro"]
     base, cold = (
-        measure("translation", tmp_path / arm, *words, "--general.init_args.micro.test=20", *more)
+        measure("translation", tmp_path / arm, *words, "--general.init_args.micro.test=6", *more)
         for arm, more in (("base", []), ("cold", own))
     )
-    assert base.general_name == cold.general_name == name and base.data["general"].count == 20
+    assert base.general_name == cold.general_name == name and base.data["general"].count == 6
     assert set(cold.general_rows) == {*scores, "nll"} and "cmrc" not in cold.signatures
     main(["tax", str(tmp_path), "--output", str(tmp_path / "tax")])
     report = Report.from_json(tmp_path / "tax" / "report.json")

@@ -76,14 +76,15 @@ def test_a_small_one_is_really_run(tmp_path: Path, capsys: pytest.CaptureFixture
         "data.splits.cold_start_count": 8,
         "data.batch_size": 2,
     }
-    stages = [{"name": "rl", "verb": "fit", "configs": ["grpo.yaml"]}]  # test_run.py has several, of a stand-in
+    small["model.metrics.names"] = ["chrf"]  # an encoder takes seconds to import
+    stages = [{"name": "sft", "verb": "fit", "configs": ["sft.yaml"]}]  # test_run.py has several, of a stand-in
     path.write_text(yaml.safe_dump({"overrides": {"fit": small}, "stages": stages, "seeds": [3]}, sort_keys=False))
     main(["experiment", "--config", str(path), "--output", str(output)])
     assert "1 done" in capsys.readouterr().out
-    config = yaml.safe_load((output / "rl" / "seed_3" / "version_0" / "config.yaml").read_text())
+    config = yaml.safe_load((output / "sft" / "seed_3" / "version_0" / "config.yaml").read_text())
     assert config["seed_everything"] == 3
-    assert (output / "rl" / "seed_3" / "adapter" / "adapter_model.safetensors").is_file()
-    done = json.loads((output / "rl" / "seed_3" / "done.json").read_text())
+    assert (output / "sft" / "seed_3" / "adapter" / "adapter_model.safetensors").is_file()
+    done = json.loads((output / "sft" / "seed_3" / "done.json").read_text())
     assert done["peak_bytes"] > 1e8  # of the child, which reads torch, not of a launcher
     main(["experiment", "--config", str(path), "--output", str(output), "--dry-run"])
     assert "to run: 0 of 1" in capsys.readouterr().out

@@ -76,7 +76,8 @@ def test_no_token_crosses_a_tibetan_syllable() -> None:
             assert "་" not in TOKENIZER.decode([token]).rstrip("་")
 
 
-def test_they_are_rebuilt_from_a_seed() -> None:
+def test_they_are_rebuilt_from_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "answer_accuracy", lambda *_, **__: 0.0)  # of what is built, it is only logged
     tokenizer = build.build_tokenizer()
     assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
     one, again = (build.build_policy(tokenizer, steps=2, seed=3).state_dict() for _ in range(2))

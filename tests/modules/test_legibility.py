@@ -50,6 +50,7 @@ from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.base import RewardMix
 from lsemrl.types import Example
+from short_runs import TOKENS
 from tiny import save_tiny_model
 
 LATIN = "abcdefghijklmnopqrstuvwxyz"
@@ -280,25 +281,25 @@ def test_what_is_longer_than_the_positions_is_refused_at_the_start(
 ) -> None:
     counts = lengths(data())
     row, prompt = counts["train"]["longest_row_kept"], counts["train"]["longest_prompt_kept"]
-    longest = max(counts["validation"]["longest_prompt_kept"], prompt) + 6
-    for make, needed in (("sft", max(row, counts["validation"]["longest_prompt_kept"] + 6)), ("grpo", longest)):
+    longest = max(counts["validation"]["longest_prompt_kept"], prompt) + TOKENS
+    for make, needed in (("sft", max(row, counts["validation"]["longest_prompt_kept"] + TOKENS)), ("grpo", longest)):
         module = getattr(short_runs, make)(save(tmp_path / make, needed - 1))
         with pytest.raises(
             UserError, match=f"comes to {needed} tokens, but policy.model .* has {needed - 1} positions"
         ):
             start(module, data(), folder=tmp_path)
         assert module.policy.model is None
-    needed = counts["test"]["longest_prompt_kept"] + 6
+    needed = counts["test"]["longest_prompt_kept"] + TOKENS
     module = short_runs.sft(save(tmp_path / "test", needed - 1))
     for verb in ("test", "predict"):
-        with pytest.raises(UserError, match=f"longest test prompt with 6 new tokens comes to {needed} tokens"):
+        with pytest.raises(UserError, match=f"longest test prompt with {TOKENS} new tokens comes to {needed} tokens"):
             start(module, data(), verb, tmp_path)
-    with pytest.raises(UserError, match="longest train prompt with 6 new tokens comes to"):
-        write_best(short_runs.grpo(save(tmp_path / "best", prompt + 5)), data(), tmp_path)
+    with pytest.raises(UserError, match=f"longest train prompt with {TOKENS} new tokens comes to"):
+        write_best(short_runs.grpo(save(tmp_path / "best", prompt + TOKENS - 1)), data(), tmp_path)
 
 
 def test_what_just_fits_is_answered(tmp_path: Path) -> None:
-    needed = lengths(data())["test"]["longest_prompt_kept"] + 6
+    needed = lengths(data())["test"]["longest_prompt_kept"] + TOKENS
     start(short_runs.sft(save_gpt2(tmp_path / "gpt2", needed)), data(), "test", tmp_path)
 
 
@@ -355,6 +356,6 @@ def test_the_block_of_a_run_that_carries_all(tiny_model: str, tmp_path: Path, ca
     assert "0.0% unknown; wording" in told
     assert "12 of 12 references come back; ends with <|end|>, pads with <|pad|>" in told
     assert "text by rewards.similarity.encoder 'micro': references" in told
-    assert "the longest train prompt with 6 new tokens: " in told
+    assert f"the longest train prompt with {TOKENS} new tokens: " in told
     assert "prompts by the chat template show the instruction with its text; the answer follows" in told
     assert "warning" not in told
