@@ -62,6 +62,12 @@ def tokenizer_of_tiny_model(tiny_model: str) -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are written without figures, which take most of their time: report/ looks at those."""
+    monkeypatch.setattr("lsemrl.report.plots.draw", lambda report: {})
+
+
+@pytest.fixture
 def policy(tiny_model: str) -> Policy:
     """A tiny policy with an adapter whose second factor is not zero, so that it differs from its base."""
     from tiny import make_policy

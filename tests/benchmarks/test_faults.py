@@ -11,9 +11,10 @@ from faults import told_in_one_sentence
 from forks import Fork, script
 
 SCRIPT = """
-from faults import kill_campaign
+import faults
 
-outcomes = kill_campaign(kills=1, seed=1)
+faults._LAYOUTS["one"] = (1, ("--data.batch_size=4", "--trainer.max_epochs=1"))
+outcomes = faults.kill_campaign(kills=1, seed=10)
 assert [len(outcome.kills) for outcome in outcomes] == [1]
 assert not [outcome for outcome in outcomes if outcome.differences], outcomes
 """
@@ -40,11 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return make_files(tmp_path_factory.mktemp("files"))
 
 
-@pytest.mark.parametrize("case", CASES[::5], ids=lambda case: " ".join(case.words[-1:]))
-def test_a_bad_input_is_told_in_one_sentence(
-    case: Case, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every fifth of them."""
-    monkeypatch.setattr("lsemrl.data.chat.SECONDS", 0.5)
-    says = case.says.replace("10 seconds", "0.5 seconds")
-    assert told_in_one_sentence(Case(case.words, says), {**files, "runs": str(tmp_path / "runs")}) is None
+@pytest.mark.parametrize("case", CASES[::8], ids=lambda case: " ".join(case.words[-1:]))
+def test_a_bad_input_is_told_in_one_sentence(case: Case, files: dict[str, str], tmp_path: Path) -> None:
+    """Every eighth of them."""
+    assert told_in_one_sentence(case, {**files, "runs": str(tmp_path / "runs")}) is None

@@ -14,6 +14,7 @@ from lsemrl.modules.adapters.files import read_tensors
 from lsemrl.report.records import Report
 from small_run import fit_small
 
+pytestmark = pytest.mark.usefixtures("no_plots")
 SMALL = [
     *("--config", "measure/translation.yaml", "--text", "null", "--target_rows", "24", "--general_rows", "24"),
     *("--metrics.names", '["chrf", "meaning"]', "--target.init_args.micro.test", "24"),

@@ -94,6 +94,7 @@ def test_the_overlay_keeps_the_other_rewards_in_a_grpo_run(fitted: Path, tmp_pat
     words = ["fit", "--config", str(GRPO), "--config", str(fitted / "reward.yaml"), "--data.batch_size=2"]
     words += ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--trainer.callbacks=null"]
     words += ["--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=0"]
+    words += ["--data.micro={train: 20, validation: 4, test: 4}", "--data.splits.cold_start_count=8"]
     main([*words, f"--trainer.default_root_dir={tmp_path}"])
     saved = yaml.safe_load((tmp_path / "version_0" / "config.yaml").read_text())["model"]["init_args"]["rewards"]
     assert set(saved) == {"similarity", "language", "meaning"}

@@ -33,6 +33,7 @@ def fields(name: str) -> dict:
     return yaml.safe_load((Path("project") / name).read_text(encoding="utf-8"))
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_what_it_writes_trains_measures_and_reports_as_it_stands(
     pairs: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ from lsemrl.types import Example
 from made_up import make_measured
 from tiny import make_policy, save_tiny_model, stir
 
+pytestmark = pytest.mark.usefixtures("no_plots")
 SMALL = [
     "--target.init_args.micro.test=6",
     "--general.init_args.micro.test=5",

@@ -17,4 +17,5 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     (made.configs / "rl.yaml").write_text("model: {class_path: a.GRPO, init_args: {loss: {beta: 0.1}}}\n")
     monkeypatch.setenv("FAKE_JOURNAL", str(tmp_path / "journal.jsonl"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lsemrl.experiment.run._POLL", 0.01)  # the stand-in takes no longer
     return made

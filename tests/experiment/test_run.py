@@ -154,9 +154,16 @@ def test_stages_run_side_by_side(world: World) -> None:
     assert sorted(world.started()) == sorted(ALL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("do", ["hang", "hang_stubbornly"])
-def test_a_signal_stops_the_children_and_another_call_goes_on(world: World, number: int, do: str) -> None:
+@pytest.mark.parametrize(
+    ("do", "number"),
+    [
+        ("hang", signal.SIGINT),
+        ("hang", signal.SIGTERM),
+        ("hang", signal.SIGHUP),
+        ("hang_stubbornly", signal.SIGTERM),
+    ],
+)
+def test_a_signal_stops_the_children_and_another_call_goes_on(world: World, do: str, number: int) -> None:
     world.write(stages=doing(rl=do))
     checkpoint = world.output / "rl" / "seed_1" / "version_0" / "checkpoints" / "step_5"
     runner = subprocess.Popen([sys.executable, "-c", RUNNER, *FAKE], stdout=subprocess.PIPE, text=True)
@@ -270,7 +277,8 @@ def test_what_another_configuration_took_says_nothing(world: World) -> None:
     assert "rl seed 2: run, new; duration unknown" in world.plan(seeds=[2], stages=stages)
 
 
-def test_on_a_terminal_one_bar_stands_for_all(world: World) -> None:
+def test_on_a_terminal_one_bar_stands_for_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsemrl.experiment.run._POLL", 0.1)  # or it is gone before it is drawn
     text = io.StringIO()
     console = Console(file=text, width=160, force_terminal=True)
     assert run_experiment(world.read(seconds_per_step={"SFT": 0.1}), prefix=FAKE, console=console) == 0

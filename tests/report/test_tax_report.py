@@ -318,6 +318,7 @@ def test_ways_of_training_are_compared_at_the_same_score() -> None:
         tax_report(pairs, command="", paths=[("grpo",)])
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_path_survives_json(tmp_path: Path) -> None:
     write(tmp_path / "runs", "base", "cold_start", "rl", "sft")
     words = ["tax", str(tmp_path / "runs"), "--output", str(tmp_path / "tax")]
@@ -376,6 +377,7 @@ def test_scores_of_an_adapter_at_another_scale_are_not_those_of_the_whole(tmp_pa
         tax_report(find_measurements([tmp_path]), command="", general=find_general([tmp_path]))
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_scores_of_the_harness_stand_in_the_same_report(tmp_path: Path) -> None:
     write(tmp_path / "runs", "base", "rl", "sft")
     for seed, after in zip(SEEDS, (0.70, 0.72, 0.74), strict=True):

@@ -54,7 +54,8 @@ def read_experiment(
     written = content.get("stages")
     if not isinstance(written, list) or not written:
         raise UserError(f"stages in {path} is {written!r}; list at least one stage, each with name, verb and configs")
-    stages = [_stage(stage, f"stages[{at}] in {path}", configs, common) for at, stage in enumerate(written)]
+    read: dict[Path, dict[str, Any]] = {}  # what several stages name is read once
+    stages = [_stage(stage, f"stages[{at}] in {path}", configs, common, read) for at, stage in enumerate(written)]
     rates = _dict(content, "seconds_per_step", str(path))
     folder = _text(content, "output", str(path)) or f"runs/experiment/{name}"
     for module, rate in rates.items():
@@ -71,7 +72,13 @@ def read_experiment(
     )
 
 
-def _stage(written: Any, where: str, configs: Path, common: Mapping[str, Mapping[str, Any]]) -> Stage:
+def _stage(
+    written: Any,
+    where: str,
+    configs: Path,
+    common: Mapping[str, Mapping[str, Any]],
+    read: dict[Path, dict[str, Any]],
+) -> Stage:
     if not isinstance(written, dict):
         raise UserError(f"{where} is {written!r}; write its fields: name, verb, configs")
     _check_fields(written, ("name", "verb", "configs", "overrides", "after", "label", "description"), where)
@@ -95,11 +102,14 @@ def _stage(written: Any, where: str, configs: Path, common: Mapping[str, Mapping
     if after is not None and VERBS[verb].adapter in own:
         raise UserError(f"{where}: {VERBS[verb].adapter} is overridden, but after gives it; leave out one of the two")
     paths = [_config(file, configs, where) for file in files]
+    for path in paths:
+        if path not in read:
+            read[path] = read_config(path, f"{where}: configs")
     return Stage(
         name=name,
         verb=verb,
         configs=tuple(paths),
-        contents=tuple(read_config(path, f"{where}: configs") for path in paths),
+        contents=tuple(read[path] for path in paths),
         overrides={**(common.get(verb) or {}), **own},
         after=after,
         label=_text(written, "label", where) or name,
