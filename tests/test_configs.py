@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -213,8 +214,9 @@ def test_the_other_verbs(verb: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.skipif(not HEADLINES.is_file(), reason="the real Tibetan headlines are not here (../shared/data)")
 def test_real_tibetan_headlines(tmp_path: Path) -> None:
-    words = ["fit", "--config", str(CONFIGS / "real" / "tibetan_headlines.yaml"), f"--data.source.path={HEADLINES}"]
-    folder = run(
-        [*words, "--data.batch_size=1", "--model.sampling.max_new_tokens=8", "--data.splits.max_rows=50"], tmp_path
-    )
+    with HEADLINES.open(encoding="utf-8") as file:
+        (tmp_path / "first.jsonl").write_text("".join(islice(file, 200)), encoding="utf-8")
+    words = ["fit", "--config", str(CONFIGS / "real" / "tibetan_headlines.yaml")]
+    words += [f"--data.source.path={tmp_path / 'first.jsonl'}"]
+    folder = run([*words, "--data.batch_size=1", "--model.sampling.max_new_tokens=8"], tmp_path)
     assert (folder / "samples.csv").is_file()

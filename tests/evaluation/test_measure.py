@@ -66,6 +66,7 @@ def test_base_and_arm_on_the_embedded_world(task: str, tmp_path: Path) -> None:
     cold = measure(task, tmp_path / "cold", *arm)
     assert (base.arm, cold.arm, cold.seed, cold.policy["adapter"]) == ("base", "cold_start", 3, "micro")
     assert {part: rows.count for part, rows in base.data.items()} == {"target": 6, "general": 5, "text": 4}
+    assert (base.general_name, base.text_name) == ("Chinese QA", "Chinese")
     assert base.data == cold.data and base.signatures == cold.signatures and base.conditions == cold.conditions
     assert base.base_fingerprint == cold.base_fingerprint
     assert base.weight_change == 0 and cold.weight_change > 0
@@ -166,9 +167,7 @@ def test_general_ability_may_be_of_another_kind(
 
 
 def test_a_label_of_ones_own_is_what_reports_call_general_ability(tmp_path: Path) -> None:
-    measured = measure("translation", tmp_path / "base")
-    assert (measured.general_name, measured.text_name) == ("Chinese QA", "Chinese")
-    assert measure("translation", tmp_path / "own", "--general_label=my questions").general_name == "my questions"
+    assert measure("translation", tmp_path, "--general_label=my questions").general_name == "my questions"
 
 
 def test_full_fine_tuning_is_held_against_the_model_it_came_from(tiny_model: str, tmp_path: Path) -> None:

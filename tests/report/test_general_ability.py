@@ -164,6 +164,7 @@ def test_published_figures_of_cmrc_stand_beside_no_other_ability() -> None:
         assert not any("CMRC" in column.group for _, columns, _ in tables for column in columns)
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_files_of_the_first_version_are_of_chinese_questions(tmp_path: Path) -> None:
     for arm in ARMS:
         (tmp_path / arm).mkdir()
