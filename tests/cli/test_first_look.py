@@ -136,12 +136,15 @@ def test_nothing_that_takes_seconds_is_loaded() -> None:
             "measure --output x --config measure/translation.yaml --arm rl --policy.adapter nope",
             "policy.adapter is 'nope', which is no adapter folder",
         ),
+        ("rehearse --output x.jsonl --nope 1", "unrecognized arguments: --nope=1"),
+        ("rehearse --output x/own.jsonl --prompts nope", "--prompts is 'nope', which cannot be read"),
+        ("general --tasks gsm8k", "policy.adapter is null"),
+        ("best-of --config grpo.yaml --nope", "unrecognized arguments: --nope;"),
+        ("fit-reward --data.source.path nope.jsonl", "path is 'nope.jsonl', and there is no such file"),
         ("curve nope --output x --config measure/translation.yaml", "RUN is 'nope', and there is no such folder"),
     ],
 )
-def test_a_mistake_of_who_measures_waits_for_nothing_that_takes_seconds(
-    words: str, sentence: str, tmp_path: Path
-) -> None:
+def test_a_mistake_waits_for_nothing_that_takes_seconds(words: str, sentence: str, tmp_path: Path) -> None:
     code = (
         "import sys; from lsemrl.cli.main import main\n"
         "try: main(sys.argv[1:])\n"

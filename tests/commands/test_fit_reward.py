@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from full_disk import full_disk
 from lsemrl import micro
 from lsemrl.cli.main import main
-from lsemrl.commands.fit_reward import overlay
+from lsemrl.commands.fitted_reward import overlay
 from lsemrl.config_files import CONFIGS
 from lsemrl.micro import corpus
 from lsemrl.rewards import SemanticSimilarity

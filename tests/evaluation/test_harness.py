@@ -20,8 +20,8 @@ from lsemrl.data.comprehension import TASK
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.evaluation import harness_library
 from lsemrl.evaluation.harness import run_harness
-from lsemrl.evaluation.harness_library import HarnessSettings
 from lsemrl.evaluation.harness_scores import table
+from lsemrl.evaluation.harness_settings import HarnessSettings, check_policy
 from lsemrl.evaluation.harness_tasks import cmrc2018
 from lsemrl.evaluation.tax import answer
 from lsemrl.metrics.scorer import MetricSettings, Scorer
@@ -283,9 +283,9 @@ def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any], sentence: st
         HarnessSettings(**({"tasks": ["mmlu"]} | wrong))
 
 
-def test_an_adapter_is_needed(tmp_path: Path) -> None:
+def test_an_adapter_is_needed() -> None:
     with pytest.raises(UserError, match=r"policy\.adapter is null"):
-        run_harness(PolicySettings(), HarnessSettings(tasks=["mmlu"]), tmp_path)
+        check_policy(PolicySettings())
 
 
 def test_cmrc_reads_the_release_and_flat_rows(cmrc: str, tmp_path: Path) -> None:

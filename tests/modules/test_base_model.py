@@ -19,7 +19,8 @@ from lsemrl.errors import UserError
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.rewards.encoder import frozen_encoder
-from lsemrl.rewards.fit import EncoderTraining, load_encoder
+from lsemrl.rewards.fit import load_encoder
+from lsemrl.rewards.fit_settings import EncoderTraining
 
 OWN_CODE = {
     "configuration_my.py": (

@@ -33,7 +33,8 @@ from lsemrl.rewards.calibration import (
     swap_piece,
 )
 from lsemrl.rewards.calibration_page import write
-from lsemrl.rewards.fit import EncoderTraining, load_encoder
+from lsemrl.rewards.fit import load_encoder
+from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.rewards.semantic import rescaled
 from lsemrl.types import Completion, Example, UserError
 

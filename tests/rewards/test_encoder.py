@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.encoder import reads
-from lsemrl.rewards.fit import EncoderTraining, load_encoder
+from lsemrl.rewards.fit import load_encoder
+from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.types import UserError
 
 

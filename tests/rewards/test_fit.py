@@ -8,7 +8,8 @@ from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
 from lsemrl import micro
 from lsemrl.micro import corpus
-from lsemrl.rewards.fit import EncoderTraining, load_encoder, train
+from lsemrl.rewards.fit import load_encoder, train
+from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import UserError
 

@@ -41,9 +41,11 @@ def first_look(words: Sequence[str]) -> None:
         ArgumentError: A field is unknown, or its value of another type.
         UserError: A setting that cannot be, or a file that is not there.
     """
-    pairs = [word.removeprefix("--").partition("=") for word in spelled_out(prepare_configs(list(words)), {})]
-    asks = any(not equals or name.split(".")[-1] in ("help", "print_config") for name, equals, _ in pairs)
-    if asks or not _source(_TRAINER[0]).is_file():
+    spelled = spelled_out(prepare_configs(list(words)), {})
+    pairs = [word.removeprefix("--").partition("=") for word in spelled]
+    alone = [word for word, (_, equals, _) in zip(spelled, pairs, strict=True) if not equals]
+    asks = any(name.split(".")[-1] in ("help", "print_config") for name, _, _ in pairs)
+    if asks or not all(word.startswith("--") for word in alone) or not _source(_TRAINER[0]).is_file():
         return
     named = _policies((name, value) for name, _, value in pairs)
     for policy in named - {*POLICIES}:
@@ -74,10 +76,10 @@ def first_look(words: Sequence[str]) -> None:
         parser.add_argument(f"--{name}", type=hint)
     parser.add_subclass_arguments(Data, "data")
 
-    fields = ((name, value) for name, _, value in pairs)
+    fields = ((name, value) for name, equals, value in pairs if equals)
     with TemporaryDirectory() as rewritten:
         known = _known(fields, bool(policy), Path(rewritten))
-        config = parser.parse_args([f"--{name}={value}" for name, value in known])
+        config = parser.parse_args([*(f"--{name}={value}" for name, value in known), *alone])
     check_all_seeds(config.as_dict())
     check_all_finite(config.as_dict())
     if policy:

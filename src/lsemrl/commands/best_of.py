@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -18,10 +18,10 @@ from lsemrl.commands.trainer import run_trainer
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
 from lsemrl.files import make_folder, try_folder, write_lines
-from lsemrl.modules.grpo import GRPO
-from lsemrl.modules.legibility import check_run
-from lsemrl.modules.sampler import sample
 from lsemrl.types import Rewards, Rollouts, UserError
+
+if TYPE_CHECKING:
+    from lsemrl.modules.grpo import GRPO
 
 FILE = "best_of.jsonl"
 
@@ -36,6 +36,8 @@ def best_of(words: list[str]) -> None:
         UserError: They are of another run; see also `write_best`.
     """
     cli = run_trainer(words[1:], run=False)
+    from lsemrl.modules.grpo import GRPO  # as Lightning, which run_trainer says it loads
+
     for name, value, wanted in (("model", cli.model, GRPO), ("data", cli.datamodule.data, TaskData)):
         if not isinstance(value, wanted):
             raise UserError(
@@ -61,6 +63,9 @@ def write_best(module: GRPO, data: TaskData, folder: Path) -> Path:
     Raises:
         UserError: `folder` cannot be written to, the rows have several inputs, or no completion could be kept.
     """
+    from lsemrl.modules.legibility import check_run
+    from lsemrl.modules.sampler import sample
+
     task = data.plan.task
     if len(task.inputs) > 1:
         raise UserError(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lsemrl.commands.quiet import quiet
-from lsemrl.evaluation.harness import run_harness
-from lsemrl.evaluation.harness_library import HarnessSettings
+from lsemrl.commands.quiet import loading, quiet
 from lsemrl.evaluation.harness_scores import table
+from lsemrl.evaluation.harness_settings import HarnessSettings, check_policy
+from lsemrl.files import try_folder
 from lsemrl.foreign import visible
 from lsemrl.modules.policy_settings import PolicySettings
 
@@ -24,6 +24,11 @@ def general(
         policy: The model and its adapter.
         output: Folder for general.json.
     """
+    check_policy(policy)
+    try_folder(output, "--output")
+    loading(policy.model)
+    from lsemrl.evaluation.harness import run_harness  # peft, for which words that cannot be do not wait
+
     quiet()
     found = run_harness(policy, settings, output)
     Console().print(table(found))

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from lsemrl import __version__
-from lsemrl.commands.quiet import quiet
+from lsemrl.commands.quiet import loading, quiet
 from lsemrl.data.base import TaskData
 from lsemrl.data.rehearsal import Rehearsed, identity_path, likeliest_path, read_rehearsal
 from lsemrl.data.survey import scripts_of
@@ -26,11 +26,11 @@ from lsemrl.finite import check_seed
 from lsemrl.foreign import markdown
 from lsemrl.json_records import write_json
 from lsemrl.local_paths import name_only
-from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.rehearsing import (
     given_prompts,
     likeliest,
+    prompts_in,
     reasons,
     text_of,
     turn_of,
@@ -98,11 +98,17 @@ def rehearse(
         raise UserError(f"--without is {without!r}, which is no regular expression ({error}); correct it") from None
     if policy.adapter is not None:
         raise UserError(f"--policy.adapter is {policy.adapter!r}, but the base writes without one; leave it out")
+    if isinstance(prompts, TaskData):
+        prompts.check_files()
+    given = prompts_in(prompts) if isinstance(prompts, Path) else prompts or ()
     try_folder(output.parent, "--output")
+    loading(policy.model)
+    from lsemrl.modules.policy import Policy  # peft, for which words that cannot be do not wait
+
     quiet()
     base = Policy(policy)
     turn = turn_of(base)
-    own = given_prompts(base, turn, prompts)
+    own = given_prompts(base, turn, given)
     if not rows and not own:
         raise UserError(
             f"--rows is 0 and --prompts is {str(prompts)!r}, which holds no prompts; ask for rows, or fill it"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader
 
 from lsemrl.data.collate import Loading, epoch_sampler, eval_loader, train_loader
-from lsemrl.data.sources import check_source
 from lsemrl.data.task import Plan, prepare
 from lsemrl.types import Example
 
@@ -80,9 +79,7 @@ class TaskData(Data):
 
     def check_files(self) -> None:
         """See `Data`."""
-        for source in (self.plan.source, self.plan.validation, self.plan.test):
-            if source is not None:
-                check_source(source)
+        self.plan.check_files()
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset()) -> list[str]:
         """Read the rows and write their prompts for `tokenizer`; once, however often it is called.

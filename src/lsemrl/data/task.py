@@ -11,7 +11,7 @@ from lsemrl.data.glance import at_a_glance
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_records, to_record
-from lsemrl.data.sources import Source
+from lsemrl.data.sources import Source, check_source
 from lsemrl.data.splits import (
     Splits,
     choose_part,
@@ -105,6 +105,16 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.resolved_template()  # so that a wrong one is told before anything is read
+
+    def check_files(self) -> None:
+        """Refuse files that are not there, without reading those that are.
+
+        Raises:
+            UserError: The first, or one whose format is unknown.
+        """
+        for source in (self.source, self.validation, self.test):
+            if source is not None:
+                check_source(source)
 
     def resolved_template(self) -> PromptTemplate:
         """The template with the task's own wording where it has none.

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from lsemrl.evaluation.harness_library import HarnessSettings, evaluate, load_tasks
+from lsemrl.evaluation.harness_library import evaluate, load_tasks
 from lsemrl.evaluation.harness_scores import General, results
-from lsemrl.files import make_folder, try_folder
+from lsemrl.evaluation.harness_settings import HarnessSettings
+from lsemrl.files import make_folder
 from lsemrl.json_records import write_json
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
@@ -29,7 +30,7 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
     """Evaluate a policy with its adapter off and on, and write general.json after every task.
 
     Args:
-        policy_settings: Must name an adapter.
+        policy_settings: With an adapter, see `check_policy`.
         settings: What is asked, and how.
         folder: Made where it is missing.
 
@@ -37,11 +38,6 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
         UserError: lm-eval is not installed, a task is unknown or fixes its examples, no task can be run, or the
             policy or `folder` cannot be used. Before weights are read.
     """
-    if policy_settings.adapter is None:
-        raise UserError(
-            "policy.adapter is null, and before is compared with after by switching an adapter off and on; name the "
-            "`adapter` folder that a run wrote"
-        )
     policy = Policy(dataclasses.replace(policy_settings, reference="base"))  # no copy of the adapter is needed
     if settings.chat and not policy.tokenizer.chat_template:
         raise UserError(
@@ -49,7 +45,6 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
             "chat to null, or give the tokenizer one"
         )
     device = _device(settings.device)
-    try_folder(folder, "--output")
     tasks, skipped = load_tasks(settings)
     if not tasks:
         raise UserError(f"none of the tasks can be run: {'; '.join(skipped.values())}")

@@ -9,7 +9,6 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,59 +17,16 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from lsemrl.evaluation.harness_settings import HarnessSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.types import UserError
 
 OURS = Path(__file__).parent / "harness_tasks"
 """The folder of our own tasks, for the harness's --include_path."""
-CMRC = "cmrc2018"
 
 _FEWSHOT = {"mmlu": 5, "cmmlu": 5, "ceval-valid": 5}
 """Examples that published results show where the harness's own task has none."""
 _CHATTER = ("`pretrained` model kwarg", "Passed an already-initialized model", "Custom kwargs can be passed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HarnessSettings:
-    """What is asked, and how; the same for both models. Decoding is greedy and thinking is off."""
-
-    tasks: list[str]
-    """Names of the harness's tasks or groups (mmlu, cmmlu, ceval-valid, gsm8k, belebele_bod_Tibt), or our cmrc2018."""
-    cmrc: str | None = None
-    """For cmrc2018: its JSON file (nested as it was released, or flat JSONL), or "micro" for the embedded world's."""
-    include: str | None = None
-    """Folder with YAML files of further tasks, as the harness's own --include_path."""
-    num_fewshot: dict[str, int] = field(default_factory=dict)
-    """Task -> worked examples in its prompt; otherwise 5 for mmlu, cmmlu and ceval-valid, and the task's own number."""
-    limit: int | None = None
-    """Ask only the first so many questions of every task and of every task in a group; null asks all."""
-    chat: bool | None = None
-    """Use the tokenizer's chat template; null uses it where there is one."""
-    batch_size: int = 8
-    """Sequences in a forward pass."""
-    device: str | None = None
-    """Where the model runs (cpu, cuda, cuda:1); null takes a GPU where there is one."""
-    seed: int = 1
-    """Draws the worked examples where a task draws them."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
-        if self.include is not None and not Path(self.include).is_dir():
-            raise UserError(f"include is {self.include!r}, which is no folder; name one with YAML files of tasks")
-        if not self.tasks:
-            raise UserError("tasks is empty; name at least one, such as gsm8k or cmrc2018")
-        if CMRC in self.tasks and self.cmrc is None:
-            raise UserError(
-                f"cmrc is null, but tasks has {CMRC}, which is read from a file of yours; name the JSON of CMRC 2018 "
-                "(cmrc2018_dev.json), or micro for the embedded world's questions"
-            )
-        for name, count in self.num_fewshot.items():
-            if name not in self.tasks:
-                raise UserError(f"num_fewshot names {name!r}, which is not among tasks ({', '.join(self.tasks)})")
-            if count < 0:
-                raise UserError(f"num_fewshot.{name} is {count}; it must be 0 or more")
 
 
 def load_tasks(settings: HarnessSettings) -> tuple[dict[str, Any], dict[str, str]]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,11 +22,12 @@ from lsemrl.data.base import TaskData
 from lsemrl.data.collate import complete_tokenizer, padded, prompt_ids, sequences_of
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.rehearsal import Rehearsed
-from lsemrl.modules.policy import Policy
-from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
 from lsemrl.reading import Unreadable, read_lines
 from lsemrl.types import Example, PromptBatch, Rollouts, UserError
+
+if TYPE_CHECKING:
+    from lsemrl.modules.policy import Policy
 
 _MARK = "⁂rehearsal⁂"
 
@@ -81,11 +82,23 @@ class Asked:
     given: int
 
 
-def given_prompts(policy: Policy, turn: Turn, own: Path | TaskData | None) -> list[Asked]:
-    """Prompts of the user's own: the lines of a file, or the training rows of a task, as they would be trained on.
+def prompts_in(path: Path) -> list[str]:
+    """The lines of a file of prompts, without those that are empty.
 
     Raises:
-        UserError: They cannot be read.
+        UserError: It cannot be read.
+    """
+    try:
+        return [line.strip() for line in read_lines(path) if line.strip()]
+    except Unreadable as reason:
+        raise UserError(f"--prompts is {str(path)!r}, which cannot be read ({reason}); name another file") from None
+
+
+def given_prompts(policy: Policy, turn: Turn, own: Sequence[str] | TaskData) -> list[Asked]:
+    """Prompts of the user's own: texts, or the training rows of a task, as they would be trained on.
+
+    Raises:
+        UserError: The rows cannot be read.
     """
     if isinstance(own, TaskData):
         for line in own.prepare(policy.tokenizer):
@@ -93,10 +106,7 @@ def given_prompts(policy: Policy, turn: Turn, own: Path | TaskData | None) -> li
         texts = [example.source for example in own.train_examples]
         whole = prompt_ids(policy.tokenizer, [example.prompt for example in own.train_examples])
     else:
-        try:
-            texts = [] if own is None else [line.strip() for line in read_lines(own) if line.strip()]
-        except Unreadable as reason:
-            raise UserError(f"--prompts is {str(own)!r}, which cannot be read ({reason}); name another file") from None
+        texts = [*own]
         whole = [[*turn.before, *ids, *turn.after] for ids in (prompt_ids(policy.tokenizer, texts) if texts else ())]
     pairs = zip(texts, whole, strict=True)
     return [Asked(text=text, ids=tuple(ids), given=len(ids)) for text, ids in pairs]
@@ -200,6 +210,8 @@ def _drawn(
     seed: int,
     stops: Sequence[int] = (),
 ) -> Rollouts:
+    from lsemrl.modules.sampler import sample  # peft, for which words that cannot be do not wait
+
     ids, mask = padded(prompts, left=True)
     none = torch.zeros(len(prompts), 1, dtype=torch.long)
     batch = PromptBatch(

@@ -1,0 +1,35 @@
+"""How tau is derived: settings, which are read before what derives it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lsemrl.modules.sampling import Sampling
+from lsemrl.types import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TauSettings:
+    """tau, below which the similarity reward pays nothing: a quantile of what a policy earns before RL."""
+
+    policy: str | None = None
+    """The policy that RL is to start from: an adapter folder, a model folder or hub id, or "micro" for the embedded
+    cold start. null leaves tau as the GRPO configuration has it."""
+    quantile: float = 0.05
+    """Share of outputs that lie below tau, in (0, 1). The paper takes the minimal adequacy seen in the cold start and
+    names no number; a low quantile is our choice, for a minimum is one output's luck."""
+    rows: int = 500
+    """Rows to answer, at most, of the cold start's (`data.splits.cold_start_count`; of all training rows if that is
+    0)."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(num_generations=1))
+    """How to draw the outputs: as RL will (the paper: temperature 0.8, top-p 0.9), but for their number."""
+    dtype: str = "float32"
+    """What the policy's frozen weights are read in: float32 or bfloat16."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile < 1:
+            raise UserError(f"tau.quantile is {self.quantile}; it must be in (0, 1)")
+        if self.rows < 1:
+            raise UserError(f"tau.rows is {self.rows}; it must be 1 or more")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"tau.dtype is {self.dtype!r}; choose float32 or bfloat16")
