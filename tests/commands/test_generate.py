@@ -223,8 +223,9 @@ def test_a_full_disk_leaves_nothing_that_the_same_command_stumbles_over(
         sentence = told(capsys, "export", str(run), "--output", str(output))
     assert f"--output is '{output}', which cannot be written to (File too large); make room" in sentence
     (output / ".new-elsewhere-1-01234567-killed").mkdir()
-    main(["export", str(run), "--output", str(output)])
+    main(["export", "newest", "--root", str(run.parent), "--output", str(output)])
     assert (output / "adapter" / "README.md").is_file()
+    assert capsys.readouterr().out.split() == [str(output / name) for name in ("adapter", "base")]
 
 
 def test_the_card_says_what_it_is(exported: Path) -> None:

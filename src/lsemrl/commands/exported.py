@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from lsemrl import __version__, micro
 from lsemrl.commands.trained import Trained
 from lsemrl.errors import reason_of
-from lsemrl.files import fill_folder, is_free, try_folder, write_text
+from lsemrl.files import fill_folder, write_text
 from lsemrl.foreign import fenced, markdown
 from lsemrl.json_records import write_json
 from lsemrl.local_paths import is_local, name_only, names_only
@@ -37,31 +37,28 @@ _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 
 
 def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Report, str] | None = None) -> list[Path]:
-    """Write adapter/ and, if asked, merged/, each with a README.md that is its model card.
+    """Write adapter/ and, if asked, merged/, each with a README.md that is its model card; base/ where no hub has it.
 
     The adapter is a plain peft folder. The merged model is the sum of base and adapter in float32, stored in the dtype
     of the run's policy, read back, and compared with the adapter.
 
     Args:
         run: With LoRA; a fully fine-tuned run is a plain model already.
-        output: Must not be there yet, or be empty.
+        output: Is not there yet, or is empty.
         merged: Whether to write merged/ too.
-        figures: A report of `lsemrl tax`, and the arm in it that this run is.
+        figures: A report of `lsemrl tax`, and the arm in it that this run is, which it has.
 
     Returns:
         The folders.
 
     Raises:
-        UserError: The run has no adapter, `output` holds something or cannot be written, or the report lacks the arm.
+        UserError: The run has no adapter, `output` cannot be written, or the report measured another adapter.
     """
     if run.policy.train == "full":
         raise UserError(
             f"RUN is {str(run.folder)!r}, which was fully fine-tuned: its adapter/ is a plain model already"
         )
     card = _card(run, figures)
-    if not is_free(output):
-        raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
-    try_folder(output, "--output")
     policy = Policy(dataclasses.replace(run.policy, dtype="float32"))
     policy.load()
 
@@ -71,7 +68,7 @@ def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Re
             _write_merged(run, policy, part / "merged", card)
 
     fill_folder(output, fill, "--output")
-    return [output / name for name in ("adapter", *(["merged"] if merged else []))]
+    return [folder for name in ("adapter", "base", "merged") if (folder := output / name).is_dir()]
 
 
 def check_push(run: Trained, name: str, *, merged: bool) -> None:
@@ -107,8 +104,8 @@ def upload(run: Trained, folders: Sequence[Path], name: str, *, private: bool, d
     Raises:
         UserError: The hub refuses.
     """
-    if _on_no_hub(run):
-        folders = [folder for folder in folders if folder.name == "merged"]
+    pushed = ("merged",) if _on_no_hub(run) else ("adapter", "merged")
+    folders = [folder for folder in folders if folder.name in pushed]
     api, lines = HfApi(), []
     for folder in folders:
         repository = f"{name}-merged" if folder.name == "merged" else name
@@ -219,8 +216,6 @@ def _steps(path: Path) -> int:
 def _figures(report: Report, name: str, adapter: str) -> list[str]:
     """The target and tax figures of an arm, beside the base's; `adapter` is the fingerprint of RUN's."""
     measured = {arm.name: arm.adapters for arm in report.trained}
-    if name not in measured:
-        raise UserError(f"--arm is {name!r}, which the report does not have; choose one of {', '.join(measured)}")
     if adapter not in measured[name]:
         own = next((arm for arm, adapters in measured.items() if adapter in adapters), None)
         remedy = f"it has that as {own!r}" if own else "measure RUN's adapter and report again, or leave --report out"

@@ -1,0 +1,54 @@
+"""What `lsemrl export` refuses before a model is read; what it writes is in test_generate.py and test_push.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lsemrl.cli.main import main
+from lsemrl.report.tax_report import tax_report
+from made_up import make_measured
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The outside of a run, in which nothing could be read."""
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/version_0")
+    (run / "adapter").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["newest", "--output", "runs"], "--output is 'runs', which holds something already; name a new folder"),
+        (
+            ["newest", "--output", "new", "--report", "report.json", "--arm", "grpo"],
+            "--arm is 'grpo', which the report does not have; choose one of rl, sft",
+        ),
+        (["micro", "--output", "new"], "RUN is 'micro', an adapter or a model without its run"),
+        (["runs", "--output", "new"], "name one of those inside, such as runs/version_0"),
+        (["newest", "--output", "new", "--root", "elsewhere"], "there is no finished run under --root 'elsewhere'"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_loaded(
+    words: list[str], sentence: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tax_report([(Path(arm), make_measured(arm)) for arm in ("base", "rl", "sft")], command="").to_json(
+        Path("report.json")
+    )
+    with pytest.raises(SystemExit) as exit_:
+        main(["export", *words])
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2 and sentence in said and "loading" not in said
+    assert not Path("new").exists()
+
+
+def test_the_newest_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "newest", "--output", "new"])
+    said = capsys.readouterr().err
+    assert said.startswith(f"newest: {run}\nloading newest\n") and "whose config.yaml cannot be read" in said
