@@ -18,6 +18,7 @@ import yaml
 from full_disk import full_disk
 from lsemrl.cli.main import main
 from lsemrl.commands import answers, trained
+from lsemrl.commands.generate import counted
 from lsemrl.commands.named import Model, find
 from lsemrl.commands.trained import read_run, take_up
 from lsemrl.config_files import CONFIGS
@@ -70,6 +71,7 @@ def test_a_file_is_answered_line_by_line_whatever_the_batch(
     source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     main(["generate", str(run), "--input", str(source), "--output", str(output)])
     answers = output.read_text(encoding="utf-8").splitlines()
+    assert f"{len(TEXTS)} answers in {output}" in capsys.readouterr().err
     assert len(answers) == len(TEXTS) and all("\u0f40" <= letter <= "\u0fff" for letter in answers[0][:3])
     capsys.readouterr()
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS)))
@@ -81,6 +83,22 @@ def test_a_file_is_answered_line_by_line_whatever_the_batch(
         main(["generate", str(run), "--input", str(source), "--sample", "--seed", seed])
         drawn.append(capsys.readouterr().out)
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+
+
+def test_how_far_it_is_is_said_at_ends_of_batches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(0, 10_000, 20))
+    monkeypatch.setattr("lsemrl.durations.time.monotonic", lambda: next(seconds))
+    answers = [str(at) for at in range(8)]
+    assert list(counted(iter(answers), 2, already=4, total=12)) == answers
+    # After 20 s nothing; the end has a line of its own.
+    assert capsys.readouterr().err.splitlines() == [
+        "8 of 12 texts; about 60 s left",
+        "10 of 12 texts; about 33 s left",
+    ]
+    assert list(counted(iter(answers), 2)) == answers
+    assert capsys.readouterr().err.splitlines() == ["4 texts", "8 texts"]
 
 
 def test_line_n_is_answered_by_line_n(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from lsemrl.commands.named import NEWEST, find
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.commands.unfinished import Unfinished
+from lsemrl.durations import Pace
 from lsemrl.errors import UserError
 from lsemrl.files import replacing
 from lsemrl.foreign import visible
@@ -65,14 +66,39 @@ def generate(
         asked_for = {**what_answers(trained, greedy=not sample), **drawn, "texts": digest(texts)}
         with Unfinished(output, asked_for, batch_size, len(texts)) as part:
             left, seed = texts[len(part.lines) :], seed + len(part.lines) // batch_size
-            for _, said in answer(trained, left, greedy=not sample, seed=seed, batch_size=batch_size):
-                part.add(" ".join(said.splitlines()))
+            said = _lines(answer(trained, left, greedy=not sample, seed=seed, batch_size=batch_size))
+            for line in counted(said, batch_size, len(part.lines), len(texts)):
+                part.add(line)
+        print(visible(f"{len(texts):,} answers in {output}"), file=sys.stderr)
         return
     with ExitStack() as files:
         out = files.enter_context(replacing(output, "--output")) if output else sys.stdout
-        for _, said in answer(trained, texts, greedy=not sample, seed=seed, batch_size=1 if at_prompt else batch_size):
-            line = " ".join(said.splitlines())
+        size = 1 if at_prompt else batch_size
+        said = _lines(answer(trained, texts, greedy=not sample, seed=seed, batch_size=size))
+        for line in counted(said, size) if output and not at_prompt else said:
             print(visible(line) if out.isatty() else line, file=out, flush=True)
+
+
+def _lines(answers: Iterable[tuple[str, str]]) -> Iterator[str]:
+    return (" ".join(said.splitlines()) for _, said in answers)
+
+
+def counted(answers: Iterable[str], batch_size: int, already: int = 0, total: int | None = None) -> Iterator[str]:
+    """Answers as they come; how many there are is said on standard error, at most every 30 seconds.
+
+    Args:
+        answers: Those that are still to come.
+        batch_size: How many come at once.
+        already: How many there were before.
+        total: How many there will be; None where nobody knows.
+    """
+    pace = Pace(at_once=False)
+    for count, answer in enumerate(answers, start=1):
+        yield answer
+        done = already + count
+        if count % batch_size == 0 and done != total and pace.due():
+            left = f" of {total:,} texts; {pace.left(count, total - already)}" if total else " texts"
+            print(f"{done:,}{left}", file=sys.stderr, flush=True)
 
 
 def digest(texts: Sequence[str]) -> str:
