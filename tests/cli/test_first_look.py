@@ -141,6 +141,7 @@ def test_nothing_that_takes_seconds_is_loaded() -> None:
         ("general --tasks gsm8k", "policy.adapter is null"),
         ("best-of --config grpo.yaml --nope", "unrecognized arguments: --nope;"),
         ("fit-reward --data.source.path nope.jsonl", "path is 'nope.jsonl', and there is no such file"),
+        ("init nope.tsv --from zh --to bo --output x", "path is 'nope.tsv', and there is no such file"),
         ("curve nope --output x --config measure/translation.yaml", "RUN is 'nope', and there is no such folder"),
     ],
 )

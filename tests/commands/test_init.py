@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
+from transformers import AutoTokenizer
 
+from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands.init import FILES, init
 from lsemrl.commands.rendered import _as_yaml
 from lsemrl.config_files import CONFIGS
+from lsemrl.data.base import TaskData
 from lsemrl.experiment.read import read_experiment
 from lsemrl.languages import Language
 from lsemrl.micro import corpus
@@ -70,6 +75,29 @@ def test_values_are_of_these_rows(pairs: str) -> None:
     assert model["sampling"]["max_new_tokens"] == data["limits"]["max_target_tokens"]
     assert "template" not in data  # the task's own wording
     assert model["rewards"].keys() == {"similarity", "language"}  # letters tell a copy
+
+
+@pytest.mark.parametrize("task", ["translation", "headline"])
+def test_what_the_limits_touch_is_said_as_fit_says_it(
+    task: Literal["translation", "headline"], pairs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [[row["zh"], row["bo"]] for row in corpus.translation("train", 480, 0)]
+    rows[8][1] *= 20  # of more than 200 rows the longest is left out
+    for row in rows[20::9] if task == "headline" else ():
+        row[0] *= 80
+    lines = ["chinese\ttibetan", *map("\t".join, rows), ""]
+    Path(pairs).write_text("\n".join(lines), encoding="utf-8")
+    columns = {"source_column": "chinese", "target_column": "tibetan"}
+    init(pairs, to="bo", output=Path("project"), from_="zh", task=task, **columns)
+    said = [line for line in capsys.readouterr().out.splitlines() if " targets over " in line]
+    data = fields("rl.yaml")["data"]
+    data["init_args"]["splits"]["part"] = "all"
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(TaskData, "data")
+    read = parser.instantiate_classes(parser.parse_object({"data": data})).data
+    told = read.prepare(AutoTokenizer.from_pretrained(micro.POLICY))
+    assert said == [line for line in told if " targets over " in line] and len(said) == 3
+    assert "1 targets over" in said[0] and "skipped" in said[0] and ("truncated" in said[0]) == (task == "headline")
 
 
 def test_held_out_files_and_questions_of_ones_own(pairs: str, tiny_model: str) -> None:

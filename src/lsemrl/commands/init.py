@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lsemrl import micro
+from lsemrl.commands.lengths import foretold, lengths_of, limits_of
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
+from lsemrl.commands.quiet import loading
 from lsemrl.commands.rendered import rendered
 from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task
 from lsemrl.data import comprehension
 from lsemrl.data.base import TaskData
-from lsemrl.data.collate import target_ids
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import read_records
@@ -26,7 +27,6 @@ from lsemrl.data.translation import TEMPLATES, wording
 from lsemrl.evaluation.general import language_of
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
-from lsemrl.modules.pretrained import read_config_and_tokenizer
 from lsemrl.types import UserError
 
 FILES = ("README.md", "rehearse.yaml", "cold_start.yaml", "rl.yaml", "measure.yaml", "experiment.yaml")
@@ -164,7 +164,7 @@ def _shown(
     )
     train_rows = Source(path=asked.path, columns={**renamed}, header=found.header, on_bad_row="skip")
     held_out = {name: replace(train_rows, path=path) for name in HELD_OUT if (path := getattr(asked, name))}
-    prepared, lengths = _read(
+    prepared, limits, foreseen = _read(
         asked,
         kind(
             source=train_rows,
@@ -178,7 +178,6 @@ def _shown(
     train = len(prepared.train)
     cold_start = min(max(train // 4, 16), 2000)
     report = prepared.report["train"]
-    longest = _rounded(report["longest_prompt"], 64)
     return {
         **vars(asked),
         "in_world": asked.in_world,
@@ -211,10 +210,9 @@ def _shown(
         "general_template": _wording_of_questions(asked),
         "longest_prompt": report["longest_prompt"],
         "longest_target": report["longest_target"],
-        # An article may be cut, a sentence not.
-        "max_prompt": min(longest, 1024) if asked.task == "headline" else longest,
-        "on_long": "truncate" if asked.task == "headline" else "skip",
-        "max_target": _rounded(lengths[int(len(lengths) * 0.995)] + 1, 8),
+        "max_prompt": limits.max_prompt_tokens,
+        "on_long": limits.on_long,
+        "max_target": limits.max_target_tokens,
         "sft": _pace(cold_start, 16 if cold_start < 640 else 32, least=2, most=10),
         "rl": _pace(train - cold_start, 8 if train - cold_start < 160 else 16, least=1, most=5),
         # What the base writes by itself: the embedded one is brief.
@@ -224,11 +222,14 @@ def _shown(
         "sft_rate": "2.0e-3" if asked.in_world else "2.0e-4",
         "rl_rate": "4.0e-4" if asked.in_world else "2.0e-5",
         "commands": _commands(asked, identifier),
-    }, [line for line in prepared.lines if "/" not in line.partition(":")[0]]
+    }, [*foreseen, *(line for line in prepared.lines if "/" not in line.partition(":")[0])]
 
 
-def _read(asked: Asked, data: TaskData) -> tuple[Prepared, list[int]]:
-    """The rows as `lsemrl fit` will read them, and the lengths of the training answers in tokens, ascending."""
+def _read(asked: Asked, data: TaskData) -> tuple[Prepared, Limits, list[str]]:
+    """The rows as `lsemrl fit` will read them, limits for them, and what these will touch."""
+    loading(asked.model)
+    from lsemrl.modules.pretrained import read_config_and_tokenizer  # transformers, for which no mistake waits
+
     path = str(micro.POLICY) if asked.in_world else asked.model
     _, tokenizer = read_config_and_tokenizer(path, trust=False)
     prepared = prepare(data.plan, tokenizer)
@@ -237,8 +238,9 @@ def _read(asked: Asked, data: TaskData) -> tuple[Prepared, list[int]]:
             f"{asked.path!r} leaves {len(prepared.train)} rows to train on and {len(prepared.test)} to test on; give a "
             "file with more rows"
         )
-    ids = target_ids(tokenizer, [example.reference for example in prepared.train])
-    return prepared, sorted(map(len, ids))
+    lengths = lengths_of(prepared, tokenizer)
+    limits = limits_of(lengths["train"], cut=asked.task == "headline")
+    return prepared, limits, foretold(data.plan.task.name, lengths, prepared.report, limits)
 
 
 def _pace(rows: int, batch: int, *, least: int, most: int) -> Pace:
@@ -313,7 +315,3 @@ def _commands(asked: Asked, identifier: str) -> str:
         f"{measure} --arm rl --policy.adapter {folder}/runs/rl/version_0/adapter --output {folder}/measured/rl\n"
         f"lsemrl tax {folder}/measured --output {folder}/report"
     )
-
-
-def _rounded(length: int, step: int) -> int:
-    return -(-length // step) * step

@@ -1,0 +1,78 @@
+"""Length limits for a user's rows, by their own lengths, and what these limits will touch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lsemrl.data.collate import prompt_ids, target_ids
+from lsemrl.data.limits import Limits, describe
+from lsemrl.data.task import SPLITS, Prepared
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LONGEST_CUT, _SHARE = 1024, 0.995
+
+
+def lengths_of(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[tuple[int, int]]]:
+    """For each split, the tokens of every prompt and of its target, EOS included."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for name in SPLITS:
+        examples = getattr(prepared, name)
+        prompts = prompt_ids(tokenizer, [each.prompt for each in examples]) if examples else []
+        targets = target_ids(tokenizer, [each.reference for each in examples]) if examples else []
+        found[name] = list(zip(map(len, prompts), map(len, targets), strict=True))
+    return found
+
+
+def limits_of(lengths: Sequence[tuple[int, int]], *, cut: bool) -> Limits:
+    """Limits that hold the prompts and all but the longest targets.
+
+    Args:
+        lengths: Of the training rows, at least one.
+        cut: Whether an input may be cut, as an article may and a sentence may not: then at 1,024 tokens.
+    """
+    longest = _rounded(max(prompt for prompt, _ in lengths), 64)
+    targets = sorted(target for _, target in lengths)
+    return Limits(
+        max_prompt_tokens=min(longest, _LONGEST_CUT) if cut else longest,
+        max_target_tokens=_rounded(targets[int(len(targets) * _SHARE)] + 1, 8),
+        on_long="truncate" if cut else "skip",
+    )
+
+
+def foretold(
+    task: str, lengths: Mapping[str, Sequence[tuple[int, int]]], report: Mapping[str, Mapping[str, int]], limits: Limits
+) -> list[str]:
+    """What `lsemrl fit` will say of each split with these limits.
+
+    Args:
+        task: Its name.
+        lengths: See `lengths_of`.
+        report: Of rows without limits, see `task.Prepared`.
+        limits: Those to come.
+    """
+    lines = []
+    for name, rows in lengths.items():
+        targets_over = sum(target > limits.max_target_tokens for _, target in rows)
+        # Held-out rows are kept, however long the target.
+        kept = [prompt for prompt, target in rows if name != "train" or target <= limits.max_target_tokens]
+        prompts_over = sum(prompt > limits.max_prompt_tokens for prompt in kept)
+        skipped = 0 if limits.on_long == "truncate" else prompts_over
+        counts = {
+            **report[name],
+            "rows": len(kept) - skipped,
+            "prompts_over": prompts_over,
+            "prompts_truncated": prompts_over - skipped,
+            "prompts_skipped": skipped,
+            "targets_over": targets_over,
+            "targets_skipped": targets_over if name == "train" else 0,
+        }
+        if rows:
+            lines.append(describe(f"{task}/{name}", counts, limits))
+    return lines
+
+
+def _rounded(length: int, step: int) -> int:
+    return -(-length // step) * step
