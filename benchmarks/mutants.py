@@ -142,7 +142,10 @@ MUTANTS = (
     *_room(
         "corpus.py",
         ("test_corpus.py", "test_canonical.py"),
-        ("metric.sentence_score(output, list(texts)).score / 100", "metric.sentence_score(output, list(texts)).score"),
+        (
+            "value = metric._aggregate_and_compute(counts).score / 100",
+            "value = metric._aggregate_and_compute(counts).score",
+        ),
         ('accumulate="best"', 'accumulate="avg"'),
         ("if 2 * len(whole) > len(texts):", "if len(whole) == len(texts):"),
         ("return list(map(canonical, outputs)),", "return list(outputs),"),
