@@ -155,6 +155,14 @@ def test_a_field_is_overridden_from_the_line_and_by_a_second_file(tmp_path: Path
         ("--trainer.max_stps=1", "unrecognized arguments: --trainer.max_stps=1"),
         ("--model.loss.beta=much", "model.loss.beta: Expected a float. Got value: much"),
         ("--model.loss.loss_type=ppo", "Got value: ppo"),
+        (
+            "--model.policy=Qwen3",
+            "model.policy: 'Qwen3' is neither a file of its fields nor a class; give the fields one",
+        ),
+        (
+            "--data=pairs",
+            "data: 'pairs' is neither a file of its fields nor a class; give the fields one by one",
+        ),
         ("--model.loss.beta=-1", "beta is -1"),
         ("--model.sampling.num_generations=1", "num_generations is 1: set it to 2 or more"),
         ("--model.rewards.similarity.threshold=1.0", "threshold (tau) is 1.0"),

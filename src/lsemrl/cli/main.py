@@ -86,6 +86,10 @@ def _help() -> str:
     )
 
 
+_ONE_WORD = re.compile(r'Unable to load config "(.*?)"|Expected a dot import path string: (\S+)')
+"""What the parser says where a single word stands for fields."""
+
+
 def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     """What to tell the user about `error` of `verb`, in one sentence; None if the fault is ours.
 
@@ -128,6 +132,9 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
         return f"{where}there is no module {missing!r}; it is looked for {places}"
     if re.search(r"Expected a (builtins\.)?str\b", complaint):
         return f"{where}{complaint.rstrip('.')}; put text that YAML reads as something else in quotes"
+    if path and (given := _ONE_WORD.search(complaint)):
+        fields = f"give the fields one by one, --{path}.FIELD VALUE"
+        complaint = f"{given[1] or given[2]!r} is neither a file of its fields nor a class; {fields}"
     remedy = (
         "lsemrl fit --config FILE --print_config lists every field with its type"
         if verb in TRAINER_VERBS
