@@ -164,7 +164,7 @@ def test_a_run_without_its_own_log_says_that_it_has_no_alarms(
     for logger, alarms in ((MetricsLog(str(tmp_path)), AlarmSettings()), (False, None), (False, AlarmSettings())):
         assert "no alarms" not in caplog.text
         with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
-            run(grpo(tiny_model, alarms=alarms), tmp_path, steps=1, logger=logger)
+            run(grpo(tiny_model, alarms=alarms), tmp_path, steps=1, logger=logger, default_root_dir=tmp_path)
     assert caplog.text.count("no alarms: they read the run's own metrics.csv") == 1
 
 
