@@ -190,7 +190,12 @@ def test_an_adapter_is_measured_as_it_was_trained(tiny_model: str, tmp_path: Pat
     policy.save(tmp_path / "adapter")
     settings = PolicySettings(model=tiny_model, adapter=str(tmp_path / "adapter"))
     first = run_measure(tiny_settings(settings, arm="rl"), tmp_path / "one")
-    told = Told(rollout_step=9, kind="ties", sentence="all groups tie", rows=({"source": "a", "reward": 0.5},))
+    told = Told(
+        rollout_step=9,
+        kind="ties",
+        sentence="all groups tie",
+        rows=({"source": "a", "reference": "b", "completion": "c", "reward": 0.5},),
+    )
     (tmp_path / ALARMS).write_text(json.dumps(dataclasses.asdict(told)) + "\n")
     again = run_measure(tiny_settings(settings, arm="rl"), tmp_path / "two")
     assert first.divergence == again.divergence and first.divergence["own"].to_base > 0
@@ -243,7 +248,11 @@ def test_similarity_reward_is_the_rewards_own(threshold: float) -> None:
 
 def test_a_measurement_is_not_written_over_that_of_another_arm(tmp_path: Path) -> None:
     make_measured("base").write(tmp_path)
-    check_own(tmp_path, "base")
-    check_own(tmp_path / "new", "rl")
+    check_own(tmp_path, "base", 1)
+    check_own(tmp_path / "new", "rl", 1)
     with pytest.raises(UserError, match="which holds the measurement of 'base'; name another folder"):
-        check_own(tmp_path, "rl")
+        check_own(tmp_path, "rl", 1)
+    with pytest.raises(UserError, match="which holds the measurement of 'base', seed 1; name another folder"):
+        check_own(tmp_path, "base", 2)
+    (tmp_path / FILE).write_text('{"version": 1}')  # of which reports say that it be measured again
+    check_own(tmp_path, "rl", 1)

@@ -113,3 +113,9 @@ def test_what_is_none_is_refused(tokenizer: str, model: str, tmp_path: Path, tin
             MetricX(other, tokenizer)
     with pytest.raises(UserError, match=r"metrics\.metricx_tokenizer '.*' cannot be read"):
         MetricX(model, str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="is none of an mT5"):
+        MetricX(model, tiny_model)
+    weights = Path(save_model(tmp_path / "cut")) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        MetricX(str(tmp_path / "cut"), tokenizer)

@@ -18,7 +18,7 @@ def measure(*, settings: MeasureSettings, output: Path) -> None:
         output: Folder for measurement.json.
     """
     settings.check_files()
-    check_own(output, settings.arm)
+    check_own(output, settings.arm, settings.seed)
     loading(settings.policy.adapter or settings.policy.model)
     from lsemrl.evaluation.measure import run_measure  # peft, for which words that cannot be do not wait
 

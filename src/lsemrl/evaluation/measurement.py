@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsemrl.errors import UserError
-from lsemrl.json_records import read_record, write_json
+from lsemrl.json_records import UNREADABLE, read_record, write_json
 from lsemrl.modules.alarm_log import Told
+from lsemrl.reading import read_json
 
 if TYPE_CHECKING:
     from lsemrl.types import Completion, Example
@@ -186,17 +187,20 @@ class Measured:
         return read_record(cls, path, VERSION, "measure again with lsemrl measure")
 
 
-def check_own(folder: Path, arm: str) -> None:
-    """Refuse a folder in which another arm's measurement lies, which would be lost.
+def check_own(folder: Path, arm: str, seed: int) -> None:
+    """Refuse a folder in which another measurement lies, which would be lost; one that cannot be read is no loss.
 
     Raises:
-        UserError: There is one.
+        UserError: There is one, of another arm or seed.
     """
-    there = Measured.read(folder / FILE) if (folder / FILE).is_file() else None
-    if there is not None and there.arm != arm:
-        raise UserError(
-            f"--output is {str(folder)!r}, which holds the measurement of {there.arm!r}; name another folder"
-        )
+    try:
+        there = read_json(folder / FILE)
+        its_arm, its_seed = there["arm"], there["seed"]
+    except UNREADABLE:
+        return
+    if (its_arm, its_seed) != (arm, seed):
+        whose = repr(its_arm) if its_arm != arm else f"{its_arm!r}, seed {its_seed}"
+        raise UserError(f"--output is {str(folder)!r}, which holds the measurement of {whose}; name another folder")
 
 
 def hash_rows(examples: Sequence[Example]) -> Rows:

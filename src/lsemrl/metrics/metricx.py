@@ -57,7 +57,8 @@ class MetricX:
         self._device = computing_device(None, "metricx")
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            ends = self._tokenizer("a")["input_ids"][-1:] == [self._tokenizer.eos_token_id]
+        except Exception as error:  # of whatever a library reads it with
             raise UserError(
                 f"metrics.metricx_tokenizer {tokenizer!r} cannot be read ({reason_of(error)}); name the tokenizer of "
                 "an mT5, a folder or a hub id (pip install lsemrl[metricx] for what reads it)"
@@ -67,7 +68,7 @@ class MetricX:
                 loaded: Any = MT5ForConditionalGeneration.from_pretrained(
                     model, dtype=torch.float32, output_loading_info=True
                 )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:
             raise UserError(
                 f"metrics.metricx {model!r} cannot be read ({reason_of(error)}); name a model of MetricX-24, a folder "
                 "or a hub id"
@@ -78,6 +79,11 @@ class MetricX:
             raise UserError(
                 f"metrics.metricx {model!r} is no model of MetricX-24, which has a head of its own over the vocabulary "
                 "of mT5; name one such as google/metricx-24-hybrid-large-v2p6"
+            )
+        if not ends or len(self._tokenizer) > len(head):
+            raise UserError(
+                f"metrics.metricx_tokenizer {tokenizer!r} is none of an mT5, which ends a text by a token of its own "
+                f"and has {len(head):,} tokens at most; name one such as google/mt5-large"
             )
         self._model = read.eval().requires_grad_(False).to(self._device)
 

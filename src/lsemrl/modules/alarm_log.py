@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ROWS = 3
+_TEXTS = ("source", "reference", "completion")
 
 
 class Alarmed(UserError):
@@ -61,7 +62,8 @@ def read_alarms(path: Path) -> list[Told]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             said = json.loads(line)
-            found.append(Told(**{**said, "rows": tuple(said["rows"])}))
+            rows = [{**dict.fromkeys(_TEXTS, ""), **row, "reward": float(row["reward"])} for row in said["rows"]]
+            found.append(Told(**{**said, "rows": tuple(rows)}))
         except (ValueError, TypeError, KeyError):
             continue
     return found
