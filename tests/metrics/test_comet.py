@@ -1,7 +1,13 @@
-"""COMET is asked through its program's own interface; here a stand-in that takes and writes what comet-score does."""
+"""COMET is asked through its program's own interface; here a stand-in that takes and writes what comet-score does.
+
+Where the program is on the path, the last test asks it, for a model of nothing in the form of the published ones.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +16,7 @@ import pytest
 
 from lsemrl.errors import UserError
 from lsemrl.languages import language
-from lsemrl.metrics.comet import comet, unread
+from lsemrl.metrics.comet import PROGRAM, comet, unread
 from lsemrl.metrics.scorer import MetricSettings, Scorer
 from lsemrl.types import Completion, Example
 
@@ -86,3 +92,48 @@ def test_a_language_that_its_encoder_never_saw_is_told() -> None:
     assert [code for code in ("ug", "kk-Cyrl", "khk", "km", "zh", "en") if unread(language(code))] == []
     for code in ("bo", "pcm", "yo"):
         assert "was not trained on" in str(unread(language(code)))
+
+
+# Run by the interpreter of comet-score, which has other packages than ours.
+SAVE_AND_SCORE = """
+import json, string, sys
+import torch, yaml
+from comet import load_from_checkpoint
+from comet.models import RegressionMetric
+from transformers import BertConfig, BertModel, BertTokenizerFast
+folder, rows = sys.argv[1], json.loads(sys.argv[2])
+pieces = [*string.ascii_lowercase, *("##" + letter for letter in string.ascii_lowercase)]
+with open(folder + "/vocab.txt", "w") as file:
+    file.write("\\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces]))
+tokenizer = BertTokenizerFast(vocab_file=folder + "/vocab.txt")
+tokenizer.save_pretrained(folder)
+torch.manual_seed(0)
+sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+model = RegressionMetric(encoder_model="BERT", pretrained_model=folder, layer="mix", hidden_sizes=[16])
+kept = {"encoder_model": "BERT", "pretrained_model": folder, "layer": "mix", "hidden_sizes": [16]}
+saved = {"state_dict": model.state_dict(), "hyper_parameters": kept, "hparams_name": "kwargs"}
+torch.save({**saved, "pytorch-lightning_version": "2.6.0"}, folder + "/checkpoints/m.ckpt")
+with open(folder + "/hparams.yaml", "w") as file:
+    yaml.safe_dump({**kept, "class_identifier": "regression_metric"}, file)
+found = load_from_checkpoint(folder + "/checkpoints/m.ckpt").eval().predict(rows, gpus=0, progress_bar=False)
+print(json.dumps(found.scores))
+"""
+
+
+@pytest.mark.skipif(shutil.which(PROGRAM) is None, reason=f"{PROGRAM} is not on the path: pipx install unbabel-comet")
+def test_the_program_itself_scores_as_its_model_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, sources = ["wata dey here", "", "a b"], ["water is here", "a man", "one two"]
+    references = [["wata dey here"], ["no"], ["a c", "d"]]
+    rows = [
+        {"src": source, "mt": output, "ref": texts[0]}
+        for source, output, texts in zip(sources, outputs, references, strict=True)
+    ]
+    (tmp_path / "checkpoints").mkdir()
+    interpreter = Path(shutil.which(PROGRAM) or "").read_text(encoding="utf-8").splitlines()[0].removeprefix("#!")
+    words = [interpreter, "-c", SAVE_AND_SCORE, str(tmp_path), json.dumps(rows)]
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    own = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    found = comet(outputs, sources, references, str(tmp_path / "checkpoints" / "m.ckpt"))
+    assert found.rows == pytest.approx(own, abs=1e-3)  # the program itself rounds to half precision
+    assert len(set(found.rows)) == 3

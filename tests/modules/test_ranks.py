@@ -19,8 +19,8 @@ from lsemrl.modules.snapshot import read_snapshot
 from own_text import write_own_text
 from rank_runs import train
 
-OWN = ("timing/", "tokens_per_second", "padding/")
-"""Seconds, and how full each rank's own micro-batches are."""
+OWN = ("timing/", "tokens_per_second", "padding/", "completions/template")
+"""Seconds, how full each rank's own micro-batches are, and what its own prompts have in common."""
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Literal
 
 from lsemrl.finite import check_finite
@@ -22,6 +22,8 @@ _NOTHING = 1e-3
 """A reward whose mean stays below it is none."""
 _LEAST_FALL = 0.01
 """A measure that falls by less is taken to have stayed."""
+_SURE = 3.0
+"""Standard errors by which means have to differ: each batch has other prompts, and a run is looked at many times."""
 _INDEPENDENT = ("val/chrf", "val/meaning_f1")
 """Of what validation measures: what no reward is likely to be made of, but for the paper's ablations."""
 
@@ -30,7 +32,8 @@ _INDEPENDENT = ("val/chrf", "val/meaning_f1")
 class AlarmSettings:
     """When training says that something is going wrong; null turns an alarm off.
 
-    The defaults stay silent over the shipped runs and speak up in the recorded bad ones (docs/guards.md).
+    The defaults stay silent over the shipped runs and speak up in the recorded bad ones (docs/guards.md). A change from
+    one window to another is one only if it is three times its standard error, too.
     """
 
     on_alarm: Literal["say", "stop"] = "say"
@@ -126,49 +129,60 @@ def _gamed(rows: Sequence[Row], trained: Sequence[Row], watched: Watched, settin
     if settings.gamed is None:
         return ""
     for column, points in _measured(rows, trained, watched, settings.window):
-        *before, (reward, value) = points
-        # Rows differ from batch to batch, and a batch that is hard is hard for both.
-        then, best = max(
-            ((paid, one) for paid, one in before if paid <= reward), key=lambda each: each[1], default=(reward, value)
-        )
-        if best - value > max(settings.gamed * abs(best), _LEAST_FALL):
+        *before, now = points
+        # A batch that is hard is hard for both.
+        best = max((each for each in before if each.reward <= now.reward), key=lambda each: each.value, default=now)
+        fall = best.value - now.value
+        if fall > max(settings.gamed * abs(best.value), _LEAST_FALL, _SURE * math.hypot(best.error, now.error)):
             return (
-                f"{column} fell from {best:.3f} to {value:.3f} while the reward went from {then:.3f} to {reward:.3f}: "
-                "it is being gamed; read the rows, and add a guard against what they do"
+                f"{column} fell from {best.value:.3f} to {now.value:.3f} while the reward went from {best.reward:.3f} "
+                f"to {now.reward:.3f}: it is being gamed; read the rows, and add a guard against what they do"
             )
     return ""
 
 
+@dataclass(frozen=True)
+class _Point:
+    """Mean reward of a window, an independent measure of it, and the standard error of that over the batches."""
+
+    reward: float
+    value: float
+    error: float
+
+
 def _measured(
     rows: Sequence[Row], trained: Sequence[Row], watched: Watched, window: int
-) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """Each independent measure that there is, as (reward, measure) from the start to now, two points or more."""
+) -> Iterator[tuple[str, list[_Point]]]:
+    """Each independent measure that there is, from the start to now, two points or more."""
     blocks = [trained[max(end - window, 0) : end] for end in range(len(trained), window - 1, -window)][::-1]
     for name in watched.free:
-        points = [(_mean(block, "reward"), _mean(block, f"rewards/{name}/mean")) for block in blocks]
-        yield from _whole(f"rewards/{name}/mean", points)
+        column = f"rewards/{name}/mean"
+        points = [_Point(_mean(block, "reward"), _mean(block, column), _error(block, column)) for block in blocks]
+        yield from _whole(column, points)
     for column in _INDEPENDENT:
         points, seen = [], list[Row]()
         for row in rows:
             if "reward" in row:
                 seen.append(row)
             if column in row and len(seen) >= window:
-                points.append((_mean(seen[-window:], "reward"), row[column]))
+                # The same rows each time, so that no batch is an easy one.
+                points.append(_Point(_mean(seen[-window:], "reward"), row[column], 0.0))
         yield from _whole(column, points)
 
 
-def _whole(column: str, points: list[tuple[float, float]]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    known = [point for point in points if all(map(math.isfinite, point))]
+def _whole(column: str, points: list[_Point]) -> Iterator[tuple[str, list[_Point]]]:
+    known = [point for point in points if math.isfinite(point.reward) and math.isfinite(point.value)]
     if len(known) > 1:
         yield column, known
 
 
 def _language(first: Sequence[Row], now: Sequence[Row], watched: Watched, most: float | None) -> str:
     for name in watched.language if most is not None else ():
-        began, ended = (_mean(rows, f"rewards/{name}/mean") for rows in (first, now))
-        if began - ended > most:  # type: ignore[operator]  # None has been left out
+        column = f"rewards/{name}/mean"
+        began, ended = _mean(first, column), _mean(now, column)
+        if began - ended > most and _differ(first, now, column):  # type: ignore[operator]  # None has been left out
             return (
-                f"rewards/{name}/mean fell from {began:.2f} to {ended:.2f}: completions leave the language; raise the "
+                f"{column} fell from {began:.2f} to {ended:.2f}: completions leave the language; raise the "
                 f"weight of {name}, or make it a gate"
             )
     return ""
@@ -178,6 +192,8 @@ def _length(first: Sequence[Row], now: Sequence[Row], most: float | None) -> str
     began, ended = (_mean(rows, "completions/mean_length") for rows in (first, now))
     if most is None or not began or not abs(ended / began - 1) > most:
         return ""
+    if not _differ(first, now, "completions/mean_length"):
+        return ""
     return (
         f"completions have {ended:.1f} tokens where they had {began:.1f}: length is what is learned; add "
         "lsemrl.rewards.Length"
@@ -186,7 +202,7 @@ def _length(first: Sequence[Row], now: Sequence[Row], most: float | None) -> str
 
 def _copied(first: Sequence[Row], now: Sequence[Row], most: float | None) -> str:
     began, ended = (_mean(rows, "completions/copied") for rows in (first, now))
-    if most is None or not ended - began > most:
+    if most is None or not ended - began > most or not _differ(first, now, "completions/copied"):
         return ""
     return (
         f"what is copied from the source went from {began:.0%} to {ended:.0%}, beyond what references copy; add "
@@ -246,3 +262,16 @@ def _mean(rows: Sequence[Row], column: str) -> float:
     """Over the rows that have a finite one; NaN, which no threshold is below, where none has."""
     known = [row[column] for row in rows if math.isfinite(row.get(column, math.nan))]
     return fmean(known) if known else math.nan
+
+
+def _differ(first: Sequence[Row], now: Sequence[Row], column: str) -> bool:
+    """Whether two means differ by more than batches do."""
+    return abs(_mean(first, column) - _mean(now, column)) > _SURE * math.hypot(
+        _error(first, column), _error(now, column)
+    )
+
+
+def _error(rows: Sequence[Row], column: str) -> float:
+    """Standard error of `_mean`; 0 of a single row, whose spread is not known."""
+    known = [row[column] for row in rows if math.isfinite(row.get(column, math.nan))]
+    return math.sqrt(variance(known) / len(known)) if len(known) > 1 else 0.0

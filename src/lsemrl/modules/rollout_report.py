@@ -109,8 +109,8 @@ def likeness(completions: Sequence[Completion]) -> dict[str, float]:
     Returns:
         `completions/shared`, the share of completions that another prompt got too, but for those that are references;
         `completions/template`, of all pairs of neighbouring units the most that one is in more completions than first
-        references, as shares; `completions/copied`, the mean of what `CopyOfSource` takes off, NaN where it does not
-        apply.
+        references, as shares over the prompts but for the one that has most of it, whose own words it may be;
+        `completions/copied`, the mean of what `CopyOfSource` takes off, NaN where it does not apply.
     """
     askers: dict[str, set[str]] = {}
     for one in completions:
@@ -119,14 +119,16 @@ def likeness(completions: Sequence[Completion]) -> dict[str, float]:
         len(askers[canonical(one.text)]) > 1 and canonical(one.text) not in map(canonical, one.example.references)
         for one in completions
     ]
-    said, meant = (Counter[tuple[str, str]]() for _ in range(2))
+    excess: dict[tuple[str, str], Counter[str]] = {}  # of each pair, by prompt
     for one in completions:
-        said.update(set(pairwise(units(one.text))))
-        meant.update(set(pairwise(units(one.example.reference))))
-    excess = max((said[pair] - meant[pair] for pair in said), default=0)
-    many = len({one.example.id for one in completions}) > 1  # of a single prompt nothing can be said
+        said, meant = (set(pairwise(units(text))) for text in (one.text, one.example.reference))
+        for pair in said ^ meant:
+            excess.setdefault(pair, Counter())[one.example.id] += 1 if pair in said else -1
+    many = Counter(one.example.id for one in completions)
+    shares = [[count / many[asker] for asker, count in each.items()] for each in excess.values()]
+    most = max((sum(each) - max(each) for each in shares), default=0.0)
     return {
         "completions/shared": sum(shared) / len(shared),
-        "completions/template": excess / len(completions) if many else 0.0,
+        "completions/template": max(most, 0.0) / max(len(many) - 1, 1),  # of a single prompt nothing can be said
         "completions/copied": float((1 - CopyOfSource()(completions)).nanmean()),
     }
