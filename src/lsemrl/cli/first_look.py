@@ -19,11 +19,13 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from lsemrl import micro
 from lsemrl.cli.words import spelled_out
 from lsemrl.config_files import prepare_configs, read_config
 from lsemrl.errors import UserError
 from lsemrl.files import write_text
 from lsemrl.finite import check_all_finite, check_all_seeds
+from lsemrl.named import check_encoder
 
 POLICIES = ("lsemrl.modules.sft.SFT", "lsemrl.modules.grpo.GRPO")
 """What `model.class_path` may be, but for a user's own."""
@@ -84,7 +86,10 @@ def first_look(words: Sequence[str]) -> None:
     check_all_finite(config.as_dict())
     if policy:
         settings = config.model.init_args
-        settings.pop("rewards", None)  # an encoder would be loaded
+        for part in (settings.pop("rewards", None) or {}).values():  # to make one would load it
+            encoder = part.get("init_args", {}).get("encoder", micro.NAME)
+            if isinstance(encoder, str) and encoder != micro.NAME:
+                check_encoder(encoder)
         check_tokens(settings.get("max_new_tokens"), settings.micro_batch_tokens)
     made = parser.instantiate_classes(config)
     made.data.check_files()

@@ -68,18 +68,7 @@ def read_records(
     Raises:
         UserError: Nothing to read, a field that no row has, or a bad row where `on_bad_row` is error.
     """
-    needed = (*inputs, target, *([choices] if choices else []))
-    fields = ("id", *needed)
-    unknown = [name for name in source.columns if name not in fields]
-    if unknown:
-        raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
-    _check_two(source, inputs, target)
-    check_skipped(source)
-    rows = read_rows(source, needed)
-    if flatten is not None:
-        rows = [flat for row in rows for flat in _flat(row, flatten)]
-    _check_columns(source, rows, (*needed, *(["id"] if "id" in source.columns else [])))
-
+    rows = read_fields(source, inputs=inputs, target=target, flatten=flatten, choices=choices)
     records, skipped = [], []
     for row in rows:
         try:
@@ -97,6 +86,31 @@ def read_records(
             f"because line {first['line']} {first['reason']}; correct the file or columns"
         )
     return records, len(skipped)
+
+
+def read_fields(
+    source: Source, *, inputs: tuple[str, ...], target: str, flatten: Flatten | None = None, choices: str = ""
+) -> list[Row]:
+    """Read the rows of `source`, some of which have each field; whether one can be used is not looked at.
+
+    Args:
+        source: As for `read_records`, as are the others.
+
+    Raises:
+        UserError: Nothing to read, or a field that no row has.
+    """
+    needed = (*inputs, target, *([choices] if choices else []))
+    fields = ("id", *needed)
+    unknown = [name for name in source.columns if name not in fields]
+    if unknown:
+        raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
+    _check_two(source, inputs, target)
+    check_skipped(source)
+    rows = read_rows(source, needed)
+    if flatten is not None:
+        rows = [flat for row in rows for flat in _flat(row, flatten)]
+    _check_columns(source, rows, (*needed, *(["id"] if "id" in source.columns else [])))
+    return rows
 
 
 def to_record(values: dict[str, Any], *, place: str, inputs: tuple[str, ...], target: str, choices: str = "") -> Record:

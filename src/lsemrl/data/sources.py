@@ -22,6 +22,9 @@ from lsemrl.types import UserError
 
 FORMATS = (*READERS, TMX)
 """Ends of the names of files that hold whole rows."""
+_TEXTS = {".jsonl", ".json", ".csv", ".tsv", ".tmx", ".txt"}
+_SMALL = 10_000_000
+"""Bytes."""
 SKIPPED = {"file", "line", "reason", "raw"}
 """What is written of a row left out."""
 
@@ -134,6 +137,16 @@ def check_source(source: Source) -> None:
                 "of several begin with, a folder of them, hub:owner/name, or micro"
             )
         check_path(source.path)
+
+
+def is_small(source: Source) -> bool:
+    """Whether its rows are text in one file, or two, that are read in a tenth of a second or so."""
+    if source.world_split is not None or source.path.startswith(HUB):
+        return False
+    files = [user_path(name) for name in (source.path, source.target_path) if name is not None]
+    if not all(file.is_file() and file.suffix in _TEXTS for file in files):
+        return False
+    return sum(file.stat().st_size for file in files) < _SMALL
 
 
 def _layout(source: Source) -> Layout | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lsemrl.data.collate import complete_tokenizer
 from lsemrl.data.glance import at_a_glance
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
-from lsemrl.data.records import Flatten, Record, read_records, to_record
-from lsemrl.data.sources import Source, check_source
+from lsemrl.data.records import Flatten, Record, read_fields, read_records, to_record
+from lsemrl.data.sources import Source, check_source, is_small
 from lsemrl.data.splits import (
     Splits,
     choose_part,
@@ -85,6 +85,11 @@ class Task:
         first = record.inputs[self.inputs[0]]
         return (first, *record.targets) if self.pairs else (first,)
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Of its rows, as `read_records` takes them."""
+        return {"inputs": self.inputs, "target": self.target, "flatten": self.flatten, "choices": self.choices}
+
     def key(self, record: Record) -> str:
         """What equal rows have in common; the same in whichever direction a pair is translated."""
         return content_key(*sorted(self.contents(record)[:2]))
@@ -107,7 +112,7 @@ class Plan:
         self.resolved_template()  # so that a wrong one is told before anything is read
 
     def check_files(self) -> None:
-        """Refuse files that are not there, without reading those that are.
+        """Refuse files that are not there, and those that lack a column, where they are read in a moment.
 
         Raises:
             UserError: The first, or one whose format is unknown.
@@ -115,6 +120,8 @@ class Plan:
         for source in (self.source, self.validation, self.test):
             if source is not None:
                 check_source(source)
+                if is_small(source):
+                    read_fields(source, **self.task.fields)
 
     def resolved_template(self) -> PromptTemplate:
         """The template with the task's own wording where it has none.
@@ -234,8 +241,7 @@ def read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:
 def _read(plan: Plan, source: Source, name: Split) -> tuple[list[Record], int]:
     if source.world_split is not None:
         return _draw(plan, source.world_split or name), 0
-    task = plan.task
-    return read_records(source, inputs=task.inputs, target=task.target, flatten=task.flatten, choices=task.choices)
+    return read_records(source, **plan.task.fields)
 
 
 def _draw(plan: Plan, split: Split) -> list[Record]:

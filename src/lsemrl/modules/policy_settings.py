@@ -8,6 +8,7 @@ from typing import Literal
 
 from lsemrl import micro
 from lsemrl.finite import check_finite
+from lsemrl.named import check_model
 from lsemrl.types import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -102,11 +103,13 @@ class PolicySettings:
             )
 
     def check_files(self) -> None:
-        """Refuse an adapter that is not there, without reading one that is.
+        """Refuse a model and an adapter that are not there, without reading those that are.
 
         Raises:
-            UserError: `adapter` names no adapter's folder.
+            UserError: `model` can be no model, or `adapter` names no adapter's folder.
         """
+        if self.model != micro.NAME:
+            check_model(self.model)
         if self.adapter is not None and self.adapter != micro.NAME:
             check_adapter(Path(self.adapter))
 

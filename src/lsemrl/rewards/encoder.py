@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from lsemrl import micro
 from lsemrl.errors import reason_of
+from lsemrl.named import check_encoder
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 EncoderDtype = Literal["auto", "float32", "bfloat16"]
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _UNUSED = "pooler."  # what sentence encoders pool by is a module of their own
 
 
@@ -54,15 +53,8 @@ def frozen_encoder(name: str, dtype: torch.dtype) -> SentenceTransformer:
     Its first module, the transformer, computes in `dtype`; what follows gets and computes float32.
     """
     path = micro.ENCODER if name == micro.NAME else Path(name)
-    if path.exists() and not (path / "modules.json").is_file():
-        raise UserError(
-            f"encoder is {name!r}, which is no SentenceTransformer folder (it has no modules.json): name a folder "
-            "written by SentenceTransformer.save, or a hub id"
-        )
-    if not path.exists() and (name == micro.NAME or not _HUB_ID.fullmatch(name)):
-        raise UserError(
-            f"encoder is {name!r}, and there is no such folder: name a SentenceTransformer folder or a hub id"
-        )
+    if name != micro.NAME:
+        check_encoder(name)
     from sentence_transformers import SentenceTransformer
 
     # Building a model draws its weights before they are overwritten, and the run's random numbers are not ours to use.
