@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RESULTS := benchmarks/results
 
-.PHONY: demo test test-docs docs format assets bench bench-gpu faults mutants soak clean
+.PHONY: demo test test-slow test-docs docs format assets bench bench-gpu faults mutants soak clean
 
 demo: $(VENV)/ready  ## the main job on the embedded world; about 15 minutes on two cores
 	$(BIN)/lsemrl demo
@@ -11,8 +11,11 @@ test: $(VENV)/ready  ## lint, types, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy & types=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist worksteal; tests=$$?; \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist worksteal; tests=$$?; \
 	wait $$types && exit $$tests
+
+test-slow: $(VENV)/ready  ## test-docs, kills of several ranks, SLURM, peaks of memory, the smallest benchmarks; a quarter of an hour
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 test-docs: $(VENV)/ready  ## what the README and docs tell to type, run from top to bottom; 5 to 7 minutes on two busy cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_docs.py

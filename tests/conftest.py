@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import sys
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
     atexit.register(gc.unfreeze)  # for libraries that look for leaks as a process ends
+    if "forks" in sys.modules:  # a test asks for them
+        sys.modules["forks"].start_server()
 
 
 @pytest.fixture

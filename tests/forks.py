@@ -1,4 +1,4 @@
-"""Commands as processes that need not import: forks of one that has, started once for each worker of pytest.
+"""Commands as processes that need not import: forks of a server that is itself a fork of pytest's worker.
 
 A fork says, writes and ends as a process of its own does (test_forks.py); only the seconds of the imports are saved.
 """
@@ -6,7 +6,7 @@ A fork says, writes and ends as a process of its own does (test_forks.py); only 
 from __future__ import annotations
 
 import atexit
-import functools
+import logging
 import multiprocessing
 import os
 import runpy
@@ -15,8 +15,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,34 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["preloaded"])
 
 
-@functools.cache
-def _start_server() -> None:
-    """With our path, which the server of Python 3.11 is not given."""
+def start_server() -> None:
+    """Before the first test: a process that has computed cannot be forked, for its threads are not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setattr(util, "spawnv_passfds", _fork_with)
         forkserver.ensure_running()
+
+
+def _fork_with(executable: str, words: list[str], descriptors: Sequence[int]) -> int:
+    """Run `python -c` code in a fork that has nothing of this process but its memory and these descriptors."""
+    pid = os.fork()
+    if pid:
+        return pid
+    # Not closed but led nowhere: objects in this memory may yet write to their numbers.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2 and int(name) not in (nowhere, *descriptors):
+            os.dup2(nowhere, int(name), inheritable=False)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", 1, closefd=False)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, closefd=False, errors="backslashreplace")
+    logging.root.handlers.clear()  # pytest's
+    # What this process does when it ends, such as to remove its folders, is not for the fork to do.
+    atexit._clear()
+    weakref.finalize._registry.clear()
+    resource_tracker._resource_tracker._fd = None  # it leads nowhere now
+    try:
+        exec(words[-1], {})
+    finally:
+        os._exit(0)  # or pytest would go on here
 
 
 class Fork:
@@ -57,7 +80,7 @@ class Fork:
         self._output, self._errors = Path(self._said.name, "output"), Path(self._said.name, "errors")
         for file in (self._output, self._errors):
             file.touch()
-        _start_server()
+        start_server()
         whole = {name: value for name, value in {**os.environ, **(environment or {})}.items() if value is not None}
         self._process = _CONTEXT.Process(
             target=_work, args=(run, list(words), whole, folder or Path.cwd(), self._output, self._errors)

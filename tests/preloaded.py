@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 
 gc.disable()  # until all is imported
@@ -28,7 +28,7 @@ from read_once import read_once
 
 read_once()
 os.fsync = lambda descriptor: None  # as in conftest
-with suppress(SystemExit), redirect_stdout(StringIO()):
+with suppress(SystemExit), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
     main(["fit", "--config", "grpo.yaml", "--print_config"])
 Policy(PolicySettings(model="micro")).load()  # transformers and peft then know the patterns of names
 gc.enable()

@@ -94,6 +94,7 @@ def until(path: Path, alive: Callable[[], bool]) -> None:
     assert path.exists()
 
 
+@pytest.mark.slow  # 20 and 30 seconds
 @pytest.mark.parametrize("name", RANKS)
 def test_several_ranks_share_one_folder_and_go_on_after_a_kill(name: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
@@ -141,6 +142,7 @@ def test_a_reward_that_one_rank_cannot_give_stops_all_with_one_sentence(tmp_path
     assert "reward 'chrf'" in told.pop()
 
 
+@pytest.mark.slow  # 11 seconds
 def test_a_slurm_job_on_two_nodes_is_queued_again_when_its_time_is_up(tmp_path: Path) -> None:
     """Two tasks as srun would start them, each a node of its own; SLURM itself is not here."""
     asked, program, runs = tmp_path / "asked", tmp_path / "bin" / "scontrol", tmp_path / "runs"

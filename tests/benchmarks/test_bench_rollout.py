@@ -13,6 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALLEST = "--rows 2 9 --prompt 4 --tokens 3 --rounds 1"
 
 
+@pytest.mark.slow  # 12 seconds
 def test_the_smallest_run(tmp_path: Path) -> None:
     words = ["benchmarks/bench_rollout.py", *SMALLEST.split(), "--device", "cpu", "--results", str(tmp_path)]
     run = Fork(words, benchmark, folder=BENCHMARKS.parent).end()

@@ -32,6 +32,7 @@ def work(bench_step: ModuleType, folder: Path, train: str) -> Any:
     return bench_step.Work(folder=folder, shape=shape, train=train, device="cpu", dtype="float32", steps=2)
 
 
+@pytest.mark.slow  # 5 seconds
 def test_the_smallest_run(tmp_path: Path) -> None:
     words = ["benchmarks/bench_step.py", *SMALLEST.split(), "--device", "cpu", "--results", str(tmp_path)]
     run = Fork(words, benchmark, folder=BENCHMARKS.parent).end()

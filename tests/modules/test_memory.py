@@ -221,6 +221,7 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
     assert after < peak - 250e6
 
 
+@pytest.mark.slow  # half a minute in a process of its own
 def test_the_embedded_run_takes_what_it_said(tmp_path: Path) -> None:
     """As shipped, but for few rows, two steps, no validation, and glibc, which is told to give back what is freed."""
     words = ["fit", "--config", CONFIGS / "grpo.yaml", "--trainer.default_root_dir", tmp_path]

@@ -97,7 +97,7 @@ class Growing:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these of the completions only."""
-        self._kept.reorder_cache(rows)  # type: ignore[arg-type]  # which all kinds of layers have, to pick and to repeat
+        self._kept.reorder_cache(rows)  # which all kinds of layers have, to pick and to repeat
         self._mask_NL, self._position_N = self._mask_NL[rows], self._position_N[rows]
 
 

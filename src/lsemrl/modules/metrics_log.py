@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import Logger
@@ -174,7 +175,8 @@ def log_row(
 ) -> None:
     """Average metrics over ranks, show them, and write a row.
 
-    Not by Lightning's own way: it would write the row only after a checkpoint was, and reduce every number alone.
+    Not by Lightning's own way: it would write the row only after a checkpoint was, reduce every number alone, and take
+    a quarter of a small step for it. Callbacks find them in `trainer.callback_metrics` all the same.
 
     Args:
         module: Whose Trainer has the loggers.
@@ -184,8 +186,9 @@ def log_row(
         due: Whether the row is to be written.
     """
     values = averages({name: float(value) for name, value in metrics.items()}, module.device)
-    for name, value in values.items():
-        module.log(name, value, prog_bar=name in shown, logger=False, batch_size=1)
+    for name in filter(values.__contains__, shown):
+        module.log(name, values[name], prog_bar=True, logger=False, batch_size=1)
+    module.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
     if due and not module.trainer.sanity_checking:
         for logger in module.trainer.loggers:
             logger.log_metrics(values, step)

@@ -300,12 +300,14 @@ class Policy(nn.Module):
     def inference(self) -> Iterator[None]:
         """No dropout, no gradients; the mode that was on comes back afterwards."""
         model, training = self.model, self.model.training
-        model.eval()
+        if training:  # each way goes through every module of it
+            model.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            model.train(training)
+            if training:
+                model.train()
 
     @contextmanager
     def merged(self) -> Iterator[float | None]:
