@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import PreTrainedTokenizerBase
 
 from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.comprehension import ComprehensionData
+from lsemrl.data.sources import Source
 from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
-from lsemrl.evaluation.measure import run_measure
+from lsemrl.evaluation.measure import read_battery, run_measure
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import FILE, Measured, check_own, hash_rows
 from lsemrl.metrics.scorer import MetricSettings
@@ -57,6 +59,17 @@ def tiny_settings(policy: PolicySettings, **fields: object) -> MeasureSettings:
         device="cpu",
         **fields,  # type: ignore[arg-type]
     )
+
+
+def test_rows_are_of_the_whole_file(tokenizer_of_tiny_model: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    file = tmp_path / "test.jsonl"
+    file.write_text("".join(f'{{"zh": "{at}", "bo": "{at}"}}\n' for at in range(10)), encoding="utf-8")
+    target = TranslationData(micro=MicroRows(train=1, validation=1, test=1), test=Source(path=str(file)))
+    for count, places in ((4, "0 2 5 7"), (10, "0 1 2 3 4 5 6 7 8 9"), (99, "0 1 2 3 4 5 6 7 8 9")):
+        found = read_battery(
+            target, None, None, tokenizer_of_tiny_model, target_rows=count, general_rows=1, say=lambda line: None
+        )
+        assert [example.reference for example in found.target] == places.split()
 
 
 @pytest.mark.parametrize("task", ["translation", "headline"])

@@ -154,13 +154,24 @@ def read_battery(
             say(line)
         if not data.test_examples:
             raise UserError(f"{name} has no test rows; give it a test source, or raise splits.test_fraction")
-        held_out.append(tuple(data.test_examples[:count]))
+        held_out.append(_chosen(data, count))
     texts = tuple(text.examples()) if text else ()
     if general is None:
         return Battery(target=held_out[0], text=texts)
     task = general.plan.task
     name = name_of(task, held_out[1])
     return Battery(target=held_out[0], general=held_out[1], text=texts, scored_by=task.scored_by, general_name=name)
+
+
+def _chosen(data: TaskData, count: int) -> tuple[Example, ...]:
+    """So many test rows, from the whole of a file: neighbours are often of one document, and some are hard throughout.
+
+    Rows of the embedded world are drawn one by one, and its first are as good as any.
+    """
+    rows, source = data.test_examples, data.plan.test or data.plan.source
+    if source.world_split is not None or count >= len(rows):
+        return tuple(rows[:count])
+    return tuple(rows[at * len(rows) // count] for at in range(count))
 
 
 def _load(policy: Policy, base: str | None) -> str:

@@ -46,7 +46,8 @@ class MeasureSettings:
     threshold: float = 0.0
     """Tau of the similarity reward, which is shown beside the oracle's meaning where there are both."""
     target_rows: int = 200
-    """Test rows of the new task, the first; fewer where there are fewer."""
+    """Test rows of the new task, at even distances over a file, whose first may be hard ones; fewer where there are
+    fewer."""
     general_rows: int = 200
     """Questions, likewise."""
     max_new_tokens: int = 64
