@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
 from forks import Fork, benchmark
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALLEST = "--sweep group --values 2 3 --prompts 1 --prompt 4 --completion 2 --steps 1 --warmup 1"
 
 
+@pytest.mark.slow  # 6 seconds
 def test_the_smallest_run(tmp_path: Path) -> None:
     words = ["benchmarks/bench_scaling.py", *SMALLEST.split(), "--device", "cpu", "--results", str(tmp_path)]
     run = Fork(words, benchmark, folder=BENCHMARKS.parent).end()

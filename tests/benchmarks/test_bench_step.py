@@ -48,6 +48,7 @@ def test_the_smallest_run(tmp_path: Path) -> None:
         assert float(row["step_s"]) > 0 and float(row["peak_mb"]) >= float(row["loaded_mb"]) > 0
 
 
+@pytest.mark.slow  # 6 seconds each, as the next
 @pytest.mark.parametrize("train", ["lora", "full"])
 def test_both_systems_take_the_same_steps(train: str, bench_step: ModuleType, tmp_path: Path) -> None:
     line = bench_step.check(tmp_path, bench_step.harness.MODELS["small"], work(bench_step, tmp_path, train))
@@ -55,6 +56,7 @@ def test_both_systems_take_the_same_steps(train: str, bench_step: ModuleType, tm
     assert ", 0% of tokens" not in line  # the second step was far enough from the first to clip
 
 
+@pytest.mark.slow
 def test_a_different_step_is_not_measured(
     bench_step: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,14 +62,14 @@ def test_rl_of_headlines_from_a_weak_start_is_caught_when_one_verb_is_said_every
     assert found["template"] < fell and found["gamed"] < fell + 20
 
 
-def test_a_real_model_that_learns_to_copy_is_caught_and_a_guarded_one_late() -> None:
+def test_a_real_model_that_learns_to_copy_is_caught_and_a_guarded_one_trips_nothing() -> None:
     rows = recorded("pidgin_unguarded")
     found = begun(rows, Watched(paid=("similarity",), free=("chrf", "copy"), language=("told",)))
-    # Of the source .20 was copied in the first ten steps and in the second, .34 in the next two tens.
-    assert sorted(found) == ["copied", "gamed"] and max(found.values()) <= 40
+    # By tens of steps .18, .25, .27 and .41 of the source were copied: it begins with the third, if not before.
+    assert sorted(found) == ["copied", "gamed"] and max(found.values()) <= 45
     guarded = Watched(paid=("similarity", "language", "copy"), free=("chrf",), language=("language",))
-    # Its gate is open to what is copied by less than .7, and that grew from .16 to .30.
-    assert begun(recorded("pidgin_guarded"), guarded) == {"copied": 86}
+    # In steps 76 to 85 it copied .15 more than at first, of rows of which the other run copied more too: by chance.
+    assert begun(recorded("pidgin_guarded"), guarded) == {}
 
 
 @pytest.mark.parametrize("report", ["demo_translation", "demo_headline"])

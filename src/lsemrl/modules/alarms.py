@@ -22,7 +22,7 @@ _NOTHING = 1e-3
 """A reward whose mean stays below it is none."""
 _LEAST_FALL = 0.01
 """A measure that falls by less is taken to have stayed."""
-_SURE = 3.0
+_SURE = 4.0
 """Standard errors by which means have to differ: each batch has other prompts, and a run is looked at many times."""
 _INDEPENDENT = ("val/chrf", "val/meaning_f1")
 """Of what validation measures: what no reward is likely to be made of, but for the paper's ablations."""
@@ -33,7 +33,7 @@ class AlarmSettings:
     """When training says that something is going wrong; null turns an alarm off.
 
     The defaults stay silent over the shipped runs and speak up in the recorded bad ones (docs/guards.md). A change from
-    one window to another is one only if it is three times its standard error, too.
+    one window to another is one only if it is four times its standard error, too.
     """
 
     on_alarm: Literal["say", "stop"] = "say"
