@@ -198,6 +198,21 @@ def test_each_kind_is_told_once_with_the_best_paid_rows(tmp_path: Path, caplog: 
     assert read_alarms(tmp_path / "none") == list[Told]()
 
 
+def test_what_cannot_be_read_of_told_alarms_is_left_out_and_a_row_without_a_field_is_made_whole(tmp_path: Path) -> None:
+    file = tmp_path / "alarms.jsonl"
+    whole = {"rollout_step": 3, "kind": "kl", "sentence": "it runs away"}
+    lines = [
+        {**whole, "rows": [{"completion": "a", "reward": 1}]},
+        {**whole, "rows": [{"completion": "a"}]},
+        whole,
+        [1],
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn', encoding="utf-8")
+    [told] = read_alarms(file)
+    assert told.rows == ({"source": "", "reference": "", "completion": "a", "reward": 1.0},)
+    assert "|  |  | a | 1.0 |" in told.page
+
+
 def test_a_run_that_an_alarm_stops_is_saved_and_the_same_command_goes_on(tiny_model: str, tmp_path: Path) -> None:
     quiet = dict.fromkeys(("gamed", "language", "length", "template", "shared", "copied", "ties"))
 
