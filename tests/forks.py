@@ -48,7 +48,7 @@ def _fork_with(executable: str, words: list[str], descriptors: Sequence[int]) ->
             os.dup2(nowhere, int(name), inheritable=False)
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w", 1, closefd=False)
     sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, closefd=False, errors="backslashreplace")
-    logging.root.handlers.clear()  # pytest's
+    _log_as_a_process_of_its_own()
     # What this process does when it ends, such as to remove its folders, is not for the fork to do.
     atexit._clear()
     weakref.finalize._registry.clear()
@@ -57,6 +57,18 @@ def _fork_with(executable: str, words: list[str], descriptors: Sequence[int]) ->
         exec(words[-1], {})
     finally:
         os._exit(0)  # or pytest would go on here
+
+
+def _log_as_a_process_of_its_own() -> None:
+    """Without pytest's handlers, for which Lightning went without one of its own; to the standard error of now."""
+    logging.root.handlers.clear()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).addHandler(logging.StreamHandler())
+        logging.getLogger(name).propagate = False
+    for reference in logging._handlerList:
+        handler = reference()
+        if type(handler) is logging.StreamHandler:
+            handler.stream = sys.stderr
 
 
 class Fork:
