@@ -26,7 +26,7 @@ FLOORS = (
     ("types", "languages", "runs", "config_files", "json_records"),
     ("identification", "kernels", "micro"),
     ("scripts",),
-    ("files", "reading", "foreign", "canonical", "finite", "named", "as_typed", "local_paths", "durations"),
+    ("files", "reading", "foreign", "canonical", "finite", "model_names", "as_typed", "local_paths", "durations"),
     ("errors",),
 )
 """From the top: folders, and single modules that lie beside them."""

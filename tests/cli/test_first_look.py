@@ -111,6 +111,19 @@ def test_what_may_be_right_is_not_refused(words: list[str], monkeypatch: pytest.
     first_look(["--config", *words])
 
 
+def test_an_encoder_of_a_reward_of_ones_own_may_be_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rewards_of_ones_own.py").write_text(
+        "from lsemrl.rewards import Chrf\n"
+        "class Mine(Chrf):\n"
+        "    def __init__(self, encoder: str, weight: float = 1.0) -> None: super().__init__(weight=weight)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = "{x: {class_path: rewards_of_ones_own.Mine, init_args: {encoder: 'a:b'}}}"
+    first_look(["--config", "grpo.yaml", f"--model.rewards={mine}"])
+    with pytest.raises(UserError, match="encoder is 'a:b', and there is no such folder"):
+        first_look(["--config", "grpo.yaml", "--model.rewards.similarity.encoder=a:b"])
+
+
 def test_shipped_configurations_pass() -> None:
     for path in [*(CONFIGS / "paper").glob("[gs]*.yaml"), *(CONFIGS / "real").glob("*.yaml")]:
         try:
@@ -142,6 +155,7 @@ MISTAKES = [
     ("best-of --config grpo.yaml --nope", "unrecognized arguments: --nope;"),
     ("fit-reward --data.source.path nope.jsonl", "path is 'nope.jsonl', and there is no such file"),
     ("fit --config grpo.yaml --model.policy.model ./nope", "policy.model is './nope', and there is no such folder"),
+    (f"fit --config sft.yaml --model.policy.model {'a' * 5000}:", "there is no such folder; name a model's"),
     ("fit --config sft.yaml --model.policy.model own/name", "nor that model in "),
     ("fit --config sft.yaml --model.policy.model .", "which is no model's folder (it has no config.json)"),
     ("fit --config grpo.yaml --model.rewards.similarity.encoder ./nope", "encoder is './nope', and there is no such"),

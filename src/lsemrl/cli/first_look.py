@@ -25,7 +25,7 @@ from lsemrl.config_files import prepare_configs, read_config
 from lsemrl.errors import UserError
 from lsemrl.files import write_text
 from lsemrl.finite import check_all_finite, check_all_seeds
-from lsemrl.named import check_encoder
+from lsemrl.model_names import check_encoder
 
 POLICIES = ("lsemrl.modules.sft.SFT", "lsemrl.modules.grpo.GRPO")
 """What `model.class_path` may be, but for a user's own."""
@@ -88,7 +88,8 @@ def first_look(words: Sequence[str]) -> None:
         settings = config.model.init_args
         for part in (settings.pop("rewards", None) or {}).values():  # to make one would load it
             encoder = part.get("init_args", {}).get("encoder", micro.NAME)
-            if isinstance(encoder, str) and encoder != micro.NAME:
+            ours = part["class_path"].startswith("lsemrl.")  # of others' it may be anything
+            if ours and encoder != micro.NAME:
                 check_encoder(encoder)
         check_tokens(settings.get("max_new_tokens"), settings.micro_batch_tokens)
     made = parser.instantiate_classes(config)

@@ -23,7 +23,7 @@ from lsemrl.types import UserError
 FORMATS = (*READERS, TMX)
 """Ends of the names of files that hold whole rows."""
 _TEXTS = {".jsonl", ".json", ".csv", ".tsv", ".tmx", ".txt"}
-_SMALL = 10_000_000
+_SMALL = 4_000_000
 """Bytes."""
 SKIPPED = {"file", "line", "reason", "raw"}
 """What is written of a row left out."""
@@ -140,7 +140,7 @@ def check_source(source: Source) -> None:
 
 
 def is_small(source: Source) -> bool:
-    """Whether its rows are text in one file, or two, that are read in a tenth of a second or so."""
+    """Whether its rows are text in one file, or two, that are read in a fifth of a second or so."""
     if source.world_split is not None or source.path.startswith(HUB):
         return False
     files = [user_path(name) for name in (source.path, source.target_path) if name is not None]

@@ -135,3 +135,8 @@ def without_shared(
 def _hash(key: str, purpose: str, seed: int) -> int:
     digest = hashlib.blake2b(f"{purpose}\x1f{seed}\x1f{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest)
+
+
+def evenly(rows: Sequence[T], count: int) -> list[T]:
+    """So many rows, from the whole of a file: neighbours are often of one document, and some are hard throughout."""
+    return [rows[at * len(rows) // count] for at in range(count)] if count < len(rows) else list(rows)

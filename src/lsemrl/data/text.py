@@ -9,6 +9,7 @@ from pathlib import Path
 from lsemrl import micro
 from lsemrl.data.columns import value_of
 from lsemrl.data.sources import Source, read_rows
+from lsemrl.data.splits import evenly
 from lsemrl.layouts import format_of
 from lsemrl.micro import corpus
 from lsemrl.reading import fault_of
@@ -28,7 +29,7 @@ class PlainText:
     column: str = "text"
     """The column of the text, where the file has columns; dots lead into nested ones."""
     rows: int = 100
-    """Take this many texts, the first of the file; fewer where it has fewer."""
+    """Take this many texts, at even distances over the file; fewer where it has fewer."""
     max_characters: int = 1000
     """Cut longer texts here."""
 
@@ -53,11 +54,9 @@ class PlainText:
                 cut = sentence.end() if sentence else len(text)
                 cut = cut if cut < len(text) else len(text) // 2
                 examples.append(Example(id=name, prompt=text[:cut], source=text[:cut], references=(text[cut:],)))
-            if len(examples) == self.rows:
-                return examples
         if not examples:
             raise UserError(f"text.path {self.path!r} holds no text; name a file with at least one")
-        return examples
+        return evenly(examples, self.rows)
 
     def _texts(self) -> list[tuple[str, str]]:
         if self.path == micro.NAME:

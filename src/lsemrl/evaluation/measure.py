@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lsemrl import __version__
 from lsemrl.data.base import TaskData
+from lsemrl.data.splits import evenly
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.general import language_of, name_of, tells_leaks
 from lsemrl.evaluation.measure_settings import MeasureSettings
@@ -164,14 +165,10 @@ def read_battery(
 
 
 def _chosen(data: TaskData, count: int) -> tuple[Example, ...]:
-    """So many test rows, from the whole of a file: neighbours are often of one document, and some are hard throughout.
-
-    Rows of the embedded world are drawn one by one, and its first are as good as any.
-    """
-    rows, source = data.test_examples, data.plan.test or data.plan.source
-    if source.world_split is not None or count >= len(rows):
-        return tuple(rows[:count])
-    return tuple(rows[at * len(rows) // count] for at in range(count))
+    """So many test rows; those of the embedded world are drawn one by one, and its first are as good as any."""
+    source = data.plan.test or data.plan.source
+    rows = data.test_examples
+    return tuple(evenly(rows, count) if source.world_split is None else rows[:count])
 
 
 def _load(policy: Policy, base: str | None) -> str:

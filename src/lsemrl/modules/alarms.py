@@ -130,10 +130,15 @@ def _gamed(rows: Sequence[Row], trained: Sequence[Row], watched: Watched, settin
         return ""
     for column, points in _measured(rows, trained, watched, settings.window):
         *before, now = points
-        # A batch that is hard is hard for both.
-        best = max((each for each in before if each.reward <= now.reward), key=lambda each: each.value, default=now)
-        fall = best.value - now.value
-        if fall > max(settings.gamed * abs(best.value), _LEAST_FALL, _SURE * math.hypot(best.error, now.error)):
+        fallen = [
+            each
+            for each in before
+            if each.reward <= now.reward  # a batch that is hard is hard for both
+            and each.value - now.value
+            > max(settings.gamed * abs(each.value), _LEAST_FALL, _SURE * math.hypot(each.error, now.error))
+        ]
+        if fallen:
+            best = max(fallen, key=lambda each: each.value)
             return (
                 f"{column} fell from {best.value:.3f} to {now.value:.3f} while the reward went from {best.reward:.3f} "
                 f"to {now.reward:.3f}: it is being gamed; read the rows, and add a guard against what they do"

@@ -176,7 +176,7 @@ def log_row(
     """Average metrics over ranks, show them, and write a row.
 
     Not by Lightning's own way: it would write the row only after a checkpoint was, reduce every number alone, and take
-    a quarter of a small step for it. Callbacks find them in `trainer.callback_metrics` all the same.
+    a fifth of a small step for it. Callbacks find them in `trainer.callback_metrics` all the same.
 
     Args:
         module: Whose Trainer has the loggers.

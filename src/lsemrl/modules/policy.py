@@ -300,14 +300,12 @@ class Policy(nn.Module):
     def inference(self) -> Iterator[None]:
         """No dropout, no gradients; the mode that was on comes back afterwards."""
         model, training = self.model, self.model.training
-        if training:  # each way goes through every module of it
-            model.eval()
+        model.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            if training:
-                model.train()
+            model.train(training)
 
     @contextmanager
     def merged(self) -> Iterator[float | None]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lsemrl import micro
 from lsemrl.finite import check_finite
-from lsemrl.named import check_model
+from lsemrl.model_names import check_model
 from lsemrl.types import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lsemrl import micro
 from lsemrl.errors import reason_of
-from lsemrl.named import check_encoder
+from lsemrl.model_names import check_encoder
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
