@@ -58,3 +58,10 @@ def test_files_that_hold_no_text(tmp_path: Path) -> None:
         PlainText(path=str(tmp_path / "broken.txt")).examples()
     with pytest.raises(UserError, match=r"text\.rows is 0"):
         PlainText(rows=0)
+
+
+def test_texts_are_of_the_whole_file(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("".join(f"text {at}\n" for at in range(10)), encoding="utf-8")
+    found = PlainText(path=str(file), rows=3).examples()
+    assert [each.source + each.references[0] for each in found] == ["text 0", "text 3", "text 6"]
