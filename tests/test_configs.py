@@ -182,6 +182,7 @@ def test_a_slurm_job_on_two_nodes_is_queued_again_when_its_time_is_up(tmp_path: 
     assert steps(runs / "version_0") == list(range(5))
 
 
+@pytest.mark.slow
 def test_headlines_by_sft_and_from_there_by_grpo(tmp_path: Path) -> None:
     small = [*SMALL, "--data.splits.cold_start_count=8"]
     configs = ["--config", str(CONFIGS / "sft.yaml"), "--config", str(CONFIGS / "headline.yaml")]
@@ -214,6 +215,7 @@ def test_the_other_verbs(verb: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HEADLINES.is_file(), reason="the real Tibetan headlines are not here (../shared/data)")
 def test_real_tibetan_headlines(tmp_path: Path) -> None:
     with HEADLINES.open(encoding="utf-8") as file:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from faults import content
 
 from forks import Fork, script
@@ -18,6 +19,7 @@ WORDS = ["fit", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, "--data.splits.c
 WORDS += ["--data.batch_size=2", "--data.num_workers=1", "--model.sampling={num_generations: 2, max_new_tokens: 6}"]
 
 
+@pytest.mark.slow
 def test_it_says_and_writes_the_same_bits(tmp_path: Path) -> None:
     words = [*WORDS, "--trainer.default_root_dir=runs", "--trainer.max_steps=2"]
     (tmp_path / "own").mkdir()

@@ -195,6 +195,7 @@ def test_prompts_are_chats_without_thinking_and_both_ends_count(home: Path) -> N
         assert policy.tokenizer(prompt)["input_ids"][0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plots")
 def test_grpo_steps_from_the_cold_start_and_is_measured(cold_start: Path, encoder: Path, home: Path) -> None:
     adapter = f"--model.policy.adapter={cold_start / 'adapter'}"
@@ -214,6 +215,7 @@ def test_grpo_steps_from_the_cold_start_and_is_measured(cold_start: Path, encode
     assert [arm["name"] for arm in report["arms"]] == ["base", "rl"]
 
 
+@pytest.mark.slow
 def test_headlines_and_replay_step(encoder: Path, home: Path) -> None:
     rewards = ["--config", str(encoder / "reward.yaml")]
     # A random model never ends: shorter outputs, so that the test does.

@@ -52,6 +52,7 @@ def fit(*words: str, names: tuple[str, ...]) -> Path:
     return next(root.glob("version_*")) / "adapter"
 
 
+@pytest.mark.slow
 def test_it_learns_is_rewarded_and_measured_as_configured(home: Path) -> None:
     main(["rehearse", "--config", str(PIDGIN / "rehearse.yaml"), "--rows=8", "--max-new-tokens=24", "--top-k=8"])
     anchor = '--model.anchor={"path": "pidgin/own.jsonl", "rows": 2, "top_k": 8}'

@@ -20,6 +20,7 @@ assert not [outcome for outcome in outcomes if outcome.differences], outcomes
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_as_if_nothing_had_happened() -> None:
     # In a process of its own: it forks, and this one has threads.
     done = Fork([SCRIPT], script).end(500)

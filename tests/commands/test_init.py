@@ -180,6 +180,7 @@ def test_a_language_in_the_script_of_its_source_gets_an_identifier(
     assert capsys.readouterr().out.count(f"identifier: {found}") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["headline", "instruction"])
 def test_headlines_and_instructions(task: str, pairs: str) -> None:
     rows = corpus.headline("train", 120, 0) if task == "headline" else corpus.instruction("train", 120, 0)

@@ -30,6 +30,7 @@ from lsemrl.rewards.semantic import paid_for
 from lsemrl.runs import ALARMS
 from lsemrl.types import Example
 from made_up import make_measured
+from matrix import slow_but
 from tiny import make_policy, save_tiny_model, stir
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -72,7 +73,7 @@ def test_rows_are_of_the_whole_file(tokenizer_of_tiny_model: PreTrainedTokenizer
         assert [example.reference for example in found.target] == places.split()
 
 
-@pytest.mark.parametrize("task", ["translation", "headline"])
+@pytest.mark.parametrize("task", slow_but(["translation", "headline"], ["translation"]))
 def test_base_and_arm_on_the_embedded_world(task: str, tmp_path: Path) -> None:
     base = measure(task, tmp_path / "base")
     arm = ["--arm=cold_start", "--label=Cold start", "--seed=3", "--policy.adapter=micro"]

@@ -63,6 +63,7 @@ def test_it_is_planned_and_its_longest_commands_are_understood(
             assert policy["adapter"] == str(longest.adapter)
 
 
+@pytest.mark.slow
 def test_a_small_one_is_really_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, output = tmp_path / "small.yaml", tmp_path / "out"
     small = {

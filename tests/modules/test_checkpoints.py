@@ -65,9 +65,19 @@ STOPS = [(4, 3), (5, 2), (7, 3), (8, 7)]
 
 @pytest.mark.parametrize(
     ("kind", "at", "every"),
-    [("grpo", *stop) for stop in STOPS]
-    + [(kind, *stop) for kind in ("synced", "averaged", "full averaged") for stop in STOPS[1:3]]
-    + [(kind, *STOPS[2]) for kind in ("sft", "full")],
+    [
+        *(("grpo", *stop) for stop in STOPS),
+        ("sft", 7, 3),
+        ("full averaged", 5, 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                *((kind, *stop) for kind in ("synced", "averaged") for stop in STOPS[1:3]),
+                ("full averaged", 7, 3),
+                ("full", 7, 3),
+            ]
+        ),
+    ],
 )
 def test_it_ends_as_if_nothing_had_happened(
     kind: str, at: int, every: int, uninterrupted: Callable[[str], Whole], tiny_model: str, tmp_path: Path

@@ -24,6 +24,7 @@ from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
 from lsemrl.types import PromptBatch, Sequences
+from matrix import slow_but
 from short_runs import At, Stop, grpo, run, sft, stop, trained
 from tiny import plain_logits, stir
 
@@ -94,6 +95,8 @@ FAMILIES = {
         n_layer=2, n_head=2,
     ),
 }  # fmt: skip
+QUICK = {"qwen3", "mistral sliding", "gpt2", "gemma3", "mixtral", "qwen3.5"}
+"""One of each way to be computed."""
 PLAIN = {"gemma2", "qwen3.5", "qwen3-next", "granite", "cohere", "gpt-oss", "bloom"}
 
 
@@ -154,7 +157,7 @@ def truth(model: Any, whole: Sequences) -> Tensor:
     return logits_MV.log_softmax(-1).gather(1, targets_M[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, QUICK))
 def test_a_family_is_scored_and_learns_as_row_by_row(
     family: str, saved: Any, prompts: PromptBatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,7 +179,7 @@ def test_a_family_is_scored_and_learns_as_row_by_row(
     assert [one is None for one in own] == [one is None for one in plain]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, QUICK))
 def test_a_family_is_sampled_as_transformers_generates(family: str, saved: Any, prompts: PromptBatch) -> None:
     policy = load(saved(family))
     rollouts = sample(policy, prompts, Sampling(num_generations=2, temperature=0.0, max_new_tokens=10), seed=0)
@@ -193,7 +196,7 @@ def test_a_family_is_sampled_as_transformers_generates(family: str, saved: Any, 
     assert len(drawn.completions) == 6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, QUICK))
 def test_memory_of_a_family_is_estimated(family: str, saved: Any, prompts: PromptBatch) -> None:
     policy = load(saved(family), lora=LoraSettings(rank=2))  # with dropout, as by default
     whole = completions(prompts)

@@ -93,6 +93,7 @@ def test_eager_attention_shares_too(tiny_model: str) -> None:
     torch.testing.assert_close(eager_NT, sdpa_NT, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_flex_attention_shares_too(tiny_model: str, prompts: PromptBatch, device: torch.device) -> None:
     """Values everywhere; gradients on a GPU, where alone it has a backward pass."""
     policy = make_policy(tiny_model, gradient_checkpointing=True, flex_attention=True).to(device)

@@ -16,6 +16,7 @@ from torch import Tensor
 from forks import Fork, ranks
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.snapshot import read_snapshot
+from matrix import slow_but
 from own_text import write_own_text
 from rank_runs import train
 
@@ -59,7 +60,14 @@ def trained(tiny_model: str, own_text: str, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize(
     ("what", "layout"),
-    [("lora", "ddp"), ("lora", "fsdp"), ("lora", "fsdp_streamed"), ("full", "ddp"), ("full", "fsdp")],
+    [
+        ("lora", "ddp"),
+        ("full", "fsdp"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("lora", "fsdp"), ("lora", "fsdp_streamed"), ("full", "ddp")]
+        ),
+    ],
 )
 def test_two_ranks_end_as_one_process(what: str, layout: str, trained: Callable[..., Path]) -> None:
     shared, alone = trained(what, layout), trained(what, "one")
@@ -84,7 +92,7 @@ def test_two_ranks_end_as_one_process(what: str, layout: str, trained: Callable[
             torch.testing.assert_close(value, moments[1][name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("what", ["lora", "full"])
+@pytest.mark.parametrize("what", slow_but(["lora", "full"], ["lora"]))
 @pytest.mark.parametrize(("first", "then"), [("fsdp", "one"), ("one", "fsdp")])
 def test_a_run_goes_on_with_another_layout(what: str, first: str, then: str, trained: Callable[..., Path]) -> None:
     folder = trained(what, then, trained(what, first) / "checkpoints" / "step_2")

@@ -63,6 +63,7 @@ def test_a_compiled_step_draws_the_same(
     assert len(graphs) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_compiled_step_says_the_same_in_mixed_precision(
     dtype: str, tiny_model: str, prompts: PromptBatch, graphs: list[object]

@@ -18,6 +18,7 @@ from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sft import SFT
 from lsemrl.rewards import Chrf
+from matrix import slow_but
 from short_runs import At, metrics, policy_settings, run, trained
 from tiny import make_policy
 
@@ -65,7 +66,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("level", LOSSES)
 @pytest.mark.parametrize("route", ["shared", "plain"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", slow_but([False, True], [False]))
 def test_an_untouched_policy_logs_no_kl_and_clips_nothing(
     noisy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str, route: str, checkpointing: bool
 ) -> None:

@@ -13,8 +13,12 @@ from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.reference import held_against, sync_reference
 from lsemrl.types import PromptBatch, Sequences
+from matrix import slow_but
 from modules.adapters.kinds import KINDS, logprobs, plain_peft, read, save_adapter, save_model
 from tiny import stir
+
+QUICK = {"plain", "dora", "Conv1D", "embedding and head", "saved and kept tied", "rows, untied"}
+"""One of each thing that an adapter can train."""
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {kind: str(save_model(root / kind, kind)) for kind in ("tied", "untied", "gpt2")}
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="session", params=slow_but(KINDS, QUICK))
 def made(
     request: pytest.FixtureRequest, models: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:

@@ -17,6 +17,7 @@ from lsemrl.errors import UserError
 from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, Sequences
+from matrix import slow_but
 from modules.adapters.kinds import EVERY, logprobs, plain_peft, read, save_model
 from tiny import stir
 
@@ -60,7 +61,7 @@ def scored(policy: Policy, whole: Sequences) -> Tensor:
         return policy.logprobs(whole)[0]
 
 
-@pytest.mark.parametrize("more", [0, 60], ids=["as many rows as tokens", "padded rows"])
+@pytest.mark.parametrize("more", slow_but([0, 60], [60]), ids=["as many rows as tokens", "padded rows"])
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [

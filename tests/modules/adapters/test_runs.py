@@ -23,8 +23,8 @@ from tiny import plain_logits
     ("make", "kind", "settings"),
     [
         (grpo, "dora", {}),
-        (grpo, "rows", {"ref_model_sync_steps": 3, "ref_model_mixup_alpha": 0.6}),
-        (sft, "saved and kept tied", {}),
+        pytest.param(grpo, "rows", {"ref_model_sync_steps": 3, "ref_model_mixup_alpha": 0.6}, marks=pytest.mark.slow),
+        pytest.param(sft, "saved and kept tied", {}, marks=pytest.mark.slow),
         (sft, "Conv1D dora", {}),
     ],
     ids=["rl dora", "rl rows", "sft saved and kept tied", "sft Conv1D dora"],
