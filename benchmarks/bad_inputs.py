@@ -262,7 +262,7 @@ CASES = (
     Case(("experiment", "--config", "{broken_yaml}"), "broken.yaml"),
     Case(("experiment", "--config", "{later}"), "later.yaml"),
     Case(("fit-reward", "--config", "{nowhere}", "--output", "{runs}"), "nowhere"),
-    Case(("best-of", "--config", str(CONFIGS / "sft.yaml")), "best-of"),
+    Case(("best-of", "--config", str(CONFIGS / "sft.yaml")), "give lsemrl.modules.grpo.GRPO"),
     Case(("report", "{nowhere}"), "nowhere"),
     # What strangers send
     Case(("generate", "{class_run}"), "data names the class 'evil.Evil'"),

@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[attr-defined]  # exported lazily
 
-from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 
 SHAPES = {
     "translation": Shape(prompts=4, prompt=64, completion=32, group=8),

@@ -44,7 +44,7 @@ from lsemrl.data.translation import TranslationData
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.memory import peak_memory
-from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.modules.trainer_data import TrainerData

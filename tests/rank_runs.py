@@ -17,16 +17,16 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lsemrl.data.collate import epoch_sampler
+from lsemrl.data.samplers import epoch_sampler
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
-from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules import base, grpo
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
-from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import sample

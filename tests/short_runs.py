@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
-from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.metrics_log import MetricsLog
-from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sft import SFT

@@ -20,7 +20,8 @@ from lsemrl.judging.comparison import Pair, Prediction, pair_up
 from lsemrl.judging.judge import judge_by_endpoint
 from lsemrl.metrics import cmrc
 from lsemrl.metrics import corpus as metrics
-from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.metrics.scorer import Scorer
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.micro import corpus, oracle
 from lsemrl.rewards import Bleu, Chrf, LanguageConsistency, Reward, RewardMix, SemanticSimilarity
 from lsemrl.rewards.calibration import probe

@@ -50,6 +50,7 @@ def test_types_import_torch_and_errors_only() -> None:
         "__future__",
         "collections",
         "dataclasses",
+        "typing",
         "torch",
         "lsemrl",
     }

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lsemrl.errors import UserError as UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ class Sequences:
             strips: Row numbers; each strip holds completions of one prompt, which comes with it. A prompt whose
                 completions are in several strips comes as often.
         """
+        import torch  # settings name these records too, and are read before what takes seconds
+
         device = self.prompt_of_N.device
         rows = torch.tensor([row for strip in strips for row in strip], device=device)
         prompts = self.prompt_of_N[torch.tensor([strip[0] for strip in strips], device=device)]
@@ -89,6 +93,8 @@ class Sequences:
     @property
     def repeated(self) -> Sequences:
         """The same with a prompt of its own for every completion, B = N."""
+        import torch
+
         return replace(
             self,
             prompt_ids_BP=self.prompt_ids_BP[self.prompt_of_N],
@@ -118,6 +124,8 @@ class PromptBatch:
     @property
     def sequences(self) -> Sequences:
         """Each prompt with its first reference, for supervised training and scoring."""
+        import torch
+
         return Sequences(
             prompt_ids_BP=self.prompt_ids_BP,
             prompt_mask_BP=self.prompt_mask_BP,

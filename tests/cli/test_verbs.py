@@ -96,11 +96,17 @@ def test_words_that_cannot_be_wait_for_no_torch() -> None:
         "import sys; from lsemrl.cli.main import main\n"
         "for words in (['generate', 'nowhere'], ['chat', 'runs/nowhere'], ['chat', 'micro', '--side-by-side'],\n"
         "              ['export', 'nowhere', '--output=x'], ['demo', '--task=x'], ['build-micro'], ['tax'],\n"
-        "              ['judge', 'a=x', '--oracle'], ['experiment', '--jobs=x']):\n"
+        "              ['judge', 'a=x', '--oracle'], ['experiment', '--jobs=x'], ['tax', 'nowhere', '--output=x'],\n"
+        "              ['measure', '--output=x', '--target_rows=0', '--config=measure/translation.yaml'],\n"
+        "              ['curve', 'nowhere', '--output=x', '--config=measure/translation.yaml'], ['check', '--x'],\n"
+        "              ['rehearse', '--output=x.jsonl', '--rows=-1'], ['general', '--tasks=x'], ['init', 'nowhere'],\n"
+        "              ['fit-language', '--x'], ['best-of', '--config=sft.yaml'], ['fit'],\n"
+        "              ['fit', '--config=sft.yaml', '--x'], ['fit', '--config=sft.yaml', '--data=null'],\n"
+        "              ['fit', '--config=sft.yaml', '--model=null'], ['fit', '--config=anchor.yaml']):\n"
         "    try: main(words)\n"
         "    except SystemExit as end: assert end.code == 2, words\n"
         "    else: raise AssertionError(words)\n"
-        "assert not {'torch', 'transformers', 'lightning'} & sys.modules.keys()"
+        "assert not {'torch', 'transformers', 'lightning', 'scipy', 'matplotlib'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

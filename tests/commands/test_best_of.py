@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lsemrl.cli.main import main
-from lsemrl.commands.best_of import FILE, _best
+from lsemrl.commands.best_rows import FILE, _best
 from lsemrl.config_files import CONFIGS
 from lsemrl.types import Completion, Example, Rewards, Rollouts, Sequences
 
@@ -87,7 +87,10 @@ def test_from_the_configuration_of_a_grpo_run_to_sft(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--config", str(CONFIGS / "sft.yaml")], "model is SFT; best-of takes the configuration of a GRPO run"),
+        (
+            ["--config", str(CONFIGS / "sft.yaml")],
+            "model.class_path is 'lsemrl.modules.sft.SFT'; give lsemrl.modules.grpo.GRPO",
+        ),
         (
             ["--config", str(CONFIGS / "grpo.yaml"), "--trainer.default_root_dir", "/dev/null/x"],
             "trainer.default_root_dir is '/dev/null/x', which cannot be written to",

@@ -19,6 +19,7 @@ from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands import rehearse as command
 from lsemrl.data.rehearsal import identity_path, likeliest_path, read_rehearsal
+from lsemrl.modules import rehearsing
 from lsemrl.types import UserError
 
 SMALL = ["--rows", "12", "--batch-size", "8", "--max-prompt-tokens", "96", "--max-new-tokens", "24", "--top-k", "4"]
@@ -61,7 +62,7 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_file(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = tmp_path / "part.jsonl"
-    answers, calls = command.write_answers, []
+    answers, calls = rehearsing.write_answers, []
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
@@ -70,14 +71,14 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_file(
         return answers(*args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(command, "write_answers", stopped)
+        patch.setattr(rehearsing, "write_answers", stopped)
         rehearse(part)
     with part.open("a") as file:
         file.write('{"torn')  # what a kill in the middle of a batch leaves
     rehearse(part)
     assert part.read_bytes() == whole.read_bytes()
     assert torch.equal(load_file(likeliest_path(part))["ids"], load_file(likeliest_path(whole))["ids"])
-    monkeypatch.setattr(command, "write_answers", lambda *args, **kwargs: pytest.fail("nothing is left to write"))
+    monkeypatch.setattr(rehearsing, "write_answers", lambda *args, **kwargs: pytest.fail("nothing is left to write"))
     rehearse(part)
 
 

@@ -10,7 +10,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from forks import Fork, script
-from lsemrl.data.collate import Loading, complete_tokenizer, encode, epoch_sampler, eval_loader, train_loader
+from lsemrl.data.collate import encode
+from lsemrl.data.loaders import eval_loader, train_loader
+from lsemrl.data.loading import Loading
+from lsemrl.data.samplers import epoch_sampler
+from lsemrl.data.tokens import complete_tokenizer
 from lsemrl.types import Example, UserError
 
 Make = Callable[..., PreTrainedTokenizerFast]
@@ -125,7 +129,7 @@ def test_impossible_loading_is_named(name: str) -> None:
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from lsemrl.data.collate import ResumableLoader
+from lsemrl.data.loaders import ResumableLoader
 
 class Rows:
     def __len__(self):

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from lsemrl.data.collate import prompt_ids, target_ids
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Record
+from lsemrl.data.tokens import prompt_ids, target_ids
 from lsemrl.types import Example, UserError
 
 TEMPLATE = PromptTemplate(template="标题：{source}。答：")

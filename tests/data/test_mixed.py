@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from lsemrl.data.comprehension import ComprehensionData
-from lsemrl.data.mixed import MixedData, ReplaySampler, Shared
+from lsemrl.data.mixed import MixedData, Shared
+from lsemrl.data.samplers import ReplaySampler
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.task import MicroRows

@@ -9,8 +9,8 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from lsemrl.data.collate import prompt_ids
 from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.tokens import prompt_ids
 from lsemrl.types import UserError
 
 Make = Callable[..., PreTrainedTokenizerFast]

@@ -10,7 +10,8 @@ import torch
 from lsemrl.evaluation.choices import _logprobs, score_choices
 from lsemrl.evaluation.measurement import hash_rows
 from lsemrl.evaluation.tax import Battery, gold_nll, measure
-from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.metrics.scorer import Scorer
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, PromptBatch
 from tiny import make_policy

@@ -24,7 +24,8 @@ from lsemrl.evaluation.harness_scores import table
 from lsemrl.evaluation.harness_settings import HarnessSettings, check_policy
 from lsemrl.evaluation.harness_tasks import cmrc2018
 from lsemrl.evaluation.tax import answer
-from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.metrics.scorer import Scorer
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.micro import corpus
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings

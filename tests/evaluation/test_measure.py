@@ -21,7 +21,7 @@ from lsemrl.errors import UserError
 from lsemrl.evaluation.measure import read_battery, run_measure
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import FILE, Measured, check_own, hash_rows
-from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.alarm_log import Told
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings

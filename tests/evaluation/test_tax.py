@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from lsemrl.data.collate import encode
 from lsemrl.errors import UserError
 from lsemrl.evaluation.tax import Battery, answer, divergence, gold_nll, measure, weight_change
-from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.metrics.scorer import Scorer
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.types import Completion, PromptBatch

@@ -17,7 +17,8 @@ import pytest
 from lsemrl.errors import UserError
 from lsemrl.languages import language
 from lsemrl.metrics.comet import PROGRAM, comet, unread
-from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.metrics.scorer import Scorer
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.types import Completion, Example
 
 # Scores by how many words an output shares with its reference; the options are those of unbabel-comet 2.2.7.

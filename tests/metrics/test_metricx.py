@@ -13,7 +13,8 @@ from transformers import MT5Config, MT5ForConditionalGeneration, PreTrainedToken
 from lsemrl.errors import UserError
 from lsemrl.languages import language
 from lsemrl.metrics.metricx import MetricX, unread
-from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.metrics.scorer import Scorer
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.types import Completion, Example
 
 ROWS = [

@@ -17,7 +17,8 @@ from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
 from lsemrl.judging.comparison import Pair
 from lsemrl.judging.judge import judge_by_oracle
-from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.metrics.scorer import Scorer
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.micro import corpus
 from lsemrl.rewards import Chrf, RewardMix
 from lsemrl.rewards.oracle import OracleMeaning

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from lsemrl import micro
 from lsemrl.errors import UserError
 from lsemrl.modules.grpo import GRPO
-from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.rewards import SemanticSimilarity
 from short_runs import At, Stop, grpo, run, sft, stop, trained
 from tiny import make_policy

@@ -34,13 +34,13 @@ from transformers import (
 import short_runs
 from lsemrl import micro
 from lsemrl.commands.answers import answer
-from lsemrl.commands.best_of import write_best
+from lsemrl.commands.best_rows import write_best
 from lsemrl.commands.trained import Trained
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
-from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.legibility import look, positions, read_by_encoder

@@ -7,7 +7,8 @@ import torch
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import LambdaLR
 
-from lsemrl.modules.optimization import OptimizerSettings, clipped_step, make_optimizer, set_schedule
+from lsemrl.modules.optimization import clipped_step, make_optimizer, set_schedule
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.types import UserError
 
 

@@ -17,7 +17,7 @@ from lsemrl.errors import UserError
 from lsemrl.modules import base
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Interrupted
-from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.policy import Policy
 from short_runs import At, grpo, metrics, run, sft, trained
 

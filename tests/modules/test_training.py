@@ -16,13 +16,13 @@ from torch import Tensor
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
-from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.alarms import AlarmSettings
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
-from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sft import SFT

@@ -27,17 +27,19 @@ from lsemrl.files import write_text
 from lsemrl.finite import check_all_finite, check_all_seeds
 from lsemrl.model_names import check_encoder
 
-POLICIES = ("lsemrl.modules.sft.SFT", "lsemrl.modules.grpo.GRPO")
+SFT, GRPO = "lsemrl.modules.sft.SFT", "lsemrl.modules.grpo.GRPO"
+POLICIES = (SFT, GRPO)
 """What `model.class_path` may be, but for a user's own."""
 _TRAINER = ("lightning.pytorch.trainer.trainer", "Trainer")
 _CHECKPOINTS = ("lsemrl.modules.checkpoints", "Checkpoints")
 
 
-def first_look(words: Sequence[str]) -> None:
+def first_look(words: Sequence[str], policies: Sequence[str] = POLICIES) -> None:
     """Refuse fields that nothing takes, values that settings refuse, and rows that are not there.
 
     Args:
         words: Those of a verb that trains, behind the verb.
+        policies: Which of `POLICIES` the verb takes.
 
     Raises:
         ArgumentError: A field is unknown, or its value of another type.
@@ -50,9 +52,9 @@ def first_look(words: Sequence[str]) -> None:
     if asks or not all(word.startswith("--") for word in alone) or not _source(_TRAINER[0]).is_file():
         return
     named = _policies((name, value) for name, _, value in pairs)
-    for policy in named - {*POLICIES}:
+    for policy in named - {*policies}:
         if policy.startswith("lsemrl."):
-            either = " or ".join(POLICIES)
+            either = " or ".join(policies)
             raise UserError(f"model.class_path is {policy!r}; give {either}, or a class of your own that extends one")
     policy = "".join(named & {*POLICIES}) if len(named) == 1 else ""
     from jsonargparse import ArgumentParser
@@ -82,6 +84,9 @@ def first_look(words: Sequence[str]) -> None:
     with TemporaryDirectory() as rewritten:
         known = _known(fields, bool(policy), Path(rewritten))
         config = parser.parse_args([*(f"--{name}={value}" for name, value in known), *alone])
+    for name, given in (("model", named and "null" not in named), ("data", config.get("data"))):
+        if not given:
+            raise UserError(f"{name} is not given; put a whole configuration first, such as --config grpo.yaml")
     check_all_seeds(config.as_dict())
     check_all_finite(config.as_dict())
     if policy:
@@ -100,7 +105,7 @@ def first_look(words: Sequence[str]) -> None:
     for named in (settings.policy, settings.anchor):
         if named is not None:
             named.check_files()
-    if policy == POLICIES[1]:
+    if policy == GRPO:
         from lsemrl.modules.grpo_settings import check_grpo, check_windows
 
         given = {name: value for name, value in settings.items() if value is not None}

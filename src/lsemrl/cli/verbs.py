@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from lsemrl.cli.first_look import first_look, spare_what_checkers_import
+from lsemrl.cli.first_look import GRPO, POLICIES, first_look, spare_what_checkers_import
 from lsemrl.cli.words import item_of, spelled_out
 from lsemrl.commands.trainer import TRAINER_VERBS
 from lsemrl.config_files import CONFIG_VERSION, prepare_configs
@@ -75,7 +75,7 @@ def run_verb(verb: Verb, words: list[str]) -> None:
     parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
     if "words" in parameters:
         if verb.name in (*TRAINER_VERBS, "best-of"):
-            first_look(words)
+            first_look(words, (GRPO,) if verb.name == "best-of" else POLICIES)
         function([verb.name, *words])
         return
     from jsonargparse import ArgumentParser

@@ -235,7 +235,7 @@ def _read_by(
 
 def _lengths(tokenizer: PreTrainedTokenizerBase, prepared: Prepared) -> tuple[list[int], list[int]]:
     """Tokens of the training rows' prompts and answers."""
-    from lsemrl.data.collate import prompt_ids, target_ids
+    from lsemrl.data.tokens import prompt_ids, target_ids
 
     prompts = [len(ids) for ids in prompt_ids(tokenizer, [row.prompt for row in prepared.train])]
     return prompts, [len(ids) for ids in target_ids(tokenizer, [row.reference for row in prepared.train])]

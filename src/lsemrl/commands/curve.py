@@ -17,8 +17,6 @@ from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import BASE
 from lsemrl.foreign import visible
 from lsemrl.report.records import Report
-from lsemrl.report.tax_report import tax_report
-from lsemrl.report.write import table, write_report
 
 _SCALES = [0.25, 0.5, 0.75, 1.0]
 
@@ -59,6 +57,8 @@ def curve(
     loading(run)
     from lsemrl.commands.trained import take_up  # peft, for which words that cannot be do not wait
     from lsemrl.evaluation.measure import read_measured, run_measure
+    from lsemrl.report.tax_report import tax_report
+    from lsemrl.report.write import table, write_report
 
     quiet()
     policy = take_up(found).policy

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lsemrl.data.collate import prompt_ids, target_ids
 from lsemrl.data.limits import Limits, describe
 from lsemrl.data.task import SPLITS, Prepared
+from lsemrl.data.tokens import prompt_ids, target_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

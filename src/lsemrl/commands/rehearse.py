@@ -12,13 +12,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
-
 from lsemrl import __version__
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.data.base import TaskData
-from lsemrl.data.rehearsal import Rehearsed, identity_path, likeliest_path, read_rehearsal
+from lsemrl.data.rehearsal import (
+    Rehearsed,
+    identity_path,
+    likeliest_path,
+    read_rehearsal,
+    reasons,
+    text_of,
+    why_not,
+)
 from lsemrl.data.survey import scripts_of
 from lsemrl.durations import Pace
 from lsemrl.files import append, told, try_folder, write_bytes, write_text
@@ -27,19 +32,8 @@ from lsemrl.foreign import markdown
 from lsemrl.json_records import write_json
 from lsemrl.local_paths import name_only
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.rehearsing import (
-    given_prompts,
-    likeliest,
-    prompts_in,
-    reasons,
-    text_of,
-    turn_of,
-    why_not,
-    write_answers,
-    write_prompts,
-)
 from lsemrl.modules.sampling import Sampling
-from lsemrl.reading import Unreadable, read_json
+from lsemrl.reading import Unreadable, read_json, read_lines
 from lsemrl.types import UserError
 
 _HOPELESS = 20
@@ -100,10 +94,15 @@ def rehearse(
         raise UserError(f"--policy.adapter is {policy.adapter!r}, but the base writes without one; leave it out")
     if isinstance(prompts, TaskData):
         prompts.check_files()
-    given = prompts_in(prompts) if isinstance(prompts, Path) else prompts or ()
+    given = _lines(prompts) if isinstance(prompts, Path) else prompts or ()
     try_folder(output.parent, "--output")
     loading(policy.model)
-    from lsemrl.modules.policy import Policy  # peft, for which words that cannot be do not wait
+    # torch and peft, for which words that cannot be do not wait
+    import torch
+    from safetensors.torch import save
+
+    from lsemrl.modules.policy import Policy
+    from lsemrl.modules.rehearsing import given_prompts, likeliest, turn_of, write_answers, write_prompts
 
     quiet()
     base = Policy(policy)
@@ -169,6 +168,18 @@ def rehearse(
     page = output.with_suffix(".md")
     write_text(page, "\n".join(_page(kept, dropped, policy.model)) + "\n")
     print(f"{len(kept):,} rows in {output}; dropped: {reasons(dropped)}; {page} shows some")
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file of prompts, without those that are empty.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        return [line.strip() for line in read_lines(path) if line.strip()]
+    except Unreadable as reason:
+        raise UserError(f"--prompts is {str(path)!r}, which cannot be read ({reason}); name another file") from None
 
 
 def _taken_up(output: Path, settings: dict[str, Any]) -> dict[str, Any]:

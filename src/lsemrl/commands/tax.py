@@ -8,8 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from lsemrl.report.folders import find_general, find_judgement, find_measurements
-from lsemrl.report.tax_report import AGAINST, tax_report
-from lsemrl.report.write import table, write_report
 
 
 def tax(
@@ -33,8 +31,12 @@ def tax(
         *(["--against", *against] if against else []),
     ]
     words += [word for arms in path or () for word in ("--path", *arms)]
+    measured = find_measurements(folders)
+    from lsemrl.report.tax_report import AGAINST, tax_report  # scipy, for which words that cannot be do not wait
+    from lsemrl.report.write import table, write_report
+
     report = tax_report(
-        find_measurements(folders),
+        measured,
         command=shlex.join(words),
         against=against or AGAINST,
         judged=find_judgement(folders),

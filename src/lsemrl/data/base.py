@@ -1,6 +1,7 @@
 """What data are asked for, and what those of single tasks share: preparing their rows once, and the loaders.
 
-Nothing here knows of Lightning, which takes seconds to load: settings are read, and refused, before it.
+Nothing here needs Lightning or torch before rows become batches: they take seconds to load, and settings are read, and
+refused, before.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader
-
-from lsemrl.data.collate import Loading, epoch_sampler, eval_loader, train_loader
+from lsemrl.data.loading import Loading
 from lsemrl.data.task import Plan, prepare
 from lsemrl.types import Example
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
     from transformers import PreTrainedTokenizerBase
 
 
@@ -105,13 +105,21 @@ class TaskData(Data):
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Whole batches in an order of the seed and the epoch."""
+        from lsemrl.data.loaders import train_loader
+        from lsemrl.data.samplers import epoch_sampler
+
         sampler = epoch_sampler(len(self.train_examples), self.loading.seed)
         return train_loader(self.tokenizer, self.train_examples, sampler, self.loading)
 
     def val_dataloader(self) -> DataLoader[Example] | list[Any]:
         """The validation rows in order."""
-        return eval_loader(self.tokenizer, self.validation_examples, self.loading)
+        return self._in_order(self.validation_examples)
 
     def test_dataloader(self) -> DataLoader[Example] | list[Any]:
         """The test rows in order."""
-        return eval_loader(self.tokenizer, self.test_examples, self.loading)
+        return self._in_order(self.test_examples)
+
+    def _in_order(self, examples: list[Example]) -> DataLoader[Example] | list[Any]:
+        from lsemrl.data.loaders import eval_loader
+
+        return eval_loader(self.tokenizer, examples, self.loading)

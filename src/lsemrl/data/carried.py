@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import regex
 
-from lsemrl.data.collate import target_ids
 from lsemrl.data.thoughts import answer, answers, opened
+from lsemrl.data.tokens import target_ids
 from lsemrl.scripts import units
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import regex
 
-from lsemrl.data.collate import prompt_ids, target_ids
 from lsemrl.data.records import Record
+from lsemrl.data.tokens import prompt_ids, target_ids
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:

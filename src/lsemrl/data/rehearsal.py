@@ -1,13 +1,16 @@
-"""Rehearsal text: what a base model wrote by itself, with its tokens, and what wrote it."""
+"""Rehearsal text: what a base model wrote by itself, with its tokens, what wrote it, and which rows are kept."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lsemrl.canonical import canonical
 from lsemrl.reading import Unreadable, read_json, read_lines
 from lsemrl.types import UserError
 
@@ -110,3 +113,35 @@ def _ids(found: Any) -> tuple[int, ...]:
     if not isinstance(found, list) or not all(type(each) is int and each >= 0 for each in found):
         raise ValueError("its ids are no list of numbers")
     return tuple(found)
+
+
+def why_not(row: Rehearsed, whole: bool, known: set[str], without: re.Pattern[str] | None) -> str | None:
+    """Why a row is not kept; None if it is.
+
+    Args:
+        row: A row that was drawn.
+        whole: Whether its answer came to its end, or need not.
+        known: Takes the texts of the rows that are kept.
+        without: What no row the base wrote may have in its prompt or answer.
+    """
+    if not whole:
+        return "the answer did not end"
+    if not row.response.strip() or (row.given < len(row.prompt_ids) and not row.prompt):
+        return "nothing was said"
+    if without and row.given < len(row.prompt_ids) and any(map(without.search, (row.prompt, row.response))):
+        return "--without speaks of it"
+    text = text_of(row)
+    if text in known:
+        return "it was there already"
+    known.add(text)
+    return None
+
+
+def text_of(row: Rehearsed) -> str:
+    """What rows that are alike have in common: the prompt, or the text where there is no prompt."""
+    return canonical(row.prompt or row.response)
+
+
+def reasons(counts: Counter[str]) -> str:
+    """Why rows were dropped, most frequent first."""
+    return ", ".join(f"{count:,} since {reason}" for reason, count in counts.most_common()) or "none"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lsemrl.data.collate import complete_tokenizer
 from lsemrl.data.glance import at_a_glance
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
@@ -21,6 +20,7 @@ from lsemrl.data.splits import (
     take_by_content,
     without_shared,
 )
+from lsemrl.data.tokens import complete_tokenizer
 from lsemrl.micro import corpus
 from lsemrl.micro.grammar import Split
 from lsemrl.types import Example, UserError

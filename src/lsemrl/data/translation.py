@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lsemrl.data.base import TaskData
-from lsemrl.data.collate import Loading
 from lsemrl.data.limits import Limits
+from lsemrl.data.loading import Loading
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from lsemrl.data.base import TaskData
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.measurement import BASE
-from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.types import UserError

@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lsemrl.data.base import Data
-from lsemrl.metrics.scorer import MetricSettings, Scorer
+from lsemrl.metrics.scorer import Scorer
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.anchor import Anchor
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.answers import Answers, write_predictions
@@ -27,7 +28,8 @@ from lsemrl.modules.ground import ground
 from lsemrl.modules.legibility import check_run
 from lsemrl.modules.losses import WindowCounts
 from lsemrl.modules.metrics_log import log_row
-from lsemrl.modules.optimization import OptimizerSettings, check_float32, clipped_step, make_optimizer
+from lsemrl.modules.optimization import check_float32, clipped_step, make_optimizer
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch, micro_batches, padding
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings

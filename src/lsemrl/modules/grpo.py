@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lsemrl.kernels import default_chunk_tokens
-from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.alarm_log import tell
 from lsemrl.modules.alarms import AlarmSettings, Watched, alarms
 from lsemrl.modules.anchor_settings import AnchorSettings
@@ -25,7 +25,7 @@ from lsemrl.modules.grpo_settings import check_grpo, check_windows
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory, filled_up, held_memory, peak_memory
 from lsemrl.modules.metrics_log import MetricsLog, show_text
-from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.ranks import together

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lsemrl.data import thoughts
 from lsemrl.data.carried import Carried, alike, carried, changed, spaced
-from lsemrl.data.collate import prompt_ids, target_ids
 from lsemrl.data.mixed import REPLAY
+from lsemrl.data.tokens import prompt_ids, target_ids
 from lsemrl.modules.families import native_positions
 from lsemrl.types import Example, UserError
 

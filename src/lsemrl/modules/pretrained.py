@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from lsemrl.data.collate import complete_tokenizer
+from lsemrl.data.tokens import complete_tokenizer
 from lsemrl.errors import reason_of
 from lsemrl.modules.base_model import read_config, refusal
 from lsemrl.types import UserError

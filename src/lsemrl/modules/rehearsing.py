@@ -6,24 +6,20 @@ do so; 2605.26097 that KL to the base on such text keeps what it knew.)
 
 from __future__ import annotations
 
-import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lsemrl.canonical import canonical
 from lsemrl.data.base import TaskData
-from lsemrl.data.collate import complete_tokenizer, padded, prompt_ids, sequences_of
+from lsemrl.data.collate import padded, sequences_of
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.rehearsal import Rehearsed
+from lsemrl.data.tokens import complete_tokenizer, prompt_ids
 from lsemrl.modules.sampling import Sampling
-from lsemrl.reading import Unreadable, read_lines
 from lsemrl.types import Example, PromptBatch, Rollouts, UserError
 
 if TYPE_CHECKING:
@@ -80,18 +76,6 @@ class Asked:
     text: str
     ids: tuple[int, ...]
     given: int
-
-
-def prompts_in(path: Path) -> list[str]:
-    """The lines of a file of prompts, without those that are empty.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    try:
-        return [line.strip() for line in read_lines(path) if line.strip()]
-    except Unreadable as reason:
-        raise UserError(f"--prompts is {str(path)!r}, which cannot be read ({reason}); name another file") from None
 
 
 def given_prompts(policy: Policy, turn: Turn, own: Sequence[str] | TaskData) -> list[Asked]:
@@ -157,33 +141,6 @@ def write_answers(
         yield row, completion.ended
 
 
-def why_not(row: Rehearsed, whole: bool, known: set[str], without: re.Pattern[str] | None) -> str | None:
-    """Why a row is not kept; None if it is.
-
-    Args:
-        row: A row that was drawn.
-        whole: Whether its answer came to its end, or need not.
-        known: Takes the texts of the rows that are kept.
-        without: What no row the base wrote may have in its prompt or answer.
-    """
-    if not whole:
-        return "the answer did not end"
-    if not row.response.strip() or (row.given < len(row.prompt_ids) and not row.prompt):
-        return "nothing was said"
-    if without and row.given < len(row.prompt_ids) and any(map(without.search, (row.prompt, row.response))):
-        return "--without speaks of it"
-    text = text_of(row)
-    if text in known:
-        return "it was there already"
-    known.add(text)
-    return None
-
-
-def text_of(row: Rehearsed) -> str:
-    """What rows that are alike have in common: the prompt, or the text where there is no prompt."""
-    return canonical(row.prompt or row.response)
-
-
 @torch.no_grad()
 def likeliest(policy: Policy, rows: Sequence[Rehearsed], top_k: int, batch_size: int) -> dict[str, Tensor]:
     """The base's `top_k` likeliest tokens at each token of the answers: ids int32 and logprobs float32 [tokens, K]."""
@@ -228,8 +185,3 @@ def _said(rollouts: Rollouts) -> list[list[int]]:
     whole: Any = rollouts.sequences
     pairs = zip(whole.completion_ids_NT.cpu(), whole.completion_mask_NT.cpu(), strict=True)
     return [ids[mask].tolist() for ids, mask in pairs]
-
-
-def reasons(counts: Counter[str]) -> str:
-    """Why rows were dropped, most frequent first."""
-    return ", ".join(f"{count:,} since {reason}" for reason, count in counts.most_common()) or "none"

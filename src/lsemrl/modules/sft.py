@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from lsemrl.metrics.scorer import MetricSettings
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.losses import likelihood_loss, token_weights
-from lsemrl.modules.optimization import OptimizerSettings
+from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import PromptBatch
