@@ -80,7 +80,8 @@ def check_one_input(run: Trained) -> None:
 
 def one_each(sampling: Sampling, *, greedy: bool) -> Sampling:
     """One answer for each text, drawn as the run drew, or of the likeliest tokens."""
-    engine = "auto" if sampling.engine == "compiled" else sampling.engine  # too few answers to pay for compiling
+    # Too few answers to pay for compiling, or to ask a server.
+    engine = "auto" if sampling.engine in ("compiled", "vllm") else sampling.engine
     sampling = dataclasses.replace(sampling, num_generations=1, engine=engine)
     return dataclasses.replace(sampling, temperature=0.0, top_p=1.0, top_k=0) if greedy else sampling
 

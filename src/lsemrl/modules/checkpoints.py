@@ -24,6 +24,7 @@ from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.preemption import Signals
 from lsemrl.modules.ranks import highest
 from lsemrl.modules.run_state import gather_state, restore_state, save_policy
+from lsemrl.modules.served import ServerGone
 from lsemrl.modules.snapshot import write_snapshot
 from lsemrl.runs import CHECKPOINTS, checkpoints, finish_run, truncate_files
 from lsemrl.types import UserError
@@ -81,6 +82,7 @@ class Checkpoints(Checkpoint):
         self._saved = -1  # rollout step of the newest checkpoint
         self._unproven = False  # whether it is still to be seen that training goes on from it
         self._owed: str | None = None  # why a checkpoint that was due has not been written yet
+        self._before: tuple[int, int] | None = None  # epoch and batch of the step that is taken
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agree among ranks on what is resumed; the first was told."""
@@ -121,7 +123,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save before a step that is due, or because a signal or an alarm came."""
         assert isinstance(pl_module, PolicyModule)
-        step = pl_module.rollout_step
+        step, self._before = pl_module.rollout_step, (trainer.current_epoch, batch_idx)
         came = highest(self.signals.came, pl_module.device)
         alarmed = highest(pl_module.alarm is not None, pl_module.device)
         due = self.every_n_steps and step and step % self.every_n_steps == 0
@@ -145,6 +147,12 @@ class Checkpoints(Checkpoint):
         assert isinstance(pl_module, PolicyModule)
         if self._unproven and not pl_module.skipped.in_a_row:
             self._rotate(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save where whoever draws has gone: all ranks then stand before the step that asked."""
+        assert isinstance(pl_module, PolicyModule)
+        if isinstance(exception, ServerGone) and self._before and pl_module.rollout_step != self._saved:
+            self._save(trainer, pl_module, *self._before)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the best adapter."""

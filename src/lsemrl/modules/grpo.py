@@ -1,7 +1,6 @@
 """GRPO with semantic rewards (arXiv 2605.14366): sample a group, score it, compare siblings, update, report.
 
-Left out on purpose: a value network (the group is the baseline), a replay buffer (rollouts are used while fresh), and
-a second inference engine (what samples is what is trained).
+Left out on purpose: a value network (the group is the baseline), and a replay buffer (rollouts are used while fresh).
 """
 
 from __future__ import annotations
@@ -149,19 +148,23 @@ class GRPO(PolicyModule):
         self.say(f"sampling {self.policy.decoders[self.sampling.engine].about}")
         longest = self.sampling.max_new_tokens
         vocabulary = self.policy.model.config.get_text_config().vocab_size
+        elsewhere = {"sampling": 0} if self.sampling.engine == "vllm" else {}
         self.estimate, at_most = (
-            estimate_memory(
-                self.policy.model,
-                one,
-                self.micro_batches(one, torch.arange(self.window_size, device=self.device)),
-                checkpointing=self.policy.settings.gradient_checkpointing,
-                chunk_tokens=default_chunk_tokens(vocabulary, self.device)
-                if self.policy.shares_prompts
-                else self.micro_batch_tokens,  # the model's own logits come whole
-                autocast=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
-                reference=self.policy.reference_model,
-                shards=self.trainer.world_size if self.policy.sharded else 1,
-                gather_for_sampling=self.policy.settings.gather_for_sampling,
+            replace(
+                estimate_memory(
+                    self.policy.model,
+                    one,
+                    self.micro_batches(one, torch.arange(self.window_size, device=self.device)),
+                    checkpointing=self.policy.settings.gradient_checkpointing,
+                    chunk_tokens=default_chunk_tokens(vocabulary, self.device)
+                    if self.policy.shares_prompts
+                    else self.micro_batch_tokens,  # the model's own logits come whole
+                    autocast=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
+                    reference=self.policy.reference_model,
+                    shards=self.trainer.world_size if self.policy.sharded else 1,
+                    gather_for_sampling=self.policy.settings.gather_for_sampling,
+                ),
+                **elsewhere,
             )
             for one in (whole, filled_up(whole, longest))
         )
@@ -226,9 +229,11 @@ class GRPO(PolicyModule):
         """
         whole = rollouts.sequences
         mask_NT = active_mask(whole.completion_mask_NT, rollouts.ended_N, self.loss.mask_truncated_completions)
-        # With a single step the policy that is trained is still the one that sampled, but for what was rounded.
+        # With a single step the policy that is trained is still the one that sampled, but for what was rounded, or what
+        # another engine computed otherwise.
         rounded = self.trainer.precision != "32-true" or self.policy.settings.dtype != "float32"
-        corrected = rounded and self.loss.importance_sampling_mode is not None
+        other = rounded or self.sampling.engine == "vllm"
+        corrected = other and self.loss.importance_sampling_mode is not None
         old_NT = self.score(whole) if corrected or self.updates_per_batch() > 1 else None
         correction_NT, differences = correction(old_NT if corrected else None, rollouts.logprobs_NT, mask_NT, self.loss)
         with self.policy.reference() if self.loss.beta > 0 else nullcontext():

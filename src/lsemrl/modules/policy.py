@@ -324,12 +324,16 @@ class Policy(nn.Module):
             folder: Made where it is missing.
             weights: The whole tensors of `trained`, where the policy itself holds shards.
         """
+        self.save_weights(folder, weights)
+        self.tokenizer.save_pretrained(folder)
+
+    def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """`save` without the tokenizer."""
         whole = None if weights is None else {name.removeprefix("model."): value for name, value in weights.items()}
         if self.adapted:
             write_adapter(self.model, folder, self.settings.model, self.fingerprint, whole or {}, resized=self.resized)
         else:
             self.model.save_pretrained(folder, state_dict=whole)
-        self.tokenizer.save_pretrained(folder)
 
     def read(self, folder: Path) -> dict[str, Tensor]:
         """The weights that `save` wrote, by the names of `trained`.

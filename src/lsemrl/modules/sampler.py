@@ -1,7 +1,7 @@
 """Group sampling: G completions for each prompt, from the live weights.
 
-The loop is our own so that what samples is exactly what is written here: no generation_config, no processors, no
-second engine. A prompt is encoded once and its keys and values are repeated for its group.
+The loop is our own so that what samples is exactly what is written here: no generation_config, no processors. A prompt
+is encoded once and its keys and values are repeated for its group. A vLLM server can draw in its place (`served`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lsemrl.modules.forward import check_logits, looking_back
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
 from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.served import Served
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences
 
 _NUCLEUS = 64
@@ -47,21 +48,16 @@ def sample(
         told: Called with the tokens of every step, one of each completion that is still in the batch; what it raises
             ends the sampling.
     """
-    generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
-    rows = list(zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True))
-    with policy.gathered(), policy.merged() as kept:
-        decode = decoder(policy, prompts, sampling.engine).decode
-        with looking_back(policy.model):
-            drawn = [
-                _decode(policy, ids_BP, mask_BP, decode, sampling, generator, stops, told) for ids_BP, mask_BP in rows
-            ]
-    ids, masks, logprobs, ends, slots = zip(*drawn, strict=True)
-    ended_N = torch.cat(ends)
-    width = max(mask_NT.shape[1] for mask_NT in masks)
-    ids_NT, mask_NT, logprobs_NT = (
-        torch.cat([pad(part_NT, (0, width - part_NT.shape[1])) for part_NT in parts_NT])
-        for parts_NT in (ids, masks, logprobs)
-    )
+    kept: float | None = None
+    if sampling.engine == "vllm":
+        if "vllm" not in policy.decoders:
+            policy.decoders["vllm"] = Served(policy, sampling)
+        ends = sorted({*policy.eos_ids(), *stops})
+        ids_NT, mask_NT, logprobs_NT, ended_N = policy.decoders["vllm"].draw(policy, prompts, sampling, seed, ends)
+        slots = int(mask_NT.sum())
+    else:
+        with policy.gathered(), policy.merged() as kept:
+            ids_NT, mask_NT, logprobs_NT, ended_N, slots = _draw(policy, prompts, sampling, seed, parts, stops, told)
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
     group = sampling.num_generations
     examples = [example for example in prompts.examples for _ in range(group)]
@@ -82,9 +78,32 @@ def sample(
         ended_N=ended_N,
         logprobs_NT=logprobs_NT.masked_fill(~mask_NT, 0.0),
         num_generations=group,
-        slots=sum(slots),
+        slots=slots,
         merge_kept=kept,
     )
+
+
+def _draw(
+    policy: Policy,
+    prompts: PromptBatch,
+    sampling: Sampling,
+    seed: int,
+    parts: int,
+    stops: Sequence[int],
+    told: Callable[[Tensor], None] | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """What `_decode` gives, part by part."""
+    generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
+    decode = decoder(policy, prompts, sampling.engine).decode
+    rows = zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True)
+    with looking_back(policy.model):
+        drawn = [_decode(policy, ids_BP, mask_BP, decode, sampling, generator, stops, told) for ids_BP, mask_BP in rows]
+    *tokens, ends, slots = zip(*drawn, strict=True)
+    width = max(mask_NT.shape[1] for mask_NT in tokens[1])
+    ids_NT, mask_NT, logprobs_NT = (
+        torch.cat([pad(part_NT, (0, width - part_NT.shape[1])) for part_NT in parts_NT]) for parts_NT in tokens
+    )
+    return ids_NT, mask_NT, logprobs_NT, torch.cat(ends), sum(slots)
 
 
 def _decode(

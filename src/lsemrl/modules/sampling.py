@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lsemrl.errors import UserError
 from lsemrl.finite import check_finite
 
-Engine = Literal["auto", "loop", "graphs", "compiled"]
+_ADDRESS = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
+Engine = Literal["auto", "loop", "graphs", "compiled", "vllm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,12 @@ class Sampling:
     """Length limit of a completion; one that reaches it without an EOS is marked as truncated."""
     engine: Engine = "auto"
     """How a token is decoded. loop: as transformers does it. graphs: what a step launches is recorded and replayed
-    (CUDA). compiled: by a compiled step, which costs about a minute at the start. auto: graphs where model and device
-    allow, else the loop."""
+    (CUDA). compiled: by a compiled step, which costs about a minute at the start. vllm: by a vLLM server, in GRPO's
+    rollouts (docs/scale.md). auto: graphs where model and device allow, else the loop."""
+    server: str = "http://localhost:8000"
+    """Of engine vllm: where `vllm serve` listens, on a machine that sees this one's temporary folder."""
+    server_timeout: float = 600.0
+    """Of engine vllm: seconds for the completions of a prompt."""
 
     def __post_init__(self) -> None:
         check_finite(self, "sampling")
@@ -39,9 +45,16 @@ class Sampling:
             ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("server", _ADDRESS.fullmatch(self.server), "an address like http://localhost:8000"),
+            ("server_timeout", self.server_timeout > 0, "above 0"),
         ):
             if not ok:
                 raise UserError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
+        if self.engine == "vllm" and (self.top_p < 1 or self.top_k):
+            raise UserError(
+                f"sampling.engine is vllm with top_p {self.top_p} and top_k {self.top_k}, whose log-probs are of the "
+                "tokens that are left and correct nothing; set top_p to 1 and top_k to 0"
+            )
 
 
 def check_tokens(max_new_tokens: int | None, micro_batch_tokens: int) -> None:

@@ -1,0 +1,308 @@
+"""Completions drawn by a vLLM server, which is handed the adapter anew for every rollout.
+
+Token ids go there and come back, never text. Every adapter has a name of its own: vLLM keeps what it has read of a
+prompt by the adapter's name, and one that is used again would be answered with keys and values of other weights. What
+comes back is compared with what the policy itself scores, once at the start; from then on `modules.correction` says how
+far they are apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+import time
+import uuid
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import torch
+from torch import Tensor
+from torch.distributed import get_rank, is_initialized
+
+from lsemrl.errors import UserError, reason_of
+from lsemrl.files import replace_folder
+from lsemrl.foreign import visible
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.ranks import together
+from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.sharding import whole_tensors
+from lsemrl.types import PromptBatch, Sequences
+
+log = logging.getLogger(__name__)
+Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
+"""ids_NT, mask_NT, logprobs_NT and ended_N of completions."""
+_OLDEST = (0, 10, 2)
+"""The first vLLM that gives token ids back."""
+_FAR = 0.2
+"""Mean nats a token between what a server and the policy say; rounding to half precision takes a quarter of it."""
+_ATTEMPTS = 7
+"""Of one exchange, a minute together: time to start a server again."""
+_COMPARED = 8
+"""Completions that are compared with what the policy scores."""
+
+
+class ServerGone(UserError):
+    """A server that no longer answers; the run stands before the step that asked it."""
+
+
+class _Refused(UserError):
+    """What a server says no to, with the `code` of HTTP."""
+
+    def __init__(
+        self, sentence: str, code: int = 0
+    ) -> None:  # ranks tell each other by pickle: a sentence, then the rest
+        super().__init__(sentence)
+        self.code = code
+
+
+class Served:
+    """A server, and what it has of a policy.
+
+    Attributes:
+        about: What draws, for a person.
+    """
+
+    def __init__(self, policy: Policy, sampling: Sampling) -> None:
+        """Ask what is there.
+
+        Raises:
+            UserError: No vLLM, one that is too old, or a policy whose adapter it would read otherwise.
+        """
+        _check_adapter(policy)
+        self._url, self._timeout = sampling.server.rstrip("/"), sampling.server_timeout
+        self._http = httpx2.Client(timeout=self._timeout, limits=httpx2.Limits(max_connections=None))
+        self._folder = Path(tempfile.mkdtemp(prefix="lsemrl-vllm-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._run, self._count, self._proven = uuid.uuid4().hex[:8], 0, False
+        self._loaded = ""
+        version = str(self._ask("GET", "/version", attempts=1).get("version", ""))
+        numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+        if numbers < _OLDEST:
+            oldest = ".".join(map(str, _OLDEST))
+            raise UserError(
+                f"sampling.server {self._url} says it is vLLM {visible(version)[:40]!r}; it must be {oldest} or later, "
+                "which give token ids back"
+            )
+        self.about = f"by vLLM {version} at {self._url}"
+
+    def draw(self, policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, ends: list[int]) -> Drawn:
+        """G completions of each prompt, drawn under the policy's adapter as it is now; all ranks must ask together.
+
+        Args:
+            policy: Whose adapter is handed over.
+            prompts: B prompts, padded on the left.
+            sampling: How to draw.
+            seed: One is made of it for each prompt; not every server takes it.
+            ends: Token ids that end a completion.
+
+        Raises:
+            UserError: The server refuses, or draws from another model.
+            ServerGone: It does not answer.
+        """
+        weights = whole_tensors(policy.trained())
+        alone = not is_initialized() or get_rank() == 0
+        found: list[dict[str, Any]] = []
+
+        def complete(name: str, again: bool) -> bool:
+            """Whether the server has forgotten the adapter, as one that was started again."""
+            try:
+                found[:] = self._complete(name, prompts, sampling, seed, ends)
+            except _Refused as error:
+                if error.code != 404 or again:
+                    raise
+                return True
+            return False
+
+        for again in (False, True):
+            name = together(lambda: self._hand_over(policy, weights) if alone else "", _nothing)[0]
+            if not any(together(partial(complete, name, again), _nothing)):
+                break
+        drawn = _tensors(found, prompts.prompt_ids_BP.device)
+        if not self._proven:
+            together(lambda: self._prove(policy, prompts, drawn, sampling), _nothing)
+            self._proven = True
+        return drawn
+
+    def _hand_over(self, policy: Policy, weights: dict[str, Tensor]) -> str:
+        """Have the server read the adapter under a new name, and forget the last one."""
+        name = f"lsemrl-{self._run}-{self._count}"
+        replace_folder(self._folder / name, lambda part: policy.save_weights(part, weights))
+        self._ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(self._folder / name)})
+        self._count += 1
+        if self._loaded:
+            try:
+                self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": self._loaded})
+            except _Refused as error:
+                if error.code != 404:  # it was started again
+                    raise
+            shutil.rmtree(self._folder / self._loaded, ignore_errors=True)
+        self._loaded = name
+        return name
+
+    def _complete(
+        self, name: str, prompts: PromptBatch, sampling: Sampling, seed: int, ends: list[int]
+    ) -> list[dict[str, Any]]:
+        """The choices of all prompts, in order."""
+        rows = zip(prompts.prompt_ids_BP, prompts.prompt_mask_BP, strict=True)
+        asked = [
+            {
+                "model": name,
+                "prompt": ids[mask].tolist(),
+                "n": sampling.num_generations,
+                "max_tokens": sampling.max_new_tokens,
+                "temperature": sampling.temperature,
+                # All that a model's generation_config.json could set otherwise.
+                **{"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+                **{"presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0},
+                "seed": (seed * 1_000_003 + at) % 2**31,
+                "stop_token_ids": ends,
+                "logprobs": 0,
+                "return_token_ids": True,
+                "skip_special_tokens": False,
+            }
+            for at, (ids, mask) in enumerate(rows)
+        ]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            answers = [*pool.map(lambda body: self._ask("POST", "/v1/completions", body), asked)]
+        return [choice for answer in answers for choice in self._choices(answer, sampling)]
+
+    def _choices(self, answer: dict[str, Any], sampling: Sampling) -> list[dict[str, Any]]:
+        choices = sorted(answer.get("choices") or [], key=lambda choice: choice["index"])
+        for choice in choices:
+            ids, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
+            if not ids or not logprobs or len(ids) != len(logprobs) or len(ids) > sampling.max_new_tokens:
+                raise UserError(
+                    f"sampling.server {self._url} answers without the token ids and log-probs of what it drew; start "
+                    "it as docs/scale.md says"
+                )
+        if len(choices) != sampling.num_generations:
+            raise UserError(
+                f"sampling.server {self._url} gave {len(choices)} completions of a prompt where "
+                f"{sampling.num_generations} were asked for; raise its --max-num-seqs"
+            )
+        return choices
+
+    def _prove(self, policy: Policy, prompts: PromptBatch, drawn: Drawn, sampling: Sampling) -> None:
+        """Refuse a server that draws from another model, or that reports other log-probs than those it drew by.
+
+        Raises:
+            UserError: It does.
+        """
+        if sampling.temperature == 0:
+            return
+        ids_NT, mask_NT, logprobs_NT, _ = (part[:_COMPARED] for part in drawn)
+        whole = Sequences(
+            prompt_ids_BP=prompts.prompt_ids_BP,
+            prompt_mask_BP=prompts.prompt_mask_BP,
+            prompt_of_N=torch.arange(len(ids_NT), device=ids_NT.device) // sampling.num_generations,
+            completion_ids_NT=ids_NT,
+            completion_mask_NT=mask_NT,
+        )
+        strips = [
+            [row for row in range(len(whole)) if int(whole.prompt_of_N[row]) == prompt]
+            for prompt in range(int(whole.prompt_of_N[-1]) + 1)
+        ]
+        part = whole.select(strips)
+        with policy.inference():
+            scored_NT, _ = policy.logprobs(part, sampling.temperature)
+        off = (scored_NT - logprobs_NT[:, : scored_NT.shape[1]])[part.completion_mask_NT].abs().mean().item()
+        if not off <= _FAR:
+            raise UserError(
+                f"sampling.server {self._url} gives log-probs that are {off:.2g} nats a token from those of "
+                f"policy.model {policy.settings.model!r} at temperature {sampling.temperature:g}; serve that model, "
+                "with --logprobs-mode processed_logprobs"
+            )
+
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, attempts: int = _ATTEMPTS
+    ) -> dict[str, Any]:
+        """One exchange, tried again where nobody answers.
+
+        Raises:
+            UserError: The server refuses.
+            ServerGone: There is no answer.
+        """
+        for attempt in range(attempts):
+            try:
+                response = self._http.request(method, self._url + path, json=body)
+                reason = f"status {response.status_code}: {_said(response)}"
+                if response.status_code < 400:
+                    return _json(response)
+                if response.status_code < 500:
+                    break
+            except (httpx2.RequestError, ValueError) as error:
+                reason = reason_of(error, 150)
+            if attempt + 1 < attempts:
+                log.warning("sampling.server %s does not answer (%s); asking again", self._url, visible(reason))
+                time.sleep(2**attempt)
+        else:
+            raise ServerGone(
+                f"sampling.server {self._url} does not answer ({reason}); start it, and the same command goes on"
+            )
+        if path.endswith("_lora_adapter"):
+            reason += "; start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, see docs/scale.md"
+        raise _Refused(f"sampling.server {self._url} refuses {path} ({reason})", response.status_code)
+
+
+def _nothing() -> None:
+    """What ranks do where they meet in `every_rank` anyway."""
+
+
+def _json(response: httpx2.Response) -> dict[str, Any]:
+    """What is said, as fields; a plain line, such as vLLM's of adapters, has none."""
+    if "json" not in response.headers.get("Content-Type", ""):
+        return {}
+    found = response.json()
+    return found if isinstance(found, dict) else {}
+
+
+def _said(response: httpx2.Response) -> str:
+    return visible(" ".join(response.text[:300].split()))
+
+
+def _tensors(choices: list[dict[str, Any]], device: torch.device) -> Drawn:
+    rows = [choice["token_ids"] for choice in choices]
+    width = max(map(len, rows))
+
+    def filled(rows: list[list[Any]], dtype: torch.dtype) -> Tensor:
+        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype, device=device)
+
+    logprobs = [[float("nan") if x is None else x for x in choice["logprobs"]["token_logprobs"]] for choice in choices]
+    return (
+        filled(rows, torch.long),
+        filled([[1] * len(row) for row in rows], torch.bool),
+        filled(logprobs, torch.float32),
+        torch.tensor([choice.get("finish_reason") == "stop" for choice in choices], device=device),
+    )
+
+
+def _check_adapter(policy: Policy) -> None:
+    """Refuse what vLLM does not read, or reads as something else without a word.
+
+    Raises:
+        UserError: The first such thing.
+    """
+    if policy.settings.train != "lora":
+        raise UserError("sampling.engine is vllm, which is handed adapters, and policy.train is full; set it to auto")
+    config: Any = policy.adapter_config
+    for field, plain in (
+        ("use_dora", False),
+        ("lora_bias", False),
+        ("bias", "none"),
+        ("modules_to_save", None),
+        ("trainable_token_indices", None),
+        ("rank_pattern", {}),
+        ("alpha_pattern", {}),
+        ("fan_in_fan_out", False),
+    ):
+        value = getattr(config, field, plain)
+        if value and value != plain:
+            raise UserError(
+                f"sampling.engine is vllm, which does not read adapters with {field} as peft does; set it to auto"
+            )
