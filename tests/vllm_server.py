@@ -94,6 +94,8 @@ class VllmServer:
             case "/v1/completions":
                 if fields["model"] not in self.adapters:
                     return 404, {"error": {"message": f"The model `{fields['model']}` does not exist."}}
+                if fields["n"] > 1 and not fields["temperature"]:
+                    return 400, {"error": {"message": f"n must be 1 when using greedy sampling, got {fields['n']}."}}
                 generator = torch.Generator().manual_seed(fields["seed"])
                 choices = [self._draw(fields, generator) | {"index": at} for at in range(fields["n"])]
                 return 200, {"choices": choices[::-1]}  # in no order that is promised

@@ -54,9 +54,8 @@ class ServerGone(UserError):
 class _Refused(UserError):
     """What a server says no to, with the `code` of HTTP."""
 
-    def __init__(
-        self, sentence: str, code: int = 0
-    ) -> None:  # ranks tell each other by pickle: a sentence, then the rest
+    # Ranks tell each other by pickle, which makes an error of its sentence and then adds the rest.
+    def __init__(self, sentence: str, code: int = 0) -> None:
         super().__init__(sentence)
         self.code = code
 
@@ -106,7 +105,7 @@ class Served:
             ServerGone: It does not answer.
         """
         weights = whole_tensors(policy.trained())
-        alone = not is_initialized() or get_rank() == 0
+        first = not is_initialized() or get_rank() == 0
         found: list[dict[str, Any]] = []
 
         def complete(name: str, again: bool) -> bool:
@@ -120,7 +119,7 @@ class Served:
             return False
 
         for again in (False, True):
-            name = together(lambda: self._hand_over(policy, weights) if alone else "", _nothing)[0]
+            name = together(lambda: self._hand_over(policy, weights) if first else "", _nothing)[0]
             if not any(together(partial(complete, name, again), _nothing)):
                 break
         drawn = _tensors(found, prompts.prompt_ids_BP.device)
@@ -154,7 +153,7 @@ class Served:
             {
                 "model": name,
                 "prompt": ids[mask].tolist(),
-                "n": sampling.num_generations,
+                "n": sampling.num_generations if sampling.temperature else 1,  # more are refused, all being the same
                 "max_tokens": sampling.max_new_tokens,
                 "temperature": sampling.temperature,
                 # All that a model's generation_config.json could set otherwise.
@@ -174,6 +173,7 @@ class Served:
 
     def _choices(self, answer: dict[str, Any], sampling: Sampling) -> list[dict[str, Any]]:
         choices = sorted(answer.get("choices") or [], key=lambda choice: choice["index"])
+        choices *= 1 if sampling.temperature else sampling.num_generations
         for choice in choices:
             ids, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
             if not ids or not logprobs or len(ids) != len(logprobs) or len(ids) > sampling.max_new_tokens:
