@@ -220,6 +220,20 @@ def test_what_passes_is_asked_again(
     assert caplog.text.count("does not answer (status 50") == 2
 
 
+@pytest.mark.parametrize(
+    ("engine", "sentence"),
+    [("graphs", "sampling.engine is graphs, but the device is cpu"), ("vllm", "sampling.server .* does not answer")],
+)
+def test_an_engine_that_is_not_there_is_told_before_weights_are_read(
+    engine: Any, sentence: str, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = grpo(tiny_model)
+    module.sampling = replace(module.sampling, engine=engine, top_p=1.0, server="http://127.0.0.1:9")
+    monkeypatch.setattr(Policy, "load", lambda policy: pytest.fail("weights are read"))
+    with pytest.raises(UserError, match=sentence):
+        run(module, tmp_path)
+
+
 def test_nobody_there(policy: Policy, prompts: PromptBatch, tiny_model: str) -> None:
     with VllmServer(tiny_model) as server:
         pass

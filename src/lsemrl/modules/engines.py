@@ -16,9 +16,11 @@ from lsemrl.modules.families import expert_blocks, native_positions, unshared, w
 from lsemrl.modules.forward import OTHERWISE, TOLERANCE, looking_back, probe
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.replay import Directly, Replay
-from lsemrl.modules.sampling import Engine
+from lsemrl.modules.sampling import Engine, Sampling
+from lsemrl.modules.served import served
 from lsemrl.types import PromptBatch, Sequences, UserError
 
+_CUDAS = "graphs are CUDA's"
 Decode = Callable[[Policy, Cache, Tensor, int], Growing | Fixed]
 """From a policy, what it keeps of N prompts, their mask [N, P] and the longest completion: what goes on from there."""
 
@@ -34,6 +36,18 @@ class Decoder:
 
     decode: Decode
     about: str
+
+
+def check_engine(policy: Policy, sampling: Sampling, device: torch.device) -> None:
+    """Refuse, before weights are read, an engine that is not there.
+
+    Raises:
+        UserError: Graphs are asked for without CUDA, or a server that is none.
+    """
+    if sampling.engine == "graphs" and device.type != "cuda":
+        raise UserError(f"sampling.engine is graphs, but the device is {device.type}, and {_CUDAS}; set it to auto")
+    if sampling.engine == "vllm":
+        served(policy, sampling)
 
 
 def decoder(policy: Policy, prompts: PromptBatch, engine: Engine) -> Decoder:
@@ -93,7 +107,7 @@ def _unfit(policy: Policy, engine: Engine, device: torch.device) -> str | None:
     if engine == "compiled":
         return None
     if device.type != "cuda":
-        return f"the device is {device.type}, and graphs are CUDA's"
+        return f"the device is {device.type}, and {_CUDAS}"
     if native_positions(policy.model.config) is not None:
         return "the model scales its positions by the longest row"
     return "the model chooses experts for each token" if expert_blocks(policy.model.get_decoder()) else None

@@ -19,6 +19,7 @@ from lsemrl.modules.alarms import AlarmSettings, Watched, alarms
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.correction import correction
+from lsemrl.modules.engines import check_engine
 from lsemrl.modules.gradients import in_step
 from lsemrl.modules.grpo_settings import check_grpo, check_windows
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
@@ -125,6 +126,7 @@ class GRPO(PolicyModule):
         super().setup(stage)
         if stage != "fit":
             return
+        check_engine(self.policy, self.sampling, self.trainer.strategy.root_device)
         for line in self.reward_mix.look_at(self.trainer.datamodule.data.train_examples):  # type: ignore[attr-defined]
             self.say(line)
         if self.alarms and not any(isinstance(each, MetricsLog) for each in self.trainer.loggers):

@@ -19,7 +19,7 @@ from lsemrl.modules.forward import check_logits, looking_back
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
 from lsemrl.modules.sampling import Sampling
-from lsemrl.modules.served import Served
+from lsemrl.modules.served import served
 from lsemrl.types import Completion, PromptBatch, Rollouts, Sequences
 
 _NUCLEUS = 64
@@ -50,10 +50,8 @@ def sample(
     """
     kept: float | None = None
     if sampling.engine == "vllm":
-        if "vllm" not in policy.decoders:
-            policy.decoders["vllm"] = Served(policy, sampling)
         ends = sorted({*policy.eos_ids(), *stops})
-        ids_NT, mask_NT, logprobs_NT, ended_N = policy.decoders["vllm"].draw(policy, prompts, sampling, seed, ends)
+        ids_NT, mask_NT, logprobs_NT, ended_N = served(policy, sampling).draw(policy, prompts, sampling, seed, ends)
         slots = int(mask_NT.sum())
     else:
         with policy.gathered(), policy.merged() as kept:

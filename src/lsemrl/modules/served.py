@@ -60,6 +60,18 @@ class _Refused(UserError):
         self.code = code
 
 
+def served(policy: Policy, sampling: Sampling) -> Served:
+    """The server of a policy, which is asked what it is the first time; its weights need not be there yet.
+
+    Raises:
+        UserError: No vLLM, one that is too old, or a policy whose adapter it would read otherwise.
+    """
+    if "vllm" not in policy.decoders:
+        policy.decoders["vllm"] = Served(policy, sampling)
+    found: Served = policy.decoders["vllm"]
+    return found
+
+
 class Served:
     """A server, and what it has of a policy.
 
@@ -68,11 +80,7 @@ class Served:
     """
 
     def __init__(self, policy: Policy, sampling: Sampling) -> None:
-        """Ask what is there.
-
-        Raises:
-            UserError: No vLLM, one that is too old, or a policy whose adapter it would read otherwise.
-        """
+        """See `served`."""
         _check_adapter(policy)
         self._url, self._timeout = sampling.server.rstrip("/"), sampling.server_timeout
         self._http = httpx2.Client(timeout=self._timeout, limits=httpx2.Limits(max_connections=None))
