@@ -19,6 +19,7 @@ from lsemrl import __version__, micro
 from lsemrl.cli.main import main
 from lsemrl.cli.verbs import VERBS
 from lsemrl.config_files import CONFIGS
+from lsemrl.modules.policy import Policy
 from tiny import make_policy, save_tiny_model
 
 QUICK = [
@@ -180,9 +181,10 @@ def test_a_field_is_overridden_from_the_line_and_by_a_second_file(tmp_path: Path
         ("--data.batch_size=100000", "batch_size is 100000, but there are"),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(
-    word: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_mistake_is_told_in_one_sentence_before_weights_are_read(
+    word: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Policy, "load", lambda policy: pytest.fail("weights are read"))
     assert sentence in told(capsys, f"--trainer.default_root_dir={tmp_path}", word)
 
 

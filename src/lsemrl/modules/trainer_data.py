@@ -27,6 +27,8 @@ class TrainerData(LightningDataModule):
         module: Any = self.trainer.lightning_module
         for line in self.data.prepare(module.policy.tokenizer):
             rank_zero_info(line)
+        if stage == "fit":
+            self.data.train_dataloader()  # refuses a batch of more rows than there are, before weights are read
 
     def train_dataloader(self) -> Any:
         """Those of the data, here and below."""
