@@ -26,6 +26,8 @@ HINTS = {
         ("x --batch-size 8", "x --batch_size=8"),
         ("--batch_size=8 --dry-run x", "--batch_size=8 --dry_run=true x"),
         ("--dry-run=false --chat true", "--dry_run=false --chat=true"),
+        ("--dry-run false x", "--dry_run=false x"),
+        ("--dry-run true --dry-run", "--dry_run=true --dry_run=true"),
         ("--seeds 1 -2 --dry_run", '--dry_run=true --seeds=["1","-2"]'),
         ("--seeds=[1,2]", "--seeds=[1,2]"),
         ("--seeds [1,2]", "--seeds=[1,2]"),

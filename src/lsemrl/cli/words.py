@@ -16,7 +16,7 @@ _ALONE = ("help", "print_config")
 def spelled_out(words: Sequence[str], hints: Mapping[str, Any], placed: str = "") -> list[str]:
     """One word for every option, with its value.
 
-    `--batch-size 8` has an underscore, `--from zh` one behind it, `--sample` is true, `--seeds 1 2` is a list and
+    `--batch-size 8` has an underscore, `--from zh` one behind it, `--sample` is true and so is `--sample true`, `--seeds 1 2` is a list and
     `--path a b --path c d` a list of lists; words by their place are one list, where a list is meant. Lists are written
     as JSON.
 
@@ -35,7 +35,8 @@ def spelled_out(words: Sequence[str], hints: Mapping[str, Any], placed: str = ""
         under = name.replace("-", "_")
         name = next((own for own in (under, f"{under}_") if own in hints), name)  # from is none of Python's names
         values, flag, item = [value] if equals else [], hints.get(name) is bool, item_of(hints.get(name))
-        most = 0 if equals or flag or name in _ALONE else len(rest) if item else 1
+        said = bool(rest) and rest[0] in ("true", "false")
+        most = 0 if equals or name in _ALONE else int(said) if flag else len(rest) if item else 1
         while rest and len(values) < most and not rest[0].startswith("--"):
             values.append(rest.popleft())
         if item and not (by_name and len(values) == 1 and values[0].startswith("[")):  # that is a list already
