@@ -15,7 +15,7 @@ test: $(VENV)/ready  ## lint, types, tests
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist worksteal; tests=$$?; \
 	wait $$types && exit $$tests
 
-test-slow: $(VENV)/ready  ## test-docs, kills of several ranks, SLURM, peaks of memory, the smallest benchmarks; 8 minutes
+test-slow: $(VENV)/ready  ## test-docs, kills of several ranks, SLURM, peaks of memory, the smallest benchmarks, the rest of each matrix; 12 minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 test-docs: $(VENV)/ready  ## what the README and docs tell to type, run from top to bottom; 5 to 7 minutes on two busy cores

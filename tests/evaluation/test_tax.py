@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -100,6 +101,17 @@ def test_measuring_changes_nothing_and_repeats(prompts: PromptBatch, tiny_model:
     assert one.divergence["target"] == one.divergence["text"] != one.divergence["own"]
     assert all(each.to_base > 0 and len(each.to_base_rows) == 3 for each in one.divergence.values())
     assert "chrf" in scorer.signatures
+
+
+def test_whoever_waits_is_told_how_far_it_is(
+    policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lsemrl.durations._EVERY", 0.0)
+    told: list[str] = []
+    answer(policy, prompts.examples, 2, batch_size=1, say=told.append)
+    gold_nll(policy, prompts.examples, batch_size=2, say=told.append)
+    assert [line.partition(";")[0] for line in told] == [f"measuring: {at} of 3 rows" for at in (1, 2, 2)]
+    assert all(re.fullmatch(r".*; about \d+ s left", line) for line in told)
 
 
 def test_answers_come_in_order(policy: Policy, prompts: PromptBatch) -> None:

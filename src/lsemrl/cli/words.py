@@ -16,9 +16,9 @@ _ALONE = ("help", "print_config")
 def spelled_out(words: Sequence[str], hints: Mapping[str, Any], placed: str = "") -> list[str]:
     """One word for every option, with its value.
 
-    `--batch-size 8` has an underscore, `--from zh` one behind it, `--sample` is true and so is `--sample true`, `--seeds 1 2` is a list and
-    `--path a b --path c d` a list of lists; words by their place are one list, where a list is meant. Lists are written
-    as JSON.
+    `--batch-size 8` has an underscore, `--from zh` one behind it, `--sample` is true, as is `--sample true`, `--seeds 1
+    2` is a list and `--path a b --path c d` a list of lists; words by their place are one list, where a list is meant.
+    Lists are written as JSON.
 
     Args:
         words: As they were typed.

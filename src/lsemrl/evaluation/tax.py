@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from lsemrl.data.collate import encode
 from lsemrl.data.task import ScoredBy
+from lsemrl.durations import Pace
 from lsemrl.evaluation.choices import score_choices
 from lsemrl.evaluation.general import General, score_answers, score_leaks
 from lsemrl.evaluation.measurement import Divergence
@@ -26,6 +27,12 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
 from lsemrl.types import Completion, Example, PromptBatch, Sequences
+
+Say = Callable[[str], None]
+
+
+def _nobody(line: str) -> None:
+    """Who is told where nobody wants to know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +115,7 @@ def measure(
     scorer: Scorer,
     max_new_tokens: int,
     batch_size: int = 100,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = _nobody,
 ) -> Measurement:
     """Measure the policy as it stands; the base is the same policy with its training switched off.
 
@@ -118,21 +125,21 @@ def measure(
         scorer: Scores outputs on the new task.
         max_new_tokens: Length limit of an output.
         batch_size: Rows in a batch.
-        say: Told what is begun, since with a large model each part takes minutes.
+        say: Told what is begun, since with a large model each part takes minutes, and every 30 seconds how far it is.
     """
     say(f"measuring: outputs on the new task, {len(battery.target):,} rows")
-    outputs = answer(policy, battery.target, max_new_tokens, batch_size)
+    outputs = answer(policy, battery.target, max_new_tokens, batch_size, say)
     target = scorer.score(outputs)
     if battery.general:
         say(f"measuring: {battery.general_name or 'general ability'}, {len(battery.general):,} questions")
-    general, answers = _general(policy, battery, max_new_tokens, batch_size)
+    general, answers = _general(policy, battery, max_new_tokens, batch_size, say)
     leaks = score_leaks(answers, scorer.language)
-    nll = tuple(gold_nll(policy, battery.general, batch_size).tolist())
+    nll = tuple(gold_nll(policy, battery.general, batch_size, say).tolist())
     along: dict[str, Iterable[Sequences]] = {
-        name: (prompts.sequences for prompts in _batches(policy, examples, batch_size))
+        name: (prompts.sequences for prompts in _batches(policy, examples, batch_size, say))
         for name, examples in battery.parts.items()
     }
-    along["own"] = _drawn(policy, battery.target, max_new_tokens, batch_size)
+    along["own"] = _drawn(policy, battery.target, max_new_tokens, batch_size, say)
     apart = {}
     for name, sequences in along.items():
         say(f"measuring: divergence from the base along {name}")
@@ -156,30 +163,32 @@ _CHUNK = 1024
 
 
 def _general(
-    policy: Policy, battery: Battery, max_new_tokens: int, batch_size: int
+    policy: Policy, battery: Battery, max_new_tokens: int, batch_size: int, say: Say = _nobody
 ) -> tuple[General, list[Completion]]:
     """What the policy scores in general ability, and its greedy answers; none where it only chooses."""
     if battery.scored_by == "choices":
         return score_choices(policy, battery.general, batch_size), []
-    answers = answer(policy, battery.general, max_new_tokens, batch_size)
+    answers = answer(policy, battery.general, max_new_tokens, batch_size, say)
     return score_answers(answers, battery.scored_by), answers
 
 
-def answer(policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int) -> list[Completion]:
+def answer(
+    policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int, say: Say = _nobody
+) -> list[Completion]:
     """Greedy outputs, one for each example, in order."""
     greedy = Sampling(num_generations=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
     return [
         completion
-        for prompts in _batches(policy, examples, batch_size)
+        for prompts in _batches(policy, examples, batch_size, say)
         for completion in sample(policy, prompts, greedy, seed=0).completions
     ]
 
 
-def gold_nll(policy: Policy, examples: Sequence[Example], batch_size: int) -> Tensor:
+def gold_nll(policy: Policy, examples: Sequence[Example], batch_size: int, say: Say = _nobody) -> Tensor:
     """Mean negative log-likelihood per token of each first reference with its EOS: float32 [len(examples)], nats."""
     pieces = []
     with policy.inference():
-        for prompts in _batches(policy, examples, batch_size):
+        for prompts in _batches(policy, examples, batch_size, say):
             sequences, mask_NT = prompts.sequences, prompts.sequences.completion_mask_NT
             # As divergences are: a head in bfloat16 would add its rounding to every drift.
             logits, targets_M = policy.predictions(sequences), sequences.completion_ids_NT[mask_NT]
@@ -242,14 +251,18 @@ def weight_change(policy: Policy) -> float:
     return math.sqrt(change / size)
 
 
-def _drawn(policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int) -> Iterator[Sequences]:
+def _drawn(
+    policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int, say: Say
+) -> Iterator[Sequences]:
     """What the policy says when it draws from its own distribution, so that a mean over it is an expectation."""
     own = Sampling(num_generations=1, temperature=1.0, top_p=1.0, max_new_tokens=max_new_tokens)
-    for at, prompts in enumerate(_batches(policy, examples, batch_size)):
+    for at, prompts in enumerate(_batches(policy, examples, batch_size, say)):
         yield sample(policy, prompts, own, seed=at).sequences
 
 
-def _batches(policy: Policy, examples: Sequence[Example], size: int) -> Iterator[PromptBatch]:
-    device = next(policy.parameters()).device
+def _batches(policy: Policy, examples: Sequence[Example], size: int, say: Say) -> Iterator[PromptBatch]:
+    device, pace = next(policy.parameters()).device, Pace(at_once=False)
     for at in range(0, len(examples), size):
+        if at and pace.due():
+            say(f"measuring: {at:,} of {len(examples):,} rows; {pace.left(at, len(examples))}")
         yield encode(policy.tokenizer, examples[at : at + size]).to(device)
