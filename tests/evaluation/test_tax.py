@@ -103,6 +103,20 @@ def test_measuring_changes_nothing_and_repeats(prompts: PromptBatch, tiny_model:
     assert "chrf" in scorer.signatures
 
 
+def test_what_is_the_base_is_not_held_against_itself(
+    prompts: PromptBatch, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    battery = Battery(target=prompts.examples, general=prompts.examples[:2], text=prompts.examples[:1])
+    scorer = Scorer(MetricSettings(names=("chrf",)))
+    fresh = Policy(PolicySettings(model=tiny_model, lora=LoraSettings(rank=2)))
+    fresh.load()
+    monkeypatch.setattr("lsemrl.evaluation.tax.divergence", lambda *args: pytest.fail("it was computed"))
+    found = measure(fresh, battery, scorer, max_new_tokens=2)
+    assert (found.weight_change, {*found.kl.values(), *found.kl_from_base.values()}) == (0.0, {0.0})
+    counts = {name: len(each.to_base_rows) for name, each in found.divergence.items()}
+    assert counts == {"target": 3, "general": 2, "text": 1, "own": 3}
+
+
 def test_whoever_waits_is_told_how_far_it_is(
     policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

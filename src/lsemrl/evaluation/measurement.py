@@ -74,6 +74,11 @@ class Divergence:
     to_base_rows: tuple[float, ...]
     from_base_rows: tuple[float, ...]
 
+    @classmethod
+    def none(cls, texts: int) -> Divergence:
+        """That of a policy from itself, along so many texts."""
+        return cls(to_base=0.0, from_base=0.0, to_base_rows=(0.0,) * texts, from_base_rows=(0.0,) * texts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:

@@ -135,15 +135,12 @@ def measure(
     general, answers = _general(policy, battery, max_new_tokens, batch_size, say)
     leaks = score_leaks(answers, scorer.language)
     nll = tuple(gold_nll(policy, battery.general, batch_size, say).tolist())
-    along: dict[str, Iterable[Sequences]] = {
-        name: (prompts.sequences for prompts in _batches(policy, examples, batch_size, say))
-        for name, examples in battery.parts.items()
-    }
-    along["own"] = _drawn(policy, battery.target, max_new_tokens, batch_size, say)
-    apart = {}
-    for name, sequences in along.items():
-        say(f"measuring: divergence from the base along {name}")
-        apart[name] = divergence(policy, sequences)
+    change = weight_change(policy)
+    if policy.adapted and policy.adapter is None and change == 0:  # it is the base
+        counts = {name: len(examples) for name, examples in battery.parts.items()} | {"own": len(battery.target)}
+        apart = {name: Divergence.none(count) for name, count in counts.items()}
+    else:
+        apart = _apart(policy, battery, max_new_tokens, batch_size, say)
     return Measurement(
         target=target.corpus,
         target_rows=target.rows,
@@ -152,10 +149,24 @@ def measure(
         general_rows=general.rows | leaks.rows | ({"nll": nll} if nll else {}),
         general_signatures=general.signatures | leaks.signatures,
         divergence=apart,
-        weight_change=weight_change(policy),
+        weight_change=change,
         outputs=tuple(outputs),
         answers=tuple(answers),
     )
+
+
+def _apart(policy: Policy, battery: Battery, max_new_tokens: int, batch_size: int, say: Say) -> dict[str, Divergence]:
+    """Divergences along each part, and along what the policy says itself."""
+    along: dict[str, Iterable[Sequences]] = {
+        name: (prompts.sequences for prompts in _batches(policy, examples, batch_size, say))
+        for name, examples in battery.parts.items()
+    }
+    along["own"] = _drawn(policy, battery.target, max_new_tokens, batch_size, say)
+    found = {}
+    for name, sequences in along.items():
+        say(f"measuring: divergence from the base along {name}")
+        found[name] = divergence(policy, sequences)
+    return found
 
 
 _CHUNK = 1024
