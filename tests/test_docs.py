@@ -38,7 +38,7 @@ SMALL = {
 }
 """What makes a verb quick; a block is run as it stands but for this."""
 DEMO = "about 15 minutes on two cores"
-SET_UP = "3 GB, 3.5 minutes"
+SET_UP = "3 GB, 2.7 minutes"
 
 
 def _jsonl(rows: list[dict]) -> str:
