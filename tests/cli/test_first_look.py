@@ -157,6 +157,7 @@ MISTAKES = [
     ("fit", "model is not given; put a whole configuration first, such as --config grpo.yaml"),
     ("fit --config sft.yaml --data null", "data is not given; put a whole configuration first"),
     ("fit --config sft.yaml --model null", "model is not given; put a whole configuration first"),
+    ("fit --config sft.yaml --config none.yaml", "model is not given; put a whole configuration first"),
     ("fit-reward --data.source.path nope.jsonl", "path is 'nope.jsonl', and there is no such file"),
     ("fit --config grpo.yaml --model.policy.model ./nope", "policy.model is './nope', and there is no such folder"),
     (f"fit --config sft.yaml --model.policy.model {'a' * 5000}:", "there is no such folder; name a model's"),
@@ -181,6 +182,7 @@ def test_a_mistake_waits_for_nothing_that_takes_seconds(tmp_path: Path) -> None:
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     (tmp_path / "rows.jsonl").write_text('{"en": "a", "bo": "b"}\n', encoding="utf-8")
+    (tmp_path / "none.yaml").write_text("model: null\n")
     typed = json.dumps([words for words, _ in MISTAKES])  # one after the other, for each takes seconds to begin
     done = subprocess.run([sys.executable, "-c", code, typed], capture_output=True, text=True, cwd=tmp_path)
     told = done.stderr.splitlines()
@@ -188,7 +190,7 @@ def test_a_mistake_waits_for_nothing_that_takes_seconds(tmp_path: Path) -> None:
     assert told[1::2] == ["2"] * len(MISTAKES), told
     for said, (_, sentence) in zip(told[::2], MISTAKES, strict=True):
         assert sentence in said
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "none.yaml"}
 
 
 def test_a_file_may_leave_out_what_stands_between_a_field_and_its_class(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lsemrl import micro
 from lsemrl.config_files import CONFIGS
 from lsemrl.errors import UserError
 from lsemrl.modules.policy import Policy
-from lsemrl.modules.policy_settings import LoraSettings
+from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.served import ServerGone
@@ -157,6 +157,8 @@ def choiceless(change: Any) -> Any:
         ("/v1/completions", choiceless(lambda c: c[:2]), "gave 2 completions of a prompt where 3 were asked for"),
         ("/v1/completions", choiceless(lambda c: [{**one, "token_ids": None} for one in c]), "without the token ids"),
         ("/v1/completions", choiceless(lambda c: [{**one, "logprobs": None} for one in c]), "without the token ids"),
+        ("/v1/completions", choiceless(lambda c: [{"text": "a"}] * 3), "without the token ids"),
+        ("/v1/completions", (200, {"choices": None}), "without the token ids"),
         ("/v1/completions", choiceless(lambda c: c), "nats a token from those of policy.model"),
         ("/v1/completions", (404, {"error": "does not exist"}), "refuses /v1/completions"),
     ],
@@ -175,6 +177,31 @@ def test_a_server_of_another_model_is_refused(policy: Policy, prompts: PromptBat
         pytest.raises(UserError, match="serve that model, with --logprobs-mode processed_logprobs"),
     ):
         sample(policy, prompts, replace(SAMPLING, server=other.url), seed=3)
+
+
+def test_a_server_that_leaves_the_adapter_out_is_refused_once_there_is_one(
+    tiny_model: str, prompts: PromptBatch, sampling: Sampling, server: VllmServer
+) -> None:
+    policy = Policy(PolicySettings(model=tiny_model, lora=LoraSettings(rank=4)))
+    policy.load()
+    sample(policy, prompts, sampling, seed=3)  # of which nobody can tell
+    empty = server.adapters.copy().popitem()[1]
+    stir(policy)
+    draw = server._draw
+
+    def without(fields: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        server.adapters[fields["model"]] = empty
+        return draw(fields, generator)
+
+    server._draw = without  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="nats a token from those of"):
+        sample(policy, prompts, sampling, seed=3)
+
+
+@pytest.mark.parametrize("server", ["http://[::1", "http://host:port"])
+def test_what_is_no_address_is_told(server: str, policy: Policy, prompts: PromptBatch) -> None:
+    with pytest.raises(UserError, match="which is no address"):
+        sample(policy, prompts, replace(SAMPLING, server=server), seed=3)
 
 
 def test_log_probs_that_know_no_temperature_are_refused(

@@ -84,7 +84,7 @@ def first_look(words: Sequence[str], policies: Sequence[str] = POLICIES) -> None
     with TemporaryDirectory() as rewritten:
         known = _known(fields, bool(policy), Path(rewritten))
         config = parser.parse_args([*(f"--{name}={value}" for name, value in known), *alone])
-    for name, given in (("model", named and "null" not in named), ("data", config.get("data"))):
+    for name, given in (("model", named), ("data", config.get("data"))):
         if not given:
             raise UserError(f"{name} is not given; put a whole configuration first, such as --config grpo.yaml")
     check_all_seeds(config.as_dict())
@@ -135,14 +135,18 @@ def _unread(value: Any) -> Any:
 
 
 def _policies(pairs: Iterable[tuple[str, str]]) -> set[str]:
-    """The classes that files and words name."""
-    named = set()
+    """The classes that files and words name since one last said null."""
+    named: set[str] = set()
     for name, value in pairs:
         if name == "config":
-            model = read_config(value).get("model")
-            named |= {str(model["class_path"])} if isinstance(model, dict) and "class_path" in model else set()
-        elif name in ("model", "model.class_path"):
-            named.add(value)
+            model = read_config(value).get("model", {})
+            given = "null" if model is None else model.get("class_path") if isinstance(model, dict) else None
+        else:
+            given = value if name in ("model", "model.class_path") else None
+        if given == "null":
+            named.clear()
+        elif given:
+            named.add(str(given))
     return named
 
 

@@ -203,14 +203,9 @@ class Policy(nn.Module):
             logprobs_M, entropy_M = score_logits(states_MH, packed.targets_M, temperature)
             return loss_fn(slice(0, len(logprobs_M)), logprobs_M, entropy_M)
         weight_VH, bias_V = output_head(self.model)
+        lengths = packed.lengths if whole_rows else None
         return kernels.fused_policy_loss(
-            states_MH,
-            weight_VH,
-            packed.targets_M,
-            loss_fn,
-            lengths=packed.lengths if whole_rows else None,
-            bias_V=bias_V,
-            temperature=temperature,
+            states_MH, weight_VH, packed.targets_M, loss_fn, lengths=lengths, bias_V=bias_V, temperature=temperature
         )
 
     def predictions(self, sequences: Sequences) -> Callable[[slice], Tensor]:
@@ -329,11 +324,11 @@ class Policy(nn.Module):
 
     def save_weights(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """`save` without the tokenizer."""
-        whole = None if weights is None else {name.removeprefix("model."): value for name, value in weights.items()}
+        whole = {name.removeprefix("model."): value for name, value in (weights or {}).items()}
         if self.adapted:
-            write_adapter(self.model, folder, self.settings.model, self.fingerprint, whole or {}, resized=self.resized)
+            write_adapter(self.model, folder, self.settings.model, self.fingerprint, whole, resized=self.resized)
         else:
-            self.model.save_pretrained(folder, state_dict=whole)
+            self.model.save_pretrained(folder, state_dict=whole or None)
 
     def read(self, folder: Path) -> dict[str, Tensor]:
         """The weights that `save` wrote, by the names of `trained`.

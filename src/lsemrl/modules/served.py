@@ -2,8 +2,8 @@
 
 Token ids go there and come back, never text. Every adapter has a name of its own: vLLM keeps what it has read of a
 prompt by the adapter's name, and one that is used again would be answered with keys and values of other weights. What
-comes back is compared with what the policy itself scores, once at the start; from then on `modules.correction` says how
-far they are apart.
+comes back is compared with what the policy itself scores, a few completions of every rollout: a new adapter is still
+nothing, so that the first alone would not tell a server that leaves it out.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class Served:
     def __init__(self, policy: Policy, sampling: Sampling) -> None:
         """See `served`."""
         _check_adapter(policy)
-        self._url, self._timeout = sampling.server.rstrip("/"), sampling.server_timeout
-        self._http = httpx2.Client(timeout=self._timeout, limits=httpx2.Limits(max_connections=None))
+        self._url = sampling.server.rstrip("/")
+        self._http = httpx2.Client(timeout=sampling.server_timeout, limits=httpx2.Limits(max_connections=None))
         self._folder = Path(tempfile.mkdtemp(prefix="lsemrl-vllm-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._run, self._count, self._proven = uuid.uuid4().hex[:8], 0, False
+        self._run, self._count = uuid.uuid4().hex[:8], 0
         self._loaded = ""
         version = str(self._ask("GET", "/version", attempts=1).get("version", ""))
         numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
@@ -131,9 +131,7 @@ class Served:
             if not any(together(partial(complete, name, again), _nothing)):
                 break
         drawn = _tensors(found, prompts.prompt_ids_BP.device)
-        if not self._proven:
-            together(lambda: self._prove(policy, prompts, drawn, sampling), _nothing)
-            self._proven = True
+        together(lambda: self._prove(policy, prompts, drawn, sampling), _nothing)
         return drawn
 
     def _hand_over(self, policy: Policy, weights: dict[str, Tensor]) -> str:
@@ -180,15 +178,18 @@ class Served:
         return [choice for answer in answers for choice in self._choices(answer, sampling)]
 
     def _choices(self, answer: dict[str, Any], sampling: Sampling) -> list[dict[str, Any]]:
-        choices = sorted(answer.get("choices") or [], key=lambda choice: choice["index"])
+        try:
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            pairs = [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
+            whole = all(0 < len(ids) == len(logprobs) <= sampling.max_new_tokens for ids, logprobs in pairs)
+        except (KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"sampling.server {self._url} answers without the token ids and log-probs of what it drew; start it as "
+                "docs/scale.md says"
+            )
         choices *= 1 if sampling.temperature else sampling.num_generations
-        for choice in choices:
-            ids, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
-            if not ids or not logprobs or len(ids) != len(logprobs) or len(ids) > sampling.max_new_tokens:
-                raise UserError(
-                    f"sampling.server {self._url} answers without the token ids and log-probs of what it drew; start "
-                    "it as docs/scale.md says"
-                )
         if len(choices) != sampling.num_generations:
             raise UserError(
                 f"sampling.server {self._url} gave {len(choices)} completions of a prompt where "
@@ -244,6 +245,8 @@ class Served:
                     return _json(response)
                 if response.status_code < 500:
                     break
+            except httpx2.InvalidURL as error:
+                raise UserError(f"sampling.server is {self._url!r}, which is no address ({reason_of(error)})") from None
             except (httpx2.RequestError, ValueError) as error:
                 reason = reason_of(error, 150)
             if attempt + 1 < attempts:
