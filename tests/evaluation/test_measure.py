@@ -93,7 +93,7 @@ def test_base_and_arm_on_the_embedded_world(task: str, tmp_path: Path) -> None:
     )
     lines = (tmp_path / "cold" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["output"] for line in lines] == [output.output for output in cold.outputs]
-    assert len(cold.answers) == 5
+    assert len(cold.answers) == 5 and "divergence_rows" not in cold.conditions
     main(["tax", str(tmp_path), "--output", str(tmp_path / "tax")])
     report = Report.from_json(tmp_path / "tax" / "report.json")
     assert report.paper == task and report.contrast("cold_start", "base", "tax.em") is not None
@@ -184,6 +184,12 @@ def test_a_label_of_ones_own_is_what_reports_call_general_ability(tmp_path: Path
     assert measure("translation", tmp_path, "--general_label=my questions").general_name == "my questions"
 
 
+def test_fewer_rows_of_divergence_are_a_condition(tmp_path: Path) -> None:
+    fewer, all_of_them = (measure("translation", tmp_path / n, f"--divergence_rows={n}") for n in ("2", "6"))
+    assert fewer.conditions.pop("divergence_rows") == 2 and fewer.conditions == all_of_them.conditions
+    assert len(fewer.divergence["target"].to_base_rows) == len(fewer.divergence["own"].to_base_rows) == 2
+
+
 def test_full_fine_tuning_is_held_against_the_model_it_came_from(tiny_model: str, tmp_path: Path) -> None:
     trained = Policy(PolicySettings(model=tiny_model, train="full", reference="none"))
     trained.load()
@@ -225,6 +231,7 @@ def test_an_adapter_is_measured_as_it_was_trained(tiny_model: str, tmp_path: Pat
         ({"arm": "rl", "base": "micro"}, "policy.train is lora"),
         ({"threshold": 1.0}, r"threshold \(tau\) is 1.0"),
         ({"target_rows": 0}, "target_rows is 0"),
+        ({"divergence_rows": 0}, "divergence_rows is 0"),
     ],
 )
 def test_a_mistake_is_told_before_weights_are_read(fields: dict[str, object], sentence: str) -> None:

@@ -115,6 +115,23 @@ def test_what_is_the_base_is_not_held_against_itself(
     assert (found.weight_change, {*found.kl.values(), *found.kl_from_base.values()}) == (0.0, {0.0})
     counts = {name: len(each.to_base_rows) for name, each in found.divergence.items()}
     assert counts == {"target": 3, "general": 2, "text": 1, "own": 3}
+    found = measure(fresh, battery, scorer, max_new_tokens=2, divergence_rows=2)
+    counts = {name: len(each.to_base_rows) for name, each in found.divergence.items()}
+    assert counts == {"target": 2, "general": 2, "text": 1, "own": 2}
+
+
+def test_divergence_along_fewer_rows(policy: Policy, prompts: PromptBatch) -> None:
+    battery = Battery(target=prompts.examples, general=prompts.examples)
+    scorer = Scorer(MetricSettings(names=("chrf",)))
+    found, fewer, more = (
+        measure(policy, battery, scorer, max_new_tokens=4, divergence_rows=rows) for rows in (None, 2, 9)
+    )
+    assert more == found
+    assert (fewer.target_rows, fewer.outputs) == (found.target_rows, found.outputs)
+    rows = {name: each.to_base_rows for name, each in found.divergence.items()}
+    kept = {name: each.to_base_rows for name, each in fewer.divergence.items()}
+    assert kept["target"] == pytest.approx(rows["target"][:2], rel=1e-4) and len(kept["own"]) == 2
+    assert kept["general"] == rows["general"]
 
 
 def test_whoever_waits_is_told_how_far_it_is(

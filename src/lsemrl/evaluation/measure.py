@@ -54,7 +54,15 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     base = _load(policy, settings.base)
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say = functools.partial(print, file=sys.stderr, flush=True)
-    found = measure(policy, battery, scorer, settings.max_new_tokens, settings.batch_size, say)
+    found = measure(
+        policy,
+        battery,
+        scorer,
+        settings.max_new_tokens,
+        settings.batch_size,
+        divergence_rows=settings.divergence_rows,
+        say=say,
+    )
     signatures = scorer.signatures | found.general_signatures
     target, target_rows, signatures = _with_reward(settings, found, signatures)
     measured = Measured(
@@ -72,7 +80,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
         ),
         data={name: hash_rows(examples) for name, examples in battery.parts.items()},
-        conditions={"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype, "texts": "NFC"},
+        conditions=_conditions(settings, len(battery.target)),
         signatures=signatures,
         machine=machine(),
         versions=versions(),
@@ -189,6 +197,12 @@ def _load(policy: Policy, base: str | None) -> str:
         )
     policy.reference_model = original.model.requires_grad_(False).eval()
     return original.fingerprint
+
+
+def _conditions(settings: MeasureSettings, target_rows: int) -> dict[str, float | str]:
+    rows = settings.divergence_rows
+    fewer = {"divergence_rows": rows} if rows is not None and rows < target_rows else {}
+    return {"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype, "texts": "NFC", **fewer}
 
 
 def _named(policy: PolicySettings) -> dict[str, str | float | None]:

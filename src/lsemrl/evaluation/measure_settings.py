@@ -50,6 +50,9 @@ class MeasureSettings:
     fewer."""
     general_rows: int = 200
     """Questions, likewise."""
+    divergence_rows: int | None = None
+    """Of the rows of the new task, how many divergence is measured along; null takes all. Along a
+    whole test set it may take longer than the outputs, and tells no more than along some hundred rows."""
     max_new_tokens: int = 64
     """Length limit of an output."""
     batch_size: int = 64
@@ -78,6 +81,8 @@ class MeasureSettings:
         for name in ("target_rows", "general_rows", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.divergence_rows is not None and self.divergence_rows < 1:
+            raise UserError(f"divergence_rows is {self.divergence_rows}; give 1 or more, or null for all")
         Sampling(max_new_tokens=self.max_new_tokens)
 
     def check_files(self) -> None:

@@ -8,7 +8,7 @@ texts and along what the policy itself says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lsemrl.data.collate import encode
+from lsemrl.data.splits import evenly
 from lsemrl.data.task import ScoredBy
 from lsemrl.durations import Pace
 from lsemrl.evaluation.choices import score_choices
@@ -115,6 +116,8 @@ def measure(
     scorer: Scorer,
     max_new_tokens: int,
     batch_size: int = 100,
+    *,
+    divergence_rows: int | None = None,
     say: Say = _nobody,
 ) -> Measurement:
     """Measure the policy as it stands; the base is the same policy with its training switched off.
@@ -125,6 +128,7 @@ def measure(
         scorer: Scores outputs on the new task.
         max_new_tokens: Length limit of an output.
         batch_size: Rows in a batch.
+        divergence_rows: How many rows of the new task divergence is measured along, at even distances; None is all.
         say: Told what is begun, since with a large model each part takes minutes, and every 30 seconds how far it is.
     """
     say(f"measuring: outputs on the new task, {len(battery.target):,} rows")
@@ -136,11 +140,12 @@ def measure(
     leaks = score_leaks(answers, scorer.language)
     nll = tuple(gold_nll(policy, battery.general, batch_size, say).tolist())
     change = weight_change(policy)
+    along = battery.parts | {"target": tuple(evenly(battery.target, divergence_rows or len(battery.target)))}
     if policy.adapted and policy.adapter is None and change == 0:  # it is the base
-        counts = {name: len(examples) for name, examples in battery.parts.items()} | {"own": len(battery.target)}
+        counts = {name: len(examples) for name, examples in along.items()} | {"own": len(along["target"])}
         apart = {name: Divergence.none(count) for name, count in counts.items()}
     else:
-        apart = _apart(policy, battery, max_new_tokens, batch_size, say)
+        apart = _apart(policy, along, max_new_tokens, batch_size, say)
     return Measurement(
         target=target.corpus,
         target_rows=target.rows,
@@ -155,13 +160,15 @@ def measure(
     )
 
 
-def _apart(policy: Policy, battery: Battery, max_new_tokens: int, batch_size: int, say: Say) -> dict[str, Divergence]:
+def _apart(
+    policy: Policy, parts: Mapping[str, Sequence[Example]], max_new_tokens: int, batch_size: int, say: Say
+) -> dict[str, Divergence]:
     """Divergences along each part, and along what the policy says itself."""
     along: dict[str, Iterable[Sequences]] = {
         name: (prompts.sequences for prompts in _batches(policy, examples, batch_size, say))
-        for name, examples in battery.parts.items()
+        for name, examples in parts.items()
     }
-    along["own"] = _drawn(policy, battery.target, max_new_tokens, batch_size, say)
+    along["own"] = _drawn(policy, parts["target"], max_new_tokens, batch_size, say)
     found = {}
     for name, sequences in along.items():
         say(f"measuring: divergence from the base along {name}")
