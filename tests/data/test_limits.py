@@ -28,7 +28,11 @@ def limit(
     def render(inputs: Mapping[str, str]) -> str:
         return TEMPLATE.render(tokenizer, {"source": "\n".join(inputs.values())})
 
-    return to_examples(records, render, tokenizer, Limits(**limits), training=training)  # type: ignore[arg-type]
+    examples, counts, lengths = to_examples(records, render, tokenizer, Limits(**limits), training=training)  # type: ignore[arg-type]
+    prompts = prompt_ids(tokenizer, [example.prompt for example in examples])
+    targets = target_ids(tokenizer, [example.reference for example in examples])
+    assert lengths == [(len(prompt), len(target)) for prompt, target in zip(prompts, targets, strict=True)]
+    return examples, counts
 
 
 LETTERS = st.one_of(

@@ -22,7 +22,7 @@ from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.survey import Column, survey
-from lsemrl.data.task import HELD_OUT, Prepared, prepare, read_splits
+from lsemrl.data.task import HELD_OUT, prepare, read_splits
 from lsemrl.files import is_free, make_folder, try_folder
 from lsemrl.languages import Language, language, usual_profile
 from lsemrl.modules.policy_settings import PolicySettings
@@ -30,7 +30,7 @@ from lsemrl.reading import read_lines
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig
 
     from lsemrl.modules.cost import Cost
 
@@ -209,7 +209,7 @@ def _read_by(
         warned = [line.removeprefix("warning: ") for line in seen.lines if line.startswith("warning: ")]
         lost = {reading.lost(0.5) for reading in seen.readings}
         findings += [Finding(level="warning", says=line) for line in warned if line not in lost | refusal]
-        prompts, answers = _lengths(tokenizer, prepared)
+        prompts, answers = map(list, zip(*prepared.lengths, strict=True))
         findings += _fits(policy.model, config, prompts, answers)
         batch = slice(0, min(step.batch_size, len(prompts)))
         cost = step_cost(policy, config, prompts[batch], answers[batch], generations=step.num_generations)
@@ -231,14 +231,6 @@ def _read_by(
         if one.what != "wording"
     ]
     return [replace(one, prompts=tuple(prompts), answers=tuple(answers)) for one in tokens], cost
-
-
-def _lengths(tokenizer: PreTrainedTokenizerBase, prepared: Prepared) -> tuple[list[int], list[int]]:
-    """Tokens of the training rows' prompts and answers."""
-    from lsemrl.data.tokens import prompt_ids, target_ids
-
-    prompts = [len(ids) for ids in prompt_ids(tokenizer, [row.prompt for row in prepared.train])]
-    return prompts, [len(ids) for ids in target_ids(tokenizer, [row.reference for row in prepared.train])]
 
 
 def _fits(model: str, config: PretrainedConfig, prompts: Sequence[int], answers: Sequence[int]) -> list[Finding]:

@@ -62,7 +62,7 @@ def to_examples(
     *,
     training: bool,
     pairs: bool = False,
-) -> tuple[list[Example], dict[str, int]]:
+) -> tuple[list[Example], dict[str, int], list[tuple[int, int]]]:
     """Write the prompts of `records` and apply `limits`.
 
     Args:
@@ -74,14 +74,15 @@ def to_examples(
         pairs: Whether input and output say the same in two languages.
 
     Returns:
-        The examples, whose `source` is what the prompt shows of it, and counts: rows (kept), prompts_over (the sum of
+        The examples, whose `source` is what the prompt shows of it; counts: rows (kept), prompts_over (the sum of
         prompts_truncated and prompts_skipped), longest_prompt, longest_prompt_kept, longest_row_kept (prompt and
-        target), targets_over, targets_skipped, longest_target.
+        target), targets_over, targets_skipped, longest_target; and the tokens of each example's prompt and target.
 
     Raises:
         UserError: Something is too long where `on_long` is error, or no row is short enough.
     """
     examples: list[Example] = []
+    lengths: list[tuple[int, int]] = []
     counts = dict.fromkeys(_COUNTS, 0)
     for record, prompt, prompt_length, target_length in _measured(records, render, tokenizer):
         counts["longest_prompt"] = max(counts["longest_prompt"], prompt_length)
@@ -108,6 +109,7 @@ def to_examples(
             prompt_length = len(prompt_ids(tokenizer, [prompt])[0])
         counts["longest_prompt_kept"] = max(counts["longest_prompt_kept"], prompt_length)
         counts["longest_row_kept"] = max(counts["longest_row_kept"], prompt_length + target_length)
+        lengths.append((prompt_length, target_length))
         source = "\n".join(inputs.values())
         examples.append(
             Example(
@@ -126,7 +128,7 @@ def to_examples(
             f"{limits.max_target_tokens} leave none of {len(records)} rows (longest prompt "
             f"{counts['longest_prompt']}, longest target {counts['longest_target']}); raise them"
         )
-    return examples, counts
+    return examples, counts, lengths
 
 
 def _measured(

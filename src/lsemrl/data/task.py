@@ -144,6 +144,7 @@ class Prepared:
         report: For each split, how many rows were kept, left out and cut (see `limits.to_examples`); also bad_rows, of
             the source it is read from, and shared_rows, left out because a held-out row has the same text.
         lines: The report to be read, a line for each split.
+        lengths: Tokens of the prompt and the target of each training row.
         held_out: Content keys of the validation and test rows.
     """
 
@@ -152,6 +153,7 @@ class Prepared:
     test: list[Example]
     report: dict[str, dict[str, int]]
     lines: list[str]
+    lengths: list[tuple[int, int]]
     held_out: frozenset[str]
 
 
@@ -195,8 +197,9 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
         return template.render(tokenizer, _texts(inputs), shots)
 
     examples: dict[str, list[Example]] = {}
+    lengths: dict[str, list[tuple[int, int]]] = {}
     for name in SPLITS:
-        examples[name], counts = to_examples(
+        examples[name], counts, lengths[name] = to_examples(
             kept[name], render, tokenizer, plan.limits, training=name == "train", pairs=task.pairs
         )
         report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
@@ -204,7 +207,13 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
     lines.append(f"{task.name}: {template.describe(tokenizer, _texts(kept['train'][0].inputs))}")
     if plan.source.world_split is None:
         lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]
-    return Prepared(**examples, report=report, lines=lines, held_out=content_keys(held_out, task.contents))
+    return Prepared(
+        **examples,
+        report=report,
+        lines=lines,
+        lengths=lengths["train"],
+        held_out=content_keys(held_out, task.contents),
+    )
 
 
 def _texts(inputs: Mapping[str, str]) -> dict[str, str]:
