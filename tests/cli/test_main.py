@@ -20,6 +20,7 @@ from lsemrl.cli.main import main
 from lsemrl.cli.verbs import VERBS
 from lsemrl.config_files import CONFIGS
 from lsemrl.modules.policy import Policy
+from matrix import slow_but
 from tiny import make_policy, save_tiny_model
 
 QUICK = [
@@ -314,7 +315,7 @@ def test_memory_that_runs_out_is_told(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err.startswith("lsemrl: error: memory ran out (CUDA out of memory. Tried to allocate 2.")
 
 
-@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
+@pytest.mark.parametrize("name", slow_but(["RANK", "SLURM_PROCID"], ["RANK"]))
 def test_processes_that_would_all_train_alone_are_stopped(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

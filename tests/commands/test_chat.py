@@ -17,6 +17,7 @@ import yaml
 from lsemrl.cli.main import main
 from lsemrl.commands import conversation
 from lsemrl.config_files import CONFIGS
+from matrix import slow_but
 from small_run import SMALL, fit_small
 from tiny import save_tiny_model
 
@@ -84,7 +85,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("how", [(), ("--sample", "--seed", "5")])
+@pytest.mark.parametrize("how", slow_but([(), ("--sample", "--seed", "5")], [("--sample", "--seed", "5")]))
 def test_what_streams_is_what_generate_says(
     run: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...]
 ) -> None:

@@ -69,6 +69,7 @@ def test_what_cannot_be_is_one_sentence(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_model_without_an_adapter_has_nothing_to_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["curve", "micro", "--output", str(tmp_path / "new"), *SMALL])

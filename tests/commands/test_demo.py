@@ -14,13 +14,15 @@ from lsemrl.commands.demo_progress import progress
 from lsemrl.report.records import Report
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TARGET_ROWS", "GENERAL_ROWS", "TEXT_ROWS"):
         monkeypatch.setattr(demo, name, 6)
     monkeypatch.setattr(demo, "POINTS", 2)
     monkeypatch.setattr(demo, "OWN_ROWS", 16)
     few, count = "micro={train: 80, validation: 4, test: 4}", "splits.cold_start_count=40"
-    words = {"sft_replay": (f"--data.main.{few}", f"--data.replay.{few}")}
+    words = {"sft_replay": (f"--data.main.{few}", f"--data.replay.{few}", "--data.main.batch_size=8")}
+    small = (f"--data.{few}", f"--data.{count}", "--data.batch_size=8")
     short = {"rl_anchored": "--model.sampling.max_new_tokens=8"}
     stages = [
         dataclasses.replace(
@@ -28,7 +30,7 @@ def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch:
             steps=2,
             words=(
                 *stage.words,
-                *words.get(stage.name, (f"--data.{few}", f"--data.{count}")),
+                *words.get(stage.name, small),
                 short.get(stage.name, "--model.max_new_tokens=8"),
             ),
         )

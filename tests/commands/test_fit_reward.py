@@ -19,6 +19,7 @@ from lsemrl.commands.fitted_reward import overlay
 from lsemrl.config_files import CONFIGS
 from lsemrl.micro import corpus
 from lsemrl.rewards import SemanticSimilarity
+from matrix import slow_but
 from tiny import make_policy
 
 GRPO = CONFIGS / "grpo.yaml"
@@ -77,7 +78,7 @@ def test_what_is_written(fitted: Path) -> None:
     assert reward.similarity(outputs, [[text] for text in outputs]).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
 
 
-@pytest.mark.parametrize("size", [0, 1000, 100_000])
+@pytest.mark.parametrize("size", slow_but([0, 1000, 100_000], [1000]))
 def test_after_a_full_disk_the_same_command_goes_on(
     fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
 ) -> None:
@@ -89,6 +90,7 @@ def test_after_a_full_disk_the_same_command_goes_on(
     assert names(tmp_path) == names(fitted)
 
 
+@pytest.mark.slow
 def test_the_overlay_keeps_the_other_rewards_in_a_grpo_run(fitted: Path, tmp_path: Path) -> None:
     tau = json.loads((fitted / "calibration.json").read_text(encoding="utf-8"))["tau"]["value"]
     words = ["fit", "--config", str(GRPO), "--config", str(fitted / "reward.yaml"), "--data.batch_size=2"]

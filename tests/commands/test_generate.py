@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from forks import Fork, script
 from full_disk import full_disk
 from lsemrl.cli.main import main
 from lsemrl.commands import answers, trained
@@ -29,26 +30,28 @@ from lsemrl.modules.policy import Policy
 from lsemrl.report.tax_report import tax_report
 from lsemrl.types import Example
 from made_up import make_measured
+from matrix import slow_but
 from small_run import SMALL, fit_small
 from tiny import save_tiny_model
 
 TEXTS = ["小狗在家吃苹果。", "老师昨天写了信。", "妈妈买书。"]
 # What a user without lsemrl would write; it prints the log-probs of the tokens behind the prompt, once by
 # the adapter and once by the merged model.
-PLAIN = """
+ALONE = 'assert "lsemrl" not in sys.modules'
+PLAIN = f"""
 import json, sys, torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, prompt, target = sys.argv[1:]
 for kind, library in (("adapter", AutoPeftModelForCausalLM), ("merged", AutoModelForCausalLM)):
-    model = library.from_pretrained(f"{folder}/{kind}")
-    tokenizer = AutoTokenizer.from_pretrained(f"{folder}/{kind}")
+    model = library.from_pretrained(folder + "/" + kind)
+    tokenizer = AutoTokenizer.from_pretrained(folder + "/" + kind)
     asked, said = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, target))
     said.append(tokenizer.eos_token_id)
     with torch.no_grad():
         logits = model.eval()(input_ids=torch.tensor([asked + said])).logits[0].float().log_softmax(-1)
     print(json.dumps([logits[len(asked) + at - 1, token].item() for at, token in enumerate(said)]))
-assert "lsemrl" not in sys.modules
+{ALONE}
 """
 
 
@@ -187,6 +190,7 @@ def test_an_interrupted_file_of_answers_is_gone_on_from(
     assert output.read_text(encoding="utf-8") == whole and not part.exists()
 
 
+@pytest.mark.slow
 def test_at_a_prompt_until_an_empty_line(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +221,8 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_plain_libraries_give_the_same_log_probs(run: Path, exported: Path) -> None:
+@pytest.mark.parametrize("alone", slow_but([True, False], [False]))
+def test_plain_libraries_give_the_same_log_probs(run: Path, exported: Path, alone: bool) -> None:
     found = read_run(run)
     policy = Policy(found.policy)
     policy.load()
@@ -226,13 +231,16 @@ def test_plain_libraries_give_the_same_log_probs(run: Path, exported: Path) -> N
     batch = encode(policy.tokenizer, [Example(id="0", prompt=prompt, source="", references=(target,))])
     with policy.inference():
         ours, _ = policy.logprobs(batch.sequences)
-    words = [sys.executable, "-c", PLAIN, str(exported), prompt, target]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    words = [PLAIN, str(exported), prompt, target]
+    if alone:
+        done = subprocess.run([sys.executable, "-c", *words], capture_output=True, text=True, check=True)
+    else:
+        done = Fork([words[0].replace(ALONE, ""), *words[1:]], script).end()
     for line in done.stdout.splitlines()[-2:]:
         assert torch.allclose(torch.tensor(json.loads(line)), ours[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [0, 1000, 100_000])
+@pytest.mark.parametrize("size", slow_but([0, 1000, 100_000], [1000]))
 def test_a_full_disk_leaves_nothing_that_the_same_command_stumbles_over(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
 ) -> None:

@@ -31,6 +31,7 @@ from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.reference import held_against
 from lsemrl.modules.snapshot import read_snapshot, write_snapshot
+from matrix import slow_cases_but
 from short_runs import At, Stop, grpo, metrics, run, sft, stop, trained
 
 Make = Callable[..., PolicyModule]
@@ -68,7 +69,7 @@ STOPS = [(4, 3), (5, 2), (7, 3), (8, 7)]
     [
         *(("grpo", *stop) for stop in STOPS),
         ("sft", 7, 3),
-        ("full averaged", 5, 2),
+        pytest.param("full averaged", 5, 2, marks=pytest.mark.slow),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
@@ -324,7 +325,10 @@ def test_files_beside_a_checkpoint_are_no_hindrance(
     assert all((folder / f"{name}.csv.damaged").is_file() for name in ("metrics", "samples"))
 
 
-@pytest.mark.parametrize(("size", "name"), [(0, "metrics.csv"), (6_000, "samples.csv"), (20_000, "adapter")])
+@pytest.mark.parametrize(
+    ("size", "name"),
+    slow_cases_but([(0, "metrics.csv"), (6_000, "samples.csv"), (20_000, "adapter")], [(6_000, "samples.csv")]),
+)
 def test_a_full_disk_stops_a_run_with_the_file_named_and_it_goes_on(
     size: int, name: str, tiny_model: str, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
 from lsemrl.types import PromptBatch, Sequences
-from matrix import slow_but
+from matrix import slow_but, slow_cases_but
 from short_runs import At, Stop, grpo, run, sft, stop, trained
 from tiny import plain_logits, stir
 
@@ -291,7 +291,8 @@ def test_padding_is_dealt_where_prompts_are_not_shared(saved: Any, prompts: Prom
 
 
 @pytest.mark.parametrize(
-    ("family", "make"), [("mixtral", grpo), ("qwen3 moe", sft), ("qwen3.5", grpo), ("gemma3", sft)]
+    ("family", "make"),
+    slow_cases_but([("mixtral", grpo), ("qwen3 moe", sft), ("qwen3.5", grpo), ("gemma3", sft)], [("qwen3 moe", sft)]),
 )
 def test_a_family_is_trained_validated_and_resumed(family: str, make: Any, saved: Any, tmp_path: Path) -> None:
     """With dropout, as by default; to the same bits."""

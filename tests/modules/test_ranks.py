@@ -16,7 +16,7 @@ from torch import Tensor
 from forks import Fork, ranks
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.snapshot import read_snapshot
-from matrix import slow_but
+from matrix import slow_but, slow_cases_but
 from own_text import write_own_text
 from rank_runs import train
 
@@ -93,7 +93,7 @@ def test_two_ranks_end_as_one_process(what: str, layout: str, trained: Callable[
 
 
 @pytest.mark.parametrize("what", slow_but(["lora", "full"], ["lora"]))
-@pytest.mark.parametrize(("first", "then"), [("fsdp", "one"), ("one", "fsdp")])
+@pytest.mark.parametrize(("first", "then"), slow_cases_but([("fsdp", "one"), ("one", "fsdp")], [("one", "fsdp")]))
 def test_a_run_goes_on_with_another_layout(what: str, first: str, then: str, trained: Callable[..., Path]) -> None:
     folder = trained(what, then, trained(what, first) / "checkpoints" / "step_2")
     for name, value in weights(folder).items():

@@ -34,6 +34,7 @@ def test_a_seed_names_its_completions(policy: Policy, prompts: PromptBatch) -> N
     assert [completion.example.id for completion in one.completions] == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
 
 
+@pytest.mark.slow
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What is traced of the decoding step, which is then run without code generation."""
@@ -349,7 +350,7 @@ def test_logits_that_are_not_finite_are_told(policy: Policy, prompts: PromptBatc
         sample(policy, prompts, replace(SAMPLING, temperature=temperature), seed=0)
 
 
-@pytest.mark.parametrize("vocabulary", [500, 1500])
+@pytest.mark.parametrize("vocabulary", [300, 1300])
 def test_a_nucleus_is_as_wide_as_a_flat_row_needs(vocabulary: int) -> None:
     """It is looked for among the likeliest 64 first, then among the likeliest 1024, then among all."""
     sampling, generator = Sampling(temperature=1.0, top_p=0.8), torch.Generator().manual_seed(1)

@@ -261,6 +261,7 @@ def test_an_engine_that_is_not_there_is_told_before_weights_are_read(
         run(module, tmp_path)
 
 
+@pytest.mark.slow
 def test_nobody_there(policy: Policy, prompts: PromptBatch, tiny_model: str) -> None:
     with VllmServer(tiny_model) as server:
         pass

@@ -30,6 +30,7 @@ from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import Reward
 from lsemrl.rewards.advantages import AdvantageSettings
 from lsemrl.types import Completion
+from matrix import slow_but
 
 METRICS = MetricSettings(names=("chrf", "language_rate"))
 
@@ -116,7 +117,7 @@ def test_micro_batches_do_not_change_the_step(make: Any, tiny_model: str, tmp_pa
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("level", slow_but(["token", "sequence"], ["sequence"]))
 def test_ratios_do_not_depend_on_micro_batches_either(level: Any, tiny_model: str, tmp_path: Path) -> None:
     """Off policy, where ratios are not 1, with truncated completions left out."""
     losses, weights = [], []
@@ -175,6 +176,7 @@ def test_grpo_learns_what_is_rewarded(tiny_model: str, tmp_path: Path) -> None:
     assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.1  # it goes from .66 to .88
 
 
+@pytest.mark.slow
 def test_sft_learns_the_references(tiny_model: str, tmp_path: Path) -> None:
     module = sft(tiny_model)
     run(module, tmp_path, steps=30, batch_size=8)
@@ -244,6 +246,7 @@ def test_beta_needs_a_reference(tiny_model: str) -> None:
         grpo(tiny_model, policy=policy_settings(tiny_model, reference="none"))
 
 
+@pytest.mark.slow
 def test_validation_measures_and_samples_are_kept(tiny_model: str, tmp_path: Path) -> None:
     module = grpo(tiny_model, samples_every=1)
     run(module, tmp_path, steps=2, limit_val_batches=1.0, val_check_interval=2)

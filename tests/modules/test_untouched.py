@@ -64,7 +64,7 @@ LOSSES = {
 }  # the small range is GSPO's
 
 
-@pytest.mark.parametrize("level", LOSSES)
+@pytest.mark.parametrize("level", slow_but(LOSSES, ["sequence"]))
 @pytest.mark.parametrize("route", ["shared", "plain"])
 @pytest.mark.parametrize("checkpointing", slow_but([False, True], [False]))
 def test_an_untouched_policy_logs_no_kl_and_clips_nothing(

@@ -20,6 +20,7 @@ from lsemrl.report.published import beside
 from lsemrl.report.records import Report
 from lsemrl.report.tax_report import tax_report
 from made_up import make_measured
+from matrix import slow_but
 
 ARMS = ("base", "cold_start", "rl", "sft")
 
@@ -70,8 +71,8 @@ def pages(report: Report) -> tuple[str, str]:
     return page.markdown(report, list(plots.draw(report))), re.sub(r"(?s)<style>.*</style>", "", text)
 
 
-@pytest.mark.parametrize("left_out", [(), ("text",)])
-@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+@pytest.mark.parametrize("left_out", slow_but([(), ("text",)], [()]))
+@pytest.mark.parametrize("seeds", slow_but([(1,), (1, 2)], [(1, 2)]))
 def test_without_general_ability_the_report_is_of_the_gain(left_out: tuple[str, ...], seeds: tuple[int, ...]) -> None:
     arms = [
         gain_only(make_measured(arm, seed), *left_out) for arm in ARMS for seed in (seeds if arm != "base" else (1,))
@@ -109,8 +110,10 @@ def test_an_arm_without_general_ability_is_not_held_against_a_base_with_it() -> 
 @pytest.mark.parametrize(
     ("change", "name", "lost", "head"),
     [
-        (choosing, "multiple choice", "multiple choice accuracy lost", "accuracy lost"),
-        (instructed, "instructions", "instructions chrF lost", "chrF lost"),
+        pytest.param(
+            choosing, "multiple choice", "multiple choice accuracy lost", "accuracy lost", marks=pytest.mark.slow
+        ),
+        pytest.param(instructed, "instructions", "instructions chrF lost", "chrF lost", marks=pytest.mark.slow),
         (in_english, "English QA", "English QA exact match lost", "EM lost"),
     ],
     ids=("choice", "instructions", "english"),
