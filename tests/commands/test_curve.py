@@ -69,7 +69,6 @@ def test_what_cannot_be_is_one_sentence(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
 def test_a_model_without_an_adapter_has_nothing_to_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["curve", "micro", "--output", str(tmp_path / "new"), *SMALL])
@@ -80,6 +79,7 @@ def test_a_model_without_an_adapter_has_nothing_to_scale(tmp_path: Path, capsys:
         assert "--adapter-scale is 0.5" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_exported_at_a_scale_is_that_much_of_the_adapter(tmp_path: Path) -> None:
     run = fit_small(tmp_path)
     for name, words in (("whole", []), ("half", ["--adapter-scale", "0.5"])):

@@ -90,7 +90,6 @@ def test_after_a_full_disk_the_same_command_goes_on(
     assert names(tmp_path) == names(fitted)
 
 
-@pytest.mark.slow
 def test_the_overlay_keeps_the_other_rewards_in_a_grpo_run(fitted: Path, tmp_path: Path) -> None:
     tau = json.loads((fitted / "calibration.json").read_text(encoding="utf-8"))["tau"]["value"]
     words = ["fit", "--config", str(GRPO), "--config", str(fitted / "reward.yaml"), "--data.batch_size=2"]
@@ -107,6 +106,7 @@ def test_the_overlay_keeps_the_other_rewards_in_a_grpo_run(fitted: Path, tmp_pat
     assert "rewards/language/mean" in (tmp_path / "version_0" / "metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_the_line_that_is_printed_does_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit_reward(tmp_path / "reward", "--train.epochs=0")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "or add: " in line]

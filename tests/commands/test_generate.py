@@ -190,7 +190,6 @@ def test_an_interrupted_file_of_answers_is_gone_on_from(
     assert output.read_text(encoding="utf-8") == whole and not part.exists()
 
 
-@pytest.mark.slow
 def test_at_a_prompt_until_an_empty_line(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +201,7 @@ def test_at_a_prompt_until_an_empty_line(
     assert len(shown.out.splitlines()) == 1 and "Ctrl-D" in shown.err
 
 
+@pytest.mark.slow
 def test_a_run_of_sft_with_replay_is_asked_as_its_main_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = ["--config", str(CONFIGS / "sft.yaml"), "--config", str(CONFIGS / "replay.yaml")]
     small = [word.replace("--data.", f"--data.{part}.") for word in SMALL for part in ("main", "replay")]

@@ -34,7 +34,6 @@ def test_a_seed_names_its_completions(policy: Policy, prompts: PromptBatch) -> N
     assert [completion.example.id for completion in one.completions] == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
 
 
-@pytest.mark.slow
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What is traced of the decoding step, which is then run without code generation."""
@@ -49,6 +48,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return found
 
 
+@pytest.mark.slow
 def test_a_compiled_step_draws_the_same(
     policy: Policy, prompts: PromptBatch, graphs: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -261,7 +261,6 @@ def test_an_engine_that_is_not_there_is_told_before_weights_are_read(
         run(module, tmp_path)
 
 
-@pytest.mark.slow
 def test_nobody_there(policy: Policy, prompts: PromptBatch, tiny_model: str) -> None:
     with VllmServer(tiny_model) as server:
         pass
@@ -269,6 +268,7 @@ def test_nobody_there(policy: Policy, prompts: PromptBatch, tiny_model: str) -> 
         sample(policy, prompts, replace(SAMPLING, server=server.url), seed=3)
 
 
+@pytest.mark.slow
 def test_a_run_learns_by_it_as_by_the_loop(tiny_model: str, tmp_path: Path, server: VllmServer) -> None:
     module = grpo(tiny_model)
     module.sampling = replace(module.sampling, engine="vllm", top_p=1.0, server=server.url)

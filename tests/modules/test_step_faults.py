@@ -158,13 +158,13 @@ def test_memory_that_runs_out_halves_micro_batches(
         torch.testing.assert_close(value, trained(whole)[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_memory_that_runs_out_again_is_told(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out_of_memory(monkeypatch, {1, 2})
     with pytest.raises(UserError, match=r"memory ran out \(CUDA out of memory\); lower model\.micro_batch_tokens or "):
         run(sft(tiny_model), tmp_path)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_while_sampling_is_asked_for_in_parts(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

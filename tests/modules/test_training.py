@@ -176,7 +176,6 @@ def test_grpo_learns_what_is_rewarded(tiny_model: str, tmp_path: Path) -> None:
     assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.1  # it goes from .66 to .88
 
 
-@pytest.mark.slow
 def test_sft_learns_the_references(tiny_model: str, tmp_path: Path) -> None:
     module = sft(tiny_model)
     run(module, tmp_path, steps=30, batch_size=8)
@@ -185,6 +184,7 @@ def test_sft_learns_the_references(tiny_model: str, tmp_path: Path) -> None:
     assert losses[-1] < losses[0] - 2
 
 
+@pytest.mark.slow
 def test_the_kl_penalty_holds_the_policy_back(tiny_model: str, tmp_path: Path) -> None:
     drift = {}
     for beta in (0.0, 5.0):
@@ -246,7 +246,6 @@ def test_beta_needs_a_reference(tiny_model: str) -> None:
         grpo(tiny_model, policy=policy_settings(tiny_model, reference="none"))
 
 
-@pytest.mark.slow
 def test_validation_measures_and_samples_are_kept(tiny_model: str, tmp_path: Path) -> None:
     module = grpo(tiny_model, samples_every=1)
     run(module, tmp_path, steps=2, limit_val_batches=1.0, val_check_interval=2)
@@ -258,6 +257,7 @@ def test_validation_measures_and_samples_are_kept(tiny_model: str, tmp_path: Pat
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_leave_one_out_and_batch_scaling_run(tiny_model: str, tmp_path: Path) -> None:
     for name, settings in (
         ("loo", AdvantageSettings(scale_rewards="none", leave_one_out=True)),
