@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lsemrl.modules.cost import step_cost
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
@@ -32,3 +34,13 @@ def test_operations_follow_the_tokens_and_what_is_trained(tiny_model: str) -> No
     assert operations([5], [3], reference="none") == once * 6 / 8
     assert operations([5], [3], train="full") == once * 10 / 8
     assert operations([5], [14]) == once * (5 + 28) / 11
+
+
+def test_a_base_in_4_bits_is_counted_as_it_is_held(tiny_model: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    settings = PolicySettings(model=tiny_model, lora=LoraSettings(rank=4), quantization="nf4")
+    config, _ = read_config_and_tokenizer(tiny_model, trust=False)
+    policy = Policy(settings)
+    policy.load()
+    held = sum(weight.nbytes for weight in (*policy.model.parameters(), *policy.model.buffers()))
+    assert step_cost(settings, config, [5, 7], [3, 4], generations=2).memory.weights == held

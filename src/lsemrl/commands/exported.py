@@ -23,6 +23,7 @@ from lsemrl.json_records import write_json
 from lsemrl.local_paths import is_local, name_only, names_only
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.adapters.merging import merge_for_good
+from lsemrl.modules.base_model import read_model
 from lsemrl.modules.policy import Policy
 from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.report.records import Report
@@ -59,8 +60,9 @@ def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Re
             f"RUN is {str(run.folder)!r}, which was fully fine-tuned: its adapter/ is a plain model already"
         )
     card = _card(run, figures)
-    policy = Policy(dataclasses.replace(run.policy, dtype="float32"))
-    policy.load()
+    # Of 4 bits the weights depend on the dtype that they are read in.
+    policy = Policy(run.policy if run.policy.quantization else dataclasses.replace(run.policy, dtype="float32"))
+    policy.load(plain=True)
 
     def fill(part: Path) -> None:
         _write_adapter(run, policy, part, output.resolve() / "base", card)
@@ -77,15 +79,16 @@ def check_push(run: Trained, name: str, *, merged: bool) -> None:
     Raises:
         UserError: No hub has its base.
     """
+    base = f"{run.policy.model!r}{' in 4 bits' if run.policy.quantization else ''}"
     if _on_no_hub(run) and not merged:
         raise UserError(
-            f"--push is {name!r}, but the adapter's base is {run.policy.model!r}, which is on no hub; push the merged "
+            f"--push is {name!r}, but the adapter's base is {base}, which is on no hub; push the merged "
             "model, with --merged"
         )
 
 
 def _on_no_hub(run: Trained) -> bool:
-    return run.policy.model == micro.NAME or Path(run.policy.model).exists()
+    return run.policy.model == micro.NAME or bool(run.policy.quantization) or Path(run.policy.model).exists()
 
 
 def upload(run: Trained, folders: Sequence[Path], name: str, *, private: bool, dry_run: bool) -> list[str]:
@@ -131,9 +134,9 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, 
     """Write adapter/, and base/ if no hub has it, to `output`; `base_path` is where the latter will be."""
     folder = output / "adapter"
     policy.save(folder)
-    if run.policy.model == micro.NAME:  # a name that only lsemrl knows: its model goes along
-        base = AutoModelForCausalLM.from_pretrained(policy.path, dtype=getattr(torch, run.policy.dtype))
-        base.save_pretrained(output / "base")
+    if run.policy.model == micro.NAME or run.policy.quantization:  # a model that only lsemrl knows goes along
+        base = read_model(policy.path, run.policy, plain=True)
+        base.to(getattr(torch, run.policy.dtype)).save_pretrained(output / "base")
         policy.tokenizer.save_pretrained(output / "base")
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))

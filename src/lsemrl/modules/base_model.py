@@ -16,6 +16,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lsemrl.errors import reason_of
+from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.quantization import in_four_bits, keep_layout, written_out
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
@@ -54,19 +56,18 @@ def read_config(path: str, *, trust: bool) -> PretrainedConfig:
     return config
 
 
-def read_model(path: str, *, dtype: str, attention: str | None, trust: bool) -> Any:
+def read_model(path: str, settings: PolicySettings, *, plain: bool = False) -> Any:
     """The model with every weight that its configuration says it has.
 
     Args:
         path: As for `read_config`.
-        dtype: Of the weights: float32 or bfloat16.
-        attention: As transformers names it; None lets it choose.
-        trust: As there.
+        settings: Say in what dtype, in how many bits, with what attention, and whether code that comes with it may run.
+        plain: Whether one of 4 bits becomes the float32 model that it computes as.
 
     Raises:
         UserError: Weights are missing, damaged, of other shapes, or stored as pickle.
     """
-    folder = Path(path)
+    folder, dtype = Path(path), getattr(torch, settings.dtype)
     if folder.is_dir() and not any(folder.glob("*.safetensors*")):
         pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
         kept = f"its weights as pickle only ({pickled[0]}), which can run code" if pickled else "no *.safetensors"
@@ -77,9 +78,10 @@ def read_model(path: str, *, dtype: str, attention: str | None, trust: bool) -> 
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            trust_remote_code=trust,
+            dtype=dtype,
+            attn_implementation="flex_attention" if settings.flex_attention else None,
+            quantization_config=in_four_bits(dtype) if settings.quantization else None,
+            trust_remote_code=settings.trust_remote_code,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are named here instead of in a table
             output_loading_info=True,
@@ -101,10 +103,11 @@ def read_model(path: str, *, dtype: str, attention: str | None, trust: bool) -> 
     if found["unexpected_keys"]:
         names, kind = _listed(sorted(found["unexpected_keys"])), type(model).__name__
         log.warning("policy.model %r holds weights that its %s has no place for, unused: %s", path, kind, names)
+    keep_layout(model)
     text = model.config.get_text_config()
     if getattr(text, "output_router_logits", False):  # for a loss beside the logits, which is nobody's here
         text.output_router_logits = False
-    return model
+    return written_out(model) if plain and settings.quantization else model
 
 
 def refusal(path: str, error: Exception) -> UserError:

@@ -7,7 +7,7 @@ they are frozen. Attention over the context, which is little in short texts, is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
@@ -83,6 +83,19 @@ def step_cost(
     backward = 2 if settings.train == "lora" else 4
     forward = 2 + 2 * (settings.reference != "none")  # learning's own, and the reference's
     vocabulary = config.get_text_config().vocab_size
+    memory = estimate_memory(
+        model,
+        whole,
+        batches,
+        checkpointing=settings.gradient_checkpointing,
+        chunk_tokens=default_chunk_tokens(vocabulary, torch.device("cpu")),
+    )
+    if settings.quantization:
+        linears = [
+            each for each in model.get_decoder().layers.parameters() if each.dim() == 2 and not each.requires_grad
+        ]
+        saved = sum(weight.nbytes - weight.numel() // 2 for weight in linears)
+        memory = replace(memory, weights=memory.weights - saved)
     return Cost(
         weights=weights,
         trained=trained,
@@ -90,13 +103,7 @@ def step_cost(
         completions=len(whole),
         sampled=drawn,
         operations=float(matrices * read * (2 + forward + backward)),
-        memory=estimate_memory(
-            model,
-            whole,
-            batches,
-            checkpointing=settings.gradient_checkpointing,
-            chunk_tokens=default_chunk_tokens(vocabulary, torch.device("cpu")),
-        ),
+        memory=memory,
     )
 
 

@@ -22,6 +22,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lsemrl.modules.packing import MicroBatch
+from lsemrl.modules.quantization import is_quantized, plain_size
 from lsemrl.types import Sequences
 
 
@@ -108,9 +109,13 @@ def estimate_memory(
     all_weights = _bytes([*named.values(), *model.buffers()])
     trained = _bytes(weight for weight in named.values() if weight.requires_grad)
     layer_weights = [*found[0].parameters()] if (found := getattr(model.get_decoder(), "layers", None)) else []
-    cast = [weight for weight in layer_weights if weight.dim() > 1 and autocast not in (None, weight.dtype)]
+    cast = [
+        weight
+        for weight in layer_weights
+        if weight.dim() > 1 and autocast not in (None, weight.dtype) and not is_quantized(weight)
+    ]
     adapted = [layer.get_base_layer() for layer in model.modules() if isinstance(layer, LoraLayer)]
-    merged = _bytes(linear.weight for linear in adapted if isinstance(linear, nn.Linear))
+    merged = sum(plain_size(linear.weight) for linear in adapted if isinstance(linear, nn.Linear))
     pieces = all_weights - (layers - 2) * _bytes(layer_weights)
 
     gathered = 0 if shards == 1 else all_weights if gather_for_sampling else pieces

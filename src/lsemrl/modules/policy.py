@@ -4,8 +4,7 @@ The reference is what the KL penalty pulls towards; the base is the model as pub
 measured. With LoRA both live in the same weights: the base is the adapter switched off, the reference a frozen copy
 of the adapter that training started from. Nothing is ever merged in place.
 
-Left out on purpose: quantised bases (the log-probs of a rounded base are not those users deploy) and adapters other
-than LoRA.
+Left out on purpose: adapters other than LoRA.
 """
 
 from __future__ import annotations
@@ -88,8 +87,11 @@ class Policy(nn.Module):
         self._way: Way | None = None  # through the model, once it is proven on the first rows
         self.decoders: dict[str, Any] = {}  # ways of reading token by token, once they are proven, by engine
 
-    def load(self) -> None:
+    def load(self, *, plain: bool = False) -> None:
         """Read the weights and set up adapter, reference and checkpointing. Calling it again changes nothing.
+
+        Args:
+            plain: Whether a base of 4 bits becomes the float32 model that it computes as.
 
         Raises:
             UserError: The adapter was trained on another base model.
@@ -97,9 +99,8 @@ class Policy(nn.Module):
         if self.model is not None:
             return
         settings = self.settings
-        attention = "flex_attention" if settings.flex_attention else None
         tensors = read_tensors(self.adapter) if self.adapter else {}
-        model = read_model(self.path, dtype=settings.dtype, attention=attention, trust=settings.trust_remote_code)
+        model = read_model(self.path, settings, plain=plain)
         self.fingerprint = fingerprint(model)
         if self.adapter and self.adapter_config:
             check_passport(self.adapter, self.fingerprint)

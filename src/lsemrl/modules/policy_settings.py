@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +72,10 @@ class PolicySettings:
     the policy as it is."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen weights: what is trained, adapters or with `train: full` the model, is float32."""
+    quantization: Literal["nf4"] | None = None
+    """Read the frozen linears of the layers in 4 bits, by bitsandbytes (pip install 'lsemrl[nf4]'): a quarter of what
+    bfloat16 takes. The rounded model then is the base of all that is trained, measured and exported. Completions are
+    drawn from weights of `dtype`, which are written out for the time of a rollout."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, much less memory."""
     flex_attention: bool = False
@@ -102,12 +107,24 @@ class PolicySettings:
                 "set policy.train to lora, or leave policy.adapter out"
             )
 
+        if self.quantization and self.train == "full":
+            raise UserError(
+                f"policy.quantization is {self.quantization}, but policy.train is full, and weights of 4 bits cannot "
+                "be trained; set policy.train to lora, or policy.quantization to null"
+            )
+
     def check_files(self) -> None:
         """Refuse a model and an adapter that are not there, without reading those that are.
 
         Raises:
-            UserError: `model` can be no model, or `adapter` names no adapter's folder.
+            UserError: `model` can be no model, `adapter` names no adapter's folder, or nothing is installed that
+                computes with 4 bits.
         """
+        if self.quantization and find_spec("bitsandbytes") is None:
+            raise UserError(
+                f"policy.quantization is {self.quantization}, and bitsandbytes, which computes with it, is not "
+                "installed; pip install 'lsemrl[nf4]', or set it to null"
+            )
         if self.model != micro.NAME:
             check_model(self.model)
         if self.adapter is not None and self.adapter != micro.NAME:

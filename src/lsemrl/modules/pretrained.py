@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreT
 from lsemrl.data.tokens import complete_tokenizer
 from lsemrl.errors import reason_of
 from lsemrl.modules.base_model import read_config, refusal
+from lsemrl.modules.quantization import plain_weight
 from lsemrl.types import UserError
 
 _PIECE = 1 << 24
@@ -22,12 +23,13 @@ _PIECE = 1 << 24
 def fingerprint(model: nn.Module) -> str:
     """A short hash of all weights that tells one model from another, the same in float32 and bfloat16.
 
-    A few seconds for a billion.
+    That of a model of 4 bits is that of the plain model it computes as. A few seconds for a billion.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        for piece in parameter.detach().flatten().split(_PIECE):
+        weight = plain_weight(parameter).detach()
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        for piece in weight.flatten().split(_PIECE):
             digest.update(piece.to(torch.bfloat16).view(torch.int16).cpu().numpy())
     return digest.hexdigest()[:16]
 

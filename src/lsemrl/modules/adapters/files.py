@@ -45,7 +45,7 @@ def check_passport(folder: Path, base_fingerprint: str) -> None:
     if expected != base_fingerprint:
         raise UserError(
             f"policy.adapter {str(folder)!r} was trained on another base model ({base}); "
-            "set policy.model to that one, or start from another adapter"
+            "set policy.model to that one, with the policy.quantization it had, or start from another adapter"
         )
 
 

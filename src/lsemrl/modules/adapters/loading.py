@@ -18,6 +18,7 @@ from lsemrl.errors import reason_of
 from lsemrl.modules.adapters.embeddings import take_embeddings
 from lsemrl.modules.families import lora_targets
 from lsemrl.modules.policy_settings import LoraSettings
+from lsemrl.modules.quantization import is_quantized
 from lsemrl.types import UserError
 
 TRAINED, REFERENCE = "default", "reference"
@@ -190,7 +191,12 @@ def reference_of(model: PeftModel) -> dict[Tensor, Any]:
 
 
 def check_shardable(model: Any) -> None:
-    """Refuse an adapter of embeddings or head, which compute with weights that are spread over ranks."""
+    """Refuse an adapter of embeddings or head, which compute with weights that are spread over ranks, and 4 bits."""
+    if any(map(is_quantized, model.parameters())):
+        raise UserError(
+            "policy.quantization is nf4, and weights of 4 bits are not spread over ranks; train with configs/ddp.yaml, "
+            "or set it to null"
+        )
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     if any(isinstance(end, BaseTunerLayer) for end in ends):
         raise UserError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from lsemrl.errors import reason_of
+from lsemrl.modules.quantization import is_quantized, plain_linear, plain_weight
 from lsemrl.types import UserError
 
 _KEPT = 0.9
@@ -28,25 +30,30 @@ def merged_adapters(model: Any) -> Iterator[float | None]:
 
     Only where that loses little, which is factors beside linears, and rows that stand in for a base's rows. What else
     there is, such as magnitudes or biases, is computed as peft does. Sums are made in float32 and rounded once, to the
-    dtype of the weights; half precision swallows small updates, so that a young adapter is not merged there. The
-    weights themselves are never written to. To be called without gradients.
+    dtype of the weights; half precision swallows small updates, so that a young adapter is not merged there. Weights
+    of 4 bits are written out in the dtype that they compute in. The weights themselves are never written to. To be
+    called without gradients.
 
     Yields:
         The share of the update that rounding leaves, as its projection on the whole; None where nothing is rounded.
     """
-    merged: list[tuple[Any, Any, Tensor]] = []
+    merged: list[tuple[Any, Callable[[], None]]] = []  # with what takes it back
     with torch.autocast(next(model.parameters()).device.type, enabled=False):
         sums, kept = _sums(model)
     try:
         for layer, adapted in sums:
-            weight = layer.get_base_layer().weight
-            merged.append((layer, weight, weight.data))
-            weight.data = adapted
+            base = layer.get_base_layer()
+            if is_quantized(base.weight):
+                merged.append((layer, partial(setattr, layer, "base_layer", base)))
+                layer.base_layer = plain_linear(base, adapted)
+            else:
+                merged.append((layer, partial(setattr, base.weight, "data", base.weight.data)))
+                base.weight.data = adapted
             layer.merged_adapters.append(layer.active_adapters[0])
         yield kept
     finally:
-        for layer, weight, own in reversed(merged):
-            weight.data = own
+        for layer, take_back in reversed(merged):
+            take_back()
             layer.merged_adapters.clear()
 
 
@@ -56,7 +63,7 @@ def adapted_weights(model: Any) -> Iterator[tuple[Tensor, Tensor]]:
         layer: Any = module
         if isinstance(module, LoraLayer):
             name = layer.active_adapters[0]
-            weight = layer.get_param() if hasattr(layer, "get_param") else _weight(layer)
+            weight = layer.get_param() if hasattr(layer, "get_param") else plain_weight(_weight(layer))
             if name in layer.lora_variant:
                 yield weight, layer.lora_variant[name].merge_safe(layer, name, weight.detach().clone())
             else:
@@ -96,7 +103,7 @@ def _sums(model: Any) -> tuple[list[tuple[Any, Tensor]], float | None]:
     for module in model.modules():
         layer: Any = module
         if isinstance(module, LoraLayer) and _is_plain(layer) and shared[id(_weight(layer))] == 1:
-            weight, update = _weight(layer), layer.get_delta_weight(layer.active_adapters[0])
+            weight, update = plain_weight(_weight(layer)), layer.get_delta_weight(layer.active_adapters[0])
             linears.append((layer, (weight + update).to(weight.dtype)))
             if weight.dtype != torch.float32:
                 left = linears[-1][1] - weight.float()
@@ -108,8 +115,8 @@ def _sums(model: Any) -> tuple[list[tuple[Any, Tensor]], float | None]:
         left_over, whole = torch.stack(products).sum(dim=0).tolist()
         kept = left_over / whole if whole else 1.0
     sums = linears if kept is None or kept >= _KEPT else []
-    for weight, layers in tokens.items():
-        if len(layers) == shared[weight] and len({id(layer.trainable_tokens_delta) for layer in layers}) == 1:
+    for rows_of, layers in tokens.items():
+        if len(layers) == shared[rows_of] and len({id(layer.trainable_tokens_delta) for layer in layers}) == 1:
             rows = layers[0].get_merged_weights(layers[0].active_adapters)
             sums += [(layer, rows) for layer in layers]
     return sums, kept
