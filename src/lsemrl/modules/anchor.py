@@ -61,7 +61,7 @@ class Anchor:
         if self._identity["fingerprint"] != policy.fingerprint:
             raise UserError(
                 f"model.anchor.path is {self.settings.path!r}, which {self._identity['model']!r} wrote, another base "
-                f"than policy.model {policy.settings.model!r} with its policy.quantization; write one with lsemrl rehearse"
+                f"than policy.model {policy.settings.model!r} as quantized here; write one with lsemrl rehearse"
             )
         most = max(max((*row.prompt_ids, *row.answer_ids)) for row in self._rows)
         if self._likeliest is not None:
