@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from lsemrl.cli.main import main
 from lsemrl.errors import UserError
@@ -137,6 +137,16 @@ def test_an_adapter_is_of_the_base_that_it_was_trained_on(small: Policy, wide_mo
 def test_it_cannot_be_spread_over_ranks(small: Policy) -> None:
     with pytest.raises(UserError, match=r"4 bits are not spread over ranks; train with configs/ddp\.yaml"):
         check_shardable(small.model)
+
+
+def test_transposed_linears_are_refused(wide_model: str, tmp_path: Path) -> None:
+    """They would be exported as what they are not."""
+    sizes = {"n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    tokenizer = AutoTokenizer.from_pretrained(wide_model)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), eos_token_id=1, **sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="stored transposed"):
+        Policy(PolicySettings(model=str(tmp_path), quantization="nf4")).load()
 
 
 def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
+from transformers.pytorch_utils import Conv1D
 
 from lsemrl.errors import reason_of
 from lsemrl.modules.policy_settings import PolicySettings
@@ -103,6 +104,11 @@ def read_model(path: str, settings: PolicySettings, *, plain: bool = False) -> A
     if found["unexpected_keys"]:
         names, kind = _listed(sorted(found["unexpected_keys"])), type(model).__name__
         log.warning("policy.model %r holds weights that its %s has no place for, unused: %s", path, kind, names)
+    if any(getattr(module, "source_cls", None) is Conv1D for module in model.modules()):
+        raise UserError(
+            f"policy.model is {path!r}, whose linears are stored transposed, as GPT-2's are, and would be exported so; "
+            "set policy.quantization to null"
+        )
     keep_layout(model)
     text = model.config.get_text_config()
     if getattr(text, "output_router_logits", False):  # for a loss beside the logits, which is nobody's here
