@@ -172,8 +172,9 @@ def main() -> None:
     model, device = harness.MODELS[options.model], torch.device(options.device)
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as root:
-        harness.save_model(Path(root), model, options.device)
-        policy = make_policy(Path(root), device, harness.dtype(options.device))
+        dtype = harness.dtype(options.device)
+        harness.save_model(Path(root), model, options.device, dtype=dtype)
+        policy = make_policy(Path(root), device, dtype)
         for rows in options.rows:
             prompts = make_prompts(policy, rows, options.prompt, model.vocabulary, device)
             found += measure(policy, prompts, min(GROUP, rows), options)

@@ -344,7 +344,7 @@ def main() -> None:
             for way in (None, *options.also):
                 found = check(Path(root) / f"check_{name}_{way}", model, work, **(ALSO[way][1] if way else {}))
                 print(f"{way}: {found}" if way else found, flush=True)
-            harness.save_model(work.folder, model, work.device)
+            harness.save_model(work.folder, model, work.device, dtype=work.dtype)
             harness.save_prompts(work.folder, [shape.prompt] * shape.prompts * work.steps, model.vocabulary)
             rows += compare(name, options.model, work, options.warmup, options.also)
     path = options.results / f"step_{options.device}_{options.model}_{options.train}.csv"

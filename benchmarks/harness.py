@@ -124,7 +124,15 @@ MODELS = {
         vocabulary=49_152,
     ),
     "qwen3-0.6b-random": large_model(),
-    "qwen3-4b-random": large_model(2560),
+    "qwen3-4b-random": Model(
+        hidden=2560,
+        intermediate=9728,
+        layers=36,
+        heads=32,
+        key_value_heads=8,
+        head_dim=128,
+        vocabulary=151_936,
+    ),
 }
 """By what they are shaped as: speed does not ask what weights have learnt."""
 
@@ -216,8 +224,10 @@ class Measured:
         }
 
 
-def save_model(folder: Path, model: Model, device: Device, eos_ids: Sequence[int] = ()) -> None:
-    """Write a model and its tokenizer of words w0, w1, ... in Hugging Face's format.
+def save_model(
+    folder: Path, model: Model, device: Device, eos_ids: Sequence[int] = (), dtype: Dtype = "float32"
+) -> None:
+    """Write a model, in `dtype`, and its tokenizer of words w0, w1, ... in Hugging Face's format.
 
     The tokenizer's EOS, the last of the vocabulary, is so unlikely that no system samples it and every completion runs
     to the length limit; `eos_ids` end a completion besides.
@@ -249,11 +259,13 @@ def save_model(folder: Path, model: Model, device: Device, eos_ids: Sequence[int
                 bos_token_id=None,
             )
         )
-    with torch.no_grad():  # a dimension in which all hidden states are far from the EOS
+    with torch.no_grad():  # a dimension that no layer writes to, in which all hidden states are far from the EOS
         embeddings = network.get_input_embeddings().weight
-        embeddings[:, 0], embeddings[end, 0] = 0.5, -4
+        embeddings[:, 0], embeddings[end, 0] = 0.5, -400
+        for layer in network.get_decoder().layers:
+            layer.self_attn.o_proj.weight[0], layer.mlp.down_proj.weight[0] = 0, 0
     network.generation_config = GenerationConfig(eos_token_id=ids, pad_token_id=0)
-    network.save_pretrained(folder)
+    network.to(getattr(torch, dtype)).save_pretrained(folder)
 
 
 def save_prompts(folder: Path, lengths: Sequence[int], vocabulary: int) -> None:
