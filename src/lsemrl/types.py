@@ -173,8 +173,6 @@ class Rollouts:
             in nats; 0 in padding, and where the likeliest token was taken.
         num_generations: G.
         slots: Tokens that were drawn, those of completions that had ended included.
-        merge_kept: The share of the adapters' update that was left when they were added to weights of half precision;
-            None where nothing was rounded.
     """
 
     completions: tuple[Completion, ...]
@@ -183,7 +181,6 @@ class Rollouts:
     logprobs_NT: Tensor
     num_generations: int
     slots: int
-    merge_kept: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ def test_it_draws_what_the_policy_says(
     with policy.inference():
         scored_NT, _ = policy.logprobs(whole, 0.7)
     torch.testing.assert_close(found.logprobs_NT, scored_NT, rtol=1e-4, atol=1e-4)
-    assert found.completions[0].example is prompts.examples[0] and found.merge_kept is None
+    assert found.completions[0].example is prompts.examples[0]
     assert found.slots == int(whole.completion_mask_NT.sum())
     assert len({completion.text for completion in found.completions}) > 3
     likeliest = replace(sampling, temperature=0.0)

@@ -304,10 +304,10 @@ class Policy(nn.Module):
             model.train(training)
 
     @contextmanager
-    def merged(self) -> Iterator[float | None]:
-        """`inference` with the adapters added to the weights where that loses little, see `merged_adapters`."""
-        with self.inference(), merged_adapters(self.model) as kept:
-            yield kept
+    def merged(self) -> Iterator[None]:
+        """`inference` with the adapters added to the weights where that computes the same, see `merged_adapters`."""
+        with self.inference(), merged_adapters(self.model):
+            yield
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""

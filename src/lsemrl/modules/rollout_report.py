@@ -88,9 +88,7 @@ def completion_metrics(rollouts: Rollouts) -> dict[str, Tensor | float]:
     """Lengths, over all ranks, which must ask together; of this rank's own, how many were cut, alike, and padding."""
     own_N = rollouts.sequences.completion_mask_NT.sum(dim=1).float()
     lengths_N = torch.cat(every_rank(own_N.cpu()))
-    kept = {} if rollouts.merge_kept is None else {"merge/kept": rollouts.merge_kept}
     return {
-        **kept,
         "completions/mean_length": lengths_N.mean(),
         "completions/min_length": lengths_N.min(),
         "completions/max_length": lengths_N.max(),

@@ -48,13 +48,12 @@ def sample(
         told: Called with the tokens of every step, one of each completion that is still in the batch; what it raises
             ends the sampling.
     """
-    kept: float | None = None
     if sampling.engine == "vllm":
         ends = sorted({*policy.eos_ids(), *stops})
         ids_NT, mask_NT, logprobs_NT, ended_N = served(policy, sampling).draw(policy, prompts, sampling, seed, ends)
         slots = int(mask_NT.sum())
     else:
-        with policy.gathered(), policy.merged() as kept:
+        with policy.gathered(), policy.merged():
             ids_NT, mask_NT, logprobs_NT, ended_N, slots = _draw(policy, prompts, sampling, seed, parts, stops, told)
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
     group = sampling.num_generations
@@ -77,7 +76,6 @@ def sample(
         logprobs_NT=logprobs_NT.masked_fill(~mask_NT, 0.0),
         num_generations=group,
         slots=slots,
-        merge_kept=kept,
     )
 
 

@@ -20,26 +20,19 @@ from lsemrl.errors import reason_of
 from lsemrl.modules.quantization import is_quantized, plain_linear, plain_weight
 from lsemrl.types import UserError
 
-_KEPT = 0.9
-"""The share of an update that must survive rounding for merged weights to stand for it."""
-
 
 @contextmanager
-def merged_adapters(model: Any) -> Iterator[float | None]:
+def merged_adapters(model: Any) -> Iterator[None]:
     """Inside, adapters are added to a copy of the weights they adapt: a third of the matmuls.
 
-    Only where that loses little, which is factors beside linears, and rows that stand in for a base's rows. What else
-    there is, such as magnitudes or biases, is computed as peft does. Sums are made in float32 and rounded once, to the
-    dtype of the weights; half precision swallows small updates, so that a young adapter is not merged there. Weights
-    of 4 bits are written out in the dtype that they compute in. The weights themselves are never written to. To be
-    called without gradients.
-
-    Yields:
-        The share of the update that rounding leaves, as its projection on the whole; None where nothing is rounded.
+    Only where the sum computes the same, which is factors beside linears, and rows that stand in for a base's rows.
+    What else there is, such as magnitudes or biases, is computed as peft does. Sums are made in float32 and `rounded`
+    once, to the dtype of the weights. Weights of 4 bits are written out in the dtype that they compute in. The weights
+    themselves are never written to. To be called without gradients.
     """
     merged: list[tuple[Any, Callable[[], None]]] = []  # with what takes it back
     with torch.autocast(next(model.parameters()).device.type, enabled=False):
-        sums, kept = _sums(model)
+        sums = _sums(model)
     try:
         for layer, adapted in sums:
             base = layer.get_base_layer()
@@ -50,7 +43,7 @@ def merged_adapters(model: Any) -> Iterator[float | None]:
                 merged.append((layer, partial(setattr, base.weight, "data", base.weight.data)))
                 base.weight.data = adapted
             layer.merged_adapters.append(layer.active_adapters[0])
-        yield kept
+        yield
     finally:
         for layer, take_back in reversed(merged):
             take_back()
@@ -95,31 +88,43 @@ def merge_for_good(model: Any) -> Any:
         ) from error
 
 
-def _sums(model: Any) -> tuple[list[tuple[Any, Tensor]], float | None]:
-    """Layers with the weights that they may compute with instead of their own, and the share that rounding left."""
+def rounded(sum_: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """A float32 sum in `dtype`: in bfloat16 up or down by chance, so that it is the sum on the average.
+
+    The nearest would leave an update that is small beside its weight out altogether, in all weights at once; by chance
+    some weights move by a whole step instead of all by a small one, and what many of them make together is the same.
+
+    Args:
+        sum_: float32, of any shape.
+        dtype: float32, which is returned as it is, or bfloat16.
+        generator: On the device of the sum.
+    """
+    if dtype == torch.float32:
+        return sum_
+    assert dtype == torch.bfloat16  # whose numbers are float32's without the lower half of their bits
+    below = torch.randint(2**16, sum_.shape, generator=generator, device=sum_.device, dtype=torch.int32)
+    return ((sum_.view(torch.int32) + below) & -(2**16)).view(torch.float32).to(dtype)
+
+
+def _sums(model: Any) -> list[tuple[Any, Tensor]]:
+    """Layers with the weights that they may compute with instead of their own."""
     shared, tokens = _users(model), defaultdict[int, list[Any]](list)
-    linears: list[tuple[Any, Tensor]] = []
-    products: list[Tensor] = []
+    sums: list[tuple[Any, Tensor]] = []
+    # The same chances every time: a run that goes on draws what it would have drawn, and all ranks the same.
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
     for module in model.modules():
         layer: Any = module
         if isinstance(module, LoraLayer) and _is_plain(layer) and shared[id(_weight(layer))] == 1:
-            weight, update = plain_weight(_weight(layer)), layer.get_delta_weight(layer.active_adapters[0])
-            linears.append((layer, (weight + update).to(weight.dtype)))
-            if weight.dtype != torch.float32:
-                left = linears[-1][1] - weight.float()
-                products.append(torch.stack([(left * update).sum(), update.square().sum()]))
+            weight = plain_weight(_weight(layer))
+            update = layer.get_delta_weight(layer.active_adapters[0])
+            sums.append((layer, rounded(weight + update, weight.dtype, generator)))
         elif isinstance(module, TrainableTokensLayer) and _stands_in(layer):
             tokens[id(layer.base_layer.weight)].append(layer)
-    kept = None
-    if products:
-        left_over, whole = torch.stack(products).sum(dim=0).tolist()
-        kept = left_over / whole if whole else 1.0
-    sums = linears if kept is None or kept >= _KEPT else []
     for rows_of, layers in tokens.items():
         if len(layers) == shared[rows_of] and len({id(layer.trainable_tokens_delta) for layer in layers}) == 1:
             rows = layers[0].get_merged_weights(layers[0].active_adapters)
             sums += [(layer, rows) for layer in layers]
-    return sums, kept
+    return sums
 
 
 def _users(model: Any) -> Counter[int]:
