@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
-from lsemrl.modules import decoding, engines, replay
+from lsemrl.modules import decoding, engines, replay, sampler
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.modules.sampler import draw, sample
@@ -342,12 +342,33 @@ def test_top_p_keeps_the_smallest_nucleus(top_p: float, spread: float) -> None:
         assert ((counts[nucleus] - expected).abs() < 5 * expected.sqrt() + 5).all()
 
 
+@pytest.mark.parametrize("late", [0, 1, 3])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_not_finite_are_told(policy: Policy, prompts: PromptBatch, temperature: float) -> None:
+def test_logits_that_are_not_finite_are_told(
+    policy: Policy, prompts: PromptBatch, temperature: float, late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The likeliest of NaNs would be a token like any other."""
+    monkeypatch.setattr(sampler, "_behind", lambda device: late)
     next(iter(policy.trained().values())).data[0] = torch.nan
     with pytest.raises(UserError, match=r"logits are not finite: .*lower optimizer\.lr"):
         sample(policy, prompts, replace(SAMPLING, temperature=temperature), seed=0)
+
+
+@pytest.mark.parametrize("late", [1, 3])
+def test_a_word_that_comes_late_changes_nothing(
+    policy: Policy, prompts: PromptBatch, late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the next tokens are asked for before it is known how many completions go on."""
+    policy.eos_ids = lambda: [*range(0, 1000, 7)]  # type: ignore[method-assign]
+    greedy = Sampling(num_generations=3, temperature=0.0, max_new_tokens=20)
+    at_once = sample(policy, prompts, greedy, seed=0)
+    monkeypatch.setattr(sampler, "_behind", lambda device: late)
+    found = sample(policy, prompts, greedy, seed=0)
+    assert found.completions == at_once.completions
+    assert torch.equal(found.sequences.completion_mask_NT, at_once.sequences.completion_mask_NT)
+    assert torch.equal(found.ended_N, at_once.ended_N)
+    assert at_once.slots < found.slots  # it was asked for more than was needed
+    sample(policy, prompts, replace(greedy, temperature=1.0), seed=0)
 
 
 @pytest.mark.parametrize("vocabulary", [300, 1300])

@@ -204,17 +204,20 @@ def _alone(model: Any, sequences: Sequences) -> Iterator[Tensor]:
         first_1V = model(input_ids=prompt_P[None], use_cache=False).logits[0, -1:]
         whole_LV = model(input_ids=torch.cat([prompt_P, fed_T])[None], use_cache=False).logits[0]
         logits_TV = torch.cat([first_1V, whole_LV[len(prompt_P) :]]).float()
-        check_logits(logits_TV)
+        check_finite(bool(logits_TV.amax(dim=-1).isfinite().all()))
         yield logits_TV
 
 
-def check_logits(logits_NV: Tensor) -> None:
+def check_finite(finite: bool) -> None:
     """Refuse logits from which nothing can be drawn or learned.
 
+    Args:
+        finite: Whether the highest of every row is a finite number.
+
     Raises:
-        UserError: The highest of a row is infinite or no number.
+        UserError: It is not.
     """
-    if not bool(logits_NV.amax(dim=-1).isfinite().all()):
+    if not finite:
         raise UserError(
             "the policy's logits are not finite: its weights have run away, or were read so; lower optimizer.lr, or "
             "start from another policy.model or policy.adapter"

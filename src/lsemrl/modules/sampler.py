@@ -6,6 +6,7 @@ is encoded once and its keys and values are repeated for its group. A vLLM serve
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.functional import pad
 from lsemrl.data.thoughts import answers
 from lsemrl.modules.decoding import read_prompts
 from lsemrl.modules.engines import Decode, decoder
-from lsemrl.modules.forward import check_logits, looking_back
+from lsemrl.modules.forward import check_finite, looking_back
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
 from lsemrl.modules.sampling import Sampling
@@ -126,10 +127,17 @@ def _decode(
     logprobs_NT = torch.zeros_like(ids_NT, dtype=torch.float32)
     ended_N = torch.zeros(count, dtype=torch.bool, device=device)
     rows = torch.arange(count, device=device)  # those still in the batch
+    # A GPU is asked for the next token before it has said how many go on: it would idle while Python asks.
+    late = 0 if together else _behind(device)
+    unread: deque[Callable[[], list[int]]] = deque()
     slots = 0
     for step in range(longest):
         slots += len(rows)
-        check_logits(logits_NV)
+        finite_N = logits_NV.amax(dim=-1).isfinite()
+        if late:  # what is drawn of others is never seen, but must not break the device
+            logits_NV = logits_NV.masked_fill(~finite_N[:, None], 0.0)
+        else:
+            check_finite(bool(finite_N.all()))
         token_N, logprobs_NT[rows, step] = draw(logits_NV.float(), sampling, generator)
         if told:
             told(token_N)
@@ -137,16 +145,43 @@ def _decode(
         ids_NT[rows, step], mask_NT[rows, step] = token_N, open_N
         ended_N[rows] |= torch.isin(token_N, eos)
         open_N = ~ended_N[rows]
-        going = int(open_N.sum())
+        unread.append(_reader(torch.stack([open_N.sum(), finite_N.sum() - len(rows)])))
+        going, wrong = unread.popleft()() if len(unread) > late else (len(rows), 0)
+        check_finite(not wrong)
         if step + 1 == longest or not (highest(going, device) if together else going):
             break
         if 0 < going <= len(rows) // 2:  # it copies the cache: worth it by halves, not one by one
             open_rows = open_N.nonzero().squeeze(1)
+            if not len(open_rows):  # the last ones ended meanwhile
+                break
             go_on.keep(open_rows)
             rows, token_N = rows[open_rows], token_N[open_rows]
         logits_NV = go_on(token_N)
+    for read in unread:
+        check_finite(not read()[1])
     width = int(mask_NT.any(dim=0).sum())
     return ids_NT[:, :width], mask_NT[:, :width], logprobs_NT[:, :width], ended_N, slots
+
+
+def _behind(device: torch.device) -> int:
+    """Steps that may be asked for before the word on one is read."""
+    return int(device.type == "cuda")
+
+
+def _reader(numbers: Tensor) -> Callable[[], list[int]]:
+    """What reads numbers without waiting for whatever the device is asked for after them."""
+    if not numbers.is_cuda:
+        return numbers.tolist
+    there = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    there.copy_(numbers, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read() -> list[int]:
+        copied.synchronize()
+        return there.tolist()
+
+    return read
 
 
 def draw(logits_NV: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
