@@ -340,6 +340,30 @@ def test_references_that_end_the_thought_may_be_learned() -> None:
         assert look("m", tokenizer, rows, {}, learned=False).refusals == []
 
 
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{% for m in messages %}<|user|>{{ m['content'] }}<|pad|>{% endfor %}<|assistant|>", True),
+        ("{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>", False),
+        ("{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}<|assistant|>", False),
+        ("{{ raise_exception('no turns') if messages | length > 1 else messages[0]['content'] }}<|assistant|>", False),
+    ],
+    ids=["another", "the same", "none", "no turns"],
+)
+def test_a_template_that_ends_answers_otherwise_is_told(template: str, told: bool) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
+    assert tokenizer.eos_token == "<|end|>"
+    tokenizer.chat_template = template
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "问"}], tokenize=False)
+    rows = [Example(id="1", prompt=prompt, source="问", references=("དེབ་",))]
+    warned = [line for line in look("m", tokenizer, rows, {}, learned=True).lines if "ends an answer with" in line]
+    assert bool(warned) is told
+    if told:
+        assert "with <|pad|>, the tokenizer a text with <|end|>" in warned[0] and "unless eos_token in" in warned[0]
+        plain = [Example(id="1", prompt="问", source="问", references=("དེབ་",))]
+        assert look("m", tokenizer, plain, {}, learned=True).turn_end is None
+
+
 def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -90,6 +90,24 @@ def write_chat(
     return prompt
 
 
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The token with which the chat template ends an answer; None where there is no template or no such token."""
+    asked, said = "What is the time?", "It is noon."
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    try:
+        prompt = write_chat(tokenizer, None, [(asked, said)], asked, enable_thinking=False)  # it comes to an end
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception:  # it takes no turns
+        return None
+    after = text.partition(said)[2].lstrip()
+    ends = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    found = next((end for end in sorted(ends, key=len, reverse=True) if after.startswith(end)), None)
+    # Some ask for an answer behind everything.
+    return None if found and prompt.rstrip().endswith(found) else found
+
+
 def _left_out(prompt: str, system: str, turns: Sequence[tuple[str, str]], instruction: str) -> tuple[str, str] | None:
     """What does not stand in `prompt`, whatever became of its white space, and by which name it goes."""
     left = "".join(prompt.split())

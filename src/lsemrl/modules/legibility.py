@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lsemrl.data import thoughts
 from lsemrl.data.carried import Carried, alike, carried, changed, spaced
+from lsemrl.data.chat import turn_end
 from lsemrl.data.mixed import REPLAY
 from lsemrl.data.tokens import prompt_ids, target_ids
 from lsemrl.modules.families import native_positions
@@ -90,6 +91,7 @@ class Legibility:
         garbled: Ids of those of them that lose or change letters.
         thought: The mark of a thought, if most references would be learned as the inside of one.
         ends: The token that ends a text, and the one that pads it.
+        turn_end: The one that ends an answer by the chat template, if prompts are made by it and it has one.
     """
 
     readings: tuple[Reading, ...]
@@ -98,6 +100,7 @@ class Legibility:
     garbled: tuple[str, ...]
     thought: str | None
     ends: tuple[str, str]
+    turn_end: str | None
 
     @property
     def refusals(self) -> list[str]:
@@ -128,6 +131,12 @@ class Legibility:
         lines = [f"text by {field}: {figure}" for field, figure in figures.items()]
         lines[0] += f"; {self.rows - len(self.changed):,} of {self.rows:,} references come back; {tokens}"
         lines += [reading.warning for reading in self.readings if reading.warning]
+        if self.turn_end not in (None, ends):
+            lines.append(
+                f"warning: the chat template ends an answer with {self.turn_end}, the tokenizer a text with {ends}; "
+                f"answers are taught to end with {ends}, unless eos_token in the model's tokenizer_config.json is "
+                f"{self.turn_end}"
+            )
         if self.changed:
             named = f"{', '.join(self.changed[:3])}{', ...' if len(self.changed) > 3 else ''}"
             lines.append(
@@ -175,7 +184,14 @@ def look(
         garbled=tuple(garbled),
         thought=thoughts.opened(inside[0].prompt) if learned and len(inside) > MOST * len(rows) else None,
         ends=(str(tokenizer.eos_token), str(tokenizer.pad_token)),
+        turn_end=turn_end(tokenizer) if _by_chat(tokenizer, rows) else None,
     )
+
+
+def _by_chat(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> bool:
+    """Whether prompts look as chat templates write them: with tokens that stand for themselves."""
+    marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return bool(rows) and any(mark in rows[0].prompt.removeprefix(str(tokenizer.bos_token)) for mark in marks)
 
 
 def _wordings(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[str]:
