@@ -173,7 +173,8 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
 
 def _no_chatter(record: Any) -> bool:
     """Keep what a run says of its data, drop Lightning's greetings; named, so that adding it again adds nothing."""
-    return not str(record.getMessage()).startswith(("GPU available", "TPU available", "💡 Tip"))
+    greetings = ("GPU available", "TPU available", "💡 Tip", "You are using a CUDA device")  # which asks for Python
+    return not str(record.getMessage()).startswith(greetings)
 
 
 def _without_logger(words: list[str]) -> tuple[list[str], Callable[[Path], Any] | None]:
