@@ -134,10 +134,8 @@ def _decode(
     for step in range(longest):
         slots += len(rows)
         finite_N = logits_NV.amax(dim=-1).isfinite()
-        if late:  # what is drawn of others is never seen, but must not break the device
-            logits_NV = logits_NV.masked_fill(~finite_N[:, None], 0.0)
-        else:
-            check_finite(bool(finite_N.all()))
+        # What is drawn of others is never seen, but must not break the device before it is told.
+        logits_NV = logits_NV.masked_fill(~finite_N[:, None], 0.0)
         token_N, logprobs_NT[rows, step] = draw(logits_NV.float(), sampling, generator)
         if told:
             told(token_N)
