@@ -23,7 +23,7 @@ FLOORS = (
     ("metrics",),
     ("data", "rewards", "judging", "experiment"),
     ("layouts",),
-    ("types", "languages", "runs", "config_files", "json_records"),
+    ("types", "languages", "runs", "config_files", "json_records", "unfinished"),
     ("identification", "kernels", "micro"),
     ("scripts",),
     ("files", "reading", "foreign", "canonical", "finite", "model_names", "as_typed", "local_paths", "durations"),

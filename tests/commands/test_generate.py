@@ -178,13 +178,15 @@ def test_an_interrupted_file_of_answers_is_gone_on_from(
 
     monkeypatch.setattr(answers, "say", stopped)
     part = tmp_path / "out.txt.unfinished"
-    assert f"interrupted; 4 of 6 answers are in '{part}', from which the same command goes on" in told(
+    assert f"interrupted; what was done is in '{part}', from which the same command goes on" in told(
         capsys, *words, str(output)
     )
     assert not output.exists()
     with part.open("a", encoding="utf-8") as file:
         file.write("of a batch that is not whole\n")
-    assert f"'{part}' holds 5 answers of another command" in told(capsys, *words, str(output), "--seed", "2")
+    assert f"'{part}' holds what another command worked out (5 lines)" in told(
+        capsys, *words, str(output), "--seed", "2"
+    )
     main([*words, str(output)])
     assert drawn[3:] == [[TEXTS[1], TEXTS[2]]] and "4 of 6 texts were answered already" in capsys.readouterr().err
     assert output.read_text(encoding="utf-8") == whole and not part.exists()

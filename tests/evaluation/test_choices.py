@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.choices import _logprobs, score_choices
 from lsemrl.evaluation.measurement import hash_rows
 from lsemrl.evaluation.tax import Battery, gold_nll, measure
@@ -43,7 +44,7 @@ def by_hand(policy: Policy, prompt: str, choice: str) -> tuple[float, int]:
 
 def test_log_probabilities_are_those_of_each_choice_alone(policy: Policy, asked: list[Example]) -> None:
     for batch_size in (1, 4, 100):
-        found = list(_logprobs(policy, asked, batch_size))
+        found = list(_logprobs(policy, asked, Batches(batch_size)))
         for example, (sums_C, lengths_C) in zip(asked, found, strict=True):
             expected = [by_hand(policy, example.prompt, choice) for choice in example.choices]
             assert sums_C.tolist() == pytest.approx([value for value, _ in expected], rel=1e-4)
@@ -51,7 +52,7 @@ def test_log_probabilities_are_those_of_each_choice_alone(policy: Policy, asked:
 
 
 def test_the_likeliest_choice_is_taken_whole_and_per_token(policy: Policy, asked: list[Example]) -> None:
-    scored = score_choices(policy, asked, batch_size=4)
+    scored = score_choices(policy, asked, Batches(4))
     for at, example in enumerate(asked):
         known = [by_hand(policy, example.prompt, choice) for choice in example.choices]
         right = example.choices.index(example.reference)
@@ -59,28 +60,28 @@ def test_the_likeliest_choice_is_taken_whole_and_per_token(policy: Policy, asked
         assert scored.rows["accuracy"][at] == float(max(sums) == sums[right])
         assert scored.rows["accuracy_per_token"][at] == float(max(means) == means[right])
         assert scored.rows["chance"][at] == 1 / len(example.choices)
-        assert gold_nll(policy, [example], 1).item() == pytest.approx(-means[right], rel=1e-4)
+        assert gold_nll(policy, [example], Batches(1))[0] == pytest.approx(-means[right], rel=1e-4)
     assert set(scored.signatures) == {"accuracy"}
 
 
 def test_a_policy_that_knows_every_right_choice_finds_it(policy: Policy, asked: list[Example]) -> None:
     likeliest = [
         question(example.prompt, example.choices[int(sums_C.argmax())], *example.choices)
-        for example, (sums_C, _) in zip(asked, _logprobs(policy, asked, 100), strict=True)
+        for example, (sums_C, _) in zip(asked, _logprobs(policy, asked, Batches(100)), strict=True)
     ]
-    assert score_choices(policy, likeliest, 100).corpus["accuracy"] == 1.0
+    assert score_choices(policy, likeliest, Batches(100)).corpus["accuracy"] == 1.0
     unlikeliest = [
         question(example.prompt, example.choices[int(sums_C.argmin())], *example.choices)
-        for example, (sums_C, _) in zip(asked, _logprobs(policy, asked, 100), strict=True)
+        for example, (sums_C, _) in zip(asked, _logprobs(policy, asked, Batches(100)), strict=True)
     ]
-    assert score_choices(policy, unlikeliest, 100).corpus["accuracy"] == 0.0
+    assert score_choices(policy, unlikeliest, Batches(100)).corpus["accuracy"] == 0.0
 
 
 def test_adapters_switched_off_merged_and_in_bfloat16(tiny_model: str, asked: list[Example]) -> None:
     policy = make_policy(tiny_model)
 
     def sums(policy: Policy) -> list[float]:
-        return [value for each, _ in _logprobs(policy, asked, 4) for value in each.tolist()]
+        return [value for each, _ in _logprobs(policy, asked, Batches(4)) for value in each.tolist()]
 
     adapted = sums(policy)
     with policy.base():
@@ -95,7 +96,7 @@ def test_a_log_probability_that_is_not_finite_is_no_answer(
 ) -> None:
     whole = policy.logprobs
     monkeypatch.setattr(policy, "logprobs", lambda sequences: (whole(sequences)[0] * math.nan, None))
-    scored = score_choices(policy, asked, 4)
+    scored = score_choices(policy, asked, Batches(4))
     assert all(map(math.isnan, (*scored.rows["accuracy"], *scored.rows["accuracy_per_token"])))
 
 

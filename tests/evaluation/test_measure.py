@@ -12,8 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
+from lsemrl.data.choice import ChoiceData
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.sources import Source
+from lsemrl.data.splits import Splits
 from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
@@ -29,6 +31,7 @@ from lsemrl.report.records import Report
 from lsemrl.rewards.semantic import paid_for
 from lsemrl.runs import ALARMS
 from lsemrl.types import Example
+from lsemrl.unfinished import Unfinished
 from made_up import make_measured
 from matrix import slow_but
 from tiny import make_policy, save_tiny_model, stir
@@ -243,6 +246,46 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="which cannot be written"):
         run_measure(tiny_settings(PolicySettings()), tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("choices", [False, True])
+def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
+    choices: bool, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = make_policy(tiny_model)
+    policy.save(tmp_path / "adapter")
+    rows = tmp_path / "questions.jsonl"
+    rows.write_text("".join(f'{{"question": "{at}", "choices": ["a", "bc", "d"], "answer": 1}}\n' for at in range(9)))
+    asked = ChoiceData(source=Source(path=str(rows)), splits=Splits(validation_fraction=0.0, test_fraction=0.5))
+    settings = dataclasses.replace(
+        tiny_settings(PolicySettings(model=tiny_model, adapter=str(tmp_path / "adapter")), arm="rl"),
+        batch_size=2,
+        **({"general": asked} if choices else {}),
+    )
+    whole = run_measure(settings, tmp_path / "whole")
+    done, add = [], Unfinished.add
+
+    def stopped(part: Unfinished, line: str) -> None:
+        add(part, line)
+        done.append(line)
+        if len(done) % 3 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Unfinished, "add", stopped)
+    kept = tmp_path / "again" / f"{FILE}.unfinished"
+    for stops in (1, 2, 3):
+        with pytest.raises(UserError, match="interrupted; what was done is in"):
+            run_measure(settings, tmp_path / "again")
+        assert len(kept.read_text().splitlines()) == 1 + 3 * stops
+    with pytest.raises(UserError, match=r"holds what another command worked out \(9 lines\); move it away"):
+        run_measure(dataclasses.replace(settings, max_new_tokens=5), tmp_path / "again")
+    monkeypatch.setattr(Unfinished, "add", add)
+    run_measure(settings, tmp_path / "again")
+    again, told = Measured.read(tmp_path / "again" / FILE), capsys.readouterr().err
+    assert all(f"measurement that was stopped; {n} batches" in told for n in (3, 6, 9)) and not kept.exists()
+    same = {"created": "", "seconds": 0.0}
+    assert dataclasses.replace(again, **same) == dataclasses.replace(whole, **same)
+    assert again.seconds > sum(json.loads(line)[0] for line in done)
 
 
 def test_rows_are_told_apart_by_prompt_and_references_in_order() -> None:

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lsemrl.data.collate import encode
 from lsemrl.errors import UserError
+from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.tax import Battery, answer, divergence, gold_nll, measure, weight_change
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.types import Completion, PromptBatch
+from lsemrl.types import Completion, Example, PromptBatch
+from lsemrl.unfinished import Unfinished
 from tiny import make_policy, plain_logits
 
 
 def test_gold_nll_is_the_mean_over_each_answers_own_tokens(policy: Policy, prompts: PromptBatch) -> None:
-    nll = gold_nll(policy, prompts.examples, batch_size=2)
+    nll = gold_nll(policy, prompts.examples, Batches(2))
     for row, example in enumerate(prompts.examples):
         prompt = policy.tokenizer(example.prompt, return_tensors="pt", add_special_tokens=False)["input_ids"][0]
         target = policy.tokenizer(example.reference, add_special_tokens=False)["input_ids"]
         target = torch.tensor([*target, policy.tokenizer.eos_token_id])
         with policy.inference():
             logits = policy.model(input_ids=torch.cat([prompt, target])[None]).logits[0, len(prompt) - 1 : -1]
-        assert nll[row].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item(), rel=1e-5)
+        assert nll[row] == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item(), rel=1e-5)
 
 
 def test_divergence_is_zero_for_the_base_and_exact_both_ways(
@@ -36,7 +39,7 @@ def test_divergence_is_zero_for_the_base_and_exact_both_ways(
 ) -> None:
     fresh = Policy(PolicySettings(model=tiny_model, lora=LoraSettings(rank=2)))
     fresh.load()
-    none = divergence(fresh, [prompts.sequences])
+    none = divergence(fresh, prompts.examples, Batches())
     assert (none.to_base, none.from_base) == pytest.approx((0, 0), abs=1e-6)
     sequences = prompts.sequences
     with policy.inference():
@@ -45,8 +48,8 @@ def test_divergence_is_zero_for_the_base_and_exact_both_ways(
         then = torch.distributions.Categorical(logits=plain_logits(policy.model, sequences))
     mask_NT = sequences.completion_mask_NT
     there_NT, back_NT = torch.distributions.kl_divergence(now, then), torch.distributions.kl_divergence(then, now)
-    for batches in ([sequences], [encode(policy.tokenizer, [example]).sequences for example in prompts.examples]):
-        found = divergence(policy, batches)
+    for size in (3, 1):
+        found = divergence(policy, prompts.examples, Batches(size))
         assert found.to_base == pytest.approx(there_NT[mask_NT].mean().item(), rel=1e-4)
         assert found.from_base == pytest.approx(back_NT[mask_NT].mean().item(), rel=1e-4)
         for row, mask_T in enumerate(mask_NT):
@@ -86,7 +89,7 @@ def test_measuring_changes_nothing_and_repeats(prompts: PromptBatch, tiny_model:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     told: list[str] = []
-    one, again = (measure(policy, battery, scorer, max_new_tokens=4, say=told.append) for _ in range(2))
+    one, again = (measure(policy, battery, scorer, 4, Batches(say=told.append)) for _ in range(2))
     assert told[:2] == ["measuring: outputs on the new task, 3 rows", "measuring: general ability, 3 questions"]
     assert told[2:6] == [f"measuring: divergence from the base along {name}" for name in one.divergence]
     assert one == again
@@ -139,14 +142,36 @@ def test_whoever_waits_is_told_how_far_it_is(
 ) -> None:
     monkeypatch.setattr("lsemrl.durations._EVERY", 0.0)
     told: list[str] = []
-    answer(policy, prompts.examples, 2, batch_size=1, say=told.append)
-    gold_nll(policy, prompts.examples, batch_size=2, say=told.append)
+    answer(policy, prompts.examples, 2, Batches(1, told.append))
+    gold_nll(policy, prompts.examples, Batches(2, told.append))
     assert [line.partition(";")[0] for line in told] == [f"measuring: {at} of 3 rows" for at in (1, 2, 2)]
     assert all(re.fullmatch(r".*; about \d+ s left", line) for line in told)
 
 
+def test_what_was_kept_says_nothing_of_the_pace(
+    policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("lsemrl.durations.time.monotonic", lambda: now)
+
+    def slowly(rows: Sequence[Example], number: int) -> list[int]:
+        nonlocal now
+        now += 60
+        if stop == number:
+            raise KeyboardInterrupt
+        return [number]
+
+    rows, stop = prompts.examples * 2, 3
+    with pytest.raises(UserError, match="interrupted; what was done is in"), Unfinished(tmp_path / "x", {}) as part:
+        Batches(1, part=part).each(rows, slowly)
+    told, stop = [], -1
+    with Unfinished(tmp_path / "x", {}) as part:
+        assert Batches(1, told.append, part).each(rows, slowly) == [0, 1, 2, 3, 4, 5]
+    assert told == [f"measuring: {at} of 6 rows; about {left} left" for at, left in ((4, "2 min"), (5, "60 s"))]
+
+
 def test_answers_come_in_order(policy: Policy, prompts: PromptBatch) -> None:
-    outputs = answer(policy, prompts.examples, max_new_tokens=4, batch_size=2)
+    outputs = answer(policy, prompts.examples, 4, Batches(2))
     assert [output.example.id for output in outputs] == ["0", "1", "2"]
 
 
@@ -188,4 +213,4 @@ def test_the_nll_of_an_answer_does_not_count_the_rounding_of_the_head(tiny_model
     nll_M = -logits_MV.log_softmax(-1).gather(1, packed.targets_M[:, None])[:, 0]
     parts = nll_M.split(prompts.sequences.completion_mask_NT.sum(dim=1).tolist())
     expected_N = torch.stack([part.mean() for part in parts])
-    torch.testing.assert_close(gold_nll(policy, prompts.examples, 3), expected_N, rtol=1e-5, atol=1e-5)
+    assert gold_nll(policy, prompts.examples, Batches(3)) == pytest.approx(expected_N.tolist(), rel=1e-5)

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lsemrl import micro
+from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.tax import answer
 from lsemrl.metrics import corpus as metrics
 from lsemrl.micro import build, build_encoder, oracle
@@ -59,7 +60,7 @@ def test_the_cold_start_is_competent() -> None:
         )
         for row in translation("test", 100, seed=0)
     ]
-    outputs = answer(policy, examples, max_new_tokens=32, batch_size=50)
+    outputs = answer(policy, examples, 32, Batches(50))
     f1 = [oracle.meaning(output.text, output.example.reference).f1 for output in outputs]
     assert sum(f1) / len(f1) >= 0.5
     assert metrics.language_rate([output.text for output in outputs], "bo").value >= 0.98

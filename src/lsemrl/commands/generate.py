@@ -10,12 +10,12 @@ from pathlib import Path
 
 from lsemrl.commands.named import NEWEST, find
 from lsemrl.commands.quiet import loading, quiet
-from lsemrl.commands.unfinished import Unfinished
 from lsemrl.durations import Pace
 from lsemrl.errors import UserError
-from lsemrl.files import replacing
+from lsemrl.files import replacing, write_text
 from lsemrl.foreign import visible
 from lsemrl.reading import Unreadable, fault_of, lines, read_lines
+from lsemrl.unfinished import Unfinished
 
 
 def generate(
@@ -64,11 +64,14 @@ def generate(
     if isinstance(texts, list) and output and (output.is_file() or not output.exists()):
         drawn = {"seed": seed, "batch_size": batch_size} if sample else {}
         asked_for = {**what_answers(trained, greedy=not sample), **drawn, "texts": digest(texts)}
-        with Unfinished(output, asked_for, batch_size, len(texts)) as part:
+        with Unfinished(output, asked_for, batch_size) as part:
+            if part.lines:
+                print(f"{len(part.lines):,} of {len(texts):,} texts were answered already", file=sys.stderr)
             left, seed = texts[len(part.lines) :], seed + len(part.lines) // batch_size
             said = _lines(answer(trained, left, greedy=not sample, seed=seed, batch_size=batch_size))
             for line in counted(said, batch_size, len(part.lines), len(texts)):
                 part.add(line)
+            write_text(output, "".join(f"{line}\n" for line in part.lines), "--output")
         print(visible(f"{len(texts):,} answers in {output}"), file=sys.stderr)
         return
     with ExitStack() as files:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lsemrl.data.collate import encode
+from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.general import General
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, Sequences
@@ -17,7 +18,7 @@ from lsemrl.types import Example, Sequences
 _SIGNATURE = "log-probability of choice and EOS, sum; per token: mean"
 
 
-def score_choices(policy: Policy, examples: Sequence[Example], batch_size: int) -> General:
+def score_choices(policy: Policy, examples: Sequence[Example], batches: Batches) -> General:
     """Score each question by the log-probabilities of its choices.
 
     The EOS counts: without it a choice that begins another one would always be the likelier of the two.
@@ -25,14 +26,14 @@ def score_choices(policy: Policy, examples: Sequence[Example], batch_size: int) 
     Args:
         policy: As it stands.
         examples: With choices, the first reference among them.
-        batch_size: Choices in a batch, of one question at least.
+        batches: Of choices, of one question at least.
 
     Returns:
         Of each question: accuracy, 1 where the right choice has the highest log-probability; accuracy_per_token,
         likewise by the mean over its tokens; chance, what guessing gives. NaN where a log-probability is not finite.
     """
     rows: dict[str, list[float]] = {"accuracy": [], "accuracy_per_token": [], "chance": []}
-    for example, (sums_C, lengths_C) in zip(examples, _logprobs(policy, examples, batch_size), strict=True):
+    for example, (sums_C, lengths_C) in zip(examples, _logprobs(policy, examples, batches), strict=True):
         right = example.choices.index(example.reference)
         rows["accuracy"].append(_is_best(sums_C, right))
         rows["accuracy_per_token"].append(_is_best(sums_C / lengths_C, right))
@@ -44,19 +45,21 @@ def _is_best(scores_C: Tensor, right: int) -> float:
     return float(scores_C.argmax() == right) if scores_C.isfinite().all() else math.nan
 
 
-def _logprobs(policy: Policy, examples: Sequence[Example], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _logprobs(policy: Policy, examples: Sequence[Example], batches: Batches) -> list[tuple[Tensor, Tensor]]:
     """Of each question, the log-probabilities of its choices in nats, and their lengths in tokens, [C]."""
     most = max((len(example.choices) for example in examples), default=1)
-    step = max(1, batch_size // most)
-    for at in range(0, len(examples), step):
-        rows = examples[at : at + step]
+
+    def known(rows: Sequence[Example], number: int) -> list[tuple[list[float], list[int]]]:
         sequences = _sequences(policy, rows)
         with policy.inference():
             logprobs_NT, _ = policy.logprobs(sequences)
-        sums_N = logprobs_NT.double().sum(dim=1).cpu()
-        lengths_N = sequences.completion_mask_NT.sum(dim=1).cpu()
+        sums_N, lengths_N = logprobs_NT.double().sum(dim=1), sequences.completion_mask_NT.sum(dim=1)
         counts = [len(row.choices) for row in rows]
-        yield from zip(sums_N.split(counts), lengths_N.split(counts), strict=True)
+        each = zip(sums_N.split(counts), lengths_N.split(counts), strict=True)
+        return [(sums_C.tolist(), lengths_C.tolist()) for sums_C, lengths_C in each]
+
+    found = batches.each(examples, known, max(1, batches.size // most))
+    return [(torch.tensor(sums_C, dtype=torch.float64), torch.tensor(lengths_C)) for sums_C, lengths_C in found]
 
 
 def _sequences(policy: Policy, rows: Sequence[Example]) -> Sequences:

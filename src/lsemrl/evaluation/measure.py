@@ -18,9 +18,10 @@ from lsemrl import __version__
 from lsemrl.data.base import TaskData
 from lsemrl.data.splits import evenly
 from lsemrl.data.text import PlainText
+from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.general import language_of, name_of, tells_leaks
 from lsemrl.evaluation.measure_settings import MeasureSettings
-from lsemrl.evaluation.measurement import BASE, Measured, hash_rows, machine, outputs, versions
+from lsemrl.evaluation.measurement import BASE, FILE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure
 from lsemrl.files import make_folder, try_folder, write_lines
 from lsemrl.metrics.scorer import Scorer
@@ -32,6 +33,7 @@ from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.rewards.semantic import paid_for
 from lsemrl.runs import ALARMS
 from lsemrl.types import Example, UserError
+from lsemrl.unfinished import Unfinished
 
 _LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
 
@@ -54,53 +56,59 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     base = _load(policy, settings.base)
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say = functools.partial(print, file=sys.stderr, flush=True)
-    found = measure(
-        policy,
-        battery,
-        scorer,
-        settings.max_new_tokens,
-        settings.batch_size,
-        divergence_rows=settings.divergence_rows,
-        say=say,
-    )
-    signatures = scorer.signatures | found.general_signatures
-    target, target_rows, signatures = _with_reward(settings, found, signatures)
-    measured = Measured(
-        lsemrl=__version__,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        arm=settings.arm,
-        label=settings.label or _LABELS.get(settings.arm, settings.arm),
-        trained_by=settings.trained_by,
-        seed=settings.seed,
-        task=settings.target.plan.task.name,
-        policy=_named(settings.policy),
-        base=settings.base or settings.policy.model,
-        base_fingerprint=base,
-        adapter_fingerprint=(
-            adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
-        ),
-        data={name: hash_rows(examples) for name, examples in battery.parts.items()},
-        conditions=_conditions(settings, len(battery.target)),
-        signatures=signatures,
-        machine=machine(),
-        versions=versions(),
-        seconds=time.monotonic() - started,
-        target=target,
-        general=found.general,
-        target_rows=target_rows,
-        target_counts=found.target_counts,
-        general_rows=found.general_rows,
-        divergence=found.divergence,
-        weight_change=found.weight_change,
-        outputs=outputs(found.outputs),
-        answers=outputs(found.answers),
-        general_name=(settings.general_label or battery.general_name) if battery.general else "",
-        text_name=language_of([f"{each.source}{each.reference}" for each in battery.text]) or "text",
-        alarms=tuple(read_alarms(Path(policy.adapter).parent / ALARMS)) if policy.adapter else (),
-    )
+    adapter = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
+    data = {name: hash_rows(examples) for name, examples in battery.parts.items()}
+    asked = {
+        "lsemrl": __version__,
+        "policy": repr(settings.policy),
+        "fingerprints": [base, policy.fingerprint, adapter],
+        "data": {name: rows.sha256 for name, rows in data.items()},
+        "max_new_tokens": settings.max_new_tokens,
+        "batch_size": settings.batch_size,
+        "divergence_rows": settings.divergence_rows,
+    }
     make_folder(folder, "output")
-    write_lines(folder / "predictions.jsonl", map(dataclasses.asdict, outputs(found.outputs)))
-    measured.write(folder)
+    with Unfinished(folder / FILE, asked) as part:
+        if part.lines:
+            say(f"going on with a measurement that was stopped; {len(part.lines):,} batches are done")
+        batches = Batches(settings.batch_size, say, part)
+        found = measure(
+            policy, battery, scorer, settings.max_new_tokens, batches, divergence_rows=settings.divergence_rows
+        )
+        target, target_rows, signatures = _with_reward(settings, found, scorer.signatures | found.general_signatures)
+        measured = Measured(
+            lsemrl=__version__,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            arm=settings.arm,
+            label=settings.label or _LABELS.get(settings.arm, settings.arm),
+            trained_by=settings.trained_by,
+            seed=settings.seed,
+            task=settings.target.plan.task.name,
+            policy=_named(settings.policy),
+            base=settings.base or settings.policy.model,
+            base_fingerprint=base,
+            adapter_fingerprint=adapter,
+            data=data,
+            conditions=_conditions(settings, len(battery.target)),
+            signatures=signatures,
+            machine=machine(),
+            versions=versions(),
+            seconds=time.monotonic() - started + batches.seconds_before,
+            target=target,
+            general=found.general,
+            target_rows=target_rows,
+            target_counts=found.target_counts,
+            general_rows=found.general_rows,
+            divergence=found.divergence,
+            weight_change=found.weight_change,
+            outputs=outputs(found.outputs),
+            answers=outputs(found.answers),
+            general_name=(settings.general_label or battery.general_name) if battery.general else "",
+            text_name=language_of([f"{each.source}{each.reference}" for each in battery.text]) or "text",
+            alarms=tuple(read_alarms(Path(policy.adapter).parent / ALARMS)) if policy.adapter else (),
+        )
+        write_lines(folder / "predictions.jsonl", map(dataclasses.asdict, outputs(found.outputs)))
+        measured.write(folder)
     return measured
 
 

@@ -8,17 +8,17 @@ texts and along what the policy itself says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lsemrl.data.collate import encode
 from lsemrl.data.splits import evenly
 from lsemrl.data.task import ScoredBy
-from lsemrl.durations import Pace
+from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.choices import score_choices
 from lsemrl.evaluation.general import General, score_answers, score_leaks
 from lsemrl.evaluation.measurement import Divergence
@@ -28,12 +28,6 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
 from lsemrl.types import Completion, Example, PromptBatch, Sequences
-
-Say = Callable[[str], None]
-
-
-def _nobody(line: str) -> None:
-    """Who is told where nobody wants to know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +97,12 @@ class Measurement:
 
 
 def scores(
-    policy: Policy, battery: Battery, scorer: Scorer, max_new_tokens: int, batch_size: int = 100
+    policy: Policy, battery: Battery, scorer: Scorer, max_new_tokens: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What greedy outputs alone can tell: scores on `target` and scores on `general`."""
-    outputs = answer(policy, battery.target, max_new_tokens, batch_size)
-    return scorer(outputs), _general(policy, battery, max_new_tokens, batch_size)[0].corpus
+    batches = Batches()
+    outputs = answer(policy, battery.target, max_new_tokens, batches)
+    return scorer(outputs), _general(policy, battery, max_new_tokens, batches)[0].corpus
 
 
 def measure(
@@ -115,10 +110,9 @@ def measure(
     battery: Battery,
     scorer: Scorer,
     max_new_tokens: int,
-    batch_size: int = 100,
+    batches: Batches | None = None,
     *,
     divergence_rows: int | None = None,
-    say: Say = _nobody,
 ) -> Measurement:
     """Measure the policy as it stands; the base is the same policy with its training switched off.
 
@@ -127,25 +121,25 @@ def measure(
         battery: On what.
         scorer: Scores outputs on the new task.
         max_new_tokens: Length limit of an output.
-        batch_size: Rows in a batch.
+        batches: How rows are gone through; with a large model each part takes minutes.
         divergence_rows: How many rows of the new task divergence is measured along, at even distances; None is all.
-        say: Told what is begun, since with a large model each part takes minutes, and every 30 seconds how far it is.
     """
-    say(f"measuring: outputs on the new task, {len(battery.target):,} rows")
-    outputs = answer(policy, battery.target, max_new_tokens, batch_size, say)
+    batches = batches or Batches()
+    batches.say(f"measuring: outputs on the new task, {len(battery.target):,} rows")
+    outputs = answer(policy, battery.target, max_new_tokens, batches)
     target = scorer.score(outputs)
     if battery.general:
-        say(f"measuring: {battery.general_name or 'general ability'}, {len(battery.general):,} questions")
-    general, answers = _general(policy, battery, max_new_tokens, batch_size, say)
+        batches.say(f"measuring: {battery.general_name or 'general ability'}, {len(battery.general):,} questions")
+    general, answers = _general(policy, battery, max_new_tokens, batches)
     leaks = score_leaks(answers, scorer.language)
-    nll = tuple(gold_nll(policy, battery.general, batch_size, say).tolist())
+    nll = gold_nll(policy, battery.general, batches)
     change = weight_change(policy)
     along = battery.parts | {"target": tuple(evenly(battery.target, divergence_rows or len(battery.target)))}
     if policy.adapted and policy.adapter is None and change == 0:  # it is the base
         counts = {name: len(examples) for name, examples in along.items()} | {"own": len(along["target"])}
         apart = {name: Divergence.none(count) for name, count in counts.items()}
     else:
-        apart = _apart(policy, along, max_new_tokens, batch_size, say)
+        apart = _apart(policy, along, max_new_tokens, batches)
     return Measurement(
         target=target.corpus,
         target_rows=target.rows,
@@ -161,18 +155,15 @@ def measure(
 
 
 def _apart(
-    policy: Policy, parts: Mapping[str, Sequence[Example]], max_new_tokens: int, batch_size: int, say: Say
+    policy: Policy, parts: Mapping[str, Sequence[Example]], max_new_tokens: int, batches: Batches
 ) -> dict[str, Divergence]:
     """Divergences along each part, and along what the policy says itself."""
-    along: dict[str, Iterable[Sequences]] = {
-        name: (prompts.sequences for prompts in _batches(policy, examples, batch_size, say))
-        for name, examples in parts.items()
-    }
-    along["own"] = _drawn(policy, parts["target"], max_new_tokens, batch_size, say)
+    own = Sampling(num_generations=1, temperature=1.0, top_p=1.0, max_new_tokens=max_new_tokens)
     found = {}
-    for name, sequences in along.items():
-        say(f"measuring: divergence from the base along {name}")
-        found[name] = divergence(policy, sequences)
+    for name in (*parts, "own"):
+        batches.say(f"measuring: divergence from the base along {name}")
+        drawn = own if name == "own" else None
+        found[name] = divergence(policy, parts["target" if drawn else name], batches, drawn)
     return found
 
 
@@ -181,75 +172,95 @@ _CHUNK = 1024
 
 
 def _general(
-    policy: Policy, battery: Battery, max_new_tokens: int, batch_size: int, say: Say = _nobody
+    policy: Policy, battery: Battery, max_new_tokens: int, batches: Batches
 ) -> tuple[General, list[Completion]]:
     """What the policy scores in general ability, and its greedy answers; none where it only chooses."""
     if battery.scored_by == "choices":
-        return score_choices(policy, battery.general, batch_size), []
-    answers = answer(policy, battery.general, max_new_tokens, batch_size, say)
+        return score_choices(policy, battery.general, batches), []
+    answers = answer(policy, battery.general, max_new_tokens, batches)
     return score_answers(answers, battery.scored_by), answers
 
 
-def answer(
-    policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int, say: Say = _nobody
-) -> list[Completion]:
+def answer(policy: Policy, examples: Sequence[Example], max_new_tokens: int, batches: Batches) -> list[Completion]:
     """Greedy outputs, one for each example, in order."""
     greedy = Sampling(num_generations=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
+
+    def said(rows: Sequence[Example], number: int) -> list[tuple[str, bool]]:
+        completions = sample(policy, _prompts(policy, rows), greedy, seed=0).completions
+        return [(completion.text, completion.ended) for completion in completions]
+
     return [
-        completion
-        for prompts in _batches(policy, examples, batch_size, say)
-        for completion in sample(policy, prompts, greedy, seed=0).completions
+        Completion(text=text, ended=ended, example=example)
+        for example, (text, ended) in zip(examples, batches.each(examples, said), strict=True)
     ]
 
 
-def gold_nll(policy: Policy, examples: Sequence[Example], batch_size: int, say: Say = _nobody) -> Tensor:
-    """Mean negative log-likelihood per token of each first reference with its EOS: float32 [len(examples)], nats."""
-    pieces = []
+def gold_nll(policy: Policy, examples: Sequence[Example], batches: Batches) -> tuple[float, ...]:
+    """Mean negative log-likelihood per token of each first reference with its EOS, in nats."""
+    return tuple(batches.each(examples, partial(_nll, policy)))
+
+
+def _nll(policy: Policy, rows: Sequence[Example], number: int) -> list[float]:
+    sequences = _prompts(policy, rows).sequences
+    mask_NT = sequences.completion_mask_NT
     with policy.inference():
-        for prompts in _batches(policy, examples, batch_size, say):
-            sequences, mask_NT = prompts.sequences, prompts.sequences.completion_mask_NT
-            # As divergences are: a head in bfloat16 would add its rounding to every drift.
-            logits, targets_M = policy.predictions(sequences), sequences.completion_ids_NT[mask_NT]
-            cuts = [slice(at, at + _CHUNK) for at in range(0, len(targets_M), _CHUNK)]
-            nll_M = torch.cat([cross_entropy(logits(cut), targets_M[cut], reduction="none") for cut in cuts])
-            nll_NT = torch.zeros(mask_NT.shape, device=mask_NT.device).masked_scatter(mask_NT, nll_M)
-            pieces.append(nll_NT.sum(dim=1) / mask_NT.sum(dim=1))
-    return torch.cat(pieces).cpu() if pieces else torch.zeros(0)
+        # As divergences are: a head in bfloat16 would add its rounding to every drift.
+        logits, targets_M = policy.predictions(sequences), sequences.completion_ids_NT[mask_NT]
+        cuts = [slice(at, at + _CHUNK) for at in range(0, len(targets_M), _CHUNK)]
+        nll_M = torch.cat([cross_entropy(logits(cut), targets_M[cut], reduction="none") for cut in cuts])
+    nll_NT = torch.zeros(mask_NT.shape, device=mask_NT.device).masked_scatter(mask_NT, nll_M)
+    return (nll_NT.sum(dim=1) / mask_NT.sum(dim=1)).tolist()
 
 
-def divergence(policy: Policy, batches: Iterable[Sequences]) -> Divergence:
-    """KL between policy and base along completions: RL's Razor (arXiv 2509.04259) ties it to the tax."""
-    rows: list[Tensor] = []  # KL(policy || base), KL(base || policy), tokens
-    for sequences in batches:
-        with policy.inference():
-            now = policy.predictions(sequences)
-        with policy.base():
-            then = policy.predictions(sequences)
-        mask_NT = sequences.completion_mask_NT
-        row_M = torch.arange(len(mask_NT), device=mask_NT.device)[:, None].expand_as(mask_NT)[mask_NT]
-        sums_3N = torch.zeros(3, len(mask_NT), dtype=torch.float64, device=mask_NT.device)
-        with torch.no_grad():
-            for at in range(0, len(row_M), _CHUNK):
-                chunk = slice(at, at + _CHUNK)
-                now_CV, then_CV = now(chunk).log_softmax(dim=-1), then(chunk).log_softmax(dim=-1)
-                apart_CV = now_CV - then_CV
-                kl_3C = torch.stack(
-                    [
-                        (now_CV.exp() * apart_CV).sum(dim=-1),
-                        -(then_CV.exp() * apart_CV).sum(dim=-1),
-                        torch.ones_like(apart_CV[:, 0]),
-                    ]
-                )
-                sums_3N.index_add_(1, row_M[chunk], kl_3C.double())
-        rows.append(sums_3N.cpu())
-    sums_3N = torch.cat(rows, dim=1)
-    to_base_N, from_base_N, tokens_N = sums_3N
+def divergence(
+    policy: Policy, examples: Sequence[Example], batches: Batches, drawn: Sampling | None = None
+) -> Divergence:
+    """KL between policy and base: RL's Razor (arXiv 2509.04259) ties it to the tax.
+
+    Args:
+        policy: As it stands.
+        examples: Along their first references, or in their place
+        batches: How they are gone through.
+        drawn: along what the policy draws so; at temperature 1 from its own distribution, so that a mean over it is an
+            expectation.
+    """
+
+    def apart(rows: Sequence[Example], number: int) -> list[list[float]]:
+        prompts = _prompts(policy, rows)
+        return _kl(policy, sample(policy, prompts, drawn, seed=number).sequences if drawn else prompts.sequences)
+
+    to_base_N, from_base_N, tokens_N = torch.tensor(batches.each(examples, apart), dtype=torch.float64).T
     return Divergence(
         to_base=float(to_base_N.sum() / tokens_N.sum()),
         from_base=float(from_base_N.sum() / tokens_N.sum()),
         to_base_rows=tuple((to_base_N / tokens_N).tolist()),
         from_base_rows=tuple((from_base_N / tokens_N).tolist()),
     )
+
+
+def _kl(policy: Policy, sequences: Sequences) -> list[list[float]]:
+    """Of each completion: KL(policy || base), KL(base || policy), as sums over its tokens, and how many those are."""
+    with policy.inference():
+        now = policy.predictions(sequences)
+    with policy.base():
+        then = policy.predictions(sequences)
+    mask_NT = sequences.completion_mask_NT
+    row_M = torch.arange(len(mask_NT), device=mask_NT.device)[:, None].expand_as(mask_NT)[mask_NT]
+    sums_3N = torch.zeros(3, len(mask_NT), dtype=torch.float64, device=mask_NT.device)
+    with torch.no_grad():
+        for at in range(0, len(row_M), _CHUNK):
+            chunk = slice(at, at + _CHUNK)
+            now_CV, then_CV = now(chunk).log_softmax(dim=-1), then(chunk).log_softmax(dim=-1)
+            apart_CV = now_CV - then_CV
+            kl_3C = torch.stack(
+                [
+                    (now_CV.exp() * apart_CV).sum(dim=-1),
+                    -(then_CV.exp() * apart_CV).sum(dim=-1),
+                    torch.ones_like(apart_CV[:, 0]),
+                ]
+            )
+            sums_3N.index_add_(1, row_M[chunk], kl_3C.double())
+    return sums_3N.T.tolist()
 
 
 def weight_change(policy: Policy) -> float:
@@ -269,18 +280,5 @@ def weight_change(policy: Policy) -> float:
     return math.sqrt(change / size)
 
 
-def _drawn(
-    policy: Policy, examples: Sequence[Example], max_new_tokens: int, batch_size: int, say: Say
-) -> Iterator[Sequences]:
-    """What the policy says when it draws from its own distribution, so that a mean over it is an expectation."""
-    own = Sampling(num_generations=1, temperature=1.0, top_p=1.0, max_new_tokens=max_new_tokens)
-    for at, prompts in enumerate(_batches(policy, examples, batch_size, say)):
-        yield sample(policy, prompts, own, seed=at).sequences
-
-
-def _batches(policy: Policy, examples: Sequence[Example], size: int, say: Say) -> Iterator[PromptBatch]:
-    device, pace = next(policy.parameters()).device, Pace(at_once=False)
-    for at in range(0, len(examples), size):
-        if at and pace.due():
-            say(f"measuring: {at:,} of {len(examples):,} rows; {pace.left(at, len(examples))}")
-        yield encode(policy.tokenizer, examples[at : at + size]).to(device)
+def _prompts(policy: Policy, rows: Sequence[Example]) -> PromptBatch:
+    return encode(policy.tokenizer, rows).to(next(policy.parameters()).device)

@@ -1,12 +1,11 @@
-"""Answers as they come, in a file beside the one that they are for.
+"""What a long command has worked out so far, in a file beside the one that it is for.
 
-A command that was interrupted goes on from them when it is given again.
+A command that was interrupted goes on from there when it is given again.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,23 @@ from lsemrl.reading import Unreadable, read_lines
 
 
 class Unfinished:
-    """The answers so far; where the block ends without an error they take the place that they are for.
+    """The results so far, a line for each; the file is gone once its block ends without an error.
 
     Attributes:
-        path: The file of the answers so far: first what they are answers to, then a line for each.
-        lines: The answers.
+        path: First what they are results of, then they.
+        lines: The results.
     """
 
-    def __init__(self, output: Path, asked: Mapping[str, Any], batch_size: int, wanted: int) -> None:
+    def __init__(self, output: Path, asked: Mapping[str, Any], batch_size: int = 1) -> None:
         """
         Args:
             output: The file that they are for.
-            asked: Whatever decides the answers; those to anything else are not gone on from.
-            batch_size: Answers in a batch; of one that is not whole, none is taken up.
-            wanted: How many there will be.
+            asked: Whatever decides the results; those of anything else are not gone on from.
+            batch_size: Results that are worked out together; of a batch that is not whole, none is taken up.
 
         Raises:
-            UserError: There are answers of another command, or none can be written.
+            UserError: There are results of another command, or none can be written.
         """
-        self._output, self._wanted = output, wanted
         self.path = output.with_name(f"{output.name}.unfinished")
         self._head = json.dumps(asked, sort_keys=True)
         head, lines = self._head, list[str]()
@@ -46,13 +43,16 @@ class Unfinished:
                 raise UserError(f"{str(self.path)!r} cannot be taken up ({reason}); move it away") from None
         if head != self._head and lines:
             raise UserError(
-                f"{str(self.path)!r} holds {len(lines):,} answers of another command; move it away, or give that "
-                "command again"
+                f"{str(self.path)!r} holds what another command worked out ({len(lines):,} lines); move it away, or "
+                "give that command again"
             )
         self.lines = lines[: len(lines) // batch_size * batch_size]
+        self._before = iter(tuple(self.lines))
         write_text(self.path, "".join(f"{line}\n" for line in (self._head, *self.lines)))
-        if self.lines:
-            print(f"{len(self.lines):,} of {wanted:,} texts were answered already", file=sys.stderr)
+
+    def take(self) -> str | None:
+        """The next of those that there were at the beginning; None after the last."""
+        return next(self._before, None)
 
     def add(self, line: str) -> None:
         """Keep one more.
@@ -67,12 +67,9 @@ class Unfinished:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
-        if kind is None:
-            write_text(self._output, "".join(f"{line}\n" for line in self.lines), "--output")
         if kind is None or not self.lines:
             self.path.unlink(missing_ok=True)
         elif issubclass(kind, KeyboardInterrupt):
             raise UserError(
-                f"interrupted; {len(self.lines):,} of {self._wanted:,} answers are in {str(self.path)!r}, from which "
-                "the same command goes on"
+                f"interrupted; what was done is in {str(self.path)!r}, from which the same command goes on"
             ) from None
