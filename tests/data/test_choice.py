@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lsemrl.data.choice import ChoiceData
 from lsemrl.data.choices import chosen
+from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.task import MicroRows
@@ -84,6 +87,20 @@ def test_a_file_without_choices_is_refused(tokenizer: PreTrainedTokenizerFast, w
     path = write("rows.jsonl", [{"question": "When?", "answer": "now"}])
     with pytest.raises(UserError, match="has the column 'choices' for the field 'choices'"):
         train(tokenizer, path)
+
+
+def test_rows_that_only_measure(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "ka", "choices": ["a", "b"], "answer": 1}) + "\n", encoding="utf-8")
+    only = Splits(validation_fraction=0.0, test_fraction=1.0)
+    data = ChoiceData(source=Source(path=str(path)), splits=only)
+    with pytest.raises(UserError, match="leaves no training rows"):
+        data.prepare(tokenizer)
+    data.prepare(tokenizer, trains=False)
+    assert (len(data.test_examples), data.train_examples) == (1, [])
+    shown = ChoiceData(source=Source(path=str(path)), splits=only, template=PromptTemplate(shots=1))
+    with pytest.raises(UserError, match=r"template.shots is 1, but there are 0 training rows"):
+        shown.prepare(tokenizer, trains=False)
 
 
 def test_embedded_world(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -255,8 +255,8 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
     policy = make_policy(tiny_model)
     policy.save(tmp_path / "adapter")
     rows = tmp_path / "questions.jsonl"
-    rows.write_text("".join(f'{{"question": "{at}", "choices": ["a", "bc", "d"], "answer": 1}}\n' for at in range(9)))
-    asked = ChoiceData(source=Source(path=str(rows)), splits=Splits(validation_fraction=0.0, test_fraction=0.5))
+    rows.write_text("".join(f'{{"question": "{at}", "choices": ["a", "bc", "d"], "answer": 1}}\n' for at in range(5)))
+    asked = ChoiceData(source=Source(path=str(rows)), splits=Splits(validation_fraction=0.0, test_fraction=1.0))
     settings = dataclasses.replace(
         tiny_settings(PolicySettings(model=tiny_model, adapter=str(tmp_path / "adapter")), arm="rl"),
         batch_size=2,

@@ -81,12 +81,15 @@ class TaskData(Data):
         """See `Data`."""
         self.plan.check_files()
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset()) -> list[str]:
+    def prepare(
+        self, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset(), *, trains: bool = True
+    ) -> list[str]:
         """Read the rows and write their prompts for `tokenizer`; once, however often it is called.
 
         Args:
             tokenizer: The policy's.
             elsewhere: See `task.prepare`.
+            trains: Likewise.
 
         Returns:
             A line for each split; none the second time.
@@ -96,7 +99,7 @@ class TaskData(Data):
         """
         if getattr(self, "tokenizer", None) is tokenizer:
             return []
-        prepared = prepare(self.plan, tokenizer, elsewhere)
+        prepared = prepare(self.plan, tokenizer, elsewhere, trains=trains)
         self.tokenizer, self.report = tokenizer, prepared.report
         self.train_examples = prepared.train
         self.validation_examples, self.test_examples = prepared.validation, prepared.test

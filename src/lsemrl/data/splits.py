@@ -25,7 +25,7 @@ class Splits:
     validation_fraction: float = 0.05
     """Share of rows for validation, where no validation source is given."""
     test_fraction: float = 0.05
-    """Share of rows for the test, where no test source is given."""
+    """Share of rows for the test, where no test source is given; 1 for rows that only measure."""
     seed: int = 0
     """Another seed divides otherwise; keep it for every run that is compared."""
     part: Literal["all", "cold_start", "rl"] = "all"
@@ -37,12 +37,12 @@ class Splits:
 
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"splits.{name} is {getattr(self, name)}; give a share in [0, 1)")
-        if self.validation_fraction + self.test_fraction >= 1:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"splits.{name} is {getattr(self, name)}; give a share in [0, 1]")
+        if self.validation_fraction + self.test_fraction > 1:
             raise UserError(
                 f"splits.validation_fraction {self.validation_fraction} and splits.test_fraction {self.test_fraction} "
-                "leave nothing to train on; lower them"
+                "are more than all; lower them"
             )
         if self.part not in ("all", "cold_start", "rl"):
             raise UserError(f"splits.part is {self.part!r}; choose all, cold_start or rl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from lsemrl.data.glance import at_a_glance
@@ -157,13 +158,16 @@ class Prepared:
     held_out: frozenset[str]
 
 
-def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset()) -> Prepared:
+def prepare(
+    plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset(), *, trains: bool = True
+) -> Prepared:
     """Read, divide and write out the examples of `plan` for the policy of `tokenizer`.
 
     Args:
         plan: What to read.
         tokenizer: The policy's.
         elsewhere: Content keys of rows that other data hold out, which training rows must not share either.
+        trains: Whether there must be something to train on; a measurement needs none.
 
     Raises:
         UserError: See `sources`, `records`, `splits`, `prompts` and `limits`; or there is nothing to train on.
@@ -178,14 +182,14 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
     held_out = [*rows["validation"], *rows["test"]]
     kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
     shared = {name: len(rows[name]) - len(kept[name]) for name in rows}
-    if not kept["train"]:
+    if trains and not kept["train"]:
         raise UserError(
             f"source {plan.source.path!r} leaves no training rows ({len(rows['train'])} before those that share text "
             "with held-out rows were left out); give more rows, or lower splits.validation_fraction and "
             "splits.test_fraction"
         )
     shown, rest = take_by_content(kept["train"], task.key, count=template.shots, seed=plan.splits.seed)
-    if not rest:
+    if len(shown) < template.shots or (trains and not rest):
         raise UserError(
             f"template.shots is {template.shots}, but there are {len(shown)} training rows; lower it, so that some are "
             "left to train on"
@@ -204,7 +208,7 @@ def prepare(plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] 
         )
         report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
-    lines.append(f"{task.name}: {template.describe(tokenizer, _texts(kept['train'][0].inputs))}")
+    lines.append(f"{task.name}: {template.describe(tokenizer, _texts(next(chain(*kept.values())).inputs))}")
     if plan.source.world_split is None:
         lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]
     return Prepared(

@@ -167,7 +167,7 @@ def read_battery(
         if data is None:
             held_out.append(())
             continue
-        for line in data.prepare(tokenizer):
+        for line in data.prepare(tokenizer, trains=False):
             say(line)
         if not data.test_examples:
             raise UserError(f"{name} has no test rows; give it a test source, or raise splits.test_fraction")
