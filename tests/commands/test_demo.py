@@ -11,15 +11,13 @@ from rich.console import Console
 
 from lsemrl.commands import arms as demo
 from lsemrl.commands.demo_progress import progress
+from lsemrl.commands.demo_stages import Task, demo_stages
 from lsemrl.report.records import Report
 
 
 @pytest.mark.usefixtures("no_plots")
 def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TARGET_ROWS", "GENERAL_ROWS", "TEXT_ROWS"):
-        monkeypatch.setattr(demo, name, 6)
-    monkeypatch.setattr(demo, "POINTS", 2)
-    monkeypatch.setattr(demo, "OWN_ROWS", 16)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     few, count = "micro={train: 80, validation: 4, test: 4}", "splits.cold_start_count=40"
     words = {"sft_replay": (f"--data.main.{few}", f"--data.replay.{few}", "--data.main.batch_size=8")}
     small = (f"--data.{few}", f"--data.{count}", "--data.batch_size=8")
@@ -34,9 +32,11 @@ def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch:
                 short.get(stage.name, "--model.max_new_tokens=8"),
             ),
         )
-        for stage in demo.demo_stages("headline")
+        for stage in demo_stages("headline")
     ]
-    report = demo.run_demo("headline", tmp_path, seed=1, stages=stages)
+    report = demo.run_demo(
+        "headline", tmp_path, seed=1, stages=stages, rows=demo.Rows(target=6, general=6, text=6, own=16, points=2)
+    )
     assert [arm.name for arm in report.arms] == ["base", "cold_start_anchored", "rl_anchored", "sft", "sft_replay"]
     assert Report.from_json(tmp_path / "version_0" / "report.json") == report
     assert (tmp_path / "version_0" / "report.html").is_file()
@@ -61,20 +61,21 @@ def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("task", ["translation", "headline"])
-def test_splits_of_the_battery_are_held_out(task: demo.Task) -> None:
-    battery = demo.make_battery(task)
-    assert len(battery.target) == demo.TARGET_ROWS
-    assert len(battery.general) == demo.GENERAL_ROWS
+def test_splits_of_the_battery_are_held_out(task: Task) -> None:
+    battery = demo.make_battery(task, demo.Rows())
+    assert len(battery.target) == len(battery.general) == 200
     assert all(example.id.startswith("test-") for rows in (battery.target, battery.general) for example in rows)
 
 
 def test_a_log_gets_a_line_at_most_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now, log = [0.0], io.StringIO()
     monkeypatch.setattr("lsemrl.durations.time.monotonic", lambda: now[0])
-    with progress(Console(file=log), total=100.0) as shown:
+    with progress(Console(file=log), [100.0, 70.0]) as (long, short):
+        short.say("SFT")
         for second in range(0, 61, 10):
             now[0] = float(second)
-            shown.say(f"RL (2 of 4): step {second}")
-            shown.advance(10.0)
-    lines = ["RL (2 of 4): step 0", "RL (2 of 4): step 30; about 70 s left", "RL (2 of 4): step 60; about 40 s left"]
+            long.say(f"RL: step {second}")
+            long.advance(10.0)
+            short.advance(1.0)
+    lines = ["SFT", "RL: step 30 | SFT; about 70 s left", "RL: step 60 | SFT; about 40 s left"]
     assert log.getvalue().splitlines() == lines

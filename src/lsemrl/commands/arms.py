@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback
 from rich.console import Console
@@ -20,7 +22,9 @@ from transformers import AutoTokenizer
 
 from lsemrl import __version__, micro
 from lsemrl.commands.arm_records import arm_of, curve_of, drifts_of
+from lsemrl.commands.beside import side_by_side
 from lsemrl.commands.demo_progress import Shown, progress
+from lsemrl.commands.demo_stages import Stage, Task, demo_stages
 from lsemrl.commands.rehearse import rehearse
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
@@ -37,96 +41,60 @@ from lsemrl.modules.alarm_log import read_alarms
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.report.records import Arm, Report
+from lsemrl.report.records import Report
 from lsemrl.report.rows import alarms_of
 from lsemrl.report.write import table, write_report
 from lsemrl.runs import ALARMS, new_folder
 
-Task = Literal["translation", "headline"]
-
-OWN_ROWS = 2000
-TARGET_ROWS, GENERAL_ROWS, TEXT_ROWS = 200, 200, 100
-POINTS = 5
-"""Measurements of an arm after the one at its start."""
 _MEASURING = 12.0
 """What one measurement costs, in optimizer steps of SFT; for the time left only."""
+_REHEARSING = 60.0
+"""What writing by itself costs, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One arm, trained by one `fit`.
+class Rows:
+    """How much is measured.
 
     Attributes:
-        name: Of the arm.
-        label: The arm's name for people.
-        trained_by: How it was trained, in one sentence.
-        configs: Files under configs/, later ones over earlier ones.
-        words: Overrides.
-        steps: Optimizer steps.
-        cost: What a step costs, in steps of SFT; for the time left only.
-        anchored: Whether the policy is held to what the base wrote by itself.
-        after: The arm whose adapter this one starts from.
+        target: Rows of the new task.
+        general: Questions.
+        text: Plain texts.
+        own: What the base writes by itself.
+        points: Measurements of an arm after the one at its start.
     """
 
-    name: str
-    label: str
-    trained_by: str
-    configs: tuple[str, ...]
-    words: tuple[str, ...] = ()
-    steps: int
-    cost: float = 1.0
-    anchored: bool = False
-    after: str | None = None
+    target: int = 200
+    general: int = 200
+    text: int = 100
+    own: int = 2000
+    points: int = 5
 
 
-def demo_stages(task: Task) -> tuple[Stage, ...]:
-    """The arms of the demo, in the order they are trained."""
-    overlay = ("headline.yaml",) if task == "headline" else ()
-    main = ("--data.main=lsemrl.data.headline.HeadlineData",) if task == "headline" else ()
-    # Where RL finds something to improve: a cold start that knows too little of a slot (a verb, say) teaches RL to say
-    # the same safe word everywhere, and one that knows all leaves it nothing.
-    return (
-        Stage(
-            name="cold_start_anchored",
-            label="Cold start, anchored",
-            trained_by="SFT on the cold-start rows, held to what the base wrote by itself.",
-            configs=("sft.yaml", *overlay),
-            words=("--data.splits.part=cold_start", "--model.optimizer.lr=2e-3"),
-            steps=200,
-            cost=1.4,
-            anchored=True,
-        ),
-        Stage(
-            name="rl_anchored",
-            label="RL, anchored",
-            trained_by="GRPO with semantic rewards on the other rows, from the cold start, held likewise.",
-            configs=("grpo.yaml", *overlay),
-            words=("--model.optimizer.lr=4e-4",),
-            steps=150,
-            cost=5.5,
-            anchored=True,
-            after="cold_start_anchored",
-        ),
-        Stage(
-            name="sft",
-            label="Strong SFT",
-            trained_by="SFT on all rows.",
-            configs=("sft.yaml", *overlay),
-            words=("--model.optimizer.lr=4e-3",),
-            steps=200,
-        ),
-        Stage(
-            name="sft_replay",
-            label="SFT + replay",
-            trained_by="SFT on all rows, with 30% of reading comprehension mixed in.",
-            configs=("sft.yaml", "replay.yaml"),
-            words=("--model.optimizer.lr=4e-3", *main),
-            steps=200,
-        ),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """An arm, trained and measured.
+
+    Attributes:
+        stage: How it was trained; None is the base, which was not.
+        folder: Of its run.
+        measured: At its end.
+        trajectory: Scores on the way.
+        signatures: How they were computed.
+        seconds: It took.
+    """
+
+    stage: Stage | None
+    folder: Path
+    measured: Measurement
+    trajectory: tuple[dict[str, float], ...] = ()
+    signatures: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
-def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None = None) -> Report:
+def run_demo(
+    task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None = None, rows: Rows | None = None
+) -> Report:
     """Train and measure every arm, print the table, and write the report.
 
     Args:
@@ -134,47 +102,38 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
         folder: A new folder in it takes the arms' runs and the report.
         seed: Of every stage.
         stages: The arms; None takes those of the demo.
+        rows: How much is measured.
 
     Raises:
         UserError: `folder` cannot be written to.
     """
-    begun, console = time.monotonic(), Console()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # the bar says it all
+    begun, console, rows = time.monotonic(), Console(), rows or Rows()
     plan = demo_stages(task) if stages is None else stages
     folder = new_folder(folder, field="--output")
-    battery = make_battery(task)
-    arms: list[Arm] = []
-    adapters: dict[str, Path] = {}
-    signatures: dict[str, str] = {}
-    base: Measurement | None = None
-    own = _rehearsed(folder, seed) if any(stage.anchored for stage in plan) else None
-    with progress(console, sum(stage.steps * stage.cost + (POINTS + 1) * _MEASURING for stage in plan)) as bar:
-        for at, stage in enumerate(plan, start=1):
-            started = time.monotonic()
-            follow = Follow(stage, battery, bar, f"{task} · {stage.label} ({at} of {len(plan)})")
-            adapter = adapters.get(stage.after or "")
-            module = fit(stage, follow, folder / stage.name, seed, adapter, own if stage.anchored else None)
-            adapters[stage.name] = module.folder / "adapter"
-            assert follow.last is not None
-            signatures |= module.scorer.signatures | follow.last.general_signatures
-            if base is None:
-                base = measure_base(module, battery)
-                arms.append(arm_of("base", "Base", "The policy as shipped, never trained on the task.", base))
-            arms.append(
-                arm_of(
-                    stage.name,
-                    stage.label,
-                    stage.trained_by,
-                    follow.last,
-                    seconds=time.monotonic() - started,
-                    steps=stage.steps,
-                    nll_drifts=drifts_of(follow.last, base),
-                    trajectory=tuple(follow.trajectory),
-                    curve=curve_of(module.folder / "metrics.csv"),
-                    alarms=alarms_of(read_alarms(module.folder / ALARMS)),
-                    adapters=(adapter_fingerprint(module.folder / "adapter"),),
-                )
-            )
+    own = [stage for stage in plan if stage.anchored]
+    lanes = [own, [stage for stage in plan if not stage.anchored]] if own and (os.cpu_count() or 1) > 1 else [plan]
+    with progress(console, [_cost(lane, rows) for lane in lanes]) as shown:
+        works = [partial(train, task, lane, folder, seed, rows) for lane in lanes]
+        trained = [arm for lane in side_by_side(works, shown) for arm in lane]
+    [base] = [arm.measured for arm in trained if arm.stage is None]
+    arms = [arm_of("base", "Base", "The policy as shipped, never trained on the task.", base)]
+    arms += [
+        arm_of(
+            arm.stage.name,
+            arm.stage.label,
+            arm.stage.trained_by,
+            arm.measured,
+            seconds=arm.seconds,
+            steps=arm.stage.steps,
+            nll_drifts=drifts_of(arm.measured, base),
+            trajectory=arm.trajectory,
+            curve=curve_of(arm.folder / "metrics.csv"),
+            alarms=alarms_of(read_alarms(arm.folder / ALARMS)),
+            adapters=(adapter_fingerprint(arm.folder / "adapter"),),
+        )
+        for arm in trained
+        if arm.stage
+    ]
     report = Report(
         lsemrl=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -183,10 +142,10 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
         command=f"lsemrl demo --task {task} --seed {seed}",
         machine=machine(),
         versions=versions(),
-        signatures=signatures,
+        signatures={name: text for arm in trained for name, text in arm.signatures.items()},
         seconds=time.monotonic() - begun,
         arms=tuple(arms),
-        general_name=battery.general_name,
+        general_name=make_battery(task, rows).general_name,
     )
     page = write_report(report, folder)
     console.print(table(report))
@@ -194,11 +153,53 @@ def run_demo(task: Task, folder: Path, seed: int, stages: Sequence[Stage] | None
     return report
 
 
-def _rehearsed(folder: Path, seed: int) -> Path:
-    """What the base writes by itself, in a file."""
+def _cost(lane: Sequence[Stage], rows: Rows) -> float:
+    """What the arms of a lane cost, in optimizer steps of SFT."""
+    arms = sum(stage.steps * stage.cost + (rows.points + 1) * _MEASURING for stage in lane)
+    return arms + _REHEARSING * any(stage.anchored for stage in lane)
+
+
+def train(task: Task, lane: Sequence[Stage], folder: Path, seed: int, rows: Rows, shown: Shown) -> list[Trained]:
+    """Train and measure arms one after the other, and the base beside those that are not anchored.
+
+    Args:
+        task: What the policy is taught.
+        lane: The arms.
+        folder: Takes their runs.
+        seed: Of every stage.
+        rows: How much is measured.
+        shown: Who is told how far it is.
+    """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # the bar says it all
+    battery = make_battery(task, rows)
     own = folder / "own.jsonl"
-    rehearse(output=own, rows=OWN_ROWS, max_prompt_tokens=96, max_new_tokens=48, top_k=0, seed=seed)
-    return own
+    if any(stage.anchored for stage in lane):
+        shown.say("what the base writes by itself")
+        rehearse(output=own, rows=rows.own, max_prompt_tokens=96, max_new_tokens=48, top_k=0, seed=seed)
+        shown.advance(_REHEARSING)
+    trained: list[Trained] = []
+    for at, stage in enumerate(lane, start=1):
+        started = time.monotonic()
+        follow = Follow(stage, battery, shown, f"{stage.label} ({at} of {len(lane)})", rows.points)
+        before = [arm.folder / "adapter" for arm in trained if arm.stage and arm.stage.name == stage.after]
+        module = fit(
+            stage, follow, folder / stage.name, seed, next(iter(before), None), own if stage.anchored else None
+        )
+        measured = follow.last
+        assert measured is not None and module.folder
+        trained.append(
+            Trained(
+                stage=stage,
+                folder=module.folder,
+                measured=measured,
+                trajectory=tuple(follow.trajectory),
+                signatures=module.scorer.signatures | measured.general_signatures,
+                seconds=time.monotonic() - started,
+            )
+        )
+        if not stage.anchored and not any(arm.stage is None for arm in trained):
+            trained.append(measure_base(module, battery))
+    return trained
 
 
 def fit(
@@ -229,9 +230,9 @@ def fit(
 class Follow(Callback):
     """Says how far the arm has come, scores it at its start and a few times on the way, and measures it at its end."""
 
-    def __init__(self, stage: Stage, battery: Battery, bar: Shown, title: str) -> None:
+    def __init__(self, stage: Stage, battery: Battery, bar: Shown, title: str, points: int) -> None:
         self.stage, self.battery, self.bar, self.title = stage, battery, bar, title
-        self.points = {round(stage.steps * point / POINTS) for point in range(POINTS)}
+        self.points = {round(stage.steps * point / points) for point in range(points)}
         self.trajectory: list[dict[str, float]] = []
         self.last: Measurement | None = None
 
@@ -263,22 +264,23 @@ class Follow(Callback):
         self.bar.advance(_MEASURING)
 
 
-def make_battery(task: Task) -> Battery:
+def make_battery(task: Task, rows: Rows) -> Battery:
     """The held-out rows of the embedded world that every arm is measured on."""
     target: Callable[..., Any] = TranslationData if task == "translation" else HeadlineData
     return read_battery(
-        target(micro=MicroRows(train=1, validation=0, test=TARGET_ROWS)),
-        ComprehensionData(micro=MicroRows(train=1, validation=0, test=GENERAL_ROWS)),
-        PlainText(rows=TEXT_ROWS),
+        target(micro=MicroRows(train=1, validation=0, test=rows.target)),
+        ComprehensionData(micro=MicroRows(train=1, validation=0, test=rows.general)),
+        PlainText(rows=rows.text),
         AutoTokenizer.from_pretrained(micro.POLICY),
-        target_rows=TARGET_ROWS,
-        general_rows=GENERAL_ROWS,
+        target_rows=rows.target,
+        general_rows=rows.general,
         say=lambda line: None,  # of rows that are the same each time
     )
 
 
-def measure_base(module: PolicyModule, battery: Battery) -> Measurement:
+def measure_base(module: PolicyModule, battery: Battery) -> Trained:
     """Measure the model that `module` trains, as it was published."""
     policy = Policy(PolicySettings(model=module.policy.settings.model))  # its new adapter changes nothing yet
     policy.load()
-    return measure(policy, battery, module.scorer, module.greedy.max_new_tokens)
+    measured = measure(policy, battery, module.scorer, module.greedy.max_new_tokens)
+    return Trained(stage=None, folder=Path(), measured=measured)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -23,7 +23,7 @@ class Shown(Protocol):
 
 
 class Bar:
-    """One progress bar over all stages."""
+    """One progress bar."""
 
     def __init__(self, progress: Progress, total: float) -> None:
         self.progress, self.task = progress, progress.add_task("starting", total=total)
@@ -55,12 +55,35 @@ class Lines:
         self.done += cost
 
 
+class Lane:
+    """One of several pieces of work side by side: what all of them say is said together; the longest is counted."""
+
+    def __init__(self, shown: Shown, said: dict[int, str], number: int, *, longest: bool) -> None:
+        self._shown, self._said, self._number, self._longest = shown, said, number, longest
+
+    def say(self, text: str) -> None:
+        """Name what is going on."""
+        self._said[self._number] = text
+        self._shown.say(" | ".join(self._said[number] for number in sorted(self._said)))
+
+    def advance(self, cost: float) -> None:
+        """Count `cost` as done."""
+        if self._longest:
+            self._shown.advance(cost)
+
+
 @contextmanager
-def progress(console: Console, total: float) -> Iterator[Shown]:
-    """What shows `total` seconds of work to whoever reads `console`."""
+def progress(console: Console, totals: Sequence[float]) -> Iterator[list[Lane]]:
+    """What shows pieces of work of these costs, side by side, to whoever reads `console`."""
+    said: dict[int, str] = {}
+
+    def lanes(shown: Shown) -> list[Lane]:
+        longest = totals.index(max(totals))
+        return [Lane(shown, said, number, longest=number == longest) for number in range(len(totals))]
+
     if not console.is_terminal:
-        yield Lines(console, total)
+        yield lanes(Lines(console, max(totals)))
         return
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as shown:
-        yield Bar(shown, total)
+        yield lanes(Bar(shown, max(totals)))
