@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 
 .PHONY: demo test test-slow test-docs docs format assets bench bench-gpu faults mutants soak clean
 
-demo: $(VENV)/ready  ## the main job on the embedded world; about 15 minutes on two cores
+demo: $(VENV)/ready  ## the main job on the embedded world; about 10 minutes on two cores
 	$(BIN)/lsemrl demo
 
 test: $(VENV)/ready  ## lint, types, tests

@@ -37,7 +37,7 @@ SMALL = {
     "experiment": "--dry-run",
 }
 """What makes a verb quick; a block is run as it stands but for this."""
-DEMO = "about 15 minutes on two cores"
+DEMO = "about 10 minutes on two cores"
 SET_UP = "3 GB, 2.7 minutes"
 
 

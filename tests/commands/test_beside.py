@@ -42,7 +42,7 @@ def test_results_come_in_order_and_words_to_whom_they_are_for(capsys: pytest.Cap
     found = side_by_side([partial(counted, "a", 3), partial(counted, "b", 1)], heard)
     assert [name for name, _ in found] == ["a", "b"]
     assert len({pid for _, pid in found} | {os.getpid()}) == 3
-    assert [each.said for each in heard] == [["a 0", "a 1", "a 2"], ["b 0"]]
+    assert [each.said for each in heard] == [["a 0", "a 1", "a 2", ""], ["b 0", ""]]
     assert [each.done for each in heard] == [3, 1]
     printed = capsys.readouterr().out
     assert all(f"{name} {how}\n" in printed for name in "ab" for how in ("printed", "warned"))

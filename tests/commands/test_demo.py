@@ -77,5 +77,9 @@ def test_a_log_gets_a_line_at_most_every_30_seconds(monkeypatch: pytest.MonkeyPa
             long.say(f"RL: step {second}")
             long.advance(10.0)
             short.advance(1.0)
+        short.say("")
+        now[0] = 90.0
+        long.say("RL: step 90")
     lines = ["SFT", "RL: step 30 | SFT; about 70 s left", "RL: step 60 | SFT; about 40 s left"]
+    lines += ["RL: step 90; about 39 s left"]
     assert log.getvalue().splitlines() == lines

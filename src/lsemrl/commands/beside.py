@@ -55,6 +55,7 @@ def side_by_side(works: Sequence[Callable[[Shown], T]], shown: Sequence[Shown]) 
                     raise RuntimeError(f"a process of ours ended by exit status {children[at].exitcode}") from None
                 if kind == "done":
                     done[at] = content
+                    shown[at].say("")
                 elif kind == "failed":
                     raise content
                 elif kind == "say":

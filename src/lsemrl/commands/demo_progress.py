@@ -62,9 +62,11 @@ class Lane:
         self._shown, self._said, self._number, self._longest = shown, said, number, longest
 
     def say(self, text: str) -> None:
-        """Name what is going on."""
+        """Name what is going on; nothing, where it is done."""
         self._said[self._number] = text
-        self._shown.say(" | ".join(self._said[number] for number in sorted(self._said)))
+        told = [self._said[number] for number in sorted(self._said) if self._said[number]]
+        if told:
+            self._shown.say(" | ".join(told))
 
     def advance(self, cost: float) -> None:
         """Count `cost` as done."""

@@ -63,7 +63,7 @@ def table(report: Report) -> Table:
     )
     shown.add_column("arm", no_wrap=True)
     for column in columns:
-        shown.add_column(column.head, justify="right", no_wrap=True)
+        shown.add_column(column.head, justify="right")  # a head of several words may take as many lines
     for arm, cells in rows:
         shown.add_row(Text(visible(arm.label)), *(Text(cell.text, style="bold" if cell.best else "") for cell in cells))
     return shown
