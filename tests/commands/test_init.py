@@ -185,7 +185,7 @@ def test_a_language_in_the_script_of_its_source_gets_an_identifier(
 def test_headlines_and_instructions(task: str, pairs: str) -> None:
     rows = corpus.headline("train", 120, 0) if task == "headline" else corpus.instruction("train", 120, 0)
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    init("rows.jsonl", to="bo" if task == "headline" else "zh", output=Path("project"), task=task)  # type: ignore[arg-type]
+    init("rows.jsonl", to="bo" if task == "headline" else "zh", output=Path("project"))  # the columns say which
     title = {"headline": "# Headlines in Tibetan", "instruction": "# Instructions in Chinese"}[task]
     assert Path("project/README.md").read_text(encoding="utf-8").startswith(title)
     quick = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--checkpoints.monitor=null"]

@@ -13,7 +13,7 @@ from lsemrl.commands.check_cost import Step, told
 from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered
 from lsemrl.commands.quiet import quiet
-from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task
+from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task, task_of
 from lsemrl.data.base import TaskData
 from lsemrl.data.findings import Finding, reasons
 from lsemrl.data.inspection import Inspection, inspect
@@ -43,7 +43,7 @@ def check(
     *,
     to: str | None = None,
     from_: str | None = None,
-    task: Task = "translation",
+    task: Task | None = None,
     output: Path = Path("check"),
     policy: PolicySettings | None = None,
     encoder: str | None = None,
@@ -60,7 +60,7 @@ def check(
         data: Rows, as `data.source.path` of `lsemrl fit` names them.
         to: The language that is to be learned.
         from_: The language that is translated from.
-        task: What is learned.
+        task: What is learned; by default told by the names of the columns.
         output: Folder to write to.
         policy: What would be trained: how it reads the texts, how long they are, and what a step takes. Its weights are
             not read.
@@ -76,12 +76,13 @@ def check(
         UserError: The rows cannot be read; or something was found that cannot work, which check.html shows.
     """
     begun = time.monotonic()
+    found = survey(Source(path=data, on_bad_row="skip"))
+    task = task_of(found, task, from_)
     if task == "translation":
         from_ = answered(from_, "--from", SOURCE_LANGUAGE)
     to = answered(to, "--to", "the language that is to be learned, such as bo")
     if not is_free(output) and not (output.is_dir() and {path.name for path in output.iterdir()} <= _written(output)):
         raise UserError(f"--output is {str(output)!r}, which holds something else; name a new folder")
-    found = survey(Source(path=data, on_bad_row="skip"))
     columns = columns_of_task(found, task, from_ or "", to, source_column, target_column)
     try_folder(output.parent, "--output")
     make_folder(output, "--output")

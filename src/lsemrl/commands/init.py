@@ -13,7 +13,7 @@ from lsemrl.commands.lengths import foretold, lengths_of, limits_of
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
 from lsemrl.commands.quiet import loading
 from lsemrl.commands.rendered import rendered
-from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task
+from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task, task_of
 from lsemrl.data import comprehension
 from lsemrl.data.base import TaskData
 from lsemrl.data.limits import Limits
@@ -83,7 +83,7 @@ def init(
     from_: str | None = None,
     model: str | None = None,
     encoder: str | None = None,
-    task: Task = "translation",
+    task: Task | None = None,
     source_column: str | None = None,
     target_column: str | None = None,
     general: str | None = None,
@@ -99,7 +99,7 @@ def init(
         from_: The language that is translated from.
         model: The policy: a folder, a hub id, or "micro" for the embedded world's, which it is by default.
         encoder: Of the reward and of the metric similarity: a SentenceTransformer folder, a hub id, or "micro".
-        task: What is learned.
+        task: What is learned; by default told by the names of the columns.
         source_column: The column of what is asked; by default told by its name or its letters.
         target_column: The column of the answers, likewise.
         general: Questions in a language that the model knows, nested as SQuAD or CMRC are, for what it lost.
@@ -109,9 +109,10 @@ def init(
     Raises:
         UserError: The file, a column, a language or the model is not what it should be, or `output` holds something.
     """
+    found = survey(Source(path=file, on_bad_row="skip"))
+    task = task_of(found, task, from_)
     asking = at_terminal() and None in (to, output, from_ if task == "translation" else "")
-    found = survey(Source(path=file, on_bad_row="skip")) if asking else None
-    if found:
+    if asking:
         print(f"{found.rows:,} rows with the columns {'; '.join(map(str, found.columns))}")
     if task == "translation":
         from_ = answered(from_, "--from", SOURCE_LANGUAGE)
@@ -122,7 +123,6 @@ def init(
         encoder = answered(encoder, "--encoder", "the reward's sentence encoder, likewise", micro.NAME)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
-    found = found or survey(Source(path=file, on_bad_row="skip"))
     columns = columns_of_task(found, task, from_ or "", to, source_column, target_column)
     asked = Asked(
         path=file,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -26,6 +27,25 @@ _USUAL: dict[Task, dict[str, tuple[str, ...]]] = {
     },
 }
 """The fields of a task, and the names that their columns usually have."""
+
+
+def task_of(found: Survey, task: Task | None, from_: str | None) -> Task:
+    """What is learned from a file: what the user says, else what its columns are named for, which is then said.
+
+    Args:
+        found: The file.
+        task: As the user says.
+        from_: The language that is translated from, which headlines and instructions have none of.
+    """
+    if task or from_:
+        return task or "translation"
+    names = {column.name for column in found.columns}
+    for other, fields in _USUAL.items():
+        usual = [next((name for name in each if name in names), "") for each in fields.values()]
+        if all(usual):
+            print(f"--task {other}, as the columns {' and '.join(usual)} say", file=sys.stderr)
+            return other
+    return "translation"
 
 
 def columns_of_task(
