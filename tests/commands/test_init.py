@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -16,8 +16,11 @@ from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands.init import FILES, init
 from lsemrl.commands.rendered import _as_yaml
+from lsemrl.commands.task_rows import task_of
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.base import TaskData
+from lsemrl.data.sources import Source
+from lsemrl.data.survey import survey
 from lsemrl.experiment.read import read_experiment
 from lsemrl.languages import Language
 from lsemrl.micro import corpus
@@ -178,6 +181,26 @@ def test_a_language_in_the_script_of_its_source_gets_an_identifier(
     with pytest.raises(SystemExit):
         main([*rl.command, "--print_config"])
     assert capsys.readouterr().out.count(f"identifier: {found}") == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "task", "from_", "expected"),
+    [
+        (("title", "content"), None, None, "headline"),
+        (("prompt", "response"), None, None, "instruction"),
+        (("messages.user", "messages.assistant"), None, None, "instruction"),
+        (("title", "content"), None, "zh", "translation"),
+        (("title", "content"), "translation", None, "translation"),
+        (("zh", "bo"), None, None, "translation"),
+        (("content", "bo"), None, None, "translation"),
+    ],
+)
+def test_columns_say_what_is_learned_where_nobody_does(
+    names: tuple[str, ...], task: Any, from_: str | None, expected: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(dict.fromkeys(names, "text")) + "\n")
+    assert task_of(survey(Source(path=str(file))), task, from_) == expected
 
 
 @pytest.mark.slow
