@@ -246,7 +246,7 @@ def test_what_is_missing_is_asked_at_a_terminal(
         asked.append(question)
         return next(typed)
 
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True, close=lambda: None))
     monkeypatch.setattr("builtins.input", read)
     init(pairs)
     assert "240 rows with the columns chinese (100% Han); tibetan (100% Tibetan)" in capsys.readouterr().out

@@ -156,6 +156,14 @@ def test_a_chat_template_has_limits(make_tokenizer: Make, monkeypatch: pytest.Mo
             render(make_tokenizer(chat_template=long))
 
 
+def test_a_trial_that_never_came_to_the_template_says_nothing_of_it(
+    make_tokenizer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", object())  # a process that is forked closes it, and cannot
+    fresh = make_tokenizer(chat_template="<|user|>{{ messages[0].content }}<|assistant|>{# tried nowhere else #}")
+    assert render(fresh) == "<|user|>翻译成藏文：你{好}<|assistant|>"
+
+
 def test_a_thought_that_is_always_opened_is_closed_and_told(make_tokenizer: Make) -> None:
     always = make_tokenizer(chat_template=ALWAYS_THINKS)
     assert render(always) == "<|user|>翻译成藏文：你{好}<|assistant|><think>\n\n</think>\n\n"

@@ -135,7 +135,9 @@ def _try_out(render: Callable[[], str], name: str, given: int) -> None:
     try:
         length = receiver.recv() if receiver.poll(SECONDS) else None
     except EOFError:
-        length = CHARACTERS + given + 1  # killed for its memory
+        child.join()
+        # Killed for its memory; or it never came to the template, of which nothing is known then.
+        length = CHARACTERS + given + 1 if (child.exitcode or 0) < 0 else 0
     child.kill()
     child.join()
     if length is None:
