@@ -13,11 +13,15 @@ from lsemrl.commands import arms as demo
 from lsemrl.commands.demo_progress import progress
 from lsemrl.commands.demo_stages import Task, demo_stages
 from lsemrl.report.records import Report
+from matrix import slow_but
 
 
 @pytest.mark.usefixtures("no_plots")
-def test_every_arm_is_trained_measured_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+@pytest.mark.parametrize("cores", slow_but([1, 2], [2]))
+def test_every_arm_is_trained_measured_and_reported(
+    cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
     few, count = "micro={train: 80, validation: 4, test: 4}", "splits.cold_start_count=40"
     words = {"sft_replay": (f"--data.main.{few}", f"--data.replay.{few}", "--data.main.batch_size=8")}
     small = (f"--data.{few}", f"--data.{count}", "--data.batch_size=8")
