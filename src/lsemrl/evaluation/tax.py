@@ -219,10 +219,9 @@ def divergence(
 
     Args:
         policy: As it stands.
-        examples: Along their first references, or in their place
+        examples: Along their first references; with `drawn`, along what the policy answers.
         batches: How they are gone through.
-        drawn: along what the policy draws so; at temperature 1 from its own distribution, so that a mean over it is an
-            expectation.
+        drawn: How it answers: at temperature 1, from its own distribution, a mean over it is an expectation.
     """
 
     def apart(rows: Sequence[Example], number: int) -> list[list[float]]:
