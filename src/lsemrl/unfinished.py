@@ -5,14 +5,15 @@ A command that was interrupted goes on from there when it is given again.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lsemrl.errors import UserError
-from lsemrl.files import append, write_text
-from lsemrl.reading import Unreadable, read_lines
+from lsemrl.files import append, told
 
 
 class Unfinished:
@@ -31,24 +32,43 @@ class Unfinished:
             batch_size: Results that are worked out together; of a batch that is not whole, none is taken up.
 
         Raises:
-            UserError: There are results of another command, or none can be written.
+            UserError: There are results of another command, another process adds to them, or none can be written.
         """
         self.path = output.with_name(f"{output.name}.unfinished")
-        self._head = json.dumps(asked, sort_keys=True)
-        head, lines = self._head, list[str]()
-        if self.path.exists():
-            try:
-                head, *lines = read_lines(self.path)
-            except (Unreadable, ValueError) as reason:
-                raise UserError(f"{str(self.path)!r} cannot be taken up ({reason}); move it away") from None
-        if head != self._head and lines:
+        head = json.dumps(asked, sort_keys=True)
+        with told(self.path):
+            self._held = self.path.open("ab")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lines = self._left(head, batch_size)
+        except BlockingIOError:
+            self._held.close()
+            raise UserError(f"another process is at work on {str(self.path)!r}; wait for it, or end it") from None
+        except BaseException:
+            self._held.close()
+            raise
+        self._before = iter(tuple(self.lines))
+
+    def _left(self, head: str, batch_size: int) -> list[str]:
+        """The lines there are, of whole batches; the file is cut behind them."""
+        written = self.path.read_bytes()
+        try:
+            text = written[: written.rfind(b"\n") + 1].decode()  # a kill may leave half a line
+        except UnicodeDecodeError:
+            raise UserError(f"{str(self.path)!r} is not as it was written; move it away") from None
+        was, *lines = text.split("\n")[:-1] or [""]
+        if was != head and lines:
             raise UserError(
                 f"{str(self.path)!r} holds what another command worked out ({len(lines):,} lines); move it away, or "
                 "give that command again"
             )
-        self.lines = lines[: len(lines) // batch_size * batch_size]
-        self._before = iter(tuple(self.lines))
-        write_text(self.path, "".join(f"{line}\n" for line in (self._head, *self.lines)))
+        kept = lines[: len(lines) // batch_size * batch_size] if was == head else []
+        whole = [head, *kept] if was == head else []
+        with told(self.path):
+            os.truncate(self.path, sum(len(line.encode()) + 1 for line in whole))
+        if not whole:
+            append(self.path, f"{head}\n")
+        return kept
 
     def take(self) -> str | None:
         """The next of those that there were at the beginning; None after the last."""
@@ -69,7 +89,8 @@ class Unfinished:
     def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         if kind is None or not self.lines:
             self.path.unlink(missing_ok=True)
-        elif issubclass(kind, KeyboardInterrupt):
+        self._held.close()
+        if kind and issubclass(kind, KeyboardInterrupt) and self.lines:
             raise UserError(
                 f"interrupted; what was done is in {str(self.path)!r}, from which the same command goes on"
             ) from None

@@ -1,0 +1,73 @@
+"""Results that are kept until all are there: whole lines of one command, by one process at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lsemrl.errors import UserError
+from lsemrl.unfinished import Unfinished
+
+ASKED = {"rows": 3}
+
+
+def stopped(output: Path, *lines: str, asked: dict[str, int] = ASKED) -> Path:
+    with pytest.raises(ZeroDivisionError), Unfinished(output, asked) as part:
+        for line in lines:
+            part.add(line)
+        raise ZeroDivisionError
+    return part.path
+
+
+def test_it_is_gone_once_its_block_ends(tmp_path: Path) -> None:
+    with Unfinished(tmp_path / "out", ASKED) as part:
+        part.add("one")
+        assert part.path.read_text() == '{"rows": 3}\none\n'
+    assert not list(tmp_path.iterdir())
+    stopped(tmp_path / "out")  # nothing was done
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_done_is_taken_up_in_order(tmp_path: Path) -> None:
+    path = stopped(tmp_path / "out", "one", "two", "three")
+    with pytest.raises(ZeroDivisionError), Unfinished(tmp_path / "out", ASKED, batch_size=2) as part:
+        assert [part.take(), part.take(), part.take()] == ["one", "two", None]
+        part.add("other")
+        raise ZeroDivisionError
+    assert path.read_text() == '{"rows": 3}\none\ntwo\nother\n'
+
+
+@pytest.mark.parametrize("torn", ["thr", "th\u00e9".encode()[:-1]])
+def test_half_a_line_is_none(torn: str | bytes, tmp_path: Path) -> None:
+    path = stopped(tmp_path / "out", "one", "two")
+    with path.open("ab") as file:
+        file.write(torn.encode() if isinstance(torn, str) else torn)
+    with Unfinished(tmp_path / "out", ASKED) as part:
+        assert part.lines == ["one", "two"]
+        assert path.read_text() == '{"rows": 3}\none\ntwo\n'
+
+
+def test_a_kill_in_the_first_line_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out.unfinished").write_text('{"ro')
+    with Unfinished(tmp_path / "out", ASKED) as part:
+        assert part.lines == [] and part.path.read_text() == '{"rows": 3}\n'
+
+
+def test_what_is_of_another_command_stays(tmp_path: Path) -> None:
+    path = stopped(tmp_path / "out", "one")
+    with pytest.raises(UserError, match="another command worked out"):
+        Unfinished(tmp_path / "out", {"rows": 4})
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(UserError, match="is not as it was written; move it away"):
+        Unfinished(tmp_path / "out", ASKED)
+    assert path.read_bytes() == b"\xff\n"
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with Unfinished(tmp_path / "out", ASKED) as part:
+        part.add("one")
+        with pytest.raises(UserError, match=r"another process is at work on .*; wait for it, or end it"):
+            Unfinished(tmp_path / "out", ASKED)
+        part.add("two")
+        assert part.path.read_text() == '{"rows": 3}\none\ntwo\n'
