@@ -9,6 +9,7 @@ from bad_inputs import CASES, Case, make_files
 from faults import told_in_one_sentence
 
 from forks import Fork, script
+from matrix import slow_but
 
 SCRIPT = """
 import faults
@@ -42,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return make_files(tmp_path_factory.mktemp("files"))
 
 
-@pytest.mark.parametrize("case", CASES[::8], ids=lambda case: " ".join(case.words[-1:]))
+@pytest.mark.parametrize("case", slow_but(CASES[::8], CASES[::32]), ids=lambda case: " ".join(case.words[-1:]))
 def test_a_bad_input_is_told_in_one_sentence(case: Case, files: dict[str, str], tmp_path: Path) -> None:
-    """Every eighth of them."""
+    """Every eighth of them; in every `make test` every 32nd."""
     assert told_in_one_sentence(case, {**files, "runs": str(tmp_path / "runs")}) is None

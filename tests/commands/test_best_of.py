@@ -74,8 +74,6 @@ def test_from_the_configuration_of_a_grpo_run_to_sft(tmp_path: Path, capsys: pyt
     rows = [json.loads(line) for line in text.splitlines()]
     assert all(row["reward"] >= row["mean_reward"] - 1e-6 for row in rows)
     assert any(row["reward"] > row["mean_reward"] + 0.1 for row in rows)
-    main([*grpo, where, str(tmp_path / "other"), "--seed_everything", "2"])
-    assert text != (tmp_path / "other" / FILE).read_text(encoding="utf-8")
     source = f"--data.source.path={tmp_path / 'one' / FILE}"
     held_out = ['--data.validation={"path": "micro:validation"}', '--data.test={"path": "micro:test"}']
     quick = ["--trainer.max_steps=1", "--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]

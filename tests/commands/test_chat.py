@@ -120,6 +120,7 @@ def _named(base: str, trained: str) -> tuple[str, str]:
     return f"base: {base}", f"trained: {trained}"
 
 
+@pytest.mark.slow
 def test_after_full_fine_tuning_the_base_is_what_it_started_from(
     tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ def curve(output: Path, *words: str) -> None:
     main(["curve", str(micro.COLD_START), "--output", str(output), *SMALL, *words])
 
 
+@pytest.mark.slow
 def test_the_best_scale_is_the_one_that_gains_most_for_what_may_be_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

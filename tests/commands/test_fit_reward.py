@@ -119,6 +119,7 @@ def test_the_line_that_is_printed_does_the_same(tmp_path: Path, capsys: pytest.C
     assert by_line["model"]["init_args"]["rewards"]["similarity"]["init_args"]["threshold"] != 0.2
 
 
+@pytest.mark.slow
 def test_no_training_leaves_the_encoder_as_it_is(tmp_path: Path) -> None:
     fit_reward(tmp_path / "reward", "--train.epochs=0", "--train.fresh=false", "--tau.policy=null", "--grpo=null")
     content = json.loads((tmp_path / "reward" / "calibration.json").read_text(encoding="utf-8"))

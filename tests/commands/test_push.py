@@ -115,6 +115,7 @@ def export(run: Path, output: Path, hub: Hub, *words: str, token: str = "secret"
     return Fork([ELSEWHERE, hub.url, *words], script, surroundings(hub, token)).end()
 
 
+@pytest.mark.slow
 def test_a_merged_model_is_pushed_whole(trained: Path, tmp_path: Path, hub: Hub) -> None:
     done = export(trained, tmp_path / "out", hub, "--merged", "--push", "me/model")
     assert done.returncode == 0, done.stderr

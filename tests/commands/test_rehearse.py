@@ -82,6 +82,7 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_file(
     rehearse(part)
 
 
+@pytest.mark.slow
 def test_answers_that_were_cut_are_kept_where_they_may_be(tmp_path: Path) -> None:
     words = ["--rows", "12", "--batch-size", "8", "--max-prompt-tokens", "96", "--top-k", "0", "--max-new-tokens", "2"]
     rehearse(tmp_path / "own.jsonl", *words, "--cut-answers")

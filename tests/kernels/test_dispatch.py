@@ -19,12 +19,17 @@ def fresh(code: str) -> str:
     return result.stdout.strip()
 
 
-def test_neither_importing_nor_using_it_on_cpu_loads_triton() -> None:
+def test_on_a_cpu_triton_is_neither_loaded_nor_asked_for_unless_it_interprets() -> None:
+    pytest.importorskip("triton")
     code = (
-        "import sys, torch, lsemrl.kernels as k;"
-        "k.token_logprobs(torch.randn(2, 3), torch.randn(4, 3), torch.tensor([0, 3])); print('triton' in sys.modules)"
+        "import sys, torch, lsemrl.kernels as k\n"
+        "k.token_logprobs(torch.randn(2, 3), torch.randn(4, 3), torch.tensor([0, 3])); print('triton' in sys.modules)\n"
+        "from lsemrl.kernels.dispatch import kernels_for\n"
+        "try: kernels_for('triton', torch.device('cpu'))\n"
+        "except ValueError as error: print(error)"
     )
-    assert fresh(code) == "False"
+    loaded, said = fresh(code).splitlines()
+    assert loaded == "False" and said.startswith("backend is 'triton' and the tensors are on cpu: ")
 
 
 def test_auto_is_torch_on_cpu_and_triton_on_cuda_where_installed() -> None:
@@ -46,16 +51,6 @@ def test_without_triton_auto_is_torch_and_triton_is_refused() -> None:
         "True",
         "backend is 'triton', which is not installed: install it, or choose 'torch'",
     ]
-
-
-def test_triton_on_cpu_tensors_is_refused_unless_interpreted() -> None:
-    pytest.importorskip("triton")
-    code = (
-        "import torch; from lsemrl.kernels.dispatch import kernels_for\n"
-        "try: kernels_for('triton', torch.device('cpu'))\n"
-        "except ValueError as error: print(error)"
-    )
-    assert fresh(code).startswith("backend is 'triton' and the tensors are on cpu: ")
 
 
 def test_an_unknown_backend_is_refused() -> None:

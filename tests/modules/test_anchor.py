@@ -19,6 +19,7 @@ from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy import Policy
 from lsemrl.types import UserError
+from matrix import slow_but
 from own_text import write_own_text
 from short_runs import At, Stop, grpo, metrics, run, sft, stop, trained
 from tiny import make_policy, plain_logits, save_tiny_model
@@ -113,7 +114,7 @@ def test_with_a_coefficient_of_0_nothing_is_read(tiny_model: str, tmp_path: Path
     assert all(torch.equal(weight, trained(without)[name]) for name, weight in trained(module).items())
 
 
-@pytest.mark.parametrize("make", [sft, grpo])
+@pytest.mark.parametrize("make", slow_but([sft, grpo], [grpo]))
 def test_an_anchored_policy_stays_nearer_to_its_base_and_says_how_near(
     make: Any, tiny_model: str, own_text: Path, tmp_path: Path
 ) -> None:

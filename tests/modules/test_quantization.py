@@ -157,6 +157,7 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
         PolicySettings(quantization="nf4").check_files()
 
 
+@pytest.mark.slow
 def test_trained_measured_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run from the command line; what is exported is what was trained, with peft and transformers alone."""
     monkeypatch.chdir(tmp_path)

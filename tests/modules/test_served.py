@@ -281,6 +281,7 @@ def test_a_run_learns_by_it_as_by_the_loop(tiny_model: str, tmp_path: Path, serv
     assert module.policy.decoders["vllm"].about == f"by vLLM 0.32.0+cpu at {server.url}"
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_costs_no_step(tiny_model: str, tmp_path: Path) -> None:
     def one(url: str) -> Any:
         module = grpo(tiny_model)

@@ -19,6 +19,7 @@ from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.policy import Policy
+from matrix import slow_but
 from short_runs import At, grpo, metrics, run, sft, trained
 
 
@@ -36,7 +37,7 @@ def poison(module: PolicyModule, monkeypatch: pytest.MonkeyPatch, steps: set[int
     monkeypatch.setattr(Policy, "loss", loss)
 
 
-@pytest.mark.parametrize("make", [grpo, sft])
+@pytest.mark.parametrize("make", slow_but([grpo, sft], [grpo]))
 def test_a_step_without_a_finite_gradient_is_skipped(
     make: Any, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +65,7 @@ def saved(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("keep", slow_but([1, 2], [1]))
 def test_a_run_that_goes_astray_keeps_its_last_good_checkpoint(
     keep: int, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
