@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import operator
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fontTools import unicodedata
@@ -148,7 +147,10 @@ def find_column(
 
 def scripts_of(*texts: str) -> dict[str, float]:
     """Unicode names of scripts -> share of the letters of texts, the most frequent first."""
-    letters = Counter(itertools.chain.from_iterable(map(_letters, texts)))
+    letters: Counter[str] = Counter()
+    for character, count in Counter(itertools.chain.from_iterable(texts)).items():
+        if character.isalpha() and (code := unicodedata.script(character)) not in _COMMON:
+            letters[code] += count
     total = sum(letters.values())
     return {unicodedata.script_name(code): count / total for code, count in letters.most_common()}
 
@@ -171,21 +173,11 @@ def _text(row: Row, name: str) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _letters(text: str) -> Iterator[str]:
-    return (code for character in text if character.isalpha() and (code := _script(character)) not in _COMMON)
-
-
-@functools.cache
-def _script(character: str) -> str:
-    code: str = unicodedata.script(character)
-    return code
-
-
 def _begins_with_row(source: Source, columns: Sequence[Column]) -> bool:
     """Whether a name is in the script that the texts below it are in, unless that is Latin, or longer than any name."""
     for column in columns:
         main = next(iter(column.scripts), "Latin")
-        own = {unicodedata.script_name(_script(each)) for each in column.name if each.isalpha()}
+        own = {unicodedata.script_name(unicodedata.script(each)) for each in column.name if each.isalpha()}
         if format_of(source.path) in TABLES and (len(column.name) > 60 or (main != "Latin" and main in own)):
             return True
     return False
