@@ -15,7 +15,7 @@ from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.rehearsing import likeliest
 
 
-def write_own_text(path: Path, model: str, rows: int = 7, top_k: int = 8) -> Path:
+def write_own_text(path: Path, model: str, rows: int = 7, top_k: int = 8, prompt_tokens: int = 9) -> Path:
     """Rows of random tokens, the likeliest tokens of `model`, and its name."""
     generator = torch.Generator().manual_seed(4)
 
@@ -24,7 +24,7 @@ def write_own_text(path: Path, model: str, rows: int = 7, top_k: int = 8) -> Pat
         return tuple(torch.randint(10, 1000, (length,), generator=generator).tolist())
 
     made = [
-        Rehearsed(prompt=f"p{at}", response=f"r{at}", prompt_ids=ids(3, 9), given=2, answer_ids=ids(1, 8))
+        Rehearsed(prompt=f"p{at}", response=f"r{at}", prompt_ids=ids(3, prompt_tokens), given=2, answer_ids=ids(1, 8))
         for at in range(rows)
     ]
     policy = Policy(PolicySettings(model=model, reference="base"))

@@ -114,6 +114,18 @@ def test_with_a_coefficient_of_0_nothing_is_read(tiny_model: str, tmp_path: Path
     assert all(torch.equal(weight, trained(without)[name]) for name, weight in trained(module).items())
 
 
+def test_memory_is_counted_for_the_longest_rows_too(tiny_model: str, tmp_path: Path) -> None:
+    path = write_own_text(tmp_path / "own.jsonl", tiny_model, prompt_tokens=200)
+    lengths = sorted(len(row.prompt_ids) + len(row.answer_ids) for row in read_rehearsal(path))
+    plain, anchored = (
+        run(grpo(tiny_model), tmp_path / "plain"),
+        run(grpo(tiny_model, settings(path)), tmp_path / "held"),
+    )
+    [batch] = anchored.held_batches()
+    assert batch.slots >= sum(lengths[-3:])
+    assert plain.held_batches() == [] and anchored.estimate.updating > 2 * plain.estimate.updating
+
+
 @pytest.mark.parametrize("make", slow_but([sft, grpo], [grpo]))
 def test_an_anchored_policy_stays_nearer_to_its_base_and_says_how_near(
     make: Any, tiny_model: str, own_text: Path, tmp_path: Path

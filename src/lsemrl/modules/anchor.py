@@ -92,6 +92,12 @@ class Anchor:
         parts = [self._rows[number].split(whole=self.settings.held == "all") for number in numbers or [0]]
         return sequences_of(parts, device), numbers
 
+    def longest(self, device: torch.device) -> Sequences:
+        """The longest rows there are, as many as stand beside a step."""
+        whole = self.settings.held == "all"
+        rows = sorted(self._rows, key=lambda row: len(row.prompt_ids) + len(row.answer_ids))[-self.settings.rows :]
+        return sequences_of([row.split(whole=whole) for row in rows], device)
+
     def loss(self, policy: Policy, numbers: list[int], tokens: int) -> LossOf:
         """Of a micro-batch of the rows `numbers`: the coefficient times its share of the mean over `tokens`.
 

@@ -145,6 +145,11 @@ class PolicyModule(LightningModule):
         """Completions as they go through the policy."""
         return micro_batches(whole, rows, self.micro_batch_tokens, share=self.policy.shares_prompts)
 
+    def held_batches(self) -> list[MicroBatch]:
+        """The longest of what an anchor holds the policy to, as it goes through it; nothing without one."""
+        held = self.anchor.longest(self.device) if self.anchor else None
+        return self.micro_batches(held, torch.arange(len(held), device=self.device)) if held else []
+
     def window_counts(self, mask_NT: torch.Tensor) -> WindowCounts:
         """Rows and active tokens behind one optimizer step, over all ranks."""
         own = torch.tensor([mask_NT.shape[0], int(mask_NT.sum())], device=self.device)

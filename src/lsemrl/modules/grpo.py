@@ -151,12 +151,13 @@ class GRPO(PolicyModule):
         longest = self.sampling.max_new_tokens
         vocabulary = self.policy.model.config.get_text_config().vocab_size
         elsewhere = {"sampling": 0} if self.sampling.engine == "vllm" else {}
+        held = self.held_batches()
         self.estimate, at_most = (
             replace(
                 estimate_memory(
                     self.policy.model,
                     one,
-                    self.micro_batches(one, torch.arange(self.window_size, device=self.device)),
+                    [*self.micro_batches(one, torch.arange(self.window_size, device=self.device)), *held],
                     checkpointing=self.policy.settings.gradient_checkpointing,
                     chunk_tokens=default_chunk_tokens(vocabulary, self.device)
                     if self.policy.shares_prompts

@@ -86,7 +86,7 @@ def estimate_memory(
     Args:
         model: A causal language model of transformers, with adapters or without.
         whole: The N completions of a step.
-        batches: As they are dealt into micro-batches for an optimizer step.
+        batches: As they are dealt into micro-batches for an optimizer step, and what an anchor holds beside them.
         checkpointing: Whether activations are recomputed.
         chunk_tokens: Tokens whose logits exist at a time.
         autocast: The dtype of mixed precision; None without.
