@@ -17,7 +17,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Confi
 
 from forks import Fork, script
 from lsemrl.config_files import CONFIGS
-from lsemrl.modules.memory import MemoryEstimate, estimate_memory
+from lsemrl.modules.memory import MemoryEstimate, beyond_estimate, estimate_memory
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Sequences
@@ -209,6 +209,16 @@ def test_the_peak_is_in_the_worse_phase() -> None:
         "about 4.0 GB (weights 3.0, trained 0.2, reference 0.0, sampling 0.7, updating 0.8; of the last two the larger)"
     )
     assert str(replace(found, weights=5_000_000, trained=0)).startswith("about 805.0 MB (weights 5.0")
+
+
+def test_what_glibc_keeps_is_said_where_it_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    for libc, device, said in (("glibc", "cpu", True), ("", "cpu", False), ("glibc", "cuda", False)):
+        monkeypatch.setattr("platform.libc_ver", lambda libc=libc: (libc, "2.36"))
+        assert ("MALLOC_MMAP_THRESHOLD_=65536" in beyond_estimate(torch.device(device))) == said
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    assert not beyond_estimate(torch.device("cpu"))
 
 
 def test_the_peak_stays_when_memory_is_given_back() -> None:

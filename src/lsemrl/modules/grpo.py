@@ -23,7 +23,7 @@ from lsemrl.modules.engines import check_engine
 from lsemrl.modules.gradients import in_step
 from lsemrl.modules.grpo_settings import check_grpo, check_windows
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
-from lsemrl.modules.memory import MemoryEstimate, estimate_memory, filled_up, held_memory, peak_memory
+from lsemrl.modules.memory import MemoryEstimate, beyond_estimate, estimate_memory, filled_up, held_memory, peak_memory
 from lsemrl.modules.metrics_log import MetricsLog, show_text
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
@@ -171,7 +171,8 @@ class GRPO(PolicyModule):
             )
             for one in (whole, filled_up(whole, longest))
         )
-        self.say(f"memory: {self.estimate}, and {at_most.total / 1e6:,.0f} MB if all took {longest} tokens")
+        most = f"{at_most.total / 1e6:,.0f} MB if all took {longest} tokens"
+        self.say(f"memory: {self.estimate}, and {most}{beyond_estimate(self.device)}")
 
     def on_train_end(self) -> None:
         """Say how much memory the run took."""

@@ -3,13 +3,15 @@
 Counted and measured is what one process holds beyond what it held before the policy's weights were read: on a GPU in
 tensors, on a CPU in all. Left out: libraries, data and encoders of rewards, which were there before; code loaded at its
 first use (16 MB with the embedded policy, more on several ranks); temporaries of the optimizer; and what an allocator
-wastes. glibc's keeps freed blocks, up to 32 MB each, so that a small model on a CPU may take two or three times what is
+wastes. glibc's keeps freed blocks, up to 32 MB each, so that a model on a CPU may take two to four times what is
 counted. With MALLOC_MMAP_THRESHOLD_=65536 in its environment it gives them back, at some cost in speed; the estimate is
 held against runs that were started so.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -147,6 +149,16 @@ def filled_up(sequences: Sequences, longest: int) -> Sequences:
         prompt_mask_BP=torch.ones_like(sequences.prompt_mask_BP),
         completion_ids_NT=torch.zeros(shape, dtype=torch.long, device=device),
         completion_mask_NT=torch.ones(shape, dtype=torch.bool, device=device),
+    )
+
+
+def beyond_estimate(device: torch.device) -> str:
+    """What is said of what an allocator keeps; nothing where it keeps little."""
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return ""
+    return (
+        "; on a CPU glibc may keep two to four times that, unless MALLOC_MMAP_THRESHOLD_=65536 is in the environment, "
+        "which costs some speed"
     )
 
 
