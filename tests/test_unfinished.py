@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_what_is_of_another_command_stays(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not as it was written; move it away"):
         Unfinished(tmp_path / "out", ASKED)
     assert path.read_bytes() == b"\xff\n"
+
+
+def test_a_file_system_may_have_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with Unfinished(tmp_path / "out", ASKED) as part:
+        part.add("one")
+        assert part.lines == ["one"]
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

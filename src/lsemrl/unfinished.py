@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,19 @@ class Unfinished:
         with told(self.path):
             self._held = self.path.open("ab")
         try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError):  # some file systems have no locks
+                self._hold()
             self.lines = self._left(head, batch_size)
-        except BlockingIOError:
-            self._held.close()
-            raise UserError(f"another process is at work on {str(self.path)!r}; wait for it, or end it") from None
         except BaseException:
             self._held.close()
             raise
         self._before = iter(tuple(self.lines))
+
+    def _hold(self) -> None:
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work on {str(self.path)!r}; wait for it, or end it") from None
 
     def _left(self, head: str, batch_size: int) -> list[str]:
         """The lines there are, of whole batches; the file is cut behind them."""
