@@ -15,9 +15,9 @@ from lsemrl.config_files import CONFIGS
 from lsemrl.types import Completion, Example, Rewards, Rollouts, Sequences
 
 SMALL = [
-    "--data.micro={train: 20, validation: 4, test: 4}",
-    "--data.splits.cold_start_count=8",
-    "--data.batch_size=5",
+    "--data.micro={train: 12, validation: 4, test: 4}",
+    "--data.splits.cold_start_count=6",
+    "--data.batch_size=4",
     "--trainer.accelerator=cpu",
 ]
 
@@ -68,7 +68,7 @@ def test_from_the_configuration_of_a_grpo_run_to_sft(tmp_path: Path, capsys: pyt
     grpo, where = ["best-of", "--config", str(CONFIGS / "grpo.yaml"), *SMALL], "--trainer.default_root_dir"
     for folder in ("one", "again"):
         main([*grpo, where, str(tmp_path / folder)])
-    assert "12 of 12 rows kept" in capsys.readouterr().out
+    assert "6 of 6 rows kept" in capsys.readouterr().out
     text = (tmp_path / "one" / FILE).read_text(encoding="utf-8")
     assert text == (tmp_path / "again" / FILE).read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]

@@ -39,18 +39,12 @@ def test_auto_is_torch_on_cpu_and_triton_on_cuda_where_installed() -> None:
     assert kernels_for("auto", torch.device("cuda")).__name__ == "lsemrl.kernels.triton_kernels"  # type: ignore[attr-defined]
 
 
-def test_without_triton_auto_is_torch_and_triton_is_refused() -> None:
-    code = (
-        "import sys; sys.modules['triton'] = None\n"
-        "import torch; from lsemrl.kernels import torch_kernels; from lsemrl.kernels.dispatch import kernels_for\n"
-        "print(kernels_for('auto', torch.device('cuda')) is torch_kernels)\n"
-        "try: kernels_for('triton', torch.device('cuda'))\n"
-        "except ValueError as error: print(error)"
-    )
-    assert fresh(code).splitlines() == [
-        "True",
-        "backend is 'triton', which is not installed: install it, or choose 'torch'",
-    ]
+def test_without_triton_auto_is_torch_and_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "lsemrl.kernels.triton_kernels", raising=False)
+    assert kernels_for("auto", torch.device("cuda")) is torch_kernels
+    with pytest.raises(ValueError, match="backend is 'triton', which is not installed: install it, or choose 'torch'"):
+        kernels_for("triton", torch.device("cuda"))
 
 
 def test_an_unknown_backend_is_refused() -> None:
