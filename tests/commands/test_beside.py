@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lsemrl.commands.beside import side_by_side
+from lsemrl.commands.beside import aside, side_by_side
 from lsemrl.errors import UserError
 from works import counted, failing, telling
 
@@ -50,6 +50,32 @@ def test_results_come_in_order_and_words_to_whom_they_are_for(capsys: pytest.Cap
 
 def test_one_alone_is_done_here() -> None:
     assert side_by_side([partial(counted, "a", 1)], [Heard()]) == [("a", os.getpid())]
+
+
+@pytest.mark.parametrize(("cores", "here"), [(2, False), (1, True)])
+def test_what_is_done_aside_is_done_elsewhere_where_there_is_a_core(
+    cores: int, here: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    with aside(partial(counted, "a", 0, Heard())) as result:
+        assert (result()[1] == os.getpid()) == here
+    assert capsys.readouterr().out.startswith("a printed\n")
+
+
+def test_what_fails_aside_fails_where_it_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "ready").write_text("1")
+    work = partial(failing, "is refused", tmp_path / "ready", Heard())
+    with aside(work) as result, pytest.raises(UserError, match="lr is -1"):
+        result()
+
+
+def test_nobody_waits_for_what_is_done_aside_of_a_failure(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    with pytest.raises(UserError, match="of its own"), aside(partial(telling, file, Heard())):
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.01)
+        raise UserError("a mistake of its own")
+    assert gone(int(file.read_text()))
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ import pickle
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lsemrl.commands.demo_progress import Shown
+if TYPE_CHECKING:
+    from lsemrl.commands.demo_progress import Shown
 
 T = TypeVar("T")
 
@@ -48,16 +51,10 @@ def side_by_side(works: Sequence[Callable[[Shown], T]], shown: Sequence[Shown]) 
         while open_ := [at for at in range(len(works)) if at not in done]:
             heard = wait([pipes[at][0] for at in open_])
             for at in (at for at in open_ if pipes[at][0] in heard):
-                try:
-                    kind, content = pipes[at][0].recv()
-                except EOFError:
-                    children[at].join()
-                    raise RuntimeError(f"a process of ours ended by exit status {children[at].exitcode}") from None
+                kind, content = _received(pipes[at][0], children[at])
                 if kind == "done":
                     done[at] = content
                     shown[at].say("")
-                elif kind == "failed":
-                    raise content
                 elif kind == "say":
                     shown[at].say(content)
                 elif kind == "advance":
@@ -72,6 +69,52 @@ def side_by_side(works: Sequence[Callable[[Shown], T]], shown: Sequence[Shown]) 
             if child.pid:
                 child.join()
     return [done[at] for at in range(len(works))]
+
+
+@contextmanager
+def aside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
+    """Have work done while this process goes on with other things, where there is a core for it and a fork is safe.
+
+    Args:
+        work: What computes with no tensors, for threads of torch are not copied.
+
+    Yields:
+        What waits for it, and returns what it returned, which can be pickled, or raises what it raised.
+    """
+    if sys.platform != "linux" or (os.cpu_count() or 1) == 1:
+        yield work
+        return
+    forked = multiprocessing.get_context("fork")
+    pipe, theirs = forked.Pipe(duplex=False)
+    child = forked.Process(target=_child, args=(lambda told: work(), theirs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # nothing is touched that threads may hold
+        child.start()
+    theirs.close()
+
+    def result() -> T:
+        while (heard := _received(pipe, child))[0] != "done":
+            print(heard[1], end="", flush=True)
+        returned: T = heard[1]
+        return returned
+
+    try:
+        yield result
+    finally:
+        child.kill()
+        child.join()
+
+
+def _received(pipe: Connection, child: BaseProcess) -> tuple[str, Any]:
+    """What a child says next; raises what it raised, or that it died."""
+    try:
+        kind, content = pipe.recv()
+    except EOFError:
+        child.join()
+        raise RuntimeError(f"a process of ours ended by exit status {child.exitcode}") from None
+    if kind == "failed":
+        raise content
+    return kind, content
 
 
 @contextmanager

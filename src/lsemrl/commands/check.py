@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsemrl import __version__, micro
+from lsemrl.commands.beside import aside
 from lsemrl.commands.check_cost import Step, told
 from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered
@@ -91,9 +93,11 @@ def check(
     rows = _data(task, from_ or "", to, columns, data, found.header, {"validation": validation, "test": test}, output)
     records, _ = read_splits(rows.plan)
     profiles = _profiles(list(columns), task, from_ or "", to, identifier)
-    inspected = inspect(records, rows.plan.task, profiles)
-    findings = [*_bad(rows), *inspected.findings]
-    tokens, cost = _read_by(policy, encoder, rows, records, step, findings)
+    unread: list[Finding] = []
+    with aside(partial(inspect, records, rows.plan.task, profiles)) as inspecting:  # while libraries load
+        tokens, cost = _read_by(policy, encoder, rows, records, step, unread)
+        inspected = inspecting()
+    findings = [*_bad(rows), *inspected.findings, *unread]
     order = ("refused", "warning", "note")
     findings.sort(key=lambda one: order.index(one.level))
     inspected = replace(inspected, findings=tuple(findings))
