@@ -131,16 +131,10 @@ def test_the_version_counts_where_the_embedded_world_does(world: World, monkeypa
     assert changed(before, runs(world, stages=stages)) == ["rl seed 1", "rl_test seed 1"]
 
 
-def test_a_stated_rate_times_the_steps(world: World) -> None:
-    found = runs(world, seconds_per_step={"SFT": 0.5}, stages=with_stage(overrides={"trainer.max_steps": 10}))
-    assert found["cold seed 1"].seconds == 50
-    assert found["rl seed 1"].seconds is None  # no rate for GRPO
-    assert found["rl_test seed 1"].seconds is None  # takes no steps
-    found = runs(world, seconds_per_step={"GRPO": 0.5}, stages=with_stage(overrides={"trainer.max_steps": 10}))
-    assert found["rl seed 1"].seconds == 5
-    assert found["other seed 1"].seconds == 50  # the later file's module, the earlier one's steps
-    found = runs(world, seconds_per_step={"GRPO": 0.5}, stages=with_stage(overrides={"trainer.max_steps": -1}))
-    assert found["rl seed 1"].seconds is None
+def test_stated_seconds_go_by_patterns_of_stages_the_last_that_fits(world: World) -> None:
+    found = runs(world, seconds={"*": 40, "rl*": 5, "rl_test": 7.5})
+    assert [found[f"{name} seed 1"].seconds for name in ("cold", "rl", "rl_test", "other")] == [40, 5, 7.5, 40]
+    assert runs(world, seconds={"rl": 5})["cold seed 1"].seconds is None
 
 
 @pytest.mark.parametrize(
@@ -187,8 +181,9 @@ def test_a_stated_rate_times_the_steps(world: World) -> None:
         ({"seeds": []}, "seeds of .* is \\[\\]"),
         ({"seeds": "1, 2"}, "seeds of .* is '1, 2'"),
         ({"seeds": [1, 1]}, "name each seed once"),
-        ({"seconds_per_step": {"SFT": "fast"}}, "seconds_per_step.SFT in .* is 'fast'; give seconds"),
-        ({"seconds_per_step": {"SFT": 0}}, "seconds_per_step.SFT in .* is 0; give seconds"),
+        ({"seconds": {"rl": "fast"}}, "seconds.rl in .* is 'fast'; give a number above 0"),
+        ({"seconds": {"rl": 0}}, "seconds.rl in .* is 0; give a number above 0"),
+        ({"seconds": {"sl*": 3}}, "seconds.sl\\* in .* fits no stage; name one"),
         ({"output": 3}, "output is 3; write text"),
         ({"jobs": 2}, "trial.yaml has the field 'jobs'; its fields are config_version, description, output, seeds"),
     ],

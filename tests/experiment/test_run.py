@@ -254,9 +254,9 @@ def test_a_folder_that_cannot_be_written(world: World) -> None:
 
 
 def test_the_plan_says_what_is_known_and_writes_nothing(world: World) -> None:
-    shown = world.plan(seconds_per_step={"SFT": 6.0})
+    shown = world.plan(seconds={"cold": 600})
     assert not world.output.exists()
-    assert "[1/4] cold seed 1: run, new; about 10 min (by the stated rate)" in shown
+    assert "[1/4] cold seed 1: run, new; about 10 min (as stated)" in shown
     assert "[2/4] rl seed 1: run, new; duration unknown" in shown
     assert "memory" not in shown
     assert "to run: 4 of 4; about 10 min one at a time, and 3 of unknown duration" in shown
@@ -281,7 +281,7 @@ def test_on_a_terminal_one_bar_stands_for_all(world: World, monkeypatch: pytest.
     monkeypatch.setattr("lsemrl.experiment.run._POLL", 0.1)  # or it is gone before it is drawn
     text = io.StringIO()
     console = Console(file=text, width=160, force_terminal=True)
-    assert run_experiment(world.read(seconds_per_step={"SFT": 0.1}), prefix=FAKE, console=console) == 0
+    assert run_experiment(world.read(seconds={"*": 2}), prefix=FAKE, console=console) == 0
     shown = text.getvalue()
     assert "rl seed 1: done in" in shown
     assert "[1/4] cold seed 1" in shown

@@ -46,7 +46,7 @@ def test_it_is_planned_and_its_longest_commands_are_understood(
     count = 3 * len(experiment.stages)
     assert experiment.seeds == (1, 2, 3)
     assert f"to run: {count} of {count}; about" in shown
-    assert shown.count("duration unknown") == 3 * sum(stage.verb != "fit" for stage in experiment.stages)
+    assert "unknown" not in shown
     # Whatever is trained is measured, or trained further.
     assert {stage.name for stage in experiment.stages if stage.verb == "fit"} <= {
         stage.after for stage in experiment.stages

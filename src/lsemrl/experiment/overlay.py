@@ -10,7 +10,7 @@ from typing import Any
 from lsemrl.errors import UserError
 
 FIELDS = (
-    "config_version", "description", "output", "seeds", "seconds_per_step", "configs", "overrides", "stages", "reports",
+    "config_version", "description", "output", "seeds", "seconds", "configs", "overrides", "stages", "reports",
 )  # fmt: skip
 _MAPPINGS = ("configs", "overrides", "stages", "reports")
 
@@ -22,7 +22,7 @@ def overlaid(content: Mapping[str, Any], overlay: Mapping[str, Any], where: str)
         content: The experiment's.
         overlay: `configs` names what is read in place of a configuration; `overrides`, by verb, and then `stages`, by
             patterns of their names, go over each stage's own overrides; `reports`, by patterns of their names, over a
-            report's fields; description, output, seeds and seconds_per_step take the place of the experiment's.
+            report's fields; description, output, seeds and seconds take the place of the experiment's.
         where: The overlay's file.
 
     Raises:
@@ -37,9 +37,7 @@ def overlaid(content: Mapping[str, Any], overlay: Mapping[str, Any], where: str)
         if not isinstance(value, dict) or not all(isinstance(each, dict) for each in inner):
             raise UserError(f"{field} in {where} is {value!r}; write `name: value` lines")
     result = copy.deepcopy(dict(content))
-    result |= {
-        name: overlay[name] for name in ("description", "output", "seeds", "seconds_per_step") if name in overlay
-    }
+    result |= {name: overlay[name] for name in ("description", "output", "seeds", "seconds") if name in overlay}
     common = content.get("overrides") or {}
     for stage in result.get("stages") or ():
         if not isinstance(stage, dict):

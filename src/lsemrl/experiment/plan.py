@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class Run:
         adapter: Where the stage before it leaves its adapter.
         command: The words for `lsemrl`, less what a second attempt adds.
         hashes: Of its settings (less the seed), its data and its parents, and of everything as `all`.
-        seconds: A rough duration by the rate that the experiment states; None where it states none.
+        seconds: A rough duration, as the experiment states it; None where it states none.
     """
 
     stage: Stage
@@ -139,7 +140,7 @@ class Experiment:
         output: The folder of all runs: `<output>/<stage>/seed_<seed>`.
         seeds: One run of every stage for each.
         stages: Parents before children, else in the order of the file.
-        seconds_per_step: Rough duration of an optimizer step by the class of the module that is trained.
+        seconds: Rough durations of runs by patterns of their stages, the last that fits.
         reports: What is made of the measurements.
     """
 
@@ -148,7 +149,7 @@ class Experiment:
     output: Path
     seeds: tuple[int, ...]
     stages: tuple[Stage, ...]
-    seconds_per_step: Mapping[str, float]
+    seconds: Mapping[str, float]
     reports: tuple[ReportPlan, ...] = ()
 
     def runs(self) -> tuple[Run, ...]:
@@ -168,6 +169,7 @@ class Experiment:
             known[stage.name] = hashes["all"]
             adapter = self.folder(stage.after, seed) / ADAPTER if stage.after else None
             verb = VERBS[stage.verb]
+            stated = [seconds for pattern, seconds in self.seconds.items() if fnmatch(stage.name, pattern)]
             seeded = {verb.seed: seed} if verb.seed else {}
             fields = {**seeded, verb.folder: str(self.folder(stage.name, seed) / verb.file), **overrides}
             if adapter:
@@ -183,7 +185,7 @@ class Experiment:
                     *(f"--{field}={_word(value)}" for field, value in fields.items()),
                 ),
                 hashes=hashes,
-                seconds=_stated_seconds(stage, self.seconds_per_step),
+                seconds=stated[-1] if stated else None,
             )
 
 
@@ -218,25 +220,6 @@ def _resolve(value: Any, folders: Mapping[str, str]) -> Any:
     if isinstance(value, Sequence):
         return [_resolve(inner, folders) for inner in value]
     return value
-
-
-def _stated_seconds(stage: Stage, rates: Mapping[str, float]) -> float | None:
-    """Optimizer steps times the stated duration of one; None where either is open."""
-
-    def field(dotted: str) -> Any:
-        for content in reversed(stage.contents):
-            value: Any = content
-            for name in dotted.split("."):
-                value = value.get(name) if isinstance(value, dict) else None
-            if value is not None:
-                return value
-        return None
-
-    steps = stage.overrides.get("trainer.max_steps", field("trainer.max_steps"))
-    rate = rates.get(str(field("model.class_path")).rpartition(".")[2])
-    if stage.verb != "fit" or rate is None or not isinstance(steps, int) or steps < 1:
-        return None
-    return rate * steps
 
 
 def _hashes(stage: Stage, seed: int, known: Mapping[str, str]) -> dict[str, str]:

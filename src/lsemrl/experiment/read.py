@@ -44,7 +44,7 @@ def read_experiment(
         content = overlaid(content, read_config(overlay, "--overlay"), str(overlay))
     _check_fields(
         content,
-        ("config_version", "description", "output", "seeds", "overrides", "seconds_per_step", "stages", "reports"),
+        ("config_version", "description", "output", "seeds", "overrides", "seconds", "stages", "reports"),
         str(path),
     )
     common = _dict(content, "overrides", str(path))
@@ -56,18 +56,20 @@ def read_experiment(
         raise UserError(f"stages in {path} is {written!r}; list at least one stage, each with name, verb and configs")
     read: dict[Path, dict[str, Any]] = {}  # what several stages name is read once
     stages = [_stage(stage, f"stages[{at}] in {path}", configs, common, read) for at, stage in enumerate(written)]
-    rates = _dict(content, "seconds_per_step", str(path))
+    durations = _dict(content, "seconds", str(path))
     folder = _text(content, "output", str(path)) or f"runs/experiment/{name}"
-    for module, rate in rates.items():
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-            raise UserError(f"seconds_per_step.{module} in {path} is {rate!r}; give seconds, above 0")
+    for pattern, seconds in durations.items():
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+            raise UserError(f"seconds.{pattern} in {path} is {seconds!r}; give a number above 0")
+        if not any(fnmatch(stage.name, pattern) for stage in stages):
+            raise UserError(f"seconds.{pattern} in {path} fits no stage; name one, or a pattern of some")
     return Experiment(
         name=name,
         description=_text(content, "description", str(path)),
         output=output or Path(folder).expanduser(),
         seeds=_seeds(content.get("seeds", [1]) if seeds is None else list(seeds), path),
         stages=_ordered(stages, path),
-        seconds_per_step=rates,
+        seconds=durations,
         reports=read_reports(_dict(content, "reports", str(path)), stages, str(path)),
     )
 

@@ -171,7 +171,7 @@ def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str |
 
 
 def estimate(run: Run, siblings: Sequence[Run]) -> Estimate:
-    """What `run` will take: as the same stage took with another seed, else by the experiment's stated rate."""
+    """What `run` will take: as the same stage took with another seed, else as the experiment states it."""
     for sibling in siblings:
         if sibling.stage.name != run.stage.name:
             continue
@@ -179,7 +179,7 @@ def estimate(run: Run, siblings: Sequence[Run]) -> Estimate:
         alike = started and all(started["hashes"].get(part) == run.hashes[part] for part in ("settings", "data"))
         if alike and done and not done["resumed"]:
             return Estimate(seconds=done["seconds"], peak_bytes=done["peak_bytes"], source=f"as seed {sibling.seed}")
-    return Estimate(seconds=run.seconds, peak_bytes=None, source="" if run.seconds is None else "by the stated rate")
+    return Estimate(seconds=run.seconds, peak_bytes=None, source="" if run.seconds is None else "as stated")
 
 
 def _versions() -> dict[str, str]:
