@@ -167,6 +167,7 @@ def test_canonically_equivalent_texts_are_equal(profile: Language, text: str) ->
         ("mn", "Монгол хэл.", ["Монгол", "хэл"]),
         ("mn", "ᠬᠠᠨ\u180eᠠ ᠪᠠ", ["ᠬᠠᠨ\u180eᠠ", "ᠪᠠ"]),
         ("en", "Sino-Tibetan", ["Sino", "Tibetan"]),
+        ("en", "I love you \u2764\ufe0f, \u2764\ufe0fyou", ["I", "love", "you", "you"]),  # a heart is no word
         ("km", "ស្ត្រី ខ្មែរ", ["ស្ត្រី", "ខ្មែ", "រ"]),
         ("my", "မန္တလေး", ["မ", "န္တ", "လေး"]),
         ("jv-Java", "ꦲꦏ꧀ꦱꦫ", ["ꦲ", "ꦏ꧀ꦱ", "ꦫ"]),

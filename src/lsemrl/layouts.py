@@ -51,8 +51,8 @@ def layout_of(path: str) -> Layout | None:
     bible.bo-zh for bible.bo-zh.bo and bible.bo-zh.zh).
     """
     where = user_path(path)
-    if where.is_dir():
-        if any((where / name).is_file() for name in _SAVED):
+    if os.path.isdir(where):  # unlike Path.is_dir it says of what may not be looked at, or cannot be, that it is none
+        if any(os.path.isfile(where / name) for name in _SAVED):
             return Layout(kind="saved", files=_named(where, where.rglob("*")))
         tables = [*where.glob("*.parquet"), *where.glob("*/*.parquet")]
         if tables:
@@ -107,7 +107,8 @@ def _named(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
 
 
 def _files(folder: Path) -> list[str]:
-    if not folder.is_dir():
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
+    except OSError:  # whoever reads the path tells why
         return []
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]

@@ -35,7 +35,7 @@ _STACKS = r"(?<=[\u1039\u17D2\u1A60\u1B44\uA9C0])"
 # taken for a whole one.
 _UNITS = regex.compile(
     rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[{_ALONE}]]\p{{M}}*(?:{_STACKS}[\p{{L}}&&[{_ALONE}]]\p{{M}}*)*"
-    rf"|[[\p{{L}}\p{{M}}\p{{N}}\uFFFD]--[{_ALONE}]][[\p{{L}}\p{{M}}\p{{N}}\u180E\u200C\u200D\uFFFD]--[{_ALONE}]]*",
+    rf"|[[\p{{L}}\p{{N}}\uFFFD]--[{_ALONE}]][[\p{{L}}\p{{M}}\p{{N}}\u180E\u200C\u200D\uFFFD]--[{_ALONE}]]*",
     regex.V1,
 )
 # Codes of ISO 15924 that mean several scripts of Unicode, or a style of one.
@@ -66,10 +66,10 @@ def letters_of(scripts: tuple[str, ...], text: str) -> int:
 def units(text: str) -> list[str]:
     """The units that BLEU and ROUGE compare, in order; punctuation is dropped.
 
-    A unit is a run of letters, marks and digits. Tsheg and shad are punctuation, so in Tibetan that is a syllable;
-    in scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese, …) each letter with its marks and what is
-    stacked under it is one. The rule is the same whatever the language, so that a foreign word in a text is cut as its
-    own script asks.
+    A unit is a run of letters, marks and digits that no mark begins, such as what follows an emoji. Tsheg and shad
+    are punctuation, so in Tibetan that is a syllable; in scripts written without spaces (Han, kana, Thai, Lao, Khmer,
+    Burmese, …) each letter with its marks and what is stacked under it is one. The rule is the same whatever the
+    language, so that a foreign word in a text is cut as its own script asks.
     """
     return _UNITS.findall(canonical(text))
 

@@ -106,6 +106,18 @@ def test_moses_and_opus_by_what_the_names_begin_with(write: Write, tmp_path: Pat
         read(str(tmp_path / "train"))
 
 
+def test_where_nobody_may_look_is_told_by_whoever_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="File name too long"):
+        read(str(tmp_path / f"{'x' * 300}.tsv"))
+
+    def closed(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", closed)
+    with pytest.raises(UserError, match="there is no such file"):
+        read(str(tmp_path / "pairs.tsv"))
+
+
 def test_flores_is_a_folder_of_a_file_for_each_language(write: Write, tmp_path: Path) -> None:
     for folder in ("dev", "odd"):
         (tmp_path / folder).mkdir()

@@ -32,6 +32,19 @@ def test_short_texts_are_held_against_short_ones_by_their_letters() -> None:
     assert near(["་", ""], known) == []
 
 
+def test_texts_a_word_apart_are_near_where_one_is_just_short() -> None:
+    short = "one two three four five six seven eight nine ten eleven twelve"
+    longer = f"{short} thirteen"
+    assert [len(near([a], [b])) for a, b in ((short, longer), (longer, short))] == [1, 1]
+
+
+def test_longer_texts_that_hold_a_short_one_hide_no_nearer_one() -> None:
+    text = "go to the market"
+    holding = [f"{who} {text} {when} with all of us" for who in ("we", "you", "they") for when in ("today", "again")]
+    for known in ([f"{text} oh", *holding], [*holding, f"{text} oh"]):
+        assert [known[one.other] for one in near([text], known)] == [f"{text} oh"]
+
+
 @pytest.mark.parametrize(
     ("source", "target", "expected"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lsemrl.data.sources import Source
-from lsemrl.data.survey import Survey, find_column, profile_of, survey
+from lsemrl.data.survey import Survey, alike, find_column, profile_of, survey
 from lsemrl.languages import language
 from lsemrl.types import UserError
 
@@ -69,8 +69,14 @@ def test_a_row_or_names_where_it_cannot_be_told_which(tmp_path: Path) -> None:
 def test_rows_that_are_alike_or_cannot_be_read_are_counted(tmp_path: Path) -> None:
     text = "\n".join([*(json.dumps({"zh": zh, "ug": ug}) for zh, ug in (*PAIRS, PAIRS[0])), "{torn"])
     found = look(tmp_path / "a.jsonl", text)
-    assert (found.rows, found.duplicates, len(found.faults)) == (4, 1, 1)
+    assert (found.rows, alike(found.columns), len(found.faults)) == (4, 1, 1)
     assert f"{tmp_path / 'a.jsonl'}:5: " in found.faults[0]
+
+
+def test_rows_are_alike_whatever_their_ids(tmp_path: Path) -> None:
+    rows = [(f"r{at}", *PAIRS[at % 3]) for at in range(9)]
+    found = look(tmp_path / "a.tsv", table(("id", "zh", "ug"), *rows))
+    assert alike(found.columns) == 0 and alike(found.columns[1:]) == 6
 
 
 @pytest.mark.parametrize(

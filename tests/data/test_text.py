@@ -24,6 +24,7 @@ def test_the_embedded_world_gives_a_sentence_and_what_follows() -> None:
         ("你好。再见。", "你好。", "再见。"),
         ("真的？！好。", "真的？！", "好。"),
         ("Version 1.2 is out. Get it.", "Version 1.2 is out.", " Get it."),
+        ("It was late. Was it cold? Yes.", "It was late.", " Was it cold? Yes."),
         ("བཀྲ་ཤིས། བདེ་ལེགས།", "བཀྲ་ཤིས།", " བདེ་ལེགས།"),
         ("没有句号", "没有", "句号"),
         ("一句。", "一", "句。"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -171,6 +172,21 @@ def test_cold_start_and_rl_share_nothing(tokenizer: PreTrainedTokenizerFast) -> 
         for part in ("cold_start", "rl")
     )
     assert (len(cold), len(rl), len(cold | rl)) == (20, 40, 60)
+
+
+def test_a_pair_is_one_however_its_letters_are_composed(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    pairs = [(f"Hello friend {at}", f"Ẹ kú àárọ̀ ọ̀rẹ́ {at}") for at in range(60)]
+    lines = (f"{en}\t{normalize(form, yo)}" for form in ("NFC", "NFD") for en, yo in pairs)
+    source = Source(path=write("pairs.tsv", "\n".join(["en\tyo", *lines]) + "\n"))
+    fields = {"source": source, "source_field": "en", "target_field": "yo"}
+    cold, rl = (
+        {
+            row.source
+            for row in prepared(tokenizer, splits=Splits(part=part, cold_start_count=40), **fields).train_examples
+        }
+        for part in ("cold_start", "rl")
+    )
+    assert cold and rl and not cold & rl
 
 
 def test_impossible_settings_are_named(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -102,6 +102,12 @@ def test_an_answer_is_contained_where_it_stands_whole(prediction: str, answer: s
         ("于1999年，成立", "1999年", 1),
         ("共12亿", "2亿", 0),
         ("叫Garuda的鸟", "garuda", 1),
+        ("2.5张", "5张", 0),
+        ("全长3.15公里", "15公里", 0),
+        ("有1,200人", "200人", 0),
+        ("有1,200人", "1,200人", 1),
+        ("选1,2,3", "2", 1),
+        ("有3,分别是", "3", 1),
     ],
 )
 def test_a_chinese_answer_is_contained_character_by_character(prediction: str, answer: str, held: int) -> None:

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import statistics
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -352,7 +353,9 @@ def test_scores_of_a_harness_that_are_none_are_refused(change: dict[str, object]
         find_general([tmp_path])
 
 
-def general_json(folder: Path, adapter: str, em: tuple[float, float], stderr: float | None = 0.02) -> None:
+def general_json(
+    folder: Path, adapter: str, em: tuple[float, float], stderr: float | None = 0.02, **settings: object
+) -> None:
     def scores(value: float, error: float | None) -> dict[str, dict[str, float | None]]:
         return {"em,none": {"value": value, "stderr": error}}
 
@@ -361,7 +364,11 @@ def general_json(folder: Path, adapter: str, em: tuple[float, float], stderr: fl
         "name": "cmrc2018", "part": False, "before": scores(before, 0.03), "after": scores(after, 0.03),
         "difference": scores(after - before, stderr),
     }  # fmt: skip
-    content = {"policy": {"adapter": adapter}, "tasks": [task, {**task, "name": "cmrc2018_part", "part": True}]}
+    content = {
+        "policy": {"adapter": adapter},
+        "settings": settings,
+        "tasks": [task, {**task, "name": "cmrc2018_part", "part": True}],
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "general.json").write_text(json.dumps(content))
 
@@ -375,6 +382,27 @@ def test_scores_of_an_adapter_at_another_scale_are_not_those_of_the_whole(tmp_pa
     (folder / "general.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"of the adapter 'runs/rl/1' at 0\.5, of which there is no measurement"):
         tax_report(find_measurements([tmp_path]), command="", general=find_general([tmp_path]))
+
+
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [
+        (("runs/rl/1", {}), "both hold cmrc2018 of 'runs/rl/1'; leave out one"),
+        (("runs/rl/2", {"limit": 10}), r"asked cmrc2018 in two ways \(limit None and 10\)"),
+        (("runs/rl/2", {"num_fewshot": {"cmrc2018": 2}}), r"\(num_fewshot None and 2\)"),
+        (("runs/rl/2", {"num_fewshot": {"gsm8k": 2}, "batch_size": 4, "device": "cuda"}), ""),
+    ],
+)
+def test_scores_are_set_side_by_side_once_and_asked_alike(
+    second: tuple[str, dict[str, object]], sentence: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "runs", "base", "rl")
+    adapter, settings = second
+    general_json(tmp_path / "a", "runs/rl/1", (0.8, 0.7), limit=None, num_fewshot={}, batch_size=8)
+    general_json(tmp_path / "b", adapter, (0.8, 0.6), **{"limit": None, "num_fewshot": {}, **settings})
+    found = find_measurements([tmp_path / "runs"]), find_general([tmp_path])
+    with pytest.raises(UserError, match=sentence) if sentence else nullcontext():
+        tax_report(found[0], command="", general=found[1])
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -96,6 +96,16 @@ def test_coverage_of_the_source() -> None:
     assert "left out" in part.look_at(alone) and scored(part, alone, said["paraphrase"]).isnan().all()
 
 
+def test_the_floor_knows_no_order_and_no_row_twice() -> None:
+    rows, floors = examples(titles()), []
+    for these in (rows, [row for row in rows for _ in range(3)], rows[:1], [rows[0]] * 5):
+        part = Coverage()
+        part.look_at(these)
+        floors.append(part.floor)
+    assert floors[0] == pytest.approx(floors[1]) and floors[0] > 0.2
+    assert floors[2:] == [0.0, 0.0]  # nothing to hold it against
+
+
 @pytest.fixture
 def part(encoder_path: str) -> Coverage:
     return Coverage(encoder=encoder_path, floor=0.0)

@@ -21,7 +21,7 @@ from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import read_records
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
-from lsemrl.data.survey import Column, Survey, profile_of, survey
+from lsemrl.data.survey import Column, Survey, alike, profile_of, survey
 from lsemrl.data.task import HELD_OUT, Prepared, prepare
 from lsemrl.data.translation import TEMPLATES, wording
 from lsemrl.evaluation.general import language_of
@@ -287,9 +287,9 @@ def _summary(found: Survey, columns: Mapping[str, Column], profile: Language, id
     apart = " The source is in the same letters, so that an identifier tells them apart." if identifier else ""
     own = f" ({profile.own_name})" if profile.own_name != profile.name else ""
     return (
-        f"{found.rows:,} rows{faulty}, {found.duplicates:,} of them alike; from {source} to {target}. {profile.name}"
-        f"{own} is written {profile.direction}, told by {' and '.join(profile.scripts)} letters from a share of "
-        f"{profile.threshold} on, and compared by {profile.unit}.{odd}{headless}{apart}"
+        f"{found.rows:,} rows{faulty}, {alike(columns.values()):,} of them alike; from {source} to {target}. "
+        f"{profile.name}{own} is written {profile.direction}, told by {' and '.join(profile.scripts)} letters from a "
+        f"share of {profile.threshold} on, and compared by {profile.unit}.{odd}{headless}{apart}"
     )
 
 

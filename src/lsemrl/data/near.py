@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 
 from lsemrl.data.splits import content_key
 from lsemrl.scripts import units
@@ -18,6 +19,7 @@ RUN, SHARE = 8, 0.7
 LETTERS, ALIKE = 5, 0.8
 """Characters in a run, and the Jaccard similarity that makes two short texts one."""
 _SHORT = 12
+_BOTH = int(_SHORT / ALIKE)  # what is a little longer is held against short ones too
 _COMMON = 100  # a run in more texts than this says nothing of one
 
 
@@ -47,7 +49,7 @@ def near(texts: Sequence[str], known: Sequence[str]) -> list[Near]:
         if len(own) > _SHORT:
             for run in _runs(own, RUN):
                 by_run.setdefault(run, at)
-        else:
+        if len(own) <= _BOTH:
             letters = _letters(text)
             sizes[at] = len(letters)
             for run in letters:
@@ -57,9 +59,8 @@ def near(texts: Sequence[str], known: Sequence[str]) -> list[Near]:
         if content_key(text) in exact:
             continue
         own = units(text)
-        if len(own) > _SHORT:
-            one = _by_runs(set(_runs(own, RUN)), by_run)
-        else:
+        one = _by_runs(set(_runs(own, RUN)), by_run) if len(own) > _SHORT else None
+        if one is None and len(own) <= _BOTH:
             one = _by_letters(_letters(text), by_letters, sizes)
         if one:
             found.append(Near(text=at, other=one[0], share=one[1]))
@@ -83,7 +84,7 @@ def _by_runs(own: set[int], known: dict[int, int]) -> tuple[int, float] | None:
 def _by_letters(own: set[int], known: dict[int, list[int]], sizes: dict[int, int]) -> tuple[int, float] | None:
     hits = Counter(at for run in own if len(places := known.get(run, [])) <= _COMMON for at in places)
     nearest, best = -1, 0.0
-    for at, _ in hits.most_common(5):
+    for at in nlargest(5, hits, key=lambda at: hits[at] / (len(own) + sizes[at] - hits[at])):
         both = sum(at in known[run] for run in own if run in known)
         alike = both / (len(own) + sizes[at] - both)
         if alike > best:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from fontTools import unicodedata
 
@@ -32,12 +32,14 @@ class Column:
         filled: In how many rows it is a text that is not blank.
         scripts: Unicode names of scripts -> share of the letters, the most frequent first.
         mean_length: Characters.
+        keys: What equal texts have in common, of each row.
     """
 
     name: str
     filled: int
     scripts: dict[str, float]
     mean_length: float
+    keys: tuple[int, ...] = field(repr=False)
 
     def share(self, language: Language) -> float:
         """The share of letters in the scripts of `language`."""
@@ -62,7 +64,6 @@ class Survey:
     rows: int
     faults: tuple[str, ...]
     columns: tuple[Column, ...]
-    duplicates: int
     header: bool = True
 
 
@@ -83,14 +84,18 @@ def survey(source: Source) -> Survey:
                 "as source<TAB>target before it"
             )
         return survey(replace(source, header=False))
-    keys = Counter(content_key(*(str(_text(row, column.name)) for column in columns)) for row in sound)
     return Survey(
         rows=len(sound),
         faults=tuple(f"{row.place}: {row.fault}" for row in rows if row.fault),
         columns=columns,
-        duplicates=len(sound) - len(keys),
         header=source.header,
     )
+
+
+def alike(columns: Iterable[Column]) -> int:
+    """How many rows say in all of `columns` what one before them says."""
+    keys = list(zip(*(column.keys for column in columns), strict=True))
+    return len(keys) - len(set(keys))
 
 
 def profile_of(code: str, column: Column) -> Language:
@@ -156,12 +161,14 @@ def scripts_of(*texts: str) -> dict[str, float]:
 
 
 def _column(name: str, rows: Sequence[Row]) -> Column:
-    texts = [text for row in rows if (text := _text(row, name))]
+    every = [_text(row, name) for row in rows]
+    texts = [text for text in every if text]
     return Column(
         name=name,
         filled=len(texts),
         scripts=scripts_of(*texts[:_SHOWN]),
         mean_length=sum(map(len, texts)) / max(len(texts), 1),
+        keys=tuple(hash(content_key(text)) for text in every),
     )
 
 

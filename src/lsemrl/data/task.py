@@ -93,7 +93,7 @@ class Task:
 
     def key(self, record: Record) -> str:
         """What equal rows have in common; the same in whichever direction a pair is translated."""
-        return content_key(*sorted(self.contents(record)[:2]))
+        return content_key(*sorted(map(content_key, self.contents(record)[:2])))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from lsemrl.micro import corpus
 from lsemrl.reading import fault_of
 from lsemrl.types import Example, UserError
 
-_SENTENCE = re.compile(r".*?[。！？!?།\n]+|.*?\.(?=\s)", re.DOTALL)
+_SENTENCE = re.compile(r".*?(?:[。！？!?།\n]+|\.(?=\s))", re.DOTALL)
 _LINES = ".txt"
 
 

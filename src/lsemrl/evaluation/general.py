@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import regex
 
 from lsemrl.canonical import canonical
+from lsemrl.data.survey import scripts_of
 from lsemrl.data.task import ScoredBy, Task
 from lsemrl.languages import UNDECIDED, Language
 from lsemrl.metrics import cmrc, squad
@@ -19,7 +20,6 @@ from lsemrl.metrics.contained import contained
 from lsemrl.metrics.corpus import chrf
 from lsemrl.types import Completion, Example
 
-_SCRIPTS = ("Han", "Hiragana", "Katakana", "Hangul", "Latin", "Tibetan", "Thai", "Arabic", "Cyrillic", "Mongolian")
 _LANGUAGES = {"Han": "Chinese", "Hangul": "Korean", "Tibetan": "Tibetan", "Thai": "Thai"}
 """Scripts of one language, as good as; of the others only the script is told."""
 _KANA, _ARTICLES = 0.05, 0.02
@@ -29,15 +29,14 @@ that in any prose, and 0 in other languages."""
 
 def language_of(texts: Sequence[str]) -> str:
     """The language that most letters are of, as far as their script tells; "" of texts without letters."""
-    whole = "\n".join(texts)
-    letters = {script: len(regex.findall(rf"\p{{Script={script}}}", whole)) for script in _SCRIPTS}
-    known, most = sum(letters.values()), max(letters, key=lambda script: letters[script])
-    if not known:
+    shares = scripts_of(*texts)
+    if not shares:
         return ""
-    if letters["Hiragana"] + letters["Katakana"] > _KANA * known:
+    if shares.get("Hiragana", 0) + shares.get("Katakana", 0) > _KANA:
         return "Japanese"
+    most = next(iter(shares))
     if most == "Latin":
-        words = regex.findall(r"\p{L}+", whole.lower())
+        words = regex.findall(r"\p{L}+", "\n".join(texts).lower())
         return "English" if words.count("the") > _ARTICLES * len(words) else "Latin-script"
     return _LANGUAGES.get(most, f"{most}-script")
 

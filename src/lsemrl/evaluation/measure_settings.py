@@ -56,7 +56,7 @@ class MeasureSettings:
     max_new_tokens: int = 64
     """Length limit of an output."""
     batch_size: int = 64
-    """Rows in a batch; it changes speed and memory only."""
+    """Rows in a batch: speed, memory, and which outputs are drawn for the divergence along the policy's own."""
     device: str | None = None
     """Such as cpu or cuda:1; null takes a GPU where there is one."""
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import regex
+
 from lsemrl.scripts import units
+
+# A joiner stands inside a unit, so that a number is one: 2.5, 1,980.
+_IN_NUMBERS = regex.compile(r"(?<=\p{N})(?:\.(?=\p{N})|,(?=\p{N}{3}(?!\p{N})))")
+_JOINER = "\u200d"
 
 
 def contained(prediction: str, answers: Sequence[str], plain: Callable[[str], str]) -> float:
@@ -20,6 +26,7 @@ def contained(prediction: str, answers: Sequence[str], plain: Callable[[str], st
 
 
 def _holds(said: str, answer: str) -> bool:
+    said, answer = (_IN_NUMBERS.sub(_JOINER, text) for text in (said, answer))
     run = units(answer)
     if said == answer or not run:
         return said == answer or (bool(answer) and answer in said)

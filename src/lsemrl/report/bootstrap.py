@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 
 Array = NDArray[np.float64]
 
@@ -112,3 +113,10 @@ def _drawn_rows(rows: int, draws: int, seed: int) -> NDArray[np.float32]:
     """How often each row is in each draw, [R, N]; the same for every metric and pair of arms, so made once."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float32)
+
+
+def half_width(values: Array) -> float:
+    """Of the 95% interval of their mean, by Student's t; NaN of a single one."""
+    return (
+        float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
+    )

@@ -14,17 +14,19 @@ from lsemrl.reading import read_json
 
 Found = tuple[Path, Measured]
 _JUDGE, _GENERAL = "judge.json", "general.json"
+_OF_SPEED = ("tasks", "batch_size", "device")  # and what else was asked with it
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class General:
-    """What `lsemrl general` found of one adapter at one scale: `tasks` as it writes them."""
+    """What `lsemrl general` found of one adapter at one scale: `tasks` as it writes them, and how they were asked."""
 
     path: Path
     adapter: str
     scale: float = 1.0
     tasks: tuple[dict[str, Any], ...]
+    asked: dict[str, Any]
 
 
 def find_measurements(folders: Sequence[Path]) -> list[Found]:
@@ -91,7 +93,8 @@ def find_general(folders: Sequence[Path]) -> list[General]:
             for task in tasks:
                 _check_task(task)
             scale = float(content["policy"].get("adapter_scale", 1))
-            found.append(General(path=path, adapter=adapter, scale=scale, tasks=tasks))
+            asked = {name: value for name, value in content.get("settings", {}).items() if name not in _OF_SPEED}
+            found.append(General(path=path, adapter=adapter, scale=scale, tasks=tasks, asked=asked))
         except _UNREADABLE as error:
             raise UserError(f"{path} cannot be read ({error}): run lsemrl general again") from error
     return found

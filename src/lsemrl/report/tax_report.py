@@ -14,16 +14,16 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from scipy.stats import t
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import BASE, Measured, Rows
 from lsemrl.metrics.corpus import pooled
-from lsemrl.report.bootstrap import Interval, paired_bootstrap, pooled_bootstrap
+from lsemrl.report.bootstrap import Interval, half_width, paired_bootstrap, pooled_bootstrap
 from lsemrl.report.findings import same_score
 from lsemrl.report.folders import Found, General
-from lsemrl.report.records import GENERAL, KEPT, SCORES, TARGET, Arm, Contrast, HarnessScore, Report, SameScore, Sample
+from lsemrl.report.harness import by_arm, harness
+from lsemrl.report.records import GENERAL, KEPT, SCORES, TARGET, Arm, Contrast, Report, SameScore, Sample
 from lsemrl.report.rows import Array, alarms_of, counts_of, drifts_of, kl_rows_of, mean_rows_of, rows_of, values_of
 
 _FIRST = (BASE, "cold_start", "cold_start_anchored", "rl", "rl_anchored", "sft", "sft_anchored", "sft_replay")
@@ -66,7 +66,7 @@ def tax_report(
     for name in (name for arms in paths for name in arms):
         if name not in groups or name == BASE:
             raise UserError(f"--path names {name!r}; choose among the trained arms: {', '.join(order[1:])}")
-    asked = _by_arm(general, found)
+    asked = by_arm(general, found)
     report = Report(
         lsemrl=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -126,7 +126,7 @@ def _same_scores(
         if found:
             scores, losses, against = zip(*found, strict=True)
             more = np.subtract(against, losses)
-            half = _half_width(more)
+            half = half_width(more)
             yield SameScore(
                 of=paths[0][-1],
                 against=path[-1],
@@ -195,55 +195,6 @@ def _setup(base: Measured) -> dict[str, str]:
     return {"base model": f"{base.base} ({base.base_fingerprint})", "rows": rows, "conditions": conditions}
 
 
-def _by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
-    """By the arm whose adapter was asked."""
-    arms = {
-        (Path(str(one.policy["adapter"])).resolve(), one.policy.get("adapter_scale", 1.0)): one.arm
-        for _, one in found
-        if one.policy["adapter"]
-    }
-    asked: dict[str, list[General]] = {}
-    for each in general:
-        arm = arms.get((Path(each.adapter).resolve(), each.scale))
-        if arm is None:
-            at = "" if each.scale == 1 else f" at {each.scale:g}"
-            raise UserError(
-                f"{each.path} is of the adapter {each.adapter!r}{at}, of which there is no measurement: run lsemrl "
-                "measure on that adapter too, or leave the file out of the folders"
-            )
-        asked.setdefault(arm, []).append(each)
-    return asked
-
-
-def _harness(asked: Sequence[General]) -> dict[str, HarnessScore]:
-    """The scores of whole tasks and groups, over the adapters of one arm."""
-    scores: dict[str, list[tuple[float, float, float]]] = {}
-    for task in (task for each in asked for task in each.tasks if not task["part"]):
-        for key, then in task["before"].items():
-            stderr = task["difference"][key]["stderr"]
-            row = (then["value"], task["after"][key]["value"], np.nan if stderr is None else stderr)
-            scores.setdefault(f"{task['name']}, {key.removesuffix(',none')}", []).append(row)
-    found = {}
-    for name, rows in scores.items():
-        before, after, stderr = np.array(rows, dtype=float).T
-        more = after - before
-        half = _half_width(more) if len(rows) > 1 else 1.96 * stderr[0]
-        found[name] = HarnessScore(
-            before=float(before.mean()),
-            after=float(after.mean()),
-            low=float(more.mean() - half),
-            high=float(more.mean() + half),
-        )
-    return found
-
-
-def _half_width(values: Array) -> float:
-    """Of the 95% interval of their mean, by Student's t; NaN of a single one."""
-    return (
-        float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
-    )
-
-
 def _arm(
     seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float | None, asked: Sequence[General]
 ) -> Arm:
@@ -273,7 +224,7 @@ def _arm(
         kl_from_base=means("kl_from_base", lines),
         kl_rows=tuple(kl for measured in seeds if trained for kl in kl_rows_of(measured)),
         weight_change=fmean(by_seed["weight_change"]) if trained else None,
-        harness=_harness(asked),
+        harness=harness(asked),
         judge_win=judge_win,
         adapters=tuple(measured.adapter_fingerprint for measured in seeds if measured.adapter_fingerprint),
         seeds=tuple(measured.seed for measured in seeds) if trained else (),

@@ -107,11 +107,12 @@ class Coverage(Reward):
         if not rows:
             return "Coverage of the source is left out: sources and references are in one language here"
         if self.floor is None:
+            rows = list({canonical(each.reference).strip(): each for each in rows}.values())
             rows = rows[:: max(len(rows) // _ROWS, 1)][:_ROWS]
             # Another row's reference may be the same by chance; the next one is as good as any.
             others = [*rows[1:], rows[0]]
             found = self.found([each.reference for each in others], [self._wholes(each) for each in rows])
-            known = [each for each in found if not math.isnan(each)]
+            known = [each for each in found if not math.isnan(each) and len(rows) > 1]
             self.floor = max(0.0, sum(known) / len(known)) if known else 0.0
             if self.floor > _ALIKE:
                 raise UserError(f"encoder is {self.name!r} in Coverage, to which all tokens are alike; name another")
