@@ -31,6 +31,12 @@ def opened(root: Path, config: object = CONFIG, *, resume: bool = True) -> tuple
     return folder, found
 
 
+def begin_apart(root: Path) -> Path:
+    """The folder of another start, which finds the others at work."""
+    name, _ = opened(root, resume=False)
+    return root / name
+
+
 def test_the_same_command_goes_on_with_what_was_interrupted(tmp_path: Path) -> None:
     assert opened(tmp_path) == ("version_0", None)
     for step in (5, 20):
@@ -44,6 +50,27 @@ def test_the_same_command_goes_on_with_what_was_interrupted(tmp_path: Path) -> N
     finish_run(tmp_path / "version_0")
     finish_run(tmp_path / "version_2")
     assert opened(tmp_path) == ("version_3", None)
+
+
+def test_of_several_that_were_interrupted_the_furthest_goes_on(tmp_path: Path) -> None:
+    """A second start by mistake, stopped, hides nothing of the first."""
+    assert opened(tmp_path) == ("version_0", None)
+    (tmp_path / "version_0" / "checkpoints" / "step_1000").mkdir(parents=True)
+    for step in (None, 0):
+        folder = begin_apart(tmp_path)
+        if step is not None:
+            (folder / "checkpoints" / f"step_{step}").mkdir(parents=True)
+    assert opened(tmp_path) == ("version_0", "step_1000")
+
+
+def test_without_locks_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.lockf", none)
+    folder = begin_run(tmp_path, CONFIG, resume=True)
+    (folder / "checkpoints" / "step_5").mkdir(parents=True)
+    assert find_run(tmp_path, CONFIG) == folder / "checkpoints" / "step_5"
 
 
 def test_what_came_to_nothing_is_begun_again_in_its_place(tmp_path: Path) -> None:

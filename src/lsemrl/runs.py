@@ -82,7 +82,7 @@ def new_folder(root: Path, name: str = "version", field: str = "trainer.default_
 
 
 def find_run(root: Path, config: Mapping[str, Any]) -> Path | None:
-    """The newest checkpoint of the last run of a configuration under `root`, if that was interrupted.
+    """The newest checkpoint of an interrupted run of a configuration under `root`, of several that which came furthest.
 
     Its folder is held until this process ends.
 
@@ -132,13 +132,19 @@ def finish_run(folder: Path) -> None:
         write_json(folder / _RECORD, {**record, "finished": True})
 
 
+def has_finished(folder: Path) -> bool:
+    """Whether the run in `folder` has come to its end."""
+    record = _record(folder)
+    return record is not None and bool(record["finished"])
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [path for path in (folder / CHECKPOINTS).glob("step_*") if path.name[5:].isdigit()]
-    return sorted(found, key=_step_of)
+    return sorted(found, key=step_of)
 
 
-def _step_of(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
     """The rollout step that a checkpoint stands before, by its name."""
     return int(checkpoint.name.removeprefix("step_"))
 
@@ -202,8 +208,12 @@ def _number(folder: Path) -> int:
 
 
 def _left(root: Path, identity: str) -> Path | None:
-    """The newest folder of an unfinished run that nobody is at work on, held from here on."""
-    for folder in sorted(_numbered(root), key=_number, reverse=True):
+    """The folder of an unfinished run that nobody is at work on, held from here on: that which has come furthest."""
+
+    def progress(folder: Path) -> tuple[int, int]:
+        return max(map(step_of, checkpoints(folder)), default=-1), _number(folder)
+
+    for folder in sorted(_numbered(root), key=progress, reverse=True):
         record = _record(folder)
         if record is None or record["identity"] != identity or record["finished"] or not _lock(folder):
             continue
@@ -254,6 +264,8 @@ def _lock(folder: Path) -> bool:
     except (BlockingIOError, PermissionError):
         os.close(descriptor)
         return False
+    except OSError:  # some file systems have no locks
+        pass
     _held.append(descriptor)
     return True
 

@@ -19,6 +19,7 @@ from forks import Fork, script
 from full_disk import full_disk
 from lsemrl.cli.main import main
 from lsemrl.commands import answers, trained
+from lsemrl.commands.exported import _steps as trained_steps
 from lsemrl.commands.generate import counted
 from lsemrl.commands.named import Model, find
 from lsemrl.commands.trained import read_run, take_up
@@ -65,6 +66,22 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         main(list(words))
     assert exit_.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_whose_reference_followed_it_is_read(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["init_args"]["policy"] |= {"reference": "initial", "ref_model_sync_steps": 50}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert read_run(tmp_path / "run").policy.reference == "none"
+
+
+def test_batches_are_counted_by_whatever_was_kept(tmp_path: Path) -> None:
+    assert trained_steps(tmp_path) == 0
+    (tmp_path / "metrics.csv").write_text("rollout_step,loss\n9.0,1\n,2\n19.0,1\n")  # logged every ten steps
+    assert trained_steps(tmp_path) == 20
+    (tmp_path / "checkpoints" / "step_25").mkdir(parents=True)
+    assert trained_steps(tmp_path) == 25
 
 
 def test_a_file_is_answered_line_by_line_whatever_the_batch(

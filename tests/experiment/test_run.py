@@ -202,6 +202,33 @@ def test_nobody_works_beside_a_child_that_was_left_behind(world: World) -> None:
     assert not (checkpoint.parents[2] / "version_1").exists()
 
 
+def test_a_child_that_was_left_behind_and_came_to_its_end_is_not_run_again(world: World) -> None:
+    world.write(stages=doing(rl="hang"))
+    version = world.output / "rl" / "seed_1" / "version_0"
+    runner = subprocess.Popen([sys.executable, "-c", RUNNER, *FAKE], stdout=subprocess.DEVNULL)
+    wait_for((version / "checkpoints" / "step_5").exists)
+    runner.kill()
+    runner.wait()
+    os.kill(world.journal()[-1]["pid"], signal.SIGKILL)
+    wait_for(lambda: not alive(world.journal()[-1]["pid"]))
+    (version / "adapter").mkdir()
+    (version / "run.json").write_text(json.dumps({"identity": "", "finished": True}))
+    shown = world.plan(stages=doing(rl="hang"))
+    assert "rl seed 1: skip, came to its end after its experiment was killed" in shown
+    before = world.started()
+    assert world.run(stages=doing(rl="hang"))[0] == 0
+    assert "rl" not in [Path(name).parent.name for name in world.started()[len(before) :]]
+    assert (world.output / "rl" / "seed_1" / "adapter").resolve() == (version / "adapter").resolve()
+
+
+def test_without_locks_experiments_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    assert world.run()[0] == 0
+
+
 def test_a_checkpoint_of_other_settings_is_not_taken_up(world: World) -> None:
     world.write(stages=doing(cold="hang"))
     checkpoint = world.output / "cold" / "seed_1" / "version_0" / "checkpoints" / "step_5"

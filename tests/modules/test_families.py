@@ -23,6 +23,7 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.sharding import whole_tensors
 from lsemrl.types import PromptBatch, Sequences
 from matrix import slow_but, slow_cases_but
 from short_runs import At, Stop, grpo, run, sft, stop, trained
@@ -282,6 +283,19 @@ def test_a_model_that_looks_ahead_is_refused(prompts: PromptBatch) -> None:
     model = transformers.BertLMHeadModel(config("bert", **fields, num_hidden_layers=2, num_attention_heads=2)).eval()
     with torch.no_grad(), pytest.raises(UserError, match="from what stands before it alone"):
         prove(model, completions(prompts), "it")
+
+
+@pytest.mark.parametrize(
+    "family", [name for name in FAMILIES if "moe" in name or name in ("qwen3", "mixtral", "gemma3", "qwen3-next")]
+)
+def test_whole_models_are_read_back_by_the_names_they_have_in_memory(family: str, saved: Any, tmp_path: Path) -> None:
+    policy = Policy(PolicySettings(model=str(saved(family)), train="full", reference="none"))
+    policy.load()
+    stir(policy, scale=0.1)
+    policy.save(tmp_path / "checkpoint", whole_tensors(policy.trained()))
+    found = policy.read(tmp_path / "checkpoint")
+    assert found.keys() == policy.trained().keys()
+    assert all(torch.equal(found[name], weight) for name, weight in policy.trained().items())
 
 
 def test_padding_is_dealt_where_prompts_are_not_shared(saved: Any, prompts: PromptBatch) -> None:

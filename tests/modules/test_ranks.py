@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_a_run_goes_on_with_another_layout(what: str, first: str, then: str, tra
     folder = trained(what, then, trained(what, first) / "checkpoints" / "step_2")
     for name, value in weights(folder).items():
         torch.testing.assert_close(value, weights(trained(what, "one"))[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", slow_but(["ddp.yaml", "fsdp.yaml"], ["ddp.yaml"]))
+def test_rows_that_ranks_cannot_share_alike_are_all_predicted_once_and_in_order(layout: str, tmp_path: Path) -> None:
+    words = ["predict", "--config", "grpo.yaml", "--config", layout, "--trainer.accelerator=cpu", "--trainer.devices=2"]
+    words += ["--data.micro={train: 20, validation: 4, test: 3}", "--data.splits.cold_start_count=8"]
+    words += ["--data.batch_size=4", "--data.eval_batch_size=1", "--model.sampling.max_new_tokens=4"]
+    words += ["--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]
+    for done in [each.end() for each in ranks([*words, f"--trainer.default_root_dir={tmp_path}"])]:
+        assert done.returncode == 0, done.stderr[-3000:]
+    lines = (tmp_path / "predict_0" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [f"test-{at}" for at in range(3)]
 
 
 def test_every_rank_and_every_step_draws_of_a_seed_of_its_own() -> None:

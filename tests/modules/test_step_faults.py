@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from safetensors.torch import load_file
 
 from lsemrl.errors import UserError
 from lsemrl.modules import base
+from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.policy import Policy
 from matrix import slow_but
+from own_text import write_own_text
 from short_runs import At, grpo, metrics, run, sft, trained
 
 
@@ -157,6 +160,31 @@ def test_memory_that_runs_out_halves_micro_batches(
     assert module.micro_batch_tokens == 60
     for name, value in trained(module).items():
         torch.testing.assert_close(value, trained(whole)[name], rtol=1e-3, atol=1e-5)
+
+
+def test_ranks_count_once_however_often_one_of_them_tries(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that tried again, and counted again, would be heard by the others as something else."""
+    own_text = write_own_text(tmp_path / "own.jsonl", tiny_model)
+    counted, divergence = [], Policy.divergence
+    count = PolicyModule.window_counts
+
+    def counts(self: PolicyModule, mask_NT: torch.Tensor) -> Any:
+        counted.append(self.rollout_step)
+        return count(self, mask_NT)
+
+    def short(self: Policy, *args: Any) -> Any:
+        if len(counted) == 2:
+            monkeypatch.setattr(Policy, "divergence", divergence)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return divergence(self, *args)
+
+    monkeypatch.setattr(PolicyModule, "window_counts", counts)
+    monkeypatch.setattr(Policy, "divergence", short)
+    run(sft(tiny_model, anchor=AnchorSettings(path=str(own_text), rows=3)), tmp_path / "run")
+    assert Policy.divergence is divergence
+    assert set(Counter(counted).values()) == {2}  # of the task, and of what is held
 
 
 def test_memory_that_runs_out_again_is_told(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from lsemrl.modules.base_model import read_model
 from lsemrl.modules.policy import Policy
 from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.report.records import Report
+from lsemrl.runs import checkpoints, step_of
 from lsemrl.types import UserError
 
 _PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེགས། Hello, world."
@@ -179,7 +180,7 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
     """What was trained, on what, how, and what came of it."""
     module = run.config["model"]["class_path"].rpartition(".")[2]
     plan, loading = run.data.plan, run.data.loading
-    steps = _steps(run.folder / "metrics.csv")
+    steps = _steps(run.folder)
     source = markdown(name_only(plan.source.path))
     rank = json.loads((run.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     lines = [
@@ -208,12 +209,14 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
     return "\n".join(lines)
 
 
-def _steps(path: Path) -> int:
-    """Training batches that the run logged; 0 where it kept no log."""
-    if not path.is_file():
-        return 0
-    with path.open(encoding="utf-8") as file:
-        return sum(bool(row.get("rollout_step")) for row in csv.DictReader(file))
+def _steps(folder: Path) -> int:
+    """Training batches of a run, as far as its log and its checkpoints tell."""
+    logged, path = 0, folder / "metrics.csv"
+    if path.is_file():
+        with path.open(encoding="utf-8") as file:
+            steps = [float(row["rollout_step"]) for row in csv.DictReader(file) if row.get("rollout_step")]
+        logged = int(max(steps, default=-1)) + 1
+    return max([logged, *map(step_of, checkpoints(folder))])
 
 
 def _figures(report: Report, name: str, adapter: str) -> list[str]:

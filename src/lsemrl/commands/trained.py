@@ -123,14 +123,15 @@ def read_run(folder: Path) -> Trained:
     check_links(folder, [path, adapter, folder / "metrics.csv", Path(found.policy.model)])
     full = found.policy.train == "full"
     where: dict[str, Any] = {"model": str(adapter), "adapter": None} if full else {"adapter": str(adapter)}
-    where |= {"adapter_scale": 1.0}  # what it began from may have been scaled; what it left is whole
+    as_it_is: Any = {"reference": "none", "ref_model_sync_steps": None}
+    where |= {"adapter_scale": 1.0, **as_it_is}  # what it began from may have been scaled; what it left is whole
     return Trained(
         folder=folder,
         config=config,
-        policy=dataclasses.replace(found.policy, reference="none", **where),
+        policy=dataclasses.replace(found.policy, **where),
         data=found.data,
         sampling=found.sampling,
-        base=dataclasses.replace(found.policy, reference="none") if full else None,
+        base=dataclasses.replace(found.policy, **as_it_is) if full else None,
     )
 
 

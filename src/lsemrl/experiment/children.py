@@ -76,6 +76,8 @@ def claimed(output: Path) -> Iterator[int]:
                 f"output is {str(output)!r}, where an experiment is at work (process {path.read_text().strip()}); wait "
                 "for it, or end it"
             ) from None
+        except OSError:  # some file systems have no locks
+            pass
         write_pids(descriptor, [os.getpid()])
         yield descriptor
     finally:

@@ -81,6 +81,9 @@ class _Crew:
         self.show: Display = Display()
         self.runs = experiment.runs()
         self.standings = [standing(run, experiment.name) for run in self.runs]
+        for run, stands in zip(self.runs, self.standings, strict=True):
+            if stands.ended:
+                finish(run, seconds=0.0, peak_bytes=0, resumed=True)  # by which no estimate goes
         self.status: dict[tuple[str, int], Status] = {
             _key(run): "skipped" if stands.complete else "waiting"
             for run, stands in zip(self.runs, self.standings, strict=True)

@@ -20,7 +20,7 @@ from lsemrl.errors import UserError
 from lsemrl.experiment.plan import ADAPTER, Run
 from lsemrl.files import fill_folder, told
 from lsemrl.json_records import write_json
-from lsemrl.runs import checkpoints
+from lsemrl.runs import checkpoints, has_finished
 
 LOG = "log.txt"
 _STARTED, _DONE = "stage.json", "done.json"
@@ -34,12 +34,14 @@ class Standing:
         complete: Nothing: its folder holds what it would make.
         reason: Why, for people.
         checkpoint: Where an earlier attempt will be taken up.
+        ended: Whether nobody was there to record that it is complete.
         twin: The folder of another experiment's run that did the very same, to be copied.
     """
 
     complete: bool
     reason: str
     checkpoint: Path | None = None
+    ended: bool = False
     twin: Path | None = None
 
 
@@ -80,6 +82,8 @@ def standing(run: Run, experiment: str) -> Standing:
         if run.stage.verb == "fit" and not (run.folder / ADAPTER).exists():
             return Standing(complete=False, reason="its adapter is gone")
         return Standing(complete=True, reason="complete and unchanged")
+    if run.stage.verb == "fit" and _has_ended(run):
+        return Standing(complete=True, reason="came to its end after its experiment was killed", ended=True)
     checkpoint = _last_checkpoint(run) if run.stage.verb == "fit" else None
     if checkpoint:
         return Standing(
@@ -105,6 +109,16 @@ def _is_own(run: Run, experiment: str, started: Mapping[str, Any] | None) -> boo
         return not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir()))
     identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
     return all(started.get(name) == value for name, value in identity.items())
+
+
+def _has_ended(run: Run) -> bool:
+    """Whether the last attempt left an adapter and nothing to do, though its runner was killed."""
+    newest = max(run.folder.glob("version_*"), key=_version, default=None)
+    return newest is not None and (newest / ADAPTER).exists() and has_finished(newest)
+
+
+def _version(folder: Path) -> int:
+    return int(folder.name.removeprefix("version_"))
 
 
 def _last_checkpoint(run: Run) -> Path | None:
@@ -149,8 +163,7 @@ def adopt(run: Run, experiment: str, twin: Path) -> None:
 def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str | None:
     """Record that `run` is complete; what is missing, if a fit has left no adapter."""
     if run.stage.verb == "fit":
-        found = run.folder.glob("version_*/adapter")
-        newest = max(found, key=lambda path: int(path.parent.name.removeprefix("version_")), default=None)
+        newest = max(run.folder.glob("version_*/adapter"), key=lambda path: _version(path.parent), default=None)
         if newest is None:
             return "it left no adapter"
         link = run.folder / ADAPTER

@@ -167,15 +167,15 @@ class PolicyModule(LightningModule):
             loss_of: This rank's share of the loss of a micro-batch, and sums of metrics.
 
         Returns:
-            The sums over all micro-batches, the share of padding, the norm of the gradient before clipping, and how
-            many steps have been skipped so far.
+            The sums over all micro-batches, the share of padding, and the norm of the gradient before clipping.
 
         Raises:
             UserError: Too many steps were skipped in a row, or memory ran out.
         """
+        held = self._held_beside()
         batches, found = within_memory(
             self.policy,
-            lambda: self._backward(whole, rows, loss_of),
+            lambda: self._backward(whole, rows, loss_of, held),
             self._halve_micro_batches,
             "model.micro_batch_tokens or policy.lora.rank, or set policy.gradient_checkpointing",
         )
@@ -195,23 +195,24 @@ class PolicyModule(LightningModule):
             writing = rows_of_ranks if self.trainer.is_global_zero else ()
             self.skipped.add(path, writing, self.optimizer.max_skipped_steps)
         totals = {name: torch.stack(values).sum() for name, values in found.items()}
-        return {
-            **totals,
-            "grad_norm": norm,
-            "padding/update": torch.tensor(padding(batches)),
-            "skipped_steps": torch.tensor(float(self.skipped.count)),
-        }
+        return {**totals, "grad_norm": norm, "padding/update": torch.tensor(padding(batches))}
+
+    def _held_beside(self) -> tuple[Sequences, LossOf] | None:
+        """What the anchor holds in this step, and its loss; apart, for ranks count once, however often one tries."""
+        if not self.anchor:
+            return None
+        held, numbers = self.anchor.beside(self.global_step, self.global_rank, self.trainer.world_size, self.device)
+        counts = self.window_counts(held.completion_mask_NT if numbers else held.completion_mask_NT[:0])
+        return held, self.anchor.loss(self.policy, numbers, counts.tokens)
 
     def _backward(
-        self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf
+        self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf, beside: tuple[Sequences, LossOf] | None
     ) -> tuple[list[MicroBatch], dict[str, list[torch.Tensor]]]:
         batches, found = self._accumulate(whole, rows, loss_of)
-        if self.anchor:
+        if beside:
             self.stopwatch.lap("update")
-            held, numbers = self.anchor.beside(self.global_step, self.global_rank, self.trainer.world_size, self.device)
-            counts = self.window_counts(held.completion_mask_NT if numbers else held.completion_mask_NT[:0])
-            every = torch.arange(len(held), device=self.device)
-            _, divergence = self._accumulate(held, every, self.anchor.loss(self.policy, numbers, counts.tokens))
+            held, loss_of_held = beside
+            _, divergence = self._accumulate(held, torch.arange(len(held), device=self.device), loss_of_held)
             found |= {name: values for name, values in divergence.items() if name != "loss"}
             self.stopwatch.lap("anchor")
         return batches, found
@@ -268,6 +269,7 @@ class PolicyModule(LightningModule):
         if self.policy.traffic is not None:
             seconds["communication"] = self.policy.traffic.take()
         metrics = {**metrics, **{f"timing/{stage}": value for stage, value in seconds.items()}}
+        metrics["skipped_steps"] = float(self.skipped.count)
         clocks = {"rollout_step": float(self.rollout_step), "optimizer_step": float(self.global_step)}
         due = (self.rollout_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         log_row(self, {**metrics, **clocks}, self.rollout_step, shown, due=due)

@@ -10,7 +10,7 @@ Left out on purpose: adapters other than LoRA.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.pretrained import adapter_tokenizer, declared_eos, fingerprint, read_config_and_tokenizer
 from lsemrl.modules.recomputation import recompute_layers
-from lsemrl.modules.sharding import Traffic, gathered_weights, read_weights, spread
+from lsemrl.modules.sharding import Traffic, checked, gathered_weights, read_weights, spread
 from lsemrl.types import Sequences, UserError
 
 
@@ -338,11 +338,12 @@ class Policy(nn.Module):
             UserError: They are not those of this policy.
         """
         trained = self.trained()
-        plain: dict[str, Tensor] = {name.removeprefix("model."): weight for name, weight in trained.items()}
-        besides: Collection[str] = ()
-        if self.adapted:
-            plain = adapter_tensors(self.model)
-            besides = adapter_tensors(self.model, embeddings=self.resized).keys() - plain.keys()
+        if not self.adapted:  # of experts and the like files have other names than the model
+            with torch.random.fork_rng(devices=[]):  # building it draws from the run's random numbers
+                parameters = read_model(str(folder), self.settings).named_parameters()
+            return checked(folder, {f"model.{name}": weight.detach() for name, weight in parameters}, trained)
+        plain = adapter_tensors(self.model)
+        besides = adapter_tensors(self.model, embeddings=self.resized).keys() - plain.keys()
         found = read_weights(folder, plain, besides)
         names = {weight: name for name, weight in trained.items()}
         return {names[weight]: found[key] for key, weight in plain.items()}  # type: ignore[index]

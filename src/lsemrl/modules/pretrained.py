@@ -89,7 +89,10 @@ def as_ids(declared: int | list[int] | None) -> list[int]:
 
 
 def adapter_tokenizer(folder: Path, base: PreTrainedTokenizerBase, *, trust: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer beside an adapter, where its tokens are others than those of `base`, else `base`."""
+    """The tokenizer beside an adapter, where its tokens, its end of texts or its template are others, else `base`.
+
+    A template that it does not have is that of `base`.
+    """
     if not (folder / "tokenizer_config.json").is_file():
         return base
     try:
@@ -100,8 +103,11 @@ def adapter_tokenizer(folder: Path, base: PreTrainedTokenizerBase, *, trust: boo
             f"the tokenizer in policy.adapter {str(folder)!r} cannot be read ({reason}); export it again, or delete it "
             "there if it is that of policy.model"
         ) from error
-    if own.get_vocab() == base.get_vocab():
-        return base
     complete_tokenizer(own, as_ids(base.eos_token_id))
     own.padding_side = "left"
-    return own
+    own.chat_template = own.chat_template or base.chat_template
+
+    def said(tokenizer: PreTrainedTokenizerBase) -> tuple[object, ...]:
+        return tokenizer.get_vocab(), tokenizer.eos_token_id, tokenizer.chat_template
+
+    return base if said(own) == said(base) else own

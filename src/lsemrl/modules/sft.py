@@ -56,7 +56,6 @@ class SFT(PolicyModule):
                 "grad_norm": found["grad_norm"],
                 "num_tokens": mask_NT.sum().float() * self.trainer.world_size,
                 "padding/update": found["padding/update"],
-                "skipped_steps": found["skipped_steps"],
                 **{
                     name: value * self.trainer.world_size for name, value in found.items() if name.startswith("anchor/")
                 },

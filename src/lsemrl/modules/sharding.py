@@ -37,6 +37,15 @@ def read_weights(folder: Path, targets: Mapping[str, Tensor], besides: Collectio
     for path in sorted(folder.glob("*.safetensors")):
         found |= load_file(path)
     found = {name: value for name, value in found.items() if name not in besides}
+    return checked(folder, found, targets)
+
+
+def checked(folder: Path, found: dict[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What was `found` in `folder`, if its names and shapes are those of `targets`.
+
+    Raises:
+        UserError: They are not.
+    """
     if found.keys() != targets.keys() or any(found[name].shape != target.shape for name, target in targets.items()):
         raise UserError(
             f"{str(folder)!r} does not hold this policy's trained weights; resume with the configuration that wrote it"

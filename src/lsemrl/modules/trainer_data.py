@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lsemrl.data.base import Data
 
@@ -43,5 +44,15 @@ class TrainerData(LightningDataModule):
         return self.data.test_dataloader()
 
     def predict_dataloader(self) -> Any:
-        """The test rows in order."""
-        return self.data.test_dataloader()
+        """The test rows in order; each rank gets as many batches, for which Lightning does not see here."""
+        loader, ranks = self.data.test_dataloader(), self.trainer.world_size if self.trainer else 1
+        if ranks == 1 or not isinstance(loader, DataLoader):
+            return loader
+        return DataLoader(
+            loader.dataset,
+            batch_size=loader.batch_size,
+            sampler=DistributedSampler(loader.dataset, ranks, self.trainer.global_rank, shuffle=False),  # type: ignore
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+            generator=loader.generator,
+        )

@@ -153,3 +153,17 @@ def test_embeddings_that_were_trained_in_the_base_itself_are_refused(models: dic
     save_file(tensors, path)
     with pytest.raises(UserError, match=r"holds model\.embed_tokens whole, with other values than policy\.model's"):
         read(models["tied"], adapter)
+
+
+def test_an_adapter_brings_its_end_of_texts_and_its_template(models: dict[str, str], tmp_path: Path) -> None:
+    """As a chat adapter does on a base that ends texts otherwise."""
+    own = AutoTokenizer.from_pretrained(models["tied"])
+    alike = read(models["tied"], train_elsewhere(models["tied"], tmp_path / "plain", tokenizer=False)).tokenizer
+    own.eos_token, own.chat_template = "<|user|>", "{{ messages[0].content }}"
+    assert own.eos_token != alike.eos_token and own.get_vocab() == alike.get_vocab()
+    for template, expected in ((own.chat_template, own.chat_template), (None, alike.chat_template)):
+        own.chat_template = template
+        (tmp_path / "plain" / "chat_template.jinja").unlink(missing_ok=True)
+        own.save_pretrained(tmp_path / "plain")
+        found = read(models["tied"], tmp_path / "plain").tokenizer
+        assert (found.eos_token, found.chat_template, found.padding_side) == ("<|user|>", expected, "left")
