@@ -42,6 +42,8 @@ from lsemrl.kernels import fused_policy_loss, reference, token_logprobs
 CLIP, BETA = 0.2, 0.04
 SLACK = 4.0
 """How many times the error of the eager formula in the same dtype a system may have."""
+FARTHEST = 0.1
+"""How far the gradient of the eager formula may be off; one of nothing but zeros would be off by 1."""
 FLOOR_TOKENS = 8192
 """Rows of a bare matmul at a time, so that the floor fits into memory; larger ones are no faster."""
 TRL_COLUMNS = 32_768
@@ -132,7 +134,10 @@ class Errors:
 def make_problem(
     tokens: int, length: int, hidden: int, vocabulary: int, dtype: torch.dtype, device: torch.device
 ) -> Problem:
-    """Random numbers: logits with a standard deviation of 3, other policies within 0.1 nats."""
+    """Random numbers: logits with a standard deviation of 3, other policies within 0.1 nats.
+
+    But every sixteenth token is clipped, and none is so near to the bounds that rounding decides which.
+    """
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -144,11 +149,13 @@ def make_problem(
     with torch.no_grad():
         parts = zip(hidden_MH.split(256), targets_M.split(256), strict=True)
         logprobs_M = torch.cat([reference.token_logprobs(part_CH, weight_VH, ids_C)[0] for part_CH, ids_C in parts])
+    apart_M = (0.1 * normal(tokens)).clamp(-0.1, 0.1)
+    apart_M[::16] = 0.5 * normal(tokens)[::16].sign()
     return Problem(
         hidden_MH=hidden_MH.requires_grad_(),
         weight_VH=weight_VH,
         targets_M=targets_M,
-        old_M=logprobs_M + 0.1 * normal(tokens),
+        old_M=logprobs_M + apart_M,
         ref_M=logprobs_M + 0.1 * normal(tokens),
         advantages_B=normal(tokens // length),
     )
@@ -376,6 +383,8 @@ def limits_of(kind: Kind, given: Problem, ready: Sequence[System]) -> Errors:
     """The errors a system may have: some times those of the naive formula, and a few roundings at the least."""
     naive = next(system for system in ready if system.kind == kind and system.name.startswith("naive"))
     error = errors_of(naive, given)
+    if not error.gradient <= FARTHEST:  # nor where it is no number
+        raise ValueError(f"the gradient of {naive.name} is off by {error.gradient:.2g}, by which nothing can be judged")
     rounding = 8 * torch.finfo(torch.float32).eps
     own = torch.finfo(given.hidden_MH.dtype).eps
     return Errors(loss=SLACK * max(error.loss, rounding * 10), gradient=SLACK * max(error.gradient, own))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALLEST = "--device cpu --hidden 8 --vocabulary 61 --tokens 8 16 --length 4 --rounds 2 --no-compile --results"
@@ -64,6 +66,21 @@ def test_no_speed_is_said_when_ours_is_wrong(
     with pytest.raises(SystemExit, match="fused_policy_loss, float32 logits is wrong"):
         run(bench_kernel, tmp_path)
     assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("times", [0.0, -1.0, 0.9])
+def test_no_gradient_that_is_another_passes(bench_kernel: ModuleType, dtype: torch.dtype, times: float) -> None:
+    given = bench_kernel.make_problem(256, 16, 64, 512, dtype, torch.device("cpu"))
+    naive = next(one for one in bench_kernel.systems(dtype, torch.device("cpu"), False) if one.name == "naive")
+
+    def wrong(of: Any) -> Any:
+        loss, gradient = naive.run(of)
+        return loss, times * gradient
+
+    limit = bench_kernel.limits_of("train", given, [naive]).gradient
+    assert bench_kernel.errors_of(naive, given).gradient <= limit
+    assert bench_kernel.errors_of(replace(naive, run=wrong), given).gradient > limit
 
 
 @pytest.mark.parametrize("fault", ["wrong", "broken"])

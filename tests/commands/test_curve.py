@@ -9,9 +9,10 @@ import torch
 
 from lsemrl import micro
 from lsemrl.cli.main import main
+from lsemrl.commands.curve import best_arm
 from lsemrl.evaluation.measurement import FILE, Measured
 from lsemrl.modules.adapters.files import read_tensors
-from lsemrl.report.records import Report
+from lsemrl.report.records import Arm, Report
 from small_run import fit_small
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -24,6 +25,26 @@ SMALL = [
 
 def curve(output: Path, *words: str) -> None:
     main(["curve", str(micro.COLD_START), "--output", str(output), *SMALL, *words])
+
+
+def at(scale: str, score: float, kept: float) -> Arm:
+    fields = {"label": scale, "trained_by": "", "seconds": 1.0, "steps": 0, "kl": {}, "trajectory": ()}
+    return Arm(name=scale, target={"meaning_f1": score}, general={"em": kept}, **fields)
+
+
+@pytest.mark.parametrize(
+    ("half", "whole", "best"),
+    [
+        ((0.4, 0.89), (0.6, 0.5), "half"),  # whole loses 40 points
+        ((0.4, 0.89), (0.6, 0.88), "whole"),
+        ((0.1, 0.9), (0.2, 0.9), None),  # neither gains
+        ((0.4, 0.5), (0.6, 0.5), None),
+    ],
+)
+def test_the_best_scale_gains(half: tuple[float, float], whole: tuple[float, float], best: str | None) -> None:
+    fields = {"lsemrl": "0", "created": "", "task": "", "seed": 0, "command": "", "machine": {}, "versions": {}}
+    arms = (at("base", 0.2, 0.9), at("half", *half), at("whole", *whole))
+    assert best_arm(Report(**fields, signatures={}, seconds=0.0, arms=arms), 2.0) == best
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from lsemrl.report.colours import colours
 from lsemrl.report.findings import (
     MISSING,
     MatchedTax,
@@ -108,6 +109,19 @@ def test_finding_is_made_of_the_numbers() -> None:
     )
     assert finding(report_of(BASE, COLD)).startswith("cold_start gained 50.0 points of meaning F1 over the base")
     assert finding(report_of(BASE, bare("rl", f1=math.nan, em=0.5))).startswith("No arm has both")
+
+
+def test_no_loss_is_told_where_none_is_left_after_rounding() -> None:
+    for drift, told in ((0.004, False), (0.02, True)):
+        arms = (replace(BASE, general={"em": 0.0, "nll": 3.0}), replace(RL, general={"em": 0.0, "nll": 3.0 + drift}))
+        assert ("nats a token" in finding(report_of(*arms))) == told
+
+
+def test_an_arm_of_several_ways_has_one_colour() -> None:
+    arms = [replace(RL, name=name, label=name) for name in ("one", "two", "three")]
+    for paths in ((("one", "two"), ("one", "two", "three")), (("one", "two", "three"), ("one", "two"))):
+        found = colours(replace(report_of(BASE, *arms), paths=paths))
+        assert len({found["two"], found["three"]}) == 2
 
 
 def test_finding_uses_chrf_without_an_oracle() -> None:

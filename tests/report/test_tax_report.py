@@ -315,6 +315,10 @@ def test_ways_of_training_are_compared_at_the_same_score() -> None:
     assert "At the same meaning F1 of 70.0, RL has lost 15.0 points of Chinese QA and the way to SFT" in shown
     assert "What was lost at the same score" in shown
     assert "What was lost at the same score" in page.html(report, {name: "" for name in plots.draw(report)})
+    assert "| arm | Score compared at | QA exact match lost by RL | QA exact match lost by the other |" in shown
+    # RL never comes up to this base, where both would be met before either has lost anything.
+    above = [at("base", 1, 0.75, 0.9), *pairs[1:]]
+    assert tax_report(above, command="", paths=[("cold_start", "rl"), ("sft", "sft_replay")]).same_scores == ()
     with pytest.raises(UserError, match="--path names 'grpo'; choose among the trained arms: cold_start, rl"):
         tax_report(pairs, command="", paths=[("grpo",)])
 

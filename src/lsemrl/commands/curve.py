@@ -57,6 +57,7 @@ def curve(
     loading(run)
     from lsemrl.commands.trained import take_up  # peft, for which words that cannot be do not wait
     from lsemrl.evaluation.measure import read_measured, run_measure
+    from lsemrl.report.findings import unmeasured
     from lsemrl.report.tax_report import tax_report
     from lsemrl.report.write import table, write_report
 
@@ -76,7 +77,8 @@ def curve(
     command = shlex.join(["lsemrl", "curve", run, "--scales", *map(str, asked), "--lost", f"{lost:g}"])
     paths = [[*scale_of][1:]]
     report = tax_report(measured, command=command, paths=paths)
-    best = best_arm(report, lost)
+    nothing_to_lose = unmeasured(report)
+    best = None if nothing_to_lose else best_arm(report, lost)
     if best:  # which the plots show by its label
         label = f"at {scale_of[best]:g}, best within {lost:g} points"
         measured = [(path, replace(one, label=label) if one.arm == best else one) for path, one in measured]
@@ -88,19 +90,23 @@ def curve(
         f"of the scales that lose at most {lost:g} points of {report.kept_name}, {scale_of[best]:g} gains most; take "
         f"it by --adapter-scale {scale_of[best]:g} (generate, chat, export), or policy.adapter_scale in a configuration"
         if best
-        else f"no scale loses at most {lost:g} points of {report.kept_name}; try smaller ones, or train with an anchor"
+        else f"no scale is best: {nothing_to_lose}"
+        if nothing_to_lose
+        else f"no scale gains and loses at most {lost:g} points of {report.kept_name}; try smaller ones, or train with "
+        "an anchor"
     )
     console.print(visible(said), markup=False, highlight=False, soft_wrap=True)
     console.print(page, markup=False)
 
 
 def best_arm(report: Report, lost: float) -> str | None:
-    """The arm with the best score on the new task among those that lost at most `lost` points; None where none did."""
+    """The arm that gained most on the new task among those that lost at most `lost` points; None where none did."""
 
     def loss(arm: str) -> float:
         kept = report.kept
         return 100 * (report.base.general[kept] - next(one for one in report.arms if one.name == arm).general[kept])
 
     scores = {arm.name: arm.target.get(report.score, -math.inf) for arm in report.trained}
-    allowed = [arm for arm in scores if loss(arm) <= lost + 1e-9]
+    before = report.base.target.get(report.score, -math.inf)
+    allowed = [arm for arm, score in scores.items() if score > before and loss(arm) <= lost + 1e-9]
     return max(allowed, key=lambda arm: scores[arm], default=None)

@@ -19,7 +19,7 @@ def commands(experiment: Experiment) -> Iterator[tuple[str, ...]]:
     arms = {stage.name: stage.overrides.get("arm") for stage in experiment.stages}
     for plan in experiment.reports:
         folder = experiment.output / REPORTS / plan.name
-        searched = [str(experiment.output / stage) for stage in plan.stages]
+        searched = [str(experiment.folder(stage, seed)) for stage in plan.stages for seed in experiment.seeds]
         if plan.judge:
             pair = [next(stage for stage in plan.stages if arms[stage] == arm) for arm in JUDGED]
             for seed in experiment.seeds:
@@ -29,7 +29,7 @@ def commands(experiment: Experiment) -> Iterator[tuple[str, ...]]:
                 )
                 judged = folder / "judge" / f"seed_{seed}"
                 yield ("judge", *files, "--oracle", f"--task={plan.judge}", f"--output={judged}")
-            searched.append(str(folder / "judge"))
+                searched.append(str(judged))
         paths = [word for path in plan.paths for word in ("--path", *path)]
         yield (
             "tax",

@@ -23,7 +23,8 @@ def colours(report: Report) -> dict[str, str]:
 
     Arms on the way to another have that one's.
     """
-    on_the_way = {name: arms[-1] for arms in report.paths for name in arms[:-1] if name not in COLOURS}
+    own = COLOURS.keys() | {arms[-1] for arms in report.paths}
+    on_the_way = {name: arms[-1] for arms in report.paths for name in arms[:-1] if name not in own}
     others = [arm.name for arm in report.arms if arm.name not in COLOURS and arm.name not in on_the_way]
     found = COLOURS | {name: _MORE_COLOURS[at % len(_MORE_COLOURS)] for at, name in enumerate(others)}
     return found | {name: found[end] for name, end in on_the_way.items()}

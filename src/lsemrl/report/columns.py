@@ -159,7 +159,7 @@ LEARNED = (
     column_of("copied", LEARNED_GROUP, "target.copied", better=-1, scale=100, delta=True),
     _percent("ended", LEARNED_GROUP, "target.ended_rate"),
     column_of("similarity reward", "Reward against oracle", "target.similarity_reward", digits=3, delta=True),
-    column_of("hacking gap", "Reward against oracle", "target.hacking_gap", better=-1, digits=3, delta=True),
+    column_of("hacking gap", "Reward against oracle", "target.hacking_gap", better=0, digits=3, delta=True),
     Column(head="steps", group=_COST, read=lambda arm, base: arm.steps or None, better=0, digits=0),
     MINUTES,
 )

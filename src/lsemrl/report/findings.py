@@ -171,7 +171,7 @@ def finding(report: Report) -> str:
         gained = f"{'lost' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
         drift = arm.general.get("nll", math.nan) - report.base.general.get("nll", math.nan)
         if none:  # where no answer can be counted, gold answers that became less likely still tell of a loss
-            lost = f" at {number(drift, 2, '+')} nats" if drift > 0 else ""
+            lost = f" at {number(drift, 2, '+')} nats" if round(drift, 2) > 0 else ""
         else:
             lost = f" and {'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}" if kept else ""
         if clauses:
@@ -285,7 +285,8 @@ def notes(report: Report) -> list[str]:
     """What a reader must know to take the tables for what they are."""
     lines = [
         "Bold is the best of the trained arms where they differ; with a sign, the difference from the base. Scores are "
-        "in points of 100 except similarity, a cosine; NLL and KL in nats per token; length in characters. Wholly "
+        "in points of 100 except cosines (similarity, its reward, the hacking gap), COMET, MetricX, of which less is "
+        "better, and the harness's own; NLL and KL in nats per token; length in characters. Wholly "
         "right: every slot and nothing else; language: outputs in the right one; copied: outputs that are "
         "mostly copies of the source; ended: outputs that stopped by themselves.",
         f"{MISSING} means not measured; not finite, that the measurement gave NaN or infinity.",

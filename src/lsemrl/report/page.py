@@ -38,6 +38,7 @@ _TABLES = (
 _DIFFERENCES = "Arms against each other"
 _HARNESS = "General ability by lm-evaluation-harness"
 _SAME = "What was lost at the same score"
+_BESIDE = "Beside the paper"
 Table = tuple[str, list[Column], Sequence[tuple[Arm | Line, list[Cell]]]]
 
 
@@ -128,13 +129,12 @@ def markdown(report: Report, figures: list[str]) -> str:
     lines += [f"{plain(sentence)}\n" for sentence in comparisons(report)]
     lines += [plain(f"{report.task}, {report.seeds}, {report.created}, lsemrl {report.lsemrl}"), ""]
     for title, columns, rows in _tables(report):
-        lines += [f"## {title}", "", *_markdown_table(columns, rows), ""]
+        lines += [f"## {title}", "", *_markdown_table(_with_groups(columns, title), rows), ""]
     lines += [f"- {plain(note)}" for note in notes(report)]
     if tables := beside(report):
-        lines += ["", "## Beside the paper", "", plain(_beside_words(report)), ""]
+        lines += ["", f"## {_BESIDE}", "", plain(_beside_words(report)), ""]
     for title, columns, beside_rows in tables:
-        named = [replace(column, head=f"{column.group}, {column.head}") for column in columns]
-        lines += [f"### {title}", "", *_markdown_table(named, beside_rows), ""]
+        lines += [f"### {title}", "", *_markdown_table(_with_groups(columns, _BESIDE), beside_rows), ""]
     lines += ["", *(f"{plain(f'{arm.label}: {words}')}\n" for arm in report.trained if (words := hacking(arm)))]
     for arm in report.trained:
         for alarm in arm.alarms:
@@ -155,6 +155,12 @@ def markdown(report: Report, figures: list[str]) -> str:
     rest = report.setup | report.machine | report.versions
     lines += [f"- {plain(key)}: {plain(str(value))}" for key, value in rest.items()]
     return "\n".join(lines) + "\n"
+
+
+def _with_groups(columns: Sequence[Column], title: str) -> list[Column]:
+    """With the heading above in their own, where columns mean nothing without it and a table has one line of them."""
+    whole = {_SAME: "{0.group} {0.head}", _DIFFERENCES: "{0.head} {0.group}", _BESIDE: "{0.group}, {0.head}"}
+    return [replace(one, head=whole.get(title, "{0.head}").format(one)) for one in columns]
 
 
 def _beside_words(report: Report) -> str:

@@ -120,7 +120,7 @@ def _same_scores(
         found: list[tuple[float, float, float]] = []
         for seed in sorted(set.intersection(*(set(by_seed[arm]) for arm in (*paths[0], *path)))):
             met = same_score(points(paths[0], seed), points(path, seed))
-            if met is not None:
+            if met is not None and met[0] > start:  # else both are met at the base, where neither has lost anything
                 score, (_, own), (_, others) = met
                 found.append((score, before - own, before - others))
         if found:
