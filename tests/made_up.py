@@ -55,6 +55,7 @@ def make_measured(arm: str, seed: int = 1, *, rows: int = 120, **changes: object
         "policy": {"model": "micro", "train": "lora", "adapter": None if arm == "base" else f"runs/{arm}/{seed}"},
         "base": "micro", "base_fingerprint": "0123456789abcdef",
         "data": {part: Rows(count=rows, sha256=f"{part:0<64}") for part in ("target", "general", "text")},
+        "adapter_fingerprint": "" if arm == "base" else f"{arm}-{seed}",
         "conditions": {"max_new_tokens": 32, "dtype": "float32"},
         "signatures": {"chrf": "chrF2|made up", "similarity_reward": "tau 0.2"},
         "machine": {"cores": 2}, "versions": {"torch": "2.13.0"}, "seconds": 20.0,

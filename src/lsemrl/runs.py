@@ -74,7 +74,7 @@ def new_folder(root: Path, name: str = "version", field: str = "trainer.default_
     with told(root, field):
         while True:
             root.mkdir(parents=True, exist_ok=True)
-            folder = root / f"{name}_{max(map(_number, _numbered(root, name)), default=-1) + 1}"
+            folder = root / f"{name}_{max(map(_number, numbered(root, name)), default=-1) + 1}"
             # Another start may have made it meanwhile, or a trial may have taken `root` away again.
             with suppress(FileExistsError, FileNotFoundError):
                 folder.mkdir()
@@ -199,7 +199,8 @@ def _identity(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _numbered(root: Path, name: str = "version") -> Iterator[Path]:
+def numbered(root: Path, name: str = "version") -> Iterator[Path]:
+    """The folders NAME_N under `root`, and no copies of them under other names."""
     return (path for path in root.glob(f"{name}_*") if path.name[len(name) + 1 :].isdecimal())
 
 
@@ -213,7 +214,7 @@ def _left(root: Path, identity: str) -> Path | None:
     def progress(folder: Path) -> tuple[int, int]:
         return max(map(step_of, checkpoints(folder)), default=-1), _number(folder)
 
-    for folder in sorted(_numbered(root), key=progress, reverse=True):
+    for folder in sorted(numbered(root), key=progress, reverse=True):
         record = _record(folder)
         if record is None or record["identity"] != identity or record["finished"] or not _lock(folder):
             continue

@@ -82,6 +82,14 @@ def test_from_the_configuration_of_a_grpo_run_to_sft(tmp_path: Path, capsys: pyt
     assert (tmp_path / "sft" / "version_0" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_rows_of_ones_own_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / FILE).write_text('{"precious": "rows"}\n')
+    with pytest.raises(SystemExit):
+        main(["best-of", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, "--trainer.default_root_dir", str(tmp_path)])
+    assert "holds rows of another kind, and would be replaced; move it away" in capsys.readouterr().err
+    assert "precious" in (tmp_path / FILE).read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -90,6 +90,15 @@ def test_after_a_full_disk_the_same_command_goes_on(
     assert names(tmp_path) == names(fitted)
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "notes.md", "version_0"])
+def test_the_folder_of_something_else_is_left_alone(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert "which holds something else; name a new folder" in told(capsys, tmp_path)
+    assert names(tmp_path) == [name]
+
+
 def test_the_overlay_keeps_the_other_rewards_in_a_grpo_run(fitted: Path, tmp_path: Path) -> None:
     tau = json.loads((fitted / "calibration.json").read_text(encoding="utf-8"))["tau"]["value"]
     words = ["fit", "--config", str(GRPO), "--config", str(fitted / "reward.yaml"), "--data.batch_size=2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -62,6 +63,13 @@ def test_what_it_writes_trains_measures_and_reports_as_it_stands(
     assert (Path("project") / "report" / "report.html").is_file()
     main(["experiment", "--config", "project/experiment.yaml", "--dry-run"])
     assert "to run: 6 of 6" in capsys.readouterr().out
+
+
+def test_what_is_to_be_run_can_be_pasted(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["init", pairs, "--from", "zh", "--to", "bo", "--output", "my project"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lsemrl ")]
+    assert ["lsemrl", "fit", "--config", "my project/rl.yaml"] in map(shlex.split, lines)
+    assert "lsemrl experiment --config 'my project'/experiment.yaml" in Path("my project/README.md").read_text()
 
 
 def test_values_are_of_these_rows(pairs: str) -> None:

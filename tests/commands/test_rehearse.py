@@ -165,6 +165,14 @@ def test_what_cannot_be_is_one_sentence(change: Callable[[Path], dict[str, Any]]
         command.rehearse(**settings)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.md"])
+def test_what_lies_beside_is_not_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"for which .*{name} would be replaced; name another"):
+        command.rehearse(output=tmp_path / "model.jsonl", rows=4, batch_size=2)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_rows_are_data_to_train_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rehearse(tmp_path / "own.jsonl", "--rows", "60", "--batch-size", "32")

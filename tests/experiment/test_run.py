@@ -221,6 +221,13 @@ def test_a_child_that_was_left_behind_and_came_to_its_end_is_not_run_again(world
     assert (world.output / "rl" / "seed_1" / "adapter").resolve() == (version / "adapter").resolve()
 
 
+def test_a_copy_of_a_run_is_none_of_its_versions(world: World) -> None:
+    world.write(stages=doing(rl="fail"))
+    assert world.run(stages=doing(rl="fail"))[0] == 1
+    (world.output / "rl" / "seed_1" / "version_0_backup" / "checkpoints" / "step_9").mkdir(parents=True)
+    assert "rl seed 1: run, not finished; starts again" in world.plan(stages=doing(rl="fail"))
+
+
 def test_without_locks_experiments_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> None:
         raise OSError(38, "Function not implemented")

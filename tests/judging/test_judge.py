@@ -292,6 +292,12 @@ def test_the_verb_with_the_oracle(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert result["first_place_rate"] is None
     assert "33.3% (1)" in capsys.readouterr().out
     assert not (tmp_path / "out" / "cache").exists()
+    words = ["--oracle", f"--output={tmp_path / 'out'}"]
+    main(["judge", f"rl={first}", f"sft={second}", *words])  # again, for the same verdict
+    with pytest.raises(SystemExit):
+        main(["judge", f"rl={second}", f"sft={second}", *words])
+    assert "which holds a verdict on" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "judge.json").read_text())["files"] == [str(first), str(second)]
 
 
 def test_the_verb_with_a_prompt_of_ones_own(tmp_path: Path) -> None:

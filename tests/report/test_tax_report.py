@@ -369,7 +369,7 @@ def general_json(
         "difference": scores(after - before, stderr),
     }  # fmt: skip
     content = {
-        "policy": {"adapter": adapter},
+        "policy": {"adapter": adapter, "adapter_fingerprint": adapter.removeprefix("runs/").replace("/", "-")},
         "settings": settings,
         "tasks": [task, {**task, "name": "cmrc2018_part", "part": True}],
     }
@@ -382,7 +382,7 @@ def test_scores_of_an_adapter_at_another_scale_are_not_those_of_the_whole(tmp_pa
     folder = tmp_path / "runs" / "general"
     general_json(folder, "runs/rl/1", (0.8, 0.7))
     content = json.loads((folder / "general.json").read_text())
-    content["policy"]["adapter_scale"] = 0.5
+    content["policy"] |= {"adapter_scale": 0.5, "adapter_fingerprint": "rl-1 * 0.5"}
     (folder / "general.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"of the adapter 'runs/rl/1' at 0\.5, of which there is no measurement"):
         tax_report(find_measurements([tmp_path]), command="", general=find_general([tmp_path]))
@@ -407,6 +407,26 @@ def test_scores_are_set_side_by_side_once_and_asked_alike(
     found = find_measurements([tmp_path / "runs"]), find_general([tmp_path])
     with pytest.raises(UserError, match=sentence) if sentence else nullcontext():
         tax_report(found[0], command="", general=found[1])
+
+
+def test_scores_are_of_the_adapter_that_was_asked_whatever_its_path(tmp_path: Path) -> None:
+    """Runs of two projects have the same names."""
+    write(tmp_path / "runs", "base", "rl", "sft")
+    general_json(tmp_path / "a", "runs/rl/1", (0.8, 0.1))
+    content = json.loads((tmp_path / "a" / "general.json").read_text())
+    content["policy"]["adapter_fingerprint"] = "sft-1"
+    (tmp_path / "a" / "general.json").write_text(json.dumps(content))
+    report = tax_report(find_measurements([tmp_path / "runs"]), command="", general=find_general([tmp_path]))
+    assert [arm.name for arm in report.trained if arm.harness] == ["sft"]
+
+
+def test_a_page_of_ones_own_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "runs", "base", "rl")
+    (tmp_path / "report.md").write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["tax", str(tmp_path / "runs"), "--output", str(tmp_path)])
+    assert "whose report.md is none of lsemrl's; name another folder" in capsys.readouterr().err
+    assert (tmp_path / "report.md").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -6,6 +6,7 @@ beside RL because on-policy data alone may be what keeps a model from forgetting
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from rich.progress import track
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
 from lsemrl.files import make_folder, try_folder, write_lines
+from lsemrl.reading import Unreadable, read_lines
 from lsemrl.types import Rewards, Rollouts, UserError
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def write_best(module: GRPO, data: TaskData, folder: Path) -> Path:
             "one input, such as translation's"
         )
     path = folder / FILE
+    _check_file(path)
     try_folder(folder, "trainer.default_root_dir")
     policy = module.policy
     prepared = data.prepare(policy.tokenizer)
@@ -83,6 +86,18 @@ def write_best(module: GRPO, data: TaskData, folder: Path) -> Path:
         f"{module.sampling.num_generations}, {means[1]:.3f} of all\n{path}"
     )
     return path
+
+
+def _check_file(path: Path) -> None:
+    """Refuse to replace rows that this has not written."""
+    if not path.exists():
+        return
+    try:
+        own = {"reward", "mean_reward"} <= json.loads(next(iter(read_lines(path)), "")).keys()
+    except (Unreadable, ValueError, AttributeError):
+        own = False
+    if not own:
+        raise UserError(f"{str(path)!r} holds rows of another kind, and would be replaced; move it away")
 
 
 def _best(rollouts: Rollouts, rewards: Rewards, source: str, target: str) -> list[dict[str, Any]]:

@@ -60,14 +60,21 @@ def fit_reward(
     )
 
 
+_WRITTEN = {"calibration.json", "calibration.md", "calibration.png", "config.yaml", "reward.yaml", "encoder.unfinished"}
+"""What a call that failed has left."""
+
+
 def _check_folder(folder: Path) -> None:
     """Try the folder to write to.
 
     Raises:
-        UserError: It cannot be written to, or holds an encoder.
+        UserError: It cannot be written to, or holds an encoder, or something else.
     """
     if (folder / "encoder").exists():
         raise UserError(f"output is {str(folder)!r}, which holds an encoder already; name another folder, or delete it")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not names <= _WRITTEN or ("config.yaml" in names and "calibration.json" not in names):
+        raise UserError(f"output is {str(folder)!r}, which holds something else; name a new folder")
     try_folder(folder, "output")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -303,7 +304,7 @@ def _written(profile: Language, identifier: str) -> str | dict[str, Any]:
 
 def _commands(asked: Asked, identifier: str) -> str:
     """What to run, in order."""
-    folder = asked.folder
+    folder = shlex.quote(str(asked.folder))
     measure = f"lsemrl measure --config {folder}/measure.yaml"
     told_apart = f"lsemrl fit-language --config {folder}/{IDENTIFIER}\n" if identifier else ""
     return (

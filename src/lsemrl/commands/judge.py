@@ -17,7 +17,7 @@ from lsemrl.judging.client import ReplyCache
 from lsemrl.judging.comparison import Comparison, Judgement, Pair, pair_up, read_predictions, table, write_comparison
 from lsemrl.judging.endpoint import Endpoint
 from lsemrl.judging.judge import PROMPT, Task, judge_by_endpoint, judge_by_oracle
-from lsemrl.reading import Unreadable, read_text, user_path
+from lsemrl.reading import Unreadable, read_json, read_text, user_path
 
 
 def judge(
@@ -58,6 +58,7 @@ def judge(
     rows = (read_predictions(first_file), read_predictions(second_file))
     pairs = pair_up(*rows)
     output = output or Path("runs/judge") / f"{first}_{second}"
+    _check_folder(output, [str(first_file), str(second_file)])
     try_folder(output, "--output")
     by: dict[str, Any] = {"kind": "oracle"}
     if endpoint is None:
@@ -78,6 +79,20 @@ def judge(
     path = write_comparison(comparison, output)
     Console().print(table(comparison))
     print(path)
+
+
+def _check_folder(output: Path, files: list[str]) -> None:
+    """Refuse a folder that holds the verdict on other files."""
+    path = output / "judge.json"
+    if not path.exists():
+        return
+    try:
+        found = read_json(path)["files"]
+    except (Unreadable, ValueError, KeyError, TypeError):
+        found = None
+    if found != files:
+        of = f" on {' and '.join(map(str, found))}" if isinstance(found, list) else ""
+        raise UserError(f"--output is {str(output)!r}, which holds a verdict{of}; name another folder")
 
 
 def _ask(pairs: Sequence[Pair], endpoint: Endpoint, replies: ReplyCache, asking: dict[str, Any]) -> list[Judgement]:

@@ -187,6 +187,9 @@ def _taken_up(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     begun: dict[str, Any] = {"batches": 0, "free": 0, "dropped": {}, "bytes": 0}
     beside = identity_path(output)
     if not output.exists() and not beside.exists():
+        for other in (likeliest_path(output), output.with_suffix(".md")):
+            if other.exists():
+                raise UserError(f"--output is {str(output)!r}, for which {other} would be replaced; name another")
         return begun
     try:
         found = read_json(beside)

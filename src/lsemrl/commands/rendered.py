@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def _template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["yaml"] = _as_yaml
+    environment.filters |= {"yaml": _as_yaml, "shell": shlex.quote}
     return environment.get_template(name)
 
 

@@ -19,6 +19,7 @@ from lsemrl.evaluation.harness_scores import General, results
 from lsemrl.evaluation.harness_settings import HarnessSettings
 from lsemrl.files import make_folder
 from lsemrl.json_records import write_json
+from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import UserError
@@ -60,6 +61,7 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
             **({} if policy_settings.adapter_scale == 1 else {"adapter_scale": policy_settings.adapter_scale}),
             "dtype": policy_settings.dtype,
             "base_fingerprint": policy.fingerprint,
+            "adapter_fingerprint": adapter_fingerprint(Path(str(policy.adapter)), policy_settings.adapter_scale),
         },
         settings={
             **dataclasses.asdict(settings),

@@ -20,7 +20,7 @@ from lsemrl.errors import UserError
 from lsemrl.experiment.plan import ADAPTER, Run
 from lsemrl.files import fill_folder, told
 from lsemrl.json_records import write_json
-from lsemrl.runs import checkpoints, has_finished
+from lsemrl.runs import checkpoints, has_finished, numbered
 
 LOG = "log.txt"
 _STARTED, _DONE = "stage.json", "done.json"
@@ -113,7 +113,7 @@ def _is_own(run: Run, experiment: str, started: Mapping[str, Any] | None) -> boo
 
 def _has_ended(run: Run) -> bool:
     """Whether the last attempt left an adapter and nothing to do, though its runner was killed."""
-    newest = max(run.folder.glob("version_*"), key=_version, default=None)
+    newest = max(numbered(run.folder), key=_version, default=None)
     return newest is not None and (newest / ADAPTER).exists() and has_finished(newest)
 
 
@@ -123,7 +123,7 @@ def _version(folder: Path) -> int:
 
 def _last_checkpoint(run: Run) -> Path | None:
     """Where `lsemrl fit` will find that it can go on."""
-    found = [checkpoint for folder in run.folder.glob("version_*") for checkpoint in checkpoints(folder)[-1:]]
+    found = [checkpoint for folder in numbered(run.folder) for checkpoint in checkpoints(folder)[-1:]]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
@@ -163,7 +163,8 @@ def adopt(run: Run, experiment: str, twin: Path) -> None:
 def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str | None:
     """Record that `run` is complete; what is missing, if a fit has left no adapter."""
     if run.stage.verb == "fit":
-        newest = max(run.folder.glob("version_*/adapter"), key=lambda path: _version(path.parent), default=None)
+        left = (folder / ADAPTER for folder in numbered(run.folder) if (folder / ADAPTER).exists())
+        newest = max(left, key=lambda path: _version(path.parent), default=None)
         if newest is None:
             return "it left no adapter"
         link = run.folder / ADAPTER

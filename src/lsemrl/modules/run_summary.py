@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def run_summary(folder: Path, monitor: str | None) -> Iterator[str]:
     made = [
         (ADAPTER, "the adapter, for plain peft too"),
         ("best", f"the adapter that did best by {monitor}"),
-        ("metrics.csv", "a row for every step"),
+        ("metrics.csv", "a row for every step that is logged"),
         (SAMPLES, "answers with the parts of their rewards"),
         (ALARMS, "what went wrong, with rows"),
     ]
@@ -31,7 +32,8 @@ def run_summary(folder: Path, monitor: str | None) -> Iterator[str]:
     yield from _scores(folder / "metrics.csv", monitor)
     for each in read_alarms(folder / ALARMS):
         yield f"alarm at step {each.rollout_step}, {each.kind}: {each.sentence}"
-    yield f"next: lsemrl chat {folder}, or lsemrl measure with --policy.adapter {folder / ADAPTER}"
+    run, adapter = shlex.quote(str(folder)), shlex.quote(str(folder / ADAPTER))
+    yield f"next: lsemrl chat {run}, or lsemrl measure with --policy.adapter {adapter}"
 
 
 def _scores(path: Path, monitor: str | None) -> Iterator[str]:

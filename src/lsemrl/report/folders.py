@@ -24,6 +24,7 @@ class General:
 
     path: Path
     adapter: str
+    fingerprint: str
     scale: float = 1.0
     tasks: tuple[dict[str, Any], ...]
     asked: dict[str, Any]
@@ -93,8 +94,11 @@ def find_general(folders: Sequence[Path]) -> list[General]:
             for task in tasks:
                 _check_task(task)
             scale = float(content["policy"].get("adapter_scale", 1))
+            fingerprint = str(content["policy"]["adapter_fingerprint"])
             asked = {name: value for name, value in content.get("settings", {}).items() if name not in _OF_SPEED}
-            found.append(General(path=path, adapter=adapter, scale=scale, tasks=tasks, asked=asked))
+            found.append(
+                General(path=path, adapter=adapter, fingerprint=fingerprint, scale=scale, tasks=tasks, asked=asked)
+            )
         except _UNREADABLE as error:
             raise UserError(f"{path} cannot be read ({error}): run lsemrl general again") from error
     return found

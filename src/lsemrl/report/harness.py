@@ -16,17 +16,13 @@ from lsemrl.report.records import HarnessScore
 
 def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
     """By the arm whose adapter was asked; each once, and each task of all alike."""
-    arms = {
-        (Path(str(one.policy["adapter"])).resolve(), one.policy.get("adapter_scale", 1.0)): one.arm
-        for _, one in found
-        if one.policy["adapter"]
-    }
+    # Not by their paths: those of two projects may be alike.
+    arms = {one.adapter_fingerprint: one.arm for _, one in found if one.adapter_fingerprint}
     asked: dict[str, list[General]] = {}
-    seen: dict[tuple[Path, float, str], Path] = {}
+    seen: dict[tuple[str, str], Path] = {}
     first: dict[str, General] = {}
     for each in general:
-        adapter = Path(each.adapter).resolve()
-        arm = arms.get((adapter, each.scale))
+        arm = arms.get(each.fingerprint)
         if arm is None:
             at = "" if each.scale == 1 else f" at {each.scale:g}"
             raise UserError(
@@ -34,7 +30,7 @@ def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list
                 "measure on that adapter too, or leave the file out of the folders"
             )
         for task in (str(task["name"]) for task in each.tasks):
-            other = seen.setdefault((adapter, each.scale, task), each.path)
+            other = seen.setdefault((each.fingerprint, task), each.path)
             if other != each.path:
                 raise UserError(
                     f"{other} and {each.path} both hold {task} of {each.adapter!r}; leave out one of the two"

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from lsemrl.errors import UserError
 from lsemrl.files import make_folder, write_bytes, write_text
 from lsemrl.foreign import visible
 from lsemrl.report import page, plots
@@ -30,6 +31,9 @@ def write_report(report: Report, folder: Path, field: str = "") -> Path:
     Raises:
         UserError: `folder` cannot be written.
     """
+    others = [name for name in ("report.md", "report.html") if (folder / name).exists()]
+    if others and not (folder / "report.json").exists():
+        raise UserError(f"{field} is {str(folder)!r}, whose {others[0]} is none of lsemrl's; name another folder")
     make_folder(folder, field)
     report.to_json(folder / "report.json")
     return write_pages(report, folder)
