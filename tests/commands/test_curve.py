@@ -70,7 +70,7 @@ def test_the_best_scale_is_the_one_that_gains_most_for_what_may_be_lost(
 @pytest.mark.slow
 def test_where_all_lose_more_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     curve(tmp_path, "--scales", "1", "--lost", "0")
-    assert "no scale loses at most 0 points" in capsys.readouterr().out
+    assert "no scale gains and loses at most 0 points" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
