@@ -12,7 +12,7 @@ test: $(VENV)/ready  ## lint, types, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy & types=$$!; \
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist worksteal; tests=$$?; \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal; tests=$$?; \
 	wait $$types && exit $$tests
 
 test-slow: $(VENV)/ready  ## test-docs, kills of several ranks, SLURM, peaks of memory, the smallest benchmarks, the rest of each matrix; 12 minutes

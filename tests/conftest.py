@@ -30,9 +30,13 @@ os.fsync = lambda descriptor: None  # nobody pulls the plug, and a run of eight 
 
 def pytest_collection_finish() -> None:
     """What was imported is not looked through again whenever garbage is collected, nor read for every command."""
+    from jsonargparse import set_parsing_settings
+
     from read_once import read_once
 
     read_once()
+    # As for a command; what an earlier test read without it would be kept, and have no comments.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     gc.freeze()
     gc.enable()
     atexit.register(gc.unfreeze)  # for libraries that look for leaks as a process ends
