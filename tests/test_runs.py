@@ -12,7 +12,16 @@ import yaml
 
 from full_disk import full_disk
 from lsemrl.errors import UserError
-from lsemrl.runs import begin_run, checkpoints, file_sizes, find_run, finish_run, is_rank_zero, truncate_files
+from lsemrl.runs import (
+    begin_run,
+    checkpoints,
+    file_sizes,
+    find_run,
+    finish_run,
+    has_finished,
+    is_rank_zero,
+    truncate_files,
+)
 
 CONFIG: dict[str, object] = {"seed_everything": 1, "trainer": {"max_epochs": 1, "devices": 1}, "config": ["a.yaml"]}
 
@@ -61,6 +70,17 @@ def test_of_several_that_were_interrupted_the_furthest_goes_on(tmp_path: Path) -
         if step is not None:
             (folder / "checkpoints" / f"step_{step}").mkdir(parents=True)
     assert opened(tmp_path) == ("version_0", "step_1000")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", None])
+def test_whether_a_run_has_finished_is_looked_up_and_nothing_held(content: bytes | None, tmp_path: Path) -> None:
+    assert opened(tmp_path) == ("version_0", None)
+    (tmp_path / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
+    (tmp_path / "version_0" / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    record = tmp_path / "version_0" / "run.json"
+    record.unlink() if content is None else record.write_bytes(content)
+    assert not has_finished(tmp_path / "version_0")
+    assert opened(tmp_path) == ("version_0", "step_5")  # by another process, which nobody keeps out
 
 
 def test_without_locks_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

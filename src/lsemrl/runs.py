@@ -133,9 +133,11 @@ def finish_run(folder: Path) -> None:
 
 
 def has_finished(folder: Path) -> bool:
-    """Whether the run in `folder` has come to its end."""
-    record = _record(folder)
-    return record is not None and bool(record["finished"])
+    """Whether the run in `folder` is known to have come to its end; a look only, which holds and mends nothing."""
+    try:
+        return bool(json.loads((folder / _RECORD).read_text(encoding="utf-8"))["finished"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from lsemrl.commands.quiet import loading, quiet
 from lsemrl.commands.tau_settings import TauSettings
 from lsemrl.config_files import config_path
 from lsemrl.data.translation import Pairs
-from lsemrl.files import try_folder
+from lsemrl.files import told, try_folder
 from lsemrl.reading import Unreadable, read_yaml
 from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.types import UserError
@@ -72,7 +72,8 @@ def _check_folder(folder: Path) -> None:
     """
     if (folder / "encoder").exists():
         raise UserError(f"output is {str(folder)!r}, which holds an encoder already; name another folder, or delete it")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    with told(folder, "output"):
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if not names <= _WRITTEN or ("config.yaml" in names and "calibration.json" not in names):
         raise UserError(f"output is {str(folder)!r}, which holds something else; name a new folder")
     try_folder(folder, "output")

@@ -73,7 +73,8 @@ class Source:
         for name in ("config", "revision"):
             if getattr(self, name) is not None and not self.path.startswith(HUB):
                 raise UserError(f"{name} is {getattr(self, name)!r}, but path {self.path!r} is no {HUB}; leave it out")
-        if self.split != "train" and (self.world_split is not None or format_of(self.path) in FORMATS):
+        one = not self.path.startswith(HUB) and (self.world_split is not None or format_of(self.path) in FORMATS)
+        if self.split != "train" and one:
             raise UserError(f"split is {self.split!r}, but path {self.path!r} has no splits; leave it out")
         if self.target_path is not None and (self.path.startswith(HUB) or self.world_split is not None):
             raise UserError(f"target_path is {self.target_path!r}, but path {self.path!r} is no file; leave it out")
