@@ -64,12 +64,13 @@ soak: $(VENV)/ready  ## 2,000 rollout steps, watched for what grows; about twent
 clean:
 	rm -rf $(VENV)
 
-# torch first and pinned: alone, a range would take the newest build and several GB of CUDA with it. Compiled afterwards,
-# by all cores, which pip does by one, and without what is seldom imported; some packages bring files of another Python,
-# which do not compile.
+# pip first: the one that an older Python brings takes twice as long to resolve. torch next and pinned: alone, a range
+# would take the newest build and several GB of CUDA with it. Compiled afterwards, by all cores, which pip does by one,
+# and without what is seldom imported; some packages bring files of another Python, which do not compile.
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): 3 GB, 2.7 minutes on two cores; pip says nothing until it has done"
 	python3 -m venv $(VENV)
+	$(PIP) pip
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[dev]'
 	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib >$(VENV)/compiled 2>&1; true

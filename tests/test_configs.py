@@ -22,6 +22,7 @@ from forks import Fork, ranks
 from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
 from lsemrl.micro import corpus
+from matrix import slow_but
 
 HEADLINES = Path(__file__).parents[2] / "shared" / "data" / "tibetan_headlines.jsonl"
 OVERLAYS = {"headline.yaml": ["grpo.yaml"], "replay.yaml": ["sft.yaml"], "anchor.yaml": ["sft.yaml"]}
@@ -50,7 +51,7 @@ def run(words: list[str], tmp_path: Path) -> Path:
     return tmp_path / "version_0"
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", slow_but(FILES, ["anchor.yaml", "grpo.yaml", "replay.yaml", "sft.yaml"]))
 def test_it_runs(name: str, tmp_path: Path) -> None:
     words = ["fit", *(word for file in (*OVERLAYS.get(name, []), name) for word in ("--config", str(CONFIGS / file)))]
     if name.startswith("real/"):

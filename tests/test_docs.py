@@ -22,6 +22,7 @@ from lsemrl.cli.main import main
 from lsemrl.cli.verbs import VERBS
 from lsemrl.config_files import config_path
 from lsemrl.micro import corpus
+from matrix import slow_but
 from pages import PAGES, ROOT, Block, blocks, commands, configs, verbs
 
 TRAINER = "--trainer.accelerator=cpu --trainer.callbacks=null"
@@ -66,7 +67,7 @@ def made_before(page: str) -> list[str]:
     return [one[at + 1] for one in words for at, word in enumerate(one) if word == "--output"] + ["runs"]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", slow_but(PAGES, ["README.md"]))
 def test_every_command_names_a_verb_options_and_files_that_there_are(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

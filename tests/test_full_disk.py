@@ -21,6 +21,7 @@ from lsemrl.report.tax_report import tax_report
 from lsemrl.report.write import write_report
 from lsemrl.runs import begin_run, finish_run
 from made_up import make_measured
+from matrix import slow_but
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -56,7 +57,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("size", [0, 20])
+@pytest.mark.parametrize("size", slow_but([0, 20], [20]))
 @pytest.mark.parametrize("name", WRITERS)
 def test_what_was_there_stays(name: str, size: int, tmp_path: Path) -> None:
     folder = begin_run(tmp_path, {}, resume=False)

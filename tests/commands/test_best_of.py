@@ -64,6 +64,7 @@ def test_the_best_is_one_that_was_said_to_its_end() -> None:
     assert rows[0]["mean_reward"] == 2.0
 
 
+@pytest.mark.slow
 def test_from_the_configuration_of_a_grpo_run_to_sft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grpo, where = ["best-of", "--config", str(CONFIGS / "grpo.yaml"), *SMALL], "--trainer.default_root_dir"
     for folder in ("one", "again"):

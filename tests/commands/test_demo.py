@@ -26,6 +26,7 @@ def test_every_arm_is_trained_measured_and_reported(
     words = {"sft_replay": (f"--data.main.{few}", f"--data.replay.{few}", "--data.main.batch_size=8")}
     small = (f"--data.{few}", f"--data.{count}", "--data.batch_size=8")
     short = {"rl_anchored": "--model.sampling.max_new_tokens=8"}
+    arms_trained = ["cold_start_anchored", "rl_anchored", "sft", *["sft_replay"] * (cores == 1)]
     stages = [
         dataclasses.replace(
             stage,
@@ -37,11 +38,12 @@ def test_every_arm_is_trained_measured_and_reported(
             ),
         )
         for stage in demo_stages("headline")
+        if stage.name in arms_trained
     ]
     report = demo.run_demo(
         "headline", tmp_path, seed=1, stages=stages, rows=demo.Rows(target=6, general=6, text=6, own=16, points=2)
     )
-    assert [arm.name for arm in report.arms] == ["base", "cold_start_anchored", "rl_anchored", "sft", "sft_replay"]
+    assert [arm.name for arm in report.arms] == ["base", *arms_trained]
     assert Report.from_json(tmp_path / "version_0" / "report.json") == report
     assert (tmp_path / "version_0" / "report.html").is_file()
     base = report.base

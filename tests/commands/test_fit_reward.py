@@ -142,6 +142,7 @@ def test_no_training_leaves_the_encoder_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(kept[name], shipped[name]) for name in shipped)
 
 
+@pytest.mark.slow
 def test_rows_of_files_and_a_policy_of_ones_own(tmp_path: Path, tiny_model: str) -> None:
     rows = corpus.translation("train", 40, seed=3)
     for field in ("zh", "bo"):

@@ -68,6 +68,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_whose_reference_followed_it_is_read(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -296,6 +297,7 @@ def test_a_run_on_a_model_of_ones_own_keeps_its_name(tmp_path: Path, monkeypatch
     assert json.loads(Path("out/merged/config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_whatever_a_run_leaves_behind_answers(
     run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,14 +42,22 @@ def fields(name: str) -> dict:
     return yaml.safe_load((Path("project") / name).read_text(encoding="utf-8"))
 
 
+def test_what_it_writes_can_be_planned(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["init", pairs, "--from", "zh", "--to", "bo", "--output", "project"])
+    said = capsys.readouterr().out
+    assert "240 rows, 0 of them alike; from chinese (100% Han) to tibetan (100% Tibetan)" in said
+    assert sorted(path.name for path in Path("project").iterdir()) == sorted(FILES)
+    main(["experiment", "--config", "project/experiment.yaml", "--dry-run"])
+    assert "to run: 6 of 6" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("no_plots")
+@pytest.mark.slow
 def test_what_it_writes_trains_measures_and_reports_as_it_stands(
     pairs: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["init", pairs, "--from", "zh", "--to", "bo", "--output", "project"])
     said = capsys.readouterr().out
-    assert "240 rows, 0 of them alike; from chinese (100% Han) to tibetan (100% Tibetan)" in said
-    assert sorted(path.name for path in Path("project").iterdir()) == sorted(FILES)
     commands = [line.split()[1:] for line in said.splitlines() if line.startswith("lsemrl ")]
     quick = ["--trainer.max_steps=1", "--trainer.max_epochs=-1", "--trainer.accelerator=cpu"]
     for words in commands:
@@ -61,8 +69,6 @@ def test_what_it_writes_trains_measures_and_reports_as_it_stands(
         small["rehearse"] = ["--rows=24", "--batch-size=32", "--max-new-tokens=24"]
         main([*words, *small[words[0]]])
     assert (Path("project") / "report" / "report.html").is_file()
-    main(["experiment", "--config", "project/experiment.yaml", "--dry-run"])
-    assert "to run: 6 of 6" in capsys.readouterr().out
 
 
 def test_what_is_to_be_run_can_be_pasted(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +164,7 @@ def test_a_prompt_is_worded_in_the_language_asked_from(pairs: str) -> None:
     assert fields("rl.yaml")["data"]["init_args"]["template"] == {"template": "翻译成宗卡语：{source}"}
 
 
+@pytest.mark.slow
 def test_a_language_in_the_script_of_its_source_gets_an_identifier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,6 +173,7 @@ def test_what_lies_beside_is_not_replaced(name: str, tmp_path: Path) -> None:
     assert (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_rows_are_data_to_train_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rehearse(tmp_path / "own.jsonl", "--rows", "60", "--batch-size", "32")

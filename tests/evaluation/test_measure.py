@@ -134,7 +134,7 @@ def test_own_files_are_read_by_the_template(tmp_path: Path) -> None:
     assert {part: found.count for part, found in measured.data.items()} == {"target": 1, "general": 1, "text": 2}
 
 
-@pytest.mark.parametrize("text", ["--text.rows=4", "--text=null"], ids=("text", "neither"))
+@pytest.mark.parametrize("text", slow_but(["--text.rows=4", "--text=null"], ["--text=null"]), ids=("text", "neither"))
 def test_the_gain_alone_is_measured_without_general_data(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,7 +162,13 @@ def test_the_gain_alone_is_measured_without_general_data(
 @pytest.mark.parametrize(
     ("module", "name", "scores", "kept"),
     [
-        ("instruction.InstructionData", "instructions", {"chrf_sentence", "answer_length", "leak"}, "chrf_sentence"),
+        pytest.param(
+            "instruction.InstructionData",
+            "instructions",
+            {"chrf_sentence", "answer_length", "leak"},
+            "chrf_sentence",
+            marks=pytest.mark.slow,
+        ),
         ("choice.ChoiceData", "multiple choice", {"accuracy", "accuracy_per_token", "chance"}, "accuracy"),
     ],
 )
@@ -187,6 +193,7 @@ def test_a_label_of_ones_own_is_what_reports_call_general_ability(tmp_path: Path
     assert measure("translation", tmp_path, "--general_label=my questions").general_name == "my questions"
 
 
+@pytest.mark.slow
 def test_fewer_rows_of_divergence_are_a_condition(tmp_path: Path) -> None:
     fewer, all_of_them = (measure("translation", tmp_path / n, f"--divergence_rows={n}") for n in ("2", "6"))
     assert fewer.conditions.pop("divergence_rows") == 2 and fewer.conditions == all_of_them.conditions
@@ -248,7 +255,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         run_measure(tiny_settings(PolicySettings()), tmp_path / "file" / "out")
 
 
-@pytest.mark.parametrize("choices", [False, True])
+@pytest.mark.parametrize("choices", slow_but([False, True], [False]))
 def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
     choices: bool, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_rows_are_read_in_wide_loads_whatever_the_vocabulary() -> None:
     """Nothing is said of the vocabulary; it may be odd."""
     # In a process of its own, as in this one Triton interprets.

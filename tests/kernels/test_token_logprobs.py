@@ -27,7 +27,7 @@ def compare(problem, judge, **options) -> None:
         judge(ours, eager, truth)
 
 
-@pytest.mark.parametrize("vocabulary", slow_but([1, 2, 1003, 2048, 151_669, 151_936], [1, 2, 1003, 2048, 151_669]))
+@pytest.mark.parametrize("vocabulary", slow_but([1, 2, 1003, 2048, 151_669, 151_936], [1, 2, 1003, 2048]))
 def test_every_vocabulary(problem, judge, backend, vocabulary) -> None:
     compare(problem(tokens=3, vocabulary=vocabulary), judge, backend=backend)
 

@@ -23,6 +23,7 @@ from lsemrl.micro import corpus
 from lsemrl.rewards import Chrf, RewardMix
 from lsemrl.rewards.oracle import OracleMeaning
 from lsemrl.types import Completion, Example, UserError
+from matrix import slow_but
 from short_runs import run, sft
 
 WORLD = [str(row["bo"]) for row in corpus.translation("test", 3, 0)]
@@ -140,7 +141,7 @@ def test_the_oracle_as_a_judge_says_that_it_cannot_read() -> None:
         judge_by_oracle([Pair(id="a", source="", outputs=("x", "y"), references=(OWN[0],))])
 
 
-@pytest.mark.parametrize("config", ["sft.yaml", "grpo.yaml"])
+@pytest.mark.parametrize("config", slow_but(["sft.yaml", "grpo.yaml"], ["grpo.yaml"]))
 def test_a_shipped_configuration_runs_on_rows_of_ones_own(
     config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,6 +30,7 @@ def test_they_stay_small_and_hold_no_pickles() -> None:
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}
 
 
+@pytest.mark.slow
 def test_the_base_answers_questions_with_distractors() -> None:
     model = AutoModelForCausalLM.from_pretrained(micro.POLICY, dtype=torch.float32).eval()
     report = json.loads((micro.POLICY / "report.json").read_text())
@@ -77,6 +78,7 @@ def test_no_token_crosses_a_tibetan_syllable() -> None:
             assert "་" not in TOKENIZER.decode([token]).rstrip("་")
 
 
+@pytest.mark.slow
 def test_they_are_rebuilt_from_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "answer_accuracy", lambda *_, **__: 0.0)  # of what is built, it is only logged
     tokenizer = build.build_tokenizer()

@@ -114,6 +114,7 @@ def test_with_a_coefficient_of_0_nothing_is_read(tiny_model: str, tmp_path: Path
     assert all(torch.equal(weight, trained(without)[name]) for name, weight in trained(module).items())
 
 
+@pytest.mark.slow
 def test_memory_is_counted_for_the_longest_rows_too(tiny_model: str, tmp_path: Path) -> None:
     path = write_own_text(tmp_path / "own.jsonl", tiny_model, prompt_tokens=200)
     lengths = sorted(len(row.prompt_ids) + len(row.answer_ids) for row in read_rehearsal(path))
@@ -143,6 +144,7 @@ def test_an_anchored_policy_stays_nearer_to_its_base_and_says_how_near(
     assert found[20.0] < found[1e-6] / 2
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_the_same_rows_to_the_same_bits(
     tiny_model: str, own_text: Path, tmp_path: Path
 ) -> None:

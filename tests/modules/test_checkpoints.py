@@ -31,7 +31,7 @@ from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.reference import held_against
 from lsemrl.modules.snapshot import read_snapshot, write_snapshot
-from matrix import slow_cases_but
+from matrix import slow_but, slow_cases_but
 from short_runs import At, Stop, grpo, metrics, run, sft, stop, trained
 
 Make = Callable[..., PolicyModule]
@@ -61,20 +61,16 @@ def uninterrupted(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> 
     return whole
 
 
-STOPS = [(4, 3), (5, 2), (7, 3), (8, 7)]
-
-
 @pytest.mark.parametrize(
     ("kind", "at", "every"),
     [
-        *(("grpo", *stop) for stop in STOPS),
+        ("grpo", 7, 3),
         ("sft", 7, 3),
-        pytest.param("full averaged", 5, 2, marks=pytest.mark.slow),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
-                *((kind, *stop) for kind in ("synced", "averaged") for stop in STOPS[1:3]),
-                ("full averaged", 7, 3),
+                *(("grpo", *stop) for stop in ((4, 3), (5, 2), (8, 7))),
+                *((kind, *stop) for kind in ("synced", "averaged", "full averaged") for stop in ((5, 2), (7, 3))),
                 ("full", 7, 3),
             ]
         ),
@@ -103,7 +99,7 @@ def test_it_ends_as_if_nothing_had_happened(
         assert not files[0].exists() or files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", slow_but([signal.SIGTERM, signal.SIGINT], [signal.SIGTERM]))
 def test_a_signal_saves_and_stops(
     number: int, uninterrupted: Callable[[str], Whole], tiny_model: str, tmp_path: Path
 ) -> None:

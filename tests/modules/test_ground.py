@@ -87,6 +87,7 @@ def test_what_has_changed_under_a_run_is_told(
         run(module_of(place), place / "run", resume=str(place / "run" / "checkpoints" / "step_3"))
 
 
+@pytest.mark.slow
 def test_a_run_of_another_folder_may_be_paid_otherwise(checkpoint: str, tiny_model: str, tmp_path: Path) -> None:
     other = grpo(tiny_model)
     other.reward_mix.parts["chrf"] = SemanticSimilarity(cache_dir="none")

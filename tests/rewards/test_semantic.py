@@ -348,6 +348,7 @@ def test_no_completion_is_no_reward(encoder_path: str) -> None:
     assert SemanticSimilarity(encoder=encoder_path)([]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_importing_rewards_does_not_import_sentence_transformers() -> None:
     script = "import sys, lsemrl.rewards; sys.exit('sentence_transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -22,7 +22,7 @@ from tiny import plain_logits
 @pytest.mark.parametrize(
     ("make", "kind", "settings"),
     [
-        (grpo, "dora", {}),
+        pytest.param(grpo, "dora", {}, marks=pytest.mark.slow),
         pytest.param(grpo, "rows", {"ref_model_sync_steps": 3, "ref_model_mixup_alpha": 0.6}, marks=pytest.mark.slow),
         pytest.param(sft, "saved and kept tied", {}, marks=pytest.mark.slow),
         (sft, "Conv1D dora", {}),
