@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,7 +108,8 @@ def _flip(folder: Path) -> None:
         (_change("threshold", 0.0), "its parts do not fit together"),
         (_change("temperature", float("nan")), "its parts do not fit together"),
         (_change("languages", ["pcm", "en"]), "its parts do not fit together"),
-        (_change("probe", [0.1, 0.8, 0.1]), "scikit-learn counts its n-grams otherwise"),
+        (_change("probe", ["high", "low", "low"]), "is damaged"),
+        (_change("probe", [0.1, 0.9]), "its parts do not fit together"),
     ],
 )
 def test_what_is_damaged_is_refused(damage: Callable[[Path], object], says: str, tmp_path: Path) -> None:
@@ -114,6 +117,24 @@ def test_what_is_damaged_is_refused(damage: Callable[[Path], object], says: str,
     damage(tmp_path)
     with pytest.raises(UserError, match=rf"language.identifier is .* cannot be read \(.*{says}.*fit-language"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("probe", [[0.1, 0.8, 0.1], [float("nan")] * 3])
+def test_n_grams_that_are_counted_otherwise_are_told_whenever_it_is_asked(probe: list[float], tmp_path: Path) -> None:
+    saved(tmp_path)
+    _change("probe", probe)(tmp_path)
+    found = load(tmp_path)
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"is .* \(this version of scikit-learn counts its n-grams otherwise .*fit-lang"
+        ):
+            found.shares(["wetin dey happen"])
+
+
+def test_reading_one_loads_nothing_that_takes_seconds(tmp_path: Path) -> None:
+    code = "import sys; from lsemrl.identification.read import read_identifier; "
+    code += f"read_identifier({saved(tmp_path)!r}, 'pcm'); assert not {'sklearn', 'scipy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_identifier_of_another_language_or_none_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.survey import Column, survey
-from lsemrl.data.task import HELD_OUT, prepare, read_splits
+from lsemrl.data.task import HELD_OUT, Plan, prepare, read_splits
 from lsemrl.files import is_free, make_folder, try_folder
 from lsemrl.languages import Language, language, usual_profile
 from lsemrl.modules.policy_settings import PolicySettings
@@ -91,11 +91,11 @@ def check(
     for listed in output.glob(f"*{_SKIPPED}"):  # of another time
         listed.unlink()
     rows = _data(task, from_ or "", to, columns, data, found.header, {"validation": validation, "test": test}, output)
-    records, _ = read_splits(rows.plan)
+    records, bad = read_splits(rows.plan)
     profiles = _profiles(list(columns), task, from_ or "", to, identifier)
     unread: list[Finding] = []
     with aside(partial(inspect, records, rows.plan.task, profiles)) as inspecting:  # while libraries load
-        tokens, cost = _read_by(policy, encoder, rows, records, step, unread)
+        tokens, cost = _read_by(policy, encoder, rows.plan, (records, bad), step, unread)
         inspected = inspecting()
     findings = [*_bad(rows), *inspected.findings, *unread]
     order = ("refused", "warning", "note")
@@ -178,8 +178,8 @@ def _bad(rows: TaskData) -> list[Finding]:
 def _read_by(
     policy: PolicySettings | None,
     encoder: str | None,
-    rows: TaskData,
-    records: Mapping[str, Sequence[Record]],
+    plan: Plan,
+    read: tuple[dict[str, list[Record]], dict[str, int]],
     step: Step,
     findings: list[Finding],
 ) -> tuple[list[Tokens], Cost | None]:
@@ -197,15 +197,15 @@ def _read_by(
     if encoder is not None:
         from lsemrl.rewards.semantic import SemanticSimilarity
 
-        read = SemanticSimilarity(encoder=encoder, dtype="float32")
-        encoders[f"--encoder {encoder!r}"] = read.encoder
+        similarity = SemanticSimilarity(encoder=encoder, dtype="float32")
+        encoders[f"--encoder {encoder!r}"] = similarity.encoder
     if policy is not None:
         from lsemrl.modules.cost import step_cost
         from lsemrl.modules.pretrained import read_config_and_tokenizer
 
         path = str(micro.POLICY) if policy.model == micro.NAME else policy.model
         config, tokenizer = read_config_and_tokenizer(path, trust=policy.trust_remote_code)
-        prepared = prepare(rows.plan, tokenizer)
+        prepared = prepare(plan, tokenizer, read=read)
         every = [*prepared.train, *prepared.validation, *prepared.test]
         seen = look(policy.model, tokenizer, every, encoders, learned=True)
         readings += seen.readings
@@ -219,7 +219,7 @@ def _read_by(
         batch = slice(0, min(step.batch_size, len(prompts)))
         cost = step_cost(policy, config, prompts[batch], answers[batch], generations=step.num_generations)
     else:
-        texts = list(dict.fromkeys(record.targets[0] for own in records.values() for record in own))
+        texts = list(dict.fromkeys(record.targets[0] for own in read[0].values() for record in own))
         for name, one in encoders.items():
             from lsemrl.data.carried import spaced
 

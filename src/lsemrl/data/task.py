@@ -159,7 +159,12 @@ class Prepared:
 
 
 def prepare(
-    plan: Plan, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset(), *, trains: bool = True
+    plan: Plan,
+    tokenizer: PreTrainedTokenizerBase,
+    elsewhere: Set[str] = frozenset(),
+    *,
+    trains: bool = True,
+    read: tuple[Mapping[str, list[Record]], Mapping[str, int]] | None = None,
 ) -> Prepared:
     """Read, divide and write out the examples of `plan` for the policy of `tokenizer`.
 
@@ -168,13 +173,14 @@ def prepare(
         tokenizer: The policy's.
         elsewhere: Content keys of rows that other data hold out, which training rows must not share either.
         trains: Whether there must be something to train on; a measurement needs none.
+        read: What `read_splits` gave, where it has been called.
 
     Raises:
         UserError: See `sources`, `records`, `splits`, `prompts` and `limits`; or there is nothing to train on.
     """
     complete_tokenizer(tokenizer)
     template, task = plan.resolved_template(), plan.task
-    rows, bad = read_splits(plan)
+    rows, bad = read or read_splits(plan)
     report: dict[str, dict[str, int]] = {}
     # No text of the test is in another split, and none of the validation rows in training, whatever file it is from.
     kept = {"test": rows["test"]}
