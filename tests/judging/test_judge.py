@@ -77,6 +77,7 @@ def judge(behaviour: Callable[[int, str], Answer], pairs: list[Pair], cache: Pat
         ("Candidate A is longer.\nCandidate B is better.\nVerdict: B", "B"),
         ("A: right in meaning\nB: wrong place\nVerdict: A", "A"),
         ("Verdict: A\nOn second thought:\nVerdict: B", "B"),
+        ("Verdict: A\n\n(My first choice: B, but it leaves out the place.)", "A"),
         ("<think>Verdict: A</think>\n\nVerdict: B", "B"),
         ("A would do...</think>B", "B"),
         ("", None),
@@ -164,7 +165,8 @@ def test_a_row_without_a_verdict_is_invalid(tmp_path: Path) -> None:
         first, second = candidates(prompt)
         if "refused" in (first, second):
             return failure(400, "filtered")
-        return completion("Hm.", "length") if first == "x" else longer(prompt)
+        # The limit fell into its thoughts, where every form of a verdict stands.
+        return completion("Hm. Verdict: B is one form.\nVerdict: B", "length") if first == "x" else longer(prompt)
 
     asked: list[str] = []
     rows = [pair("x", "yy"), pair("zz", "y", "2"), pair("refused", "y", "3")]
@@ -172,8 +174,8 @@ def test_a_row_without_a_verdict_is_invalid(tmp_path: Path) -> None:
     assert invalid == Judgement(
         outcome="invalid",
         answers=(None, "A"),
-        replies=("Hm.", "Verdict: A"),
-        note="no verdict in the reply",
+        replies=("Hm. Verdict: B is one form.\nVerdict: B", "Verdict: A"),
+        note="the reply was cut",
         cut=True,
     )
     assert sum(candidates(prompt)[0] == "x" for prompt in asked) == 2  # asked again once
@@ -255,7 +257,13 @@ def test_the_verb_with_an_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture
 
     output = tmp_path / "out"
     with ChatServer(behaviour) as server:
-        words = [f"rl={first}", f"sft={second}", f"--endpoint.base_url={server.base_url}", "--endpoint.model=m"]
+        words = [
+            f"rl={first}",
+            f"sft={second}",
+            f"--endpoint.base_url={server.base_url}",
+            "--endpoint.model=m",
+            "--language=bo",
+        ]
         words += ["--invalid_retries=0", f"--output={output}"]
         main(["judge", *words])
         shown = capsys.readouterr().out
@@ -283,7 +291,9 @@ def test_the_verb_with_an_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture
         assert part in shown
 
 
-def test_the_verb_with_the_oracle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_with_the_oracle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = write(tmp_path / "a", SAME, APPLE, SAME), write(tmp_path / "b", APPLE, LESS, REFERENCE)
     main(["judge", f"rl={first}", f"sft={second}", "--oracle", f"--output={tmp_path / 'out'}"])
     result = json.loads((tmp_path / "out" / "judge.json").read_text(encoding="utf-8"))
@@ -293,18 +303,24 @@ def test_the_verb_with_the_oracle(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "33.3% (1)" in capsys.readouterr().out
     assert not (tmp_path / "out" / "cache").exists()
     words = ["--oracle", f"--output={tmp_path / 'out'}"]
-    main(["judge", f"rl={first}", f"sft={second}", *words])  # again, for the same verdict
+    monkeypatch.chdir(first.parent)
+    main(["judge", f"rl={first.name}", f"sft={second.name}", *words])  # again, for the same verdict
     with pytest.raises(SystemExit):
         main(["judge", f"rl={second}", f"sft={second}", *words])
     assert "which holds a verdict on" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out" / "judge.json").read_text())["files"] == [str(first), str(second)]
+    assert json.loads((tmp_path / "out" / "judge.json").read_text())["files"] == ["../a", "../b"]
 
 
 def test_the_verb_with_a_prompt_of_ones_own(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a", "x"), write(tmp_path / "b", "y")
     (tmp_path / "prompt.txt").write_text("{source}: {first} or {second}?", encoding="utf-8")
     with ChatServer(lambda number, prompt: completion("tie")) as server:
-        words = [f"--endpoint.base_url={server.base_url}", "--endpoint.model=m", f"--prompt={tmp_path / 'prompt.txt'}"]
+        words = [
+            f"--endpoint.base_url={server.base_url}",
+            "--endpoint.model=m",
+            "--language=bo",
+            f"--prompt={tmp_path / 'prompt.txt'}",
+        ]
         main(["judge", f"a={first}", f"b={second}", *words, f"--output={tmp_path}", f"--cache={tmp_path / 'replies'}"])
     prompts = {body["messages"][0]["content"] for _, _, body in server.requests}
     assert prompts == {"源0: x or y?", "源0: y or x?"}
@@ -320,7 +336,13 @@ def test_the_verb_stopped_by_the_user(
 
     monkeypatch.setattr("lsemrl.judging.judge.converse", stop)
     first, second = write(tmp_path / "a", "x"), write(tmp_path / "b", "y")
-    words = [f"a={first}", f"b={second}", "--endpoint.base_url=http://127.0.0.1:9/v1", "--endpoint.model=m"]
+    words = [
+        f"a={first}",
+        f"b={second}",
+        "--endpoint.base_url=http://127.0.0.1:9/v1",
+        "--endpoint.model=m",
+        "--language=bo",
+    ]
     said = told(capsys, *words, f"--output={tmp_path / 'out'}", code=130)
     assert said == "lsemrl: stopped; replies so far are kept, and the same command goes on from there"
 
@@ -328,10 +350,15 @@ def test_the_verb_stopped_by_the_user(
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = f"a={write(tmp_path / 'a', 'x')}", f"b={write(tmp_path / 'b', 'y')}"
     other = f"b={write(tmp_path / 'c', 'y', start=9)}"
-    endpoint = ["--endpoint.base_url=http://127.0.0.1:9/v1", "--endpoint.model=m"]
+    endpoint = ["--endpoint.base_url=http://127.0.0.1:9/v1", "--endpoint.model=m", "--language=bo"]
     output = f"--output={tmp_path / 'out'}"
     assert "choose one judge: --oracle, or --endpoint.base_url" in told(capsys, first, second)
     assert "choose one judge" in told(capsys, first, second, "--oracle", *endpoint)
+    assert "--language is not given; name that which" in told(capsys, first, second, *endpoint[:2])
+    assert "--language is 'bo', which the oracle does not ask for" in told(
+        capsys, first, second, "--oracle", endpoint[2]
+    )
+    assert "--prompt is 'p', which the oracle" in told(capsys, first, second, "--oracle", "--prompt=p")
     assert "1 arms are given, and two are compared" in told(capsys, first, "--oracle")
     assert "an arm is given as 'file.jsonl'; write NAME=" in told(capsys, first, "file.jsonl", "--oracle")
     assert "an arm is given as '../b=f'" in told(capsys, first, "../b=f", "--oracle")
@@ -339,14 +366,14 @@ def test_mistakes_are_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureF
     assert "gone.jsonl cannot be read (No such file" in told(capsys, first, f"b={tmp_path / 'gone.jsonl'}", "--oracle")
     assert "the two files have no id in common" in told(capsys, first, other, "--oracle")
     assert "endpoint.base_url is 'here'" in told(
-        capsys, first, second, "--endpoint.base_url=here", "--endpoint.model=m"
+        capsys, first, second, "--endpoint.base_url=here", "--endpoint.model=m", "--language=bo"
     )
     assert "model; lsemrl judge --help lists every option" in told(capsys, first, second, endpoint[0])
     assert "--prompt is '" in told(capsys, first, second, *endpoint, output, f"--prompt={tmp_path / 'none'}")
     (tmp_path / "file").write_text("")
     assert "cannot be written" in told(capsys, first, second, "--oracle", f"--output={tmp_path / 'file' / 'out'}")
     with ChatServer(lambda number, prompt: failure(401)) as server:
-        words = [f"--endpoint.base_url={server.base_url}", "--endpoint.model=m", output]
+        words = [f"--endpoint.base_url={server.base_url}", "--endpoint.model=m", "--language=bo", output]
         assert "no API key was sent: put one in the environment variable OPENAI_API_KEY" in told(
             capsys, first, second, *words
         )

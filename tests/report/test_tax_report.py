@@ -256,6 +256,7 @@ def test_from_folders_to_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "runs" / "judge").mkdir()
     verdict = {"arms": ["sft", "rl"], "judge": {"kind": "oracle"}, "shares": {"win": 0.6, "tie": 0.1, "loss": 0.3}}
     (tmp_path / "runs" / "judge" / "judge.json").write_text(json.dumps(verdict))
+    (tmp_path / "runs" / "judge" / "verdicts.jsonl").touch()
     # The same folder twice counts once.
     main(["tax", str(tmp_path / "runs"), str(tmp_path / "runs" / "rl"), "--output", str(tmp_path / "tax")])
     assert "Strong SFT" in capsys.readouterr().out
@@ -277,13 +278,38 @@ def test_folders_without_measurements_are_refused(tmp_path: Path) -> None:
         find_measurements([tmp_path])
 
 
+def judged(folder: Path, judge: object, *rows: tuple[str, str, str], won: float = 0.5) -> None:
+    """A verdict on rl against sft; rows are an id and what each arm said."""
+    folder.mkdir(parents=True)
+    verdict = {"arms": ["rl", "sft"], "judge": judge, "shares": {"win": won, "loss": 1 - won}}
+    (folder / "judge.json").write_text(json.dumps(verdict))
+    said = [{"id": name, "outputs": {"rl": rl, "sft": sft}} for name, rl, sft in rows]
+    (folder / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+
+
 def test_two_judges_are_not_mixed(tmp_path: Path) -> None:
-    for at, judge in enumerate(("one", "another")):
-        (tmp_path / str(at)).mkdir()
-        verdict = {"arms": ["rl", "sft"], "judge": judge, "shares": {"win": 0.5, "loss": 0.5}}
-        (tmp_path / str(at) / "judge.json").write_text(json.dumps(verdict))
+    asked = {"kind": "endpoint", "model": "m", "task": "translation"}
+    judged(tmp_path / "1", {**asked, "concurrency": 4}, won=0.4)
+    judged(tmp_path / "2", {**asked, "concurrency": 8, "timeout": 9.0}, won=0.6)
+    assert find_judgement([tmp_path], []) == pytest.approx({"rl": 0.5, "sft": 0.5})
+    judged(tmp_path / "3", {**asked, "task": "headline"})
     with pytest.raises(UserError, match="another judge"):
-        find_judgement([tmp_path])
+        find_judgement([tmp_path], [])
+
+
+def test_a_verdict_on_other_outputs_is_refused(tmp_path: Path) -> None:
+    measured = found("rl", "sft", seeds=(1, 2))
+    measured = [(tmp_path / "measured" / path / "measurement.json", each) for path, each in measured]
+    for path, each in measured:
+        path.parent.mkdir(parents=True)
+        rows = [{"id": str(row), "source": "s", "output": f"{each.arm} {row} {path.parent.name}"} for row in range(3)]
+        path.with_name("predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # Of one seed, and of some of its rows.
+    judged(tmp_path / "judge" / "2", "m", ("0", "rl 0 2", "sft 0 2"), ("2", "rl 2 2", "sft 2 2"))
+    assert find_judgement([tmp_path / "judge"], measured) == {"rl": 0.5, "sft": 0.5}
+    judged(tmp_path / "judge" / "old", "m", ("0", "rl 0 1", "something else"))
+    with pytest.raises(UserError, match="is a verdict on other outputs of 'sft' than those measured here"):
+        find_judgement([tmp_path / "judge"], measured)
 
 
 def test_ways_of_training_are_compared_at_the_same_score() -> None:
@@ -341,8 +367,9 @@ def test_a_path_survives_json(tmp_path: Path) -> None:
 )
 def test_a_verdict_that_is_none_is_refused_in_one_sentence(verdict: str, tmp_path: Path) -> None:
     (tmp_path / "judge.json").write_text(verdict)
+    (tmp_path / "verdicts.jsonl").touch()
     with pytest.raises(UserError, match=r"judge\.json cannot be read"):
-        find_judgement([tmp_path])
+        find_judgement([tmp_path], [])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,7 +27,7 @@ def judge(
     oracle: bool = False,
     endpoint: Endpoint | None = None,
     task: Task = "translation",
-    language: str = "bo",
+    language: str | None = None,
     prompt: Path | None = None,
     invalid_retries: int = 2,
     output: Path | None = None,
@@ -39,7 +40,7 @@ def judge(
         oracle: Judge by the oracle of the embedded world.
         endpoint: Judge by a chat-completions endpoint.
         task: What the outputs are meant to be.
-        language: The language they are meant to be in.
+        language: Code of the language they are meant to be in; an endpoint is told it, the oracle knows its own.
         prompt: File with a prompt of your own, holding {source} {first} {second}.
         invalid_retries: Further tries where no verdict can be read.
         output: Folder for the result; by default runs/judge/FIRST_SECOND.
@@ -50,6 +51,12 @@ def judge(
     """
     if oracle == (endpoint is not None):
         raise UserError("choose one judge: --oracle, or --endpoint.base_url with --endpoint.model")
+    if oracle:
+        for name, given in (("language", language), ("prompt", prompt), ("cache", cache)):
+            if given is not None:
+                raise UserError(f"--{name} is {str(given)!r}, which the oracle does not ask for; leave it out")
+    elif language is None:
+        raise UserError("--language is not given; name that which the outputs are meant to be in, such as bo")
     if len(arms) != 2:
         raise UserError(f"{len(arms)} arms are given, and two are compared: write NAME=predictions.jsonl for each")
     (first, first_file), (second, second_file) = map(_arm, arms)
@@ -58,7 +65,8 @@ def judge(
     rows = (read_predictions(first_file), read_predictions(second_file))
     pairs = pair_up(*rows)
     output = output or Path("runs/judge") / f"{first}_{second}"
-    _check_folder(output, [str(first_file), str(second_file)])
+    files = tuple(os.path.relpath(file.resolve(), output.resolve()) for file in (first_file, second_file))
+    _check_folder(output, files)
     try_folder(output, "--output")
     by: dict[str, Any] = {"kind": "oracle"}
     if endpoint is None:
@@ -70,7 +78,7 @@ def judge(
         judgements = _ask(pairs, endpoint, ReplyCache(cache or output / "cache"), asking)
     comparison = Comparison(
         arms=(first, second),
-        files=(str(first_file), str(second_file)),
+        files=files,
         judge=by,
         pairs=pairs,
         judgements=tuple(judgements),
@@ -81,7 +89,7 @@ def judge(
     print(path)
 
 
-def _check_folder(output: Path, files: list[str]) -> None:
+def _check_folder(output: Path, files: tuple[str, ...]) -> None:
     """Refuse a folder that holds the verdict on other files."""
     path = output / "judge.json"
     if not path.exists():
@@ -90,7 +98,7 @@ def _check_folder(output: Path, files: list[str]) -> None:
         found = read_json(path)["files"]
     except (Unreadable, ValueError, KeyError, TypeError):
         found = None
-    if found != files:
+    if found != list(files):
         of = f" on {' and '.join(map(str, found))}" if isinstance(found, list) else ""
         raise UserError(f"--output is {str(output)!r}, which holds a verdict{of}; name another folder")
 

@@ -39,7 +39,7 @@ def tax(
         measured,
         command=shlex.join(words),
         against=against or AGAINST,
-        judged=find_judgement(folders),
+        judged=find_judgement(folders, measured),
         paths=path or (),
         general=find_general(folders),
     )

@@ -230,7 +230,7 @@ def converse(
     endpoint: Endpoint,
     cache: ReplyCache,
     *,
-    accepts: Callable[[str], bool],
+    accepts: Callable[[Reply], bool],
     tries: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Conversation]:
@@ -240,7 +240,7 @@ def converse(
         prompts: N texts.
         endpoint: Whom to ask.
         cache: Every reply goes here at once; those that are here are not asked for again.
-        accepts: Whether a reply's text will do.
+        accepts: Whether a reply will do.
         tries: Replies to hear for one prompt, at least 1.
         progress: Told how many distinct prompts are done, of how many.
 
@@ -258,12 +258,12 @@ async def _converse(
     prompts: Sequence[str],
     endpoint: Endpoint,
     cache: ReplyCache,
-    accepts: Callable[[str], bool],
+    accepts: Callable[[Reply], bool],
     tries: int,
     progress: Callable[[int, int], None],
 ) -> list[Conversation]:
     def finished(replies: tuple[Reply, ...]) -> bool:
-        return bool(replies) and (len(replies) >= tries or accepts(replies[-1].text))
+        return bool(replies) and (len(replies) >= tries or accepts(replies[-1]))
 
     known = {prompt: cache.get(endpoint.digest(prompt)) for prompt in prompts}
     done = {prompt: Conversation(replies=replies) for prompt, replies in known.items() if finished(replies)}

@@ -90,7 +90,7 @@ class Comparison:
 
     Attributes:
         arms: Names of the first and the second.
-        files: Their predictions.
+        files: Their predictions, as seen from the folder of the result.
         judge: Who judged, with all settings that matter; never a key.
         pairs: The common rows.
         judgements: One for each pair.
@@ -98,7 +98,7 @@ class Comparison:
     """
 
     arms: tuple[str, str]
-    files: tuple[str, str]
+    files: tuple[str, ...]
     judge: dict[str, Any]
     pairs: tuple[Pair, ...]
     judgements: tuple[Judgement, ...]

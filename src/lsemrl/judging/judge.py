@@ -13,7 +13,7 @@ from typing import Literal
 from lsemrl import languages
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
-from lsemrl.judging.client import Conversation, ReplyCache, converse
+from lsemrl.judging.client import Conversation, Reply, ReplyCache, converse
 from lsemrl.judging.comparison import (
     DISAGREE,
     Answer,
@@ -124,7 +124,7 @@ def judge_by_endpoint(
             [prompt(pair, first) for pair in asked for first in (0, 1)],
             endpoint,
             cache,
-            accepts=lambda text: read_answer(text) is not None,
+            accepts=lambda reply: _answer(reply) is not None,
             tries=invalid_retries + 1,
             progress=progress,
         )
@@ -149,16 +149,23 @@ def _weigh(forward: Conversation, backward: Conversation) -> Judgement:
     both = (forward, backward)
     replies = tuple(each.replies[-1].text if each.replies else each.problem for each in both)
     cut = any(each.replies[-1].cut for each in both if each.replies)
-    answers = tuple(read_answer(each.replies[-1].text) if each.replies else None for each in both)
+    answers = tuple(_answer(each.replies[-1]) if each.replies else None for each in both)
     swapped: dict[Answer | None, Answer | None] = {"A": "B", "B": "A", "tie": "tie", None: None}
     outcomes: dict[Answer, Outcome] = {"A": "win", "B": "loss", "tie": "tie"}
     one, other = answers[0], swapped[answers[1]]
     if one is None or other is None:
-        note = next((each.problem for each in both if each.problem), "no verdict in the reply")
+        note = next(
+            (each.problem for each in both if each.problem), "the reply was cut" if cut else "no verdict in the reply"
+        )
         return Judgement(outcome="invalid", answers=answers, replies=replies, note=note, cut=cut)
     if one != other:
         return Judgement(outcome="tie", answers=answers, replies=replies, note=DISAGREE, cut=cut)
     return Judgement(outcome=outcomes[one], answers=answers, replies=replies, cut=cut)
+
+
+def _answer(reply: Reply) -> Answer | None:
+    """The verdict of a reply that came to its end; what stands in a part of one may be any of its thoughts."""
+    return None if reply.cut else read_answer(reply.text)
 
 
 _NOUN = r"(?:(?:candidate|output|text|option|translation|headline|response)[\s_]+)?"
@@ -166,23 +173,27 @@ _GAP = r"""[\s:：="'*_`$<>\-\[({\\]{0,9}"""
 _VERDICT = rf"{_NOUN}{_GAP}(?:boxed\W)?(?P<verdict>(?:a\s+)?tie|[ab])"
 # What may follow a verdict: nothing, or a mark that ends it. "A is", "A and B", "A, B" and "A: good" are no verdicts.
 _END = r"""(?=["'*_`\])}>$]*\s*(?:$|[.;!](?:$|["'\s])|,(?!\s*(?-i:[AB])\b)|\s[-–—(]))"""
-_LABELLED = re.compile(rf"\b(?:verdict|answer|winner|choice)\b{_GAP}(?:is\b{_GAP})?{_VERDICT}{_END}", re.IGNORECASE)
+_LABEL = rf"\b(?:verdict|answer|winner|choice)\b{_GAP}(?:is\b{_GAP})?"
+_LABELLED = re.compile(rf"{_LABEL}{_VERDICT}{_END}", re.IGNORECASE)
+_ALONE = re.compile(rf"[\W_]*{_LABEL}{_VERDICT}[\W_]*", re.IGNORECASE)
 _BARE = re.compile(rf"[\W_]*{_VERDICT}{_END}", re.IGNORECASE)
 
 
 def read_answer(reply: str) -> Answer | None:
     """The verdict in a reply; None if there is none, or if it cannot be told which.
 
-    The last labelled verdict counts ("Verdict: A"); without a label, what stands at the beginning of a line, if all
-    such lines agree. What a model thought aloud between <think> tags does not count.
+    The last labelled verdict counts ("Verdict: A") that has a line for itself, as it was asked for, else the last
+    labelled one; without a label, what stands at the beginning of a line, if all such lines agree. What a model thought
+    aloud between <think> tags does not count.
     """
     if "</think>" in reply:
         reply = reply.rpartition("</think>")[2]
     elif "<think>" in reply:
         reply = reply.partition("<think>")[0]
+    alone = [found["verdict"] for line in reply.splitlines() if (found := _ALONE.fullmatch(line))]
     labelled = [found["verdict"] for line in reply.splitlines() for found in _LABELLED.finditer(line)]
     bare = [found["verdict"] for line in reply.splitlines() if (found := _BARE.match(line))]
-    answers: list[Answer] = [_normal(verdict) for verdict in labelled[-1:] or bare]
+    answers: list[Answer] = [_normal(verdict) for verdict in alone[-1:] or labelled[-1:] or bare]
     return answers[0] if len(set(answers)) == 1 else None
 
 

@@ -10,11 +10,14 @@ from typing import Any
 
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import FILE, Measured
-from lsemrl.reading import read_json
+from lsemrl.judging.comparison import read_predictions
+from lsemrl.reading import Json, read_json, read_lines
 
 Found = tuple[Path, Measured]
 _JUDGE, _GENERAL = "judge.json", "general.json"
+_VERDICTS, _PREDICTIONS = "verdicts.jsonl", "predictions.jsonl"
 _OF_SPEED = ("tasks", "batch_size", "device")  # and what else was asked with it
+_OF_ASKING = ("concurrency", "attempts", "timeout", "backoff", "max_wait", "key_variable", "template_by")
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
@@ -49,14 +52,19 @@ def find_measurements(folders: Sequence[Path]) -> list[Found]:
     return [(path, Measured.read(path)) for path in paths.values()]
 
 
-def find_judgement(folders: Sequence[Path]) -> dict[str, float]:
+def find_judgement(folders: Sequence[Path], measured: Sequence[Found]) -> dict[str, float]:
     """The shares of rows that a judge gave to "rl" and to "sft" against each other; {} where none has judged.
 
     Several judge.json, such as those of several seeds, are averaged.
 
+    Args:
+        folders: Where they are looked for, below too.
+        measured: What the verdicts must be on: the outputs in the predictions.jsonl beside each, where there is one.
+
     Raises:
-        UserError: One cannot be read, or there are several judges.
+        UserError: One cannot be read, or is on other outputs, or there are several judges.
     """
+    outputs: dict[str, list[dict[str, str]]] = {}
     shares: dict[str, list[float]] = {"rl": [], "sft": []}
     judge = None
     for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_JUDGE)}):
@@ -65,6 +73,10 @@ def find_judgement(folders: Sequence[Path]) -> dict[str, float]:
             arms, by = verdict["arms"], verdict["judge"]
             if set(arms) != set(shares):
                 continue
+            if isinstance(by, dict):
+                by = {name: value for name, value in by.items() if name not in _OF_ASKING}
+            rows = [Json().parse(line) for line in read_lines(path.with_name(_VERDICTS))]
+            said = {arm: {row["id"]: row["outputs"][arm] for row in rows} for arm in arms}
             won = [float(verdict["shares"][outcome]) for outcome in ("win", "loss")]
             if not all(0 <= share <= 1 for share in won):
                 raise ValueError(f"its shares are {won}")
@@ -73,9 +85,27 @@ def find_judgement(folders: Sequence[Path]) -> dict[str, float]:
         if judge not in (None, by):
             raise UserError(f"{path} is of another judge than the files before it: leave one judge's in the folders")
         judge = by
+        outputs = outputs or _outputs(measured)
+        for arm, own in said.items():
+            if outputs.get(arm) and not any(own.items() <= each.items() for each in outputs[arm]):
+                raise UserError(
+                    f"{path} is a verdict on other outputs of {arm!r} than those measured here: judge the "
+                    f"{_PREDICTIONS} beside the measurements, or leave it out of the folders"
+                )
         for arm, share in zip(arms, won, strict=True):
             shares[arm].append(share)
     return {arm: fmean(values) for arm, values in shares.items() if values}
+
+
+def _outputs(measured: Sequence[Found]) -> dict[str, list[dict[str, str]]]:
+    """What each measurement's arm said, by the ids of the rows."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for path, each in measured:
+        beside = path.with_name(_PREDICTIONS)
+        if beside.is_file():
+            said = {name: row.output for name, row in read_predictions(beside).items()}
+            found.setdefault(each.arm, []).append(said)
+    return found
 
 
 def find_general(folders: Sequence[Path]) -> list[General]:
