@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,15 @@ from lsemrl.unfinished import Unfinished
 ASKED = {"rows": 3}
 
 
+@contextmanager
+def unfinished(output: Path, asked: dict[str, int], batch_size: int = 1) -> Iterator[Unfinished]:
+    with Unfinished(output) as part:
+        part.take_up(asked, batch_size)
+        yield part
+
+
 def stopped(output: Path, *lines: str, asked: dict[str, int] = ASKED) -> Path:
-    with pytest.raises(ZeroDivisionError), Unfinished(output, asked) as part:
+    with pytest.raises(ZeroDivisionError), unfinished(output, asked) as part:
         for line in lines:
             part.add(line)
         raise ZeroDivisionError
@@ -22,7 +31,7 @@ def stopped(output: Path, *lines: str, asked: dict[str, int] = ASKED) -> Path:
 
 
 def test_it_is_gone_once_its_block_ends(tmp_path: Path) -> None:
-    with Unfinished(tmp_path / "out", ASKED) as part:
+    with unfinished(tmp_path / "out", ASKED) as part:
         part.add("one")
         assert part.path.read_text() == '{"rows": 3}\none\n'
     assert not list(tmp_path.iterdir())
@@ -32,7 +41,7 @@ def test_it_is_gone_once_its_block_ends(tmp_path: Path) -> None:
 
 def test_what_was_done_is_taken_up_in_order(tmp_path: Path) -> None:
     path = stopped(tmp_path / "out", "one", "two", "three")
-    with pytest.raises(ZeroDivisionError), Unfinished(tmp_path / "out", ASKED, batch_size=2) as part:
+    with pytest.raises(ZeroDivisionError), unfinished(tmp_path / "out", ASKED, batch_size=2) as part:
         assert [part.take(), part.take(), part.take()] == ["one", "two", None]
         part.add("other")
         raise ZeroDivisionError
@@ -44,25 +53,37 @@ def test_half_a_line_is_none(torn: str | bytes, tmp_path: Path) -> None:
     path = stopped(tmp_path / "out", "one", "two")
     with path.open("ab") as file:
         file.write(torn.encode() if isinstance(torn, str) else torn)
-    with Unfinished(tmp_path / "out", ASKED) as part:
+    with unfinished(tmp_path / "out", ASKED) as part:
         assert part.lines == ["one", "two"]
         assert path.read_text() == '{"rows": 3}\none\ntwo\n'
 
 
 def test_a_kill_in_the_first_line_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "out.unfinished").write_text('{"ro')
-    with Unfinished(tmp_path / "out", ASKED) as part:
+    with unfinished(tmp_path / "out", ASKED) as part:
         assert part.lines == [] and part.path.read_text() == '{"rows": 3}\n'
 
 
 def test_what_is_of_another_command_stays(tmp_path: Path) -> None:
     path = stopped(tmp_path / "out", "one")
     with pytest.raises(UserError, match="another command worked out"):
-        Unfinished(tmp_path / "out", {"rows": 4})
+        unfinished(tmp_path / "out", {"rows": 4}).__enter__()
     path.write_bytes(b"\xff\n")
     with pytest.raises(UserError, match="is not as it was written; move it away"):
-        Unfinished(tmp_path / "out", ASKED)
+        unfinished(tmp_path / "out", ASKED).__enter__()
     assert path.read_bytes() == b"\xff\n"
+
+
+def test_what_fails_before_it_is_taken_up_leaves_what_there_was(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Unfinished(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    path = stopped(tmp_path / "out", "one")
+    with pytest.raises(ZeroDivisionError), Unfinished(tmp_path / "out"):
+        raise ZeroDivisionError
+    with unfinished(tmp_path / "out", ASKED) as part:
+        assert part.lines == ["one"]
+    assert not path.exists()
 
 
 def test_a_file_system_may_have_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,15 +91,15 @@ def test_a_file_system_may_have_no_locks(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with Unfinished(tmp_path / "out", ASKED) as part:
+    with unfinished(tmp_path / "out", ASKED) as part:
         part.add("one")
         assert part.lines == ["one"]
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with Unfinished(tmp_path / "out", ASKED) as part:
+    with unfinished(tmp_path / "out", ASKED) as part:
         part.add("one")
         with pytest.raises(UserError, match=r"another process is at work on .*; wait for it, or end it"):
-            Unfinished(tmp_path / "out", ASKED)
+            Unfinished(tmp_path / "out")
         part.add("two")
         assert part.path.read_text() == '{"rows": 3}\none\ntwo\n'

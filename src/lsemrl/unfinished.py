@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,30 +22,40 @@ class Unfinished:
 
     Attributes:
         path: First what they are results of, then they.
-        lines: The results.
+        lines: The results; none before `take_up`.
     """
 
-    def __init__(self, output: Path, asked: Mapping[str, Any], batch_size: int = 1) -> None:
+    def __init__(self, output: Path) -> None:
         """
         Args:
             output: The file that they are for.
-            asked: Whatever decides the results; those of anything else are not gone on from.
-            batch_size: Results that are worked out together; of a batch that is not whole, none is taken up.
 
         Raises:
-            UserError: There are results of another command, another process adds to them, or none can be written.
+            UserError: Another process adds to them, or none can be written.
         """
         self.path = output.with_name(f"{output.name}.unfinished")
-        head = json.dumps(asked, sort_keys=True)
+        self.lines: list[str] = []
+        self._before: Iterator[str] | None = None
         with told(self.path):
             self._held = self.path.open("ab")
         try:
             with suppress(OSError):  # some file systems have no locks
                 self._hold()
-            self.lines = self._left(head, batch_size)
         except BaseException:
             self._held.close()
             raise
+
+    def take_up(self, asked: Mapping[str, Any], batch_size: int = 1) -> None:
+        """Go on from what there is.
+
+        Args:
+            asked: Whatever decides the results; those of anything else are not gone on from.
+            batch_size: Results that are worked out together; of a batch that is not whole, none is taken up.
+
+        Raises:
+            UserError: There are results of another command, or none can be written.
+        """
+        self.lines = self._left(json.dumps(asked, sort_keys=True), batch_size)
         self._before = iter(tuple(self.lines))
 
     def _hold(self) -> None:
@@ -77,7 +87,7 @@ class Unfinished:
 
     def take(self) -> str | None:
         """The next of those that there were at the beginning; None after the last."""
-        return next(self._before, None)
+        return next(self._before or iter(()), None)
 
     def add(self, line: str) -> None:
         """Keep one more.
@@ -92,7 +102,8 @@ class Unfinished:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
-        if kind is None or not self.lines:
+        left = self.path.stat().st_size if self._before is None else len(self.lines)
+        if kind is None or not left:
             self.path.unlink(missing_ok=True)
         self._held.close()
         if kind and issubclass(kind, KeyboardInterrupt) and self.lines:

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from forks import Fork, script
 from full_disk import full_disk
 from lsemrl.cli.main import main
 from lsemrl.commands import answers, trained
-from lsemrl.commands.exported import _steps as trained_steps
+from lsemrl.commands import exported as exporting
 from lsemrl.commands.generate import counted
 from lsemrl.commands.named import Model, find
 from lsemrl.commands.trained import read_run, take_up
@@ -28,6 +30,7 @@ from lsemrl.data.collate import encode
 from lsemrl.data.task import Plan
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.report.tax_report import tax_report
 from lsemrl.types import Example
 from made_up import make_measured
@@ -78,11 +81,11 @@ def test_a_run_whose_reference_followed_it_is_read(run: Path, tmp_path: Path) ->
 
 
 def test_batches_are_counted_by_whatever_was_kept(tmp_path: Path) -> None:
-    assert trained_steps(tmp_path) == 0
+    assert exporting._steps(tmp_path) == 0
     (tmp_path / "metrics.csv").write_text("rollout_step,loss\n9.0,1\n,2\n19.0,1\n")  # logged every ten steps
-    assert trained_steps(tmp_path) == 20
+    assert exporting._steps(tmp_path) == 20
     (tmp_path / "checkpoints" / "step_25").mkdir(parents=True)
-    assert trained_steps(tmp_path) == 25
+    assert exporting._steps(tmp_path) == 25
 
 
 def test_a_file_is_answered_line_by_line_whatever_the_batch(
@@ -210,6 +213,25 @@ def test_an_interrupted_file_of_answers_is_gone_on_from(
     assert output.read_text(encoding="utf-8") == whole and not part.exists()
 
 
+def test_answers_of_other_weights_are_not_gone_on_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, source = save_tiny_model(tmp_path / "model"), tmp_path / "in.txt"
+    source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    words = ["generate", str(model), "--input", str(source), "--batch-size", "1", "--max-new-tokens", "2", "--output"]
+    words += [str(tmp_path / "out.txt")]
+    said = iter(["first"])
+    monkeypatch.setattr(answers, "say", lambda *asked: [next(said, None) or ask()])
+
+    def ask() -> str:
+        raise KeyboardInterrupt
+
+    assert "interrupted" in told(capsys, *words)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: weight * 2 for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    assert "holds what another command worked out (1 lines)" in told(capsys, *words)
+
+
 def test_at_a_prompt_until_an_empty_line(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +345,30 @@ def test_whatever_a_run_leaves_behind_answers(
     assert capsys.readouterr().out == base != own
     main(["generate", str(run), "--input", str(source), "--max-new-tokens", "1"])
     assert all(len(line) < 8 for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_stage_of_an_experiment_answers_as_its_run(run: Path, tmp_path: Path) -> None:
+    made = shutil.copytree(run, tmp_path / "stage" / "version_0")
+    (tmp_path / "stage" / "adapter").symlink_to("version_0/adapter")
+    assert find(str(tmp_path / "stage"), Path("runs")) == made
+    # Named itself it is an adapter; and no link of somebody else's leads out of what was named.
+    assert find(str(tmp_path / "stage" / "adapter"), Path("runs")) == Model(
+        name="micro", adapter=tmp_path / "stage" / "adapter", folder=tmp_path / "stage" / "adapter"
+    )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "adapter").symlink_to(made / "adapter")
+    assert isinstance(find(str(tmp_path / "other"), Path("runs")), Model)
+
+
+def test_what_is_exported_ends_its_texts_where_generate_does(tmp_path: Path) -> None:
+    policy = Policy(PolicySettings(model=str(save_tiny_model(tmp_path / "model"))))
+    policy.load()
+    declared, policy.tokenizer.eos_token = policy.eos_ids(), "<|user|>"
+    policy.model.get_base_model().generation_config.repetition_penalty = 1.1  # which generate does not know
+    exporting._save(policy.model.get_base_model(), policy, tmp_path / "saved")
+    found = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert found.eos_token_id == policy.eos_ids() and set(declared) < set(found.eos_token_id)
+    assert found.repetition_penalty in (None, 1.0)
 
 
 def test_an_adapter_of_a_hub_answers_on_its_base(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

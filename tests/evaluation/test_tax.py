@@ -162,10 +162,12 @@ def test_what_was_kept_says_nothing_of_the_pace(
         return [number]
 
     rows, stop = prompts.examples * 2, 3
-    with pytest.raises(UserError, match="interrupted; what was done is in"), Unfinished(tmp_path / "x", {}) as part:
+    with pytest.raises(UserError, match="interrupted; what was done is in"), Unfinished(tmp_path / "x") as part:
+        part.take_up({})
         Batches(1, part=part).each(rows, slowly)
     told, stop = [], -1
-    with Unfinished(tmp_path / "x", {}) as part:
+    with Unfinished(tmp_path / "x") as part:
+        part.take_up({})
         assert Batches(1, told.append, part).each(rows, slowly) == [0, 1, 2, 3, 4, 5]
     assert told == [f"measuring: {at} of 6 rows; about {left} left" for at, left in ((4, "2 min"), (5, "60 s"))]
 

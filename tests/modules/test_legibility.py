@@ -33,7 +33,7 @@ from transformers import (
 
 import short_runs
 from lsemrl import micro
-from lsemrl.commands.answers import answer
+from lsemrl.commands.answers import answer, load
 from lsemrl.commands.best_rows import write_best
 from lsemrl.commands.trained import Trained
 from lsemrl.data.prompts import PromptTemplate
@@ -312,7 +312,7 @@ def test_each_prompt_of_generate_is_held_against_the_positions(tmp_path: Path) -
         data=data(),
         sampling=dataclasses.replace(short_runs.grpo(model).sampling, max_new_tokens=6),
     )
-    answers = answer(run, ["老师买了书。", "老师" * 40], batch_size=1)
+    answers = answer(run, load(run.policy), ["老师买了书。", "老师" * 40], batch_size=1)
     assert next(answers)[0] == "老师买了书。"
     with pytest.raises(
         UserError, match=r"the prompt of '老师老.*' with 6 new tokens comes to .* has 40 positions; shorten"

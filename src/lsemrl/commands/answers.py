@@ -25,22 +25,22 @@ from lsemrl.types import Example, UserError
 
 
 def answer(
-    run: Trained, texts: Iterable[str], *, greedy: bool = True, seed: int = 1, batch_size: int = 64
+    run: Trained, policy: Policy, texts: Iterable[str], *, greedy: bool = True, seed: int = 1, batch_size: int = 64
 ) -> Iterator[tuple[str, str]]:
     """Answer texts as the run was asked: each with its output, in order, a batch at a time; nothing with nothing.
 
     Args:
         run: See `trained.take_up`.
+        policy: The run's, as `load` reads it.
         texts: Each the input of one row of the run's task.
         greedy: Take the likeliest token, rather than draw as the run drew.
         seed: Of the drawing; the same texts in the same batches give the same outputs.
         batch_size: Texts answered at once.
 
     Raises:
-        UserError: The run's task has several inputs, or its model cannot be read.
+        UserError: A prompt is longer than the model has positions for, or is to show other rows.
     """
-    check_one_input(run)
-    sampling, policy = one_each(run.sampling, greedy=greedy), load(run.policy)
+    sampling = one_each(run.sampling, greedy=greedy)
     for batch in _batches(texts, batch_size):
         asked = [text for text in batch if text.strip()]
         said = iter(say(policy, run.data.plan, asked, sampling, seed) if asked else [])
@@ -48,8 +48,8 @@ def answer(
         yield from ((text, next(said) if text.strip() else "") for text in batch)
 
 
-def what_answers(run: Trained, *, greedy: bool) -> dict[str, Any]:
-    """Whatever decides an answer but the text: model, adapter, wording, how it is drawn.
+def what_answers(run: Trained, policy: Policy, *, greedy: bool) -> dict[str, Any]:
+    """Whatever decides an answer but the text: weights, adapter, wording, where a text ends, how it is drawn.
 
     Raises:
         UserError: The adapter cannot be read.
@@ -58,6 +58,9 @@ def what_answers(run: Trained, *, greedy: bool) -> dict[str, Any]:
     return {
         "lsemrl": __version__,
         "policy": repr(run.policy),
+        "fingerprint": policy.fingerprint,
+        "chat_template": policy.tokenizer.chat_template,
+        "ends": policy.eos_ids(),
         "adapter": adapter_fingerprint(Path(adapter)) if adapter and Path(adapter).is_dir() else adapter,
         "template": repr(run.data.plan.resolved_template()),
         "sampling": repr(one_each(run.sampling, greedy=greedy)),

@@ -12,7 +12,7 @@ import torch
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from lsemrl import __version__, micro
 from lsemrl.commands.trained import Trained
@@ -137,8 +137,7 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, 
     policy.save(folder)
     if run.policy.model == micro.NAME or run.policy.quantization:  # a model that only lsemrl knows goes along
         base = read_model(policy.path, run.policy, plain=True)
-        base.to(getattr(torch, run.policy.dtype)).save_pretrained(output / "base")
-        policy.tokenizer.save_pretrained(output / "base")
+        _save(base.to(getattr(torch, run.policy.dtype)), policy, output / "base")
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = str(base_path)
@@ -153,8 +152,7 @@ def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None
     with policy.inference():
         before = policy.model(input_ids=ids).logits.log_softmax(dim=-1)
     model = merge_for_good(policy.model)  # of the copy that was read here
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
+    _save(model.to(getattr(torch, dtype)), policy, folder)
     stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         after = stored.eval()(input_ids=ids).logits.log_softmax(dim=-1)
@@ -170,6 +168,17 @@ def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None
         f"\nBase and adapter, added in float32 and stored in {dtype}; log-probs differ by {off:.1g} nats on average.\n"
     )
     write_text(folder / "README.md", _front(head) + card + note)
+
+
+def _save(model: PreTrainedModel, policy: Policy, folder: Path) -> None:
+    """Write a model that ends its texts, and draws them, as `generate` does."""
+    model.generation_config = GenerationConfig(
+        bos_token_id=policy.tokenizer.bos_token_id,
+        eos_token_id=policy.eos_ids(),
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )
+    model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
 
 
 def _front(fields: dict[str, str]) -> str:

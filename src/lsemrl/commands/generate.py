@@ -56,19 +56,23 @@ def generate(
     at_prompt = input is None and sys.stdin is not None and sys.stdin.isatty()
     texts = asked("a text and Enter; Ctrl-D or an empty line ends") if at_prompt else _texts(input)
     loading(run)
-    from lsemrl.commands.answers import answer, what_answers  # torch, for which words that cannot be do not wait
+    # torch, for which words that cannot be do not wait
+    from lsemrl.commands.answers import answer, check_one_input, load, what_answers
     from lsemrl.commands.trained import take_up
 
     quiet()
     trained = take_up(found, max_new_tokens, adapter_scale)
+    check_one_input(trained)
     if isinstance(texts, list) and output and (output.is_file() or not output.exists()):
         drawn = {"seed": seed, "batch_size": batch_size} if sample else {}
-        asked_for = {**what_answers(trained, greedy=not sample), **drawn, "texts": digest(texts)}
-        with Unfinished(output, asked_for, batch_size) as part:
+        with Unfinished(output) as part:
+            policy = load(trained.policy)
+            what = what_answers(trained, policy, greedy=not sample)
+            part.take_up({**what, **drawn, "texts": digest(texts)}, batch_size)
             if part.lines:
                 print(f"{len(part.lines):,} of {len(texts):,} texts were answered already", file=sys.stderr)
             left, seed = texts[len(part.lines) :], seed + len(part.lines) // batch_size
-            said = _lines(answer(trained, left, greedy=not sample, seed=seed, batch_size=batch_size))
+            said = _lines(answer(trained, policy, left, greedy=not sample, seed=seed, batch_size=batch_size))
             for line in counted(said, batch_size, len(part.lines), len(texts)):
                 part.add(line)
             write_text(output, "".join(f"{line}\n" for line in part.lines), "--output")
@@ -77,7 +81,7 @@ def generate(
     with ExitStack() as files:
         out = files.enter_context(replacing(output, "--output")) if output else sys.stdout
         size = 1 if at_prompt else batch_size
-        said = _lines(answer(trained, texts, greedy=not sample, seed=seed, batch_size=size))
+        said = _lines(answer(trained, load(trained.policy), texts, greedy=not sample, seed=seed, batch_size=size))
         for line in counted(said, size) if output and not at_prompt else said:
             print(visible(line) if out.isatty() else line, file=out, flush=True)
 

@@ -68,6 +68,9 @@ def find(run: str, root: Path) -> Path | Model:
         return folder
     for inner in (folder, folder / ADAPTER):
         if (inner / ADAPTER_CONFIG).is_file():
+            made = inner.resolve().parent
+            if inner != folder and is_finished(made) and made.is_relative_to(folder.resolve()):
+                return made  # to which an experiment's stage has a link
             return adapter_in(inner, folder)
     for inner in (folder, folder / _MERGED):
         if (inner / _MODEL).is_file():

@@ -68,7 +68,8 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
         "divergence_rows": settings.divergence_rows,
     }
     make_folder(folder, "output")
-    with Unfinished(folder / FILE, asked) as part:
+    with Unfinished(folder / FILE) as part:
+        part.take_up(asked)
         if part.lines:
             say(f"going on with a measurement that was stopped; {len(part.lines):,} batches are done")
         batches = Batches(settings.batch_size, say, part)
