@@ -21,7 +21,10 @@ from lsemrl.commands.task_rows import task_of
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.base import TaskData
 from lsemrl.data.sources import Source
+from lsemrl.data.splits import Splits
 from lsemrl.data.survey import survey
+from lsemrl.data.task import read_splits
+from lsemrl.data.translation import TranslationData
 from lsemrl.experiment.read import read_experiment
 from lsemrl.languages import Language
 from lsemrl.micro import corpus
@@ -76,6 +79,17 @@ def test_what_is_to_be_run_can_be_pasted(pairs: str, capsys: pytest.CaptureFixtu
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lsemrl ")]
     assert ["lsemrl", "fit", "--config", "my project/rl.yaml"] in map(shlex.split, lines)
     assert "lsemrl experiment --config 'my project'/experiment.yaml" in Path("my project/README.md").read_text()
+
+
+def test_what_check_holds_out_is_what_the_project_holds_out(pairs: str) -> None:
+    main(["check", pairs, "--from", "zh", "--to", "bo"])
+    looked_at = json.loads(Path("check/check.json").read_text(encoding="utf-8"))["rows"]
+    init(pairs, to="bo", output=Path("project"), from_="zh")
+    data = fields("measure.yaml")["target"]["init_args"]
+    module = TranslationData(
+        source=Source(**data["source"]), splits=Splits(**data["splits"]), source_field="zh", target_field="bo"
+    )
+    assert {name: len(rows) for name, rows in read_splits(module.plan)[0].items()} == looked_at
 
 
 def test_values_are_of_these_rows(pairs: str) -> None:

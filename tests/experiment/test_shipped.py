@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,20 @@ def test_it_is_planned_and_its_longest_commands_are_understood(
         assert policy["model"] == "micro"
         if longest.adapter:
             assert policy["adapter"] == str(longest.adapter)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_an_arm_is_called_is_so_in_another_world(path: Path) -> None:
+    for overlay in (None, CONFIGS / "paper" / "qwen3_4b.yaml"):
+        stages = read_experiment(path, CONFIGS, overlay=overlay).stages
+        said = [str(stage.overrides.get(field)) for stage in stages for field in ("label", "trained_by")]
+        assert not [text for text in said if re.search(r"\de-\d|times the rate|twice the rate", text)]
+        # Where a stage gives no rate it has that of sft.yaml.
+        rates = {stage.name: stage.overrides.get("model.optimizer.lr", 1e-3) for stage in stages if stage.verb == "fit"}
+        names = {stage.after: stage.overrides.get("label") or "" for stage in stages if stage.verb == "measure"}
+        for words, share in (("half the rate", 1 / 2), ("a quarter of the rate", 1 / 4)):
+            for name in (name for name, label in names.items() if words in label):
+                assert rates[name] == pytest.approx(share * rates["sft"])
 
 
 @pytest.mark.slow

@@ -15,15 +15,14 @@ from lsemrl.commands.check_cost import Step, told
 from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered
 from lsemrl.commands.quiet import quiet
-from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task, task_of
+from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task, held_out_of, task_of
 from lsemrl.data.base import TaskData
 from lsemrl.data.findings import Finding, reasons
 from lsemrl.data.inspection import Inspection, inspect
 from lsemrl.data.limits import Limits
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
-from lsemrl.data.splits import Splits
-from lsemrl.data.survey import Column, survey
+from lsemrl.data.survey import Column, Survey, survey
 from lsemrl.data.task import HELD_OUT, Plan, prepare, read_splits
 from lsemrl.files import is_free, make_folder, try_folder
 from lsemrl.languages import Language, language, usual_profile
@@ -90,7 +89,8 @@ def check(
     make_folder(output, "--output")
     for listed in output.glob(f"*{_SKIPPED}"):  # of another time
         listed.unlink()
-    rows = _data(task, from_ or "", to, columns, data, found.header, {"validation": validation, "test": test}, output)
+    given = {"validation": validation, "test": test}
+    rows = _data(task, from_ or "", to, columns, data, found, given, output)
     records, bad = read_splits(rows.plan)
     profiles = _profiles(list(columns), task, from_ or "", to, identifier)
     unread: list[Finding] = []
@@ -126,16 +126,20 @@ def _data(
     to: str,
     columns: Mapping[str, Column],
     path: str,
-    header: bool,
+    found: Survey,
     held_out: Mapping[str, str | None],
     output: Path,
 ) -> TaskData:
-    """As a configuration would name it, but that nothing is left out for its length, nor listed beside the data."""
+    """As `init` would name it, but that nothing is left out for its length, nor listed beside the data."""
     renamed: dict[str, str | list[str]] = {
         field: column.name for field, column in columns.items() if field != column.name
     }
     source = Source(
-        path=path, columns=renamed, header=header, on_bad_row="skip", skipped_path=str(output / f"train.{_SKIPPED}")
+        path=path,
+        columns=renamed,
+        header=found.header,
+        on_bad_row="skip",
+        skipped_path=str(output / f"train.{_SKIPPED}"),
     )
     others = {
         name: replace(source, path=own, skipped_path=str(output / f"{name}.{_SKIPPED}"))
@@ -146,7 +150,7 @@ def _data(
     return CLASSES[task](
         source=source,
         **others,
-        splits=Splits(),
+        splits=held_out_of(found.rows, held_out["validation"], held_out["test"]),
         limits=Limits(max_prompt_tokens=_ALL, max_target_tokens=_ALL),
         **fields,
     )

@@ -14,14 +14,13 @@ from lsemrl.commands.lengths import foretold, lengths_of, limits_of
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
 from lsemrl.commands.quiet import loading
 from lsemrl.commands.rendered import rendered
-from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task, task_of
+from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task, held_out_of, task_of
 from lsemrl.data import comprehension
 from lsemrl.data.base import TaskData
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import read_records
 from lsemrl.data.sources import Source
-from lsemrl.data.splits import Splits
 from lsemrl.data.survey import Column, Survey, alike, profile_of, survey
 from lsemrl.data.task import HELD_OUT, Prepared, prepare
 from lsemrl.data.translation import TEMPLATES, wording
@@ -158,11 +157,7 @@ def _shown(
     template = _wording(asked)
     alike = asked.task == "translation" and columns[asked.from_].share(profile) >= (profile.threshold or 0)
     identifier = f"{asked.folder}/language" if alike else ""
-    # Enough held out to see a difference, and no more.
-    validation, test = (
-        0.0 if given else round(min(max(wanted / found.rows, 0.01), 0.1), 3)
-        for given, wanted in ((asked.validation, 100), (asked.test, 300))
-    )
+    splits = held_out_of(found.rows, asked.validation, asked.test)
     train_rows = Source(path=asked.path, columns={**renamed}, header=found.header, on_bad_row="skip")
     held_out = {name: replace(train_rows, path=path) for name in HELD_OUT if (path := getattr(asked, name))}
     prepared, limits, foreseen = _read(
@@ -170,7 +165,7 @@ def _shown(
         kind(
             source=train_rows,
             **held_out,
-            splits=Splits(validation_fraction=validation, test_fraction=test),
+            splits=splits,
             template=PromptTemplate(template=template or None),
             limits=Limits(max_prompt_tokens=_MOST_TOKENS, max_target_tokens=_MOST_TOKENS),
             **fields,
@@ -207,7 +202,7 @@ def _shown(
         "test_rows": len(prepared.test),
         "cold_start": cold_start,
         "held_out": {name: source.path for name, source in held_out.items()},
-        "fractions": {"validation_fraction": validation, "test_fraction": test},
+        "fractions": {name: getattr(splits, name) for name in ("validation_fraction", "test_fraction")},
         "general_template": _wording_of_questions(asked),
         "longest_prompt": report["longest_prompt"],
         "longest_target": report["longest_target"],

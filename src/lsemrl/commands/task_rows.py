@@ -9,6 +9,7 @@ from typing import Literal
 from lsemrl.data.base import TaskData
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.instruction import InstructionData
+from lsemrl.data.splits import Splits
 from lsemrl.data.survey import Column, Survey, find_column
 from lsemrl.data.translation import TranslationData
 from lsemrl.types import UserError
@@ -79,3 +80,18 @@ def columns_of_task(
             raise UserError(f"which column holds the {field} cannot be told; give {option}, one of: {listed}")
         chosen[field] = named[name]
     return chosen
+
+
+def held_out_of(rows: int, validation: str | None, test: str | None) -> Splits:
+    """How a file is divided, whether it is looked at or trained on: enough held out to see a difference, and no more.
+
+    Args:
+        rows: How many it has.
+        validation: Where rows for validation are given, so that none are taken from it.
+        test: Rows for the test, likewise.
+    """
+
+    def share(given: str | None, wanted: int) -> float:
+        return 0.0 if given else round(min(max(wanted / rows, 0.01), 0.1), 3)
+
+    return Splits(validation_fraction=share(validation, 100), test_fraction=share(test, 300))
