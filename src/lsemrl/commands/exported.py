@@ -15,16 +15,18 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from lsemrl import __version__, micro
+from lsemrl.commands.named import READ_AS
 from lsemrl.commands.trained import Trained
 from lsemrl.errors import reason_of
 from lsemrl.files import fill_folder, write_text
 from lsemrl.foreign import fenced, markdown
 from lsemrl.json_records import write_json
 from lsemrl.local_paths import is_local, name_only, names_only
-from lsemrl.modules.adapters.files import adapter_fingerprint
+from lsemrl.modules.adapters.files import PASSPORT, adapter_fingerprint
 from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.base_model import read_model
 from lsemrl.modules.policy import Policy
+from lsemrl.reading import read_json
 from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.report.records import Report
 from lsemrl.runs import checkpoints, step_of
@@ -142,6 +144,8 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, 
         config = json.loads(path.read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = str(base_path)
         write_json(path, config)
+        passport = read_json(folder / PASSPORT)
+        write_json(folder / PASSPORT, {name: passport[name] for name in passport if name not in READ_AS})
     head = {"base_model": name_only(run.policy.model), "library_name": "peft", "pipeline_tag": "text-generation"}
     write_text(folder / "README.md", _front(head) + card)
 

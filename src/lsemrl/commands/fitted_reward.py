@@ -6,7 +6,6 @@ The encoder's own matters are in `rewards`, which knows no policy; what needs on
 from __future__ import annotations
 
 import copy
-import json
 import random
 import time
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import set_verbosity_error
 
 from lsemrl import __version__, micro
+from lsemrl.commands.named import ADAPTER_CONFIG, adapter_in
 from lsemrl.commands.tau_settings import TauSettings
 from lsemrl.config_files import CONFIG_VERSION
 from lsemrl.data.collate import encode
@@ -194,11 +194,11 @@ def _policy(name: str, dtype: Any) -> Policy:
         UserError: It is neither.
     """
     folder = micro.COLD_START if name == micro.NAME else Path(name)
-    card = folder / "adapter_config.json"
     try:
-        if card.is_file():
-            base = json.loads(card.read_text(encoding="utf-8"))["base_model_name_or_path"]
-            return Policy(PolicySettings(model=base, adapter=name, reference="none", dtype=dtype))
+        if (folder / ADAPTER_CONFIG).is_file():
+            found = adapter_in(folder, folder)
+            asked: dict[str, Any] = {"dtype": dtype, **found.read_as}
+            return Policy(PolicySettings(model=found.name, adapter=name, reference="none", **asked))
         return Policy(PolicySettings(model=name, train="full", reference="none", dtype=dtype))
     except UserError as error:
         raise UserError(f"tau.policy is {name!r}, which is neither an adapter nor a model: {error}") from error

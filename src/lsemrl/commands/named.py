@@ -6,7 +6,8 @@ A folder may be somebody else's: of what is in it, only the name of an adapter's
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ NEWEST = "newest"
 """What is written in place of a run to mean the one that was finished last."""
 ADAPTER_CONFIG = "adapter_config.json"
 _BASE, _MERGED, _MODEL, _PASSPORT = "base", "merged", "config.json", "lsemrl.json"
+READ_AS = ("quantization", "dtype")
+"""What the passport says of how a base in 4 bits was read."""
 _HUB_ID = re.compile(r"([\w-][\w.-]*)/[\w-][\w.-]*")
 
 
@@ -30,11 +33,13 @@ class Model:
         name: Folder, hub id or "micro", as in `PolicySettings.model`.
         adapter: Folder of the adapter; None without one.
         folder: What was named, out of which nothing may lead; None where that is no folder.
+        read_as: Fields of `PolicySettings`, where the adapter is of a base in 4 bits.
     """
 
     name: str
     adapter: Path | None = None
     folder: Path | None = None
+    read_as: Mapping[str, str] = field(default_factory=dict)
 
 
 def find(run: str, root: Path) -> Path | Model:
@@ -100,7 +105,9 @@ def adapter_in(adapter: Path, folder: Path) -> Model:
         return Model(name=str(beside), adapter=adapter, folder=adapter.parent)
     for name in filter(None, named):
         if name == micro.NAME or _is_folder(user_path(name)) or _is_hub_id(name):
-            return Model(name=name if name == micro.NAME else str(user_path(name)), adapter=adapter, folder=folder)
+            read_as = {each: said for each in READ_AS if (said := _field(adapter / _PASSPORT, each))}
+            name = name if name == micro.NAME else str(user_path(name))
+            return Model(name=name, adapter=adapter, folder=folder, read_as=read_as)
     raise UserError(
         f"RUN is {str(folder)!r}, an adapter whose base is not here: base_model_name_or_path in its {ADAPTER_CONFIG} "
         f"is {named[0]!r}; write there a folder or a hub id"

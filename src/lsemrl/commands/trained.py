@@ -142,12 +142,13 @@ def _without_task(model: Model) -> Trained:
     elif model.name != micro.NAME:
         model = _adapter_of_hub(model)
     stored = read_config(str(micro.POLICY) if model.name == micro.NAME else model.name, trust=False).dtype
+    asked: dict[str, Any] = {"dtype": "bfloat16" if stored == torch.bfloat16 else "float32", **model.read_as}
     policy = PolicySettings(
         model=model.name,
         adapter=str(model.adapter) if model.adapter else None,
         train="lora" if model.adapter else "full",
         reference="none",
-        dtype="bfloat16" if stored == torch.bfloat16 else "float32",
+        **asked,
     )
     sampling = Sampling(num_generations=1, max_new_tokens=_LONGEST)
     folder = model.folder or Path(model.name)

@@ -327,7 +327,8 @@ class Policy(nn.Module):
         """`save` without the tokenizer."""
         whole = {name.removeprefix("model."): value for name, value in (weights or {}).items()}
         if self.adapted:
-            write_adapter(self.model, folder, self.settings.model, self.fingerprint, whole, resized=self.resized)
+            base = self.settings.base_named()
+            write_adapter(self.model, folder, base, self.fingerprint, whole, resized=self.resized)
         else:
             self.model.save_pretrained(folder, state_dict=whole or None)
 

@@ -113,6 +113,11 @@ class PolicySettings:
                 "be trained; set policy.train to lora, or policy.quantization to null"
             )
 
+    def base_named(self) -> dict[str, str]:
+        """The base as an adapter of it names it: one in 4 bits with all that its rounding depends on."""
+        rounded = {"quantization": self.quantization, "dtype": self.dtype} if self.quantization else {}
+        return {"base": self.model, **rounded}
+
     def check_files(self) -> None:
         """Refuse a model and an adapter that are not there, without reading those that are.
 

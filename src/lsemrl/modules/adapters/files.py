@@ -91,21 +91,28 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def write_adapter(
-    model: Any, folder: Path, base: str, base_fingerprint: str, weights: Mapping[str, Tensor], *, resized: bool
+    model: Any,
+    folder: Path,
+    base: Mapping[str, str],
+    base_fingerprint: str,
+    weights: Mapping[str, Tensor],
+    *,
+    resized: bool,
 ) -> None:
     """Write the trained adapter in peft's format, always the same bytes for the same weights, and its passport.
 
     Args:
         model: Carries the adapter.
         folder: Made where it is missing.
-        base: The model as the user named it, rather than where its weights happened to lie on this machine.
+        base: As `base` the model as the user named it, rather than where its weights happened to lie on this machine;
+            and whatever else of `PolicySettings` tells how it was read, by which others read it so.
         base_fingerprint: Of that model.
         weights: By their names in `model`, whole tensors to write where the model itself holds shards.
         resized: Whether the embeddings have other rows than the base has, which then go along.
     """
     names = {weight: name for name, weight in model.named_parameters()}  # one weight may be found in two places
     state = {key: weights.get(names.get(value, key), value) for key, value in model.state_dict(keep_vars=True).items()}
-    model.peft_config[TRAINED].base_model_name_or_path = base
+    model.peft_config[TRAINED].base_model_name_or_path = base["base"]
     model.create_or_update_model_card = _no_card
     model.save_pretrained(folder, selected_adapters=[TRAINED], save_embedding_layers=resized, state_dict=state)
     # Sets, which peft writes in another order every time.
@@ -115,7 +122,7 @@ def write_adapter(
         if isinstance(settings.get(field), list):
             settings[field].sort()
     write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    passport = {"format": _FORMAT, "base": base, "base_fingerprint": base_fingerprint}
+    passport = {"format": _FORMAT, **base, "base_fingerprint": base_fingerprint}
     write_text(folder / PASSPORT, json.dumps(passport, indent=2) + "\n")
 
 
