@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands.curve import best_arm
+from lsemrl.evaluation import measure as measuring
 from lsemrl.evaluation.measurement import FILE, Measured
 from lsemrl.modules.adapters.files import read_tensors
 from lsemrl.report.records import Arm, Report
@@ -65,6 +67,26 @@ def test_the_best_scale_is_the_one_that_gains_most_for_what_may_be_lost(
     measured = Measured.read(tmp_path / "scale_0_6" / FILE)
     assert measured.policy["adapter_scale"] == 0.6 and measured.adapter_fingerprint.endswith(" * 0.6")
     assert "adapter_scale" not in Measured.read(tmp_path / "scale_1_0" / FILE).policy
+
+
+def test_what_was_measured_is_not_measured_again_and_no_other_adapter_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("--target_rows", "2", "--general_rows", "2", "--max_new_tokens", "4")
+    curve(tmp_path, "--scales", "1", *small)
+    report = Report.from_json(tmp_path / "report.json")
+    monkeypatch.setattr(measuring, "measure", lambda *asked, **settings: 1 / 0)
+    curve(tmp_path, "--scales", "1", *small)
+    assert Report.from_json(tmp_path / "report.json").arms == report.arms
+    for other in (("--scales", "0.5"), ("--scales", "1", "--max_new_tokens", "5")):
+        with pytest.raises(ZeroDivisionError):
+            curve(tmp_path, *small, *other)
+    path = tmp_path / "scale_1_0" / FILE
+    said = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**said, "adapter_fingerprint": "0123456789abcdef"}), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        curve(tmp_path, "--scales", "0.5", *small)
+    assert "which holds another adapter's curve; name another folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,8 +14,10 @@ from lsemrl.commands.named import find
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measure_settings import MeasureSettings
-from lsemrl.evaluation.measurement import BASE
+from lsemrl.evaluation.measurement import BASE, FILE
 from lsemrl.foreign import visible
+from lsemrl.json_records import UNREADABLE
+from lsemrl.reading import read_json
 from lsemrl.report.records import Report
 
 _SCALES = [0.25, 0.5, 0.75, 1.0]
@@ -35,7 +37,7 @@ def curve(
     Args:
         run: A finished run, "newest", or an adapter's folder.
         settings: On what, as for lsemrl measure; the policy is RUN's.
-        output: Folder for a measurement each, and for the report.
+        output: Folder for a measurement each, and for the report. What was measured there of the same is not again.
         scales: In [0, 1]; by default .25, .5, .75 and 1. 0 is the base, which is always measured.
         lost: Percentage points of general ability that may be lost.
         root: Where "newest" is looked for.
@@ -65,6 +67,7 @@ def curve(
     policy = take_up(found).policy
     if policy.adapter is None:
         raise UserError(f"RUN is {run!r}, which has no adapter to scale; name a run with LoRA, or an adapter")
+    _check_folder(output, Path(policy.adapter))
     scale_of = {BASE: 0.0} | {f"scale_{at}".replace(".", "_"): at for at in sorted({*asked} - {0.0})}
     read = read_measured(replace(settings, arm="trained", policy=policy))
     measured = []
@@ -73,7 +76,7 @@ def curve(
         label = f"at {scale:g}" if scale else "Base"
         one = replace(settings, arm=arm, label=label, policy=at)
         print(f"measuring {label}", file=sys.stderr)
-        measured.append((output / arm, run_measure(one, output / arm, read)))
+        measured.append((output / arm, run_measure(one, output / arm, read, keep=True)))
     command = shlex.join(["lsemrl", "curve", run, "--scales", *map(str, asked), "--lost", f"{lost:g}"])
     paths = [[*scale_of][1:]]
     report = tax_report(measured, command=command, paths=paths)
@@ -97,6 +100,19 @@ def curve(
     )
     console.print(visible(said), markup=False, highlight=False, soft_wrap=True)
     console.print(page, markup=False)
+
+
+def _check_folder(output: Path, adapter: Path) -> None:
+    """Refuse a folder with the curve of another adapter, which would be mixed with this one's."""
+    from lsemrl.modules.adapters.files import adapter_fingerprint
+
+    for path in sorted(output.glob(f"scale_*/{FILE}")):
+        try:
+            measured = read_json(path)["adapter_fingerprint"].partition(" * ")[0]
+        except UNREADABLE:
+            continue
+        if measured != adapter_fingerprint(adapter):
+            raise UserError(f"--output is {str(output)!r}, which holds another adapter's curve; name another folder")
 
 
 def best_arm(report: Report, lost: float) -> str | None:

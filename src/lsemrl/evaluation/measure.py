@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -38,13 +38,16 @@ from lsemrl.unfinished import Unfinished
 _LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
 
 
-def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Scorer] | None = None) -> Measured:
+def run_measure(
+    settings: MeasureSettings, folder: Path, read: tuple[Battery, Scorer] | None = None, *, keep: bool = False
+) -> Measured:
     """Measure a policy; write measurement.json, and predictions.jsonl for `lsemrl judge`, to `folder`.
 
     Args:
         settings: Which policy, and on what.
         folder: Made where it is missing.
         read: What `read_measured` found, where that is the same for several policies.
+        keep: Whether a measurement of the very same that lies there will do.
 
     Raises:
         UserError: `folder` cannot be written, or model, adapter or data are not what the settings say.
@@ -58,6 +61,8 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     say = functools.partial(print, file=sys.stderr, flush=True)
     adapter = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
     data = {name: hash_rows(examples) for name, examples in battery.parts.items()}
+    if keep and (there := _measured(settings, folder, battery, scorer, base, adapter)):
+        return there
     asked = {
         "lsemrl": __version__,
         "policy": repr(settings.policy),
@@ -206,6 +211,28 @@ def _load(policy: Policy, base: str | None) -> str:
         )
     policy.reference_model = original.model.requires_grad_(False).eval()
     return original.fingerprint
+
+
+def _measured(
+    settings: MeasureSettings, folder: Path, battery: Battery, scorer: Scorer, base: str, adapter: str
+) -> Measured | None:
+    """What lies there, if it is what would be measured again."""
+    try:
+        there = Measured.read(folder / FILE)
+    except UserError:
+        return None
+    same: dict[str, Any] = {
+        "lsemrl": __version__,
+        "arm": settings.arm,
+        "seed": settings.seed,
+        "policy": _named(settings.policy),
+        "base_fingerprint": base,
+        "adapter_fingerprint": adapter,
+        "data": {name: hash_rows(examples) for name, examples in battery.parts.items()},
+        "conditions": _conditions(settings, len(battery.target)),
+        "signatures": there.signatures | scorer.signatures,
+    }
+    return there if all(getattr(there, name) == value for name, value in same.items()) else None
 
 
 def _conditions(settings: MeasureSettings, target_rows: int) -> dict[str, float | str]:
