@@ -353,3 +353,22 @@ def test_a_reward_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         str(overlay),
     )
     assert "rewards/short/mean" in (root / "version_0" / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("init", "{}.tsv", "--to", "bo"),
+        ("tax", "{}", "--output", "out"),
+        ("experiment", "--config", "{}.yaml", "--dry-run"),
+        ("judge", "a=pyproject.toml", "b={}", "--oracle"),
+    ],
+)
+def test_a_name_that_is_too_long_is_told(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main([word.format("x" * 300) for word in words])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert exit_.value.code == 2 and ("too long" in said or "cannot be read" in said), said

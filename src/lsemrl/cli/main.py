@@ -6,6 +6,7 @@ ours keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from lsemrl.errors import UserError
 from lsemrl.files import full_disk
 from lsemrl.foreign import ShownRecord, visible
 
+_NO_NAME = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
 _RANK_IS_GONE = ("gloo/transport", "ncclRemoteError")
 """Parts of what torch.distributed raises where a rank waits for another that has ended."""
 
@@ -94,8 +96,8 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     """What to tell the user about `error` of `verb`, in one sentence; None if the fault is ours.
 
     The parser wraps an error once for every level of the configuration, so the telling one is the innermost: a
-    UserError as it stands, Lightning's complaint about the trainer, a disk that is full, memory that ran out, or the
-    parser's own complaint behind the path of fields that led there.
+    UserError as it stands, Lightning's complaint about the trainer, a disk that is full, a name that is too long or in
+    a closed folder, memory that ran out, or the parser's own complaint behind the path of fields that led there.
     """
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
@@ -108,6 +110,8 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
         if reason := full_disk(link):
             where = getattr(link, "filename", None) or "a file"
             return f"{where} cannot be written to ({reason}); make room, and run the same command again"
+        if isinstance(link, OSError) and link.errno in _NO_NAME and link.filename:
+            return f"{str(link.filename)[:200]!r} cannot be looked at ({link.strerror}); name another place"
         if type(link).__name__ == "OutOfMemoryError":  # torch's, which this must not import
             reason = " ".join(str(link).split())[:120]
             return f"memory ran out ({reason}); docs/scale.md says what takes it, and what to lower"
