@@ -320,9 +320,7 @@ def test_memory_that_runs_out_is_told(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_processes_that_would_all_train_alone_are_stopped(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    importlib.import_module(
-        "lightning.pytorch"
-    )  # whose loggers are of the rank that it finds when it is first imported
+    importlib.import_module("lightning.pytorch")  # its loggers are of the rank that it finds when it is imported
     monkeypatch.setenv(name, "1")
     sentence = told(capsys, f"--trainer.default_root_dir={tmp_path}")
     assert "several processes were started, but trainer.devices times trainer.num_nodes is 1" in sentence
