@@ -109,10 +109,12 @@ def test_a_change_reaches_what_builds_on_it_and_nothing_else(world: World) -> No
 
 def test_the_content_of_data_and_of_models_counts(world: World) -> None:
     (world.folder / "rows.jsonl").write_text("1")
-    for name, marker in (("model", "config.json"), ("cold", "notes.txt")):
+    for name, marker in (("model", "config.json"), ("cold", "notes.txt"), ("language", "identifier.json")):
         (world.folder / name).mkdir()
         (world.folder / name / marker).write_text("1")
-    (world.configs / "base.yaml").write_text("data: {path: rows.jsonl}\npolicy: [model]\npart: cold\n")
+    (world.configs / "base.yaml").write_text(
+        "data: {path: rows.jsonl}\npolicy: [model]\npart: cold\nlanguage: {code: pcm, identifier: language}\n"
+    )
     before = runs(world)
     (world.folder / "cold" / "notes.txt").write_text("2")  # a word that happens to be a folder's name
     assert changed(before, runs(world)) == []
@@ -121,7 +123,49 @@ def test_the_content_of_data_and_of_models_counts(world: World) -> None:
     assert changed(before, data) == list(before)
     assert data["cold seed 1"].hashes["settings"] == before["cold seed 1"].hashes["settings"]
     (world.folder / "model" / "weights").write_text("2")
-    assert changed(data, runs(world)) == list(before)
+    model = runs(world)
+    assert changed(data, model) == list(before)
+    (world.folder / "language" / "weights.safetensors").write_text("2")
+    assert changed(model, runs(world)) == list(before)
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("typed.jsonl", False),  # the override is of another text, or of nothing
+        ("given", False),  # the runner sets it
+        ("written", False),
+        ("first.jsonl", False),  # the second file says another
+        ("beside.jsonl", True),  # a mapping over it names other fields
+        ("rows.jsonl", True),
+        ("listed.jsonl", False),
+        ("class.jsonl", False),  # the same field, less init_args
+        ("again.jsonl", True),
+    ],
+)
+def test_what_is_replaced_does_not_count(file: str, counts: bool, world: World) -> None:
+    (world.configs / "base.yaml").write_text("data: {class_path: a.B, init_args: {path: first.jsonl, list: [x]}}\n")
+    (world.configs / "rl.yaml").write_text(
+        "data: {path: rows.jsonl, list: [listed.jsonl], source: {path: typed.jsonl, others: {b: beside.jsonl}}}\n"
+        "trainer: {default_root_dir: written}\n"
+        "model: {init_args: {policy: {adapter: given}, rewards: {a: {init_args: {path: class.jsonl}}}}}\n"
+    )
+    replaced = {
+        "data.init_args.list": ["y"],
+        "data.source": {"path": None, "others": {"c": "z"}},
+        "model.rewards.a.path": "again.jsonl",
+    }
+    stages = with_stage(configs=["base.yaml", "rl.yaml"], overrides=replaced)
+    before = runs(world, stages=stages)["rl seed 1"]
+    path = world.folder / file
+    if "." in file:
+        path.write_text("1")
+    else:
+        path.mkdir()
+        (path / "adapter_config.json").write_text("{}")
+    after = runs(world, stages=stages)["rl seed 1"]
+    assert (before.hashes["data"] != after.hashes["data"]) == counts
+    assert before.hashes["settings"] == after.hashes["settings"]
 
 
 def test_the_version_counts_where_the_embedded_world_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lsemrl import __version__, micro
+from lsemrl.identification.ngrams import ABOUT
 from lsemrl.layouts import layout_of
 
-_MODEL_FILES = ("config.json", "adapter_config.json", "modules.json")
+_MODEL_FILES = ("config.json", "adapter_config.json", "modules.json", ABOUT)
+"""One of them is in the folder of a model, an adapter, an encoder, an identifier."""
 
 
 def run_hashes(settings: Any, texts: Iterable[str], parents: Sequence[str], seed: int) -> dict[str, str]:

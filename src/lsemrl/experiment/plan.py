@@ -222,6 +222,30 @@ def _resolve(value: Any, folders: Mapping[str, str]) -> Any:
     return value
 
 
+def _texts(stage: Stage) -> set[str]:
+    """The texts that a run goes by: what a later file, an override or the runner replaces is other commands' business.
+
+    Of a mapping only the fields that a later one names are replaced; where more are in truth, too many texts count.
+    """
+    verb = VERBS[stage.verb]
+    given = dict.fromkeys((verb.folder, verb.seed, *([verb.adapter] if stage.after else [])))
+    told: list[tuple[str, Any]] = []
+    for layer in (*stage.contents, *({field: value} for field, value in stage.overrides.items()), given):
+        fields = list(_fields(layer))
+        covers = tuple(f"{path}." for path, _ in fields)
+        told = [(path, value) for path, value in told if not f"{path}.".startswith(covers)] + fields
+    return set(_strings([value for _, value in told]))
+
+
+def _fields(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted fields that hold no others, as users write them, who may leave init_args out."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _fields(inner, f"{path}.{name}")
+    else:
+        yield ".".join(part for part in path.split(".") if part != "init_args"), value
+
+
 def _hashes(stage: Stage, seed: int, known: Mapping[str, str]) -> dict[str, str]:
     """Of everything that decides the outcome of a run; `known` are those of the stages before it."""
     # By number, since another experiment may give the same stage another name.
@@ -229,7 +253,7 @@ def _hashes(stage: Stage, seed: int, known: Mapping[str, str]) -> dict[str, str]
     return run_hashes(
         # As a list, for a later override may be of a part of an earlier one.
         [stage.verb, list(stage.contents), bool(stage.after), list(overrides.items())],
-        {*_strings(stage.contents), *_strings(stage.overrides)},
+        _texts(stage),
         [known[name] for name in stage.parents],
         seed,
     )
