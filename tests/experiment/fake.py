@@ -39,5 +39,5 @@ if do.startswith("wait_for "):
 if verb == "fit" and do != "no_adapter":
     (version / "adapter").mkdir()
     (version / "adapter" / "adapter_config.json").write_text("{}")
-if verb == "measure":
+if verb == "measure" and do != "nothing":
     (folder / "measurement.json").write_text("{}")

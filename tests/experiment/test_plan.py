@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 
 from experiment.world import STAGES, World
+from lsemrl.commands import best_rows
 from lsemrl.errors import UserError
+from lsemrl.evaluation import measurement
 from lsemrl.experiment import hashes
-from lsemrl.experiment.plan import Run
+from lsemrl.experiment.plan import VERBS, Run
+from lsemrl.identification import ngrams
+from lsemrl.report import folders
+from lsemrl.runs import ADAPTER
 
 
 def runs(world: World, **fields: Any) -> dict[str, Run]:
@@ -62,6 +67,12 @@ def test_the_command_of_a_run(world: World) -> None:
         '--a.map={"b": null}',
         f"--model.policy.adapter={world.output}/cold/seed_1/adapter",
     )
+
+
+def test_what_verbs_leave_is_what_they_write() -> None:
+    written = {"measure": measurement.FILE, "best-of": best_rows.FILE, "fit-language": f"identifier/{ngrams.ABOUT}"}
+    written |= {"general": folders._GENERAL, "rehearse": VERBS["rehearse"].file, "fit": ADAPTER}
+    assert {verb: told.leaves for verb, told in VERBS.items() if told.leaves} == written
 
 
 def test_common_overrides_are_of_one_verb(world: World) -> None:

@@ -146,6 +146,28 @@ def test_an_adapter_that_is_gone_is_made_again(world: World) -> None:
     assert world.started() == ["rl 1"]
 
 
+def test_a_measurement_that_is_gone_is_made_again_and_not_copied(world: World) -> None:
+    stages = [{"name": "measured", "verb": "measure", "configs": ["base.yaml"]}]
+    assert world.run(stages=stages)[0] == 0
+    folder = world.output / "measured" / "seed_1"
+    (folder / "measurement.json").unlink()
+    (folder / "predictions.jsonl").write_text("")
+    second = str(world.folder / "second")
+    assert "measured seed 1: run, new" in world.plan(stages=stages, output=second)
+    assert "measured seed 1: run, its measurement.json is gone" in world.plan(stages=stages)
+    world.started()
+    assert world.run(stages=stages)[0] == 0
+    assert world.started() == ["measured 1"] and (folder / "measurement.json").is_file()
+    old = world.folder / "out.superseded" / "measured" / "seed_1" / "1"
+    assert (old / "predictions.jsonl").is_file()  # what is left of it is no matter of the new one
+
+
+def test_a_measure_that_leaves_none_has_failed(world: World) -> None:
+    stages = [{"name": "measured", "verb": "measure", "configs": [], "overrides": {"fake.do": "nothing"}}]
+    status, printed = world.run(stages=stages)
+    assert status == 1 and "it left no measurement.json" in printed
+
+
 def test_stages_run_side_by_side(world: World) -> None:
     # Each waits for what the other does, so that one at a time they would not end.
     marks = {name: world.output / name / "seed_1" / "version_0" for name in ("cold", "other")}

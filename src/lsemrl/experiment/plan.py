@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -33,22 +33,27 @@ class Verb:
         seed: The seed; empty where every seed of an experiment should get the same.
         adapter: The adapter to start from; empty where there is none to start from.
         file: The name of what it writes in the folder, where it is not told the folder itself.
+        leaves: In the folder of a run that is complete; empty where there need be nothing.
     """
 
     folder: str
     seed: str
     adapter: str
     file: str = ""
+    leaves: str = ""
 
 
 _TRAINER = Verb(folder="trainer.default_root_dir", seed="seed_everything", adapter="model.policy.adapter")
 _OWN = Verb(folder="output", seed="seed", adapter="policy.adapter")
-VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "best-of"), _TRAINER) | {
-    "measure": _OWN,
-    "general": _OWN,
+VERBS = {
+    "fit": replace(_TRAINER, leaves=ADAPTER),
+    **dict.fromkeys(("validate", "test", "predict"), _TRAINER),
+    "best-of": replace(_TRAINER, leaves="best_of.jsonl"),
+    "measure": replace(_OWN, leaves="measurement.json"),
+    "general": replace(_OWN, leaves="general.json"),
     # One identifier for all seeds, since what it tells is measured by it.
-    "fit-language": Verb(folder="output", seed="", adapter="", file="identifier"),
-    "rehearse": Verb(folder="output", seed="seed", adapter="policy.adapter", file="own.jsonl"),
+    "fit-language": Verb(folder="output", seed="", adapter="", file="identifier", leaves="identifier/identifier.json"),
+    "rehearse": replace(_OWN, file="own.jsonl", leaves="own.jsonl"),
 }
 """What a stage may do."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
-from lsemrl.experiment.plan import ADAPTER, Run
+from lsemrl.experiment.plan import ADAPTER, VERBS, Run
 from lsemrl.files import fill_folder, told
 from lsemrl.json_records import write_json
 from lsemrl.runs import checkpoints, has_finished, numbered
@@ -79,8 +79,8 @@ def standing(run: Run, experiment: str) -> Standing:
         if started["hashes"].get(part) != run.hashes[part]:
             return _new(run, f"{meaning} changed")
     if done and done["hash"] == run.hashes["all"]:
-        if run.stage.verb == "fit" and not (run.folder / ADAPTER).exists():
-            return Standing(complete=False, reason="its adapter is gone")
+        if not _is_whole(run.folder, run):
+            return _new(run, f"its {VERBS[run.stage.verb].leaves} is gone")
         return Standing(complete=True, reason="complete and unchanged")
     if run.stage.verb == "fit" and _has_ended(run):
         return Standing(complete=True, reason="came to its end after its experiment was killed", ended=True)
@@ -98,10 +98,15 @@ def _new(run: Run, reason: str) -> Standing:
     """To be run from its beginning, unless an experiment beside this one has done the same already."""
     output = run.folder.parents[1]
     for path in sorted(output.parent.glob(f"*/*/{run.folder.name}/{_DONE}")):
-        done, whole = _read(path), run.stage.verb != "fit" or (path.parent / ADAPTER).exists()
+        done, whole = _read(path), _is_whole(path.parent, run)
         if done and done["hash"] == run.hashes["all"] and whole and path.parents[2].resolve() != output.resolve():
             return Standing(complete=False, reason=f"{reason}; a copy of {path.parent}", twin=path.parent)
     return Standing(complete=False, reason=reason)
+
+
+def _is_whole(folder: Path, run: Run) -> bool:
+    """Whether what `run` leaves is in `folder`."""
+    return (folder / VERBS[run.stage.verb].leaves).exists()
 
 
 def _is_own(run: Run, experiment: str, started: Mapping[str, Any] | None) -> bool:
@@ -130,13 +135,12 @@ def _last_checkpoint(run: Run) -> Path | None:
 def begin(run: Run, experiment: str) -> None:
     """Prepare the folder for an attempt.
 
-    What another configuration made is never deleted; it moves out of the output, to <output>.superseded, so that
-    nobody who looks through the output for results finds it.
+    What another configuration made, or what is left of a complete run, is never deleted; it moves out of the output, to
+    <output>.superseded, so that nobody who looks through the output for results finds it.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     started = _read(run.folder / _STARTED)
-    if started and started["hashes"] == run.hashes:
-        (run.folder / _DONE).unlink(missing_ok=True)
+    if started and started["hashes"] == run.hashes and not (run.folder / _DONE).exists():
         return
     if started:
         output = run.folder.parents[1]
@@ -161,16 +165,17 @@ def adopt(run: Run, experiment: str, twin: Path) -> None:
 
 
 def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str | None:
-    """Record that `run` is complete; what is missing, if a fit has left no adapter."""
+    """Record that `run` is complete; what is missing, if it has not left what it should."""
     if run.stage.verb == "fit":
         left = (folder / ADAPTER for folder in numbered(run.folder) if (folder / ADAPTER).exists())
         newest = max(left, key=lambda path: _version(path.parent), default=None)
-        if newest is None:
-            return "it left no adapter"
         link = run.folder / ADAPTER
         with told(link):
             link.unlink(missing_ok=True)
-            link.symlink_to(newest.relative_to(run.folder), target_is_directory=True)
+            if newest:
+                link.symlink_to(newest.relative_to(run.folder), target_is_directory=True)
+    if not _is_whole(run.folder, run):
+        return f"it left no {VERBS[run.stage.verb].leaves}"
     write_json(
         run.folder / _DONE,
         {
