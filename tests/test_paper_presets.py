@@ -262,6 +262,11 @@ def test_the_overlay_fits_every_experiment(path: Path, encoder: Path, capsys: py
         assert policy["model"] == "Qwen/Qwen3-4B" and policy["dtype"] == "bfloat16"
 
 
+def test_all_of_the_overlay_fits_some_experiment() -> None:
+    unused = (set(read_experiment(path, CONFIGS, overlay=OVERLAY).unused) for path in EXPERIMENTS)
+    assert not set.intersection(*unused)
+
+
 def test_the_paper_s_lengths_and_rates_reach_the_stages() -> None:
     def overrides(experiment: str, stage: str) -> dict[str, object]:
         stages = read_experiment(CONFIGS / "experiment" / f"{experiment}.yaml", CONFIGS, overlay=OVERLAY).stages

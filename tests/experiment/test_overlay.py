@@ -50,12 +50,38 @@ def test_an_empty_overlay_leaves_the_runs_as_they_are(world: World) -> None:
     assert [run.hashes for run in under(world, {"seeds": [1]}).runs()] == [run.hashes for run in plain.runs()]
 
 
+def test_what_fits_nothing_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.configs / "other.yaml").write_text("a: 1\n")
+    fitting = {"configs": {"rl.yaml": "other.yaml"}, "stages": {"*": {"a": 1}}, "reports": {"all": {}}}
+    assert not under(world, {**fitting, "overrides": {"measure": {"a": 1}}}).remark
+    overlay = {
+        "configs": {"rl.yaml": "other.yaml", "sft.yaml": "other.yaml"},
+        "overrides": {"fit": {}, "general": {"a": 1}},
+        "stages": {"c*": {}, "bse": {"a": 1}},
+        "reports": {"none": {}},
+    }
+    experiment = under(world, overlay)
+    said = "of the overlay, this fits nothing here: configs.sft.yaml, overrides.general, stages.bse, reports.none"
+    monkeypatch.setattr(World, "read", lambda self: experiment)
+    assert said in world.plan()
+    assert said in world.run()[1]
+
+
+def test_a_later_layer_wins_over_a_part_of_an_earlier_one(world: World) -> None:
+    stages = [{**STAGES[0], "overrides": {"lr": {"a": 1}}}, *STAGES[1:]]
+    path = world.write(stages=stages, overrides={"fit": {"lr.a": 3.0}})
+    (world.folder / "big.yaml").write_text("overrides: {fit: {lr.a: 2}}\n")
+    cold = read_experiment(path, world.configs, overlay=world.folder / "big.yaml").stages[0]
+    assert list(cold.overrides.items()) == [("lr", {"a": 1}), ("lr.a", 2)]
+
+
 @pytest.mark.parametrize(
     ("overlay", "sentence"),
     [
         ({"values": {}}, "big.yaml has the field 'values'; an overlay's are config_version, description"),
         ({"stages": [1]}, r"stages in .*big.yaml is \[1\]; write `name: value` lines"),
         ({"stages": {"rl": 3}}, r"stages in .*big.yaml is \{'rl': 3\}"),
+        ({"overrides": {"mesure": {}}}, "overrides in .*big.yaml: verb is 'mesure'; choose one of fit, "),
         ({"configs": {"base.yaml": "gone.yaml"}}, "configs names 'gone.yaml', and there is no such file"),
         ({"stages": {"rl": {"checkpoints.resume": "x"}}}, "'checkpoints.resume', which the experiment sets"),
     ],

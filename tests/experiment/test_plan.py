@@ -58,10 +58,10 @@ def test_the_command_of_a_run(world: World) -> None:
         str(world.configs / "rl.yaml"),
         "--seed_everything=1",
         f"--trainer.default_root_dir={world.output}/rl/seed_1",
-        "--a.number=0.0005",
         "--b.common=2",
         "--a.none=null",
         "--a.true=true",
+        "--a.number=0.0005",
         "--a.text=1e-3",
         '--a.list=["x", 1]',
         '--a.map={"b": null}',
@@ -73,6 +73,17 @@ def test_what_verbs_leave_is_what_they_write() -> None:
     written = {"measure": measurement.FILE, "best-of": best_rows.FILE, "fit-language": f"identifier/{ngrams.ABOUT}"}
     written |= {"general": folders._GENERAL, "rehearse": VERBS["rehearse"].file, "fit": ADAPTER}
     assert {verb: told.leaves for verb, told in VERBS.items() if told.leaves} == written
+
+
+def test_a_stage_overrides_parts_of_what_is_common_and_the_whole(world: World) -> None:
+    common = {"a.b": 1, "a": {"c": 2}, "d": {"e": 3}}
+    found = runs(world, overrides={"fit": common}, stages=with_stage(overrides={"a.b": 4, "d.e": 5}))["rl seed 1"]
+    assert [word for word in found.command if word[:4] in ("--a.", "--a=", "--d.", "--d=")] == [
+        '--a={"c": 2}',
+        '--d={"e": 3}',
+        "--a.b=4",
+        "--d.e=5",
+    ]
 
 
 def test_common_overrides_are_of_one_verb(world: World) -> None:

@@ -29,6 +29,8 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
     say(
         f"{experiment.name}: {len(experiment.stages)} stages with seed {seeds}, {len(runs)} runs in {experiment.output}"
     )
+    if experiment.remark:
+        say(experiment.remark)
     standings = [standing(run, experiment.name) for run in runs]
     seconds, unknown, waiting, copies = 0.0, 0, 0, 0
     for at, (run, stands) in enumerate(zip(runs, standings, strict=True), start=1):

@@ -147,6 +147,7 @@ class Experiment:
         stages: Parents before children, else in the order of the file.
         seconds: Rough durations of runs by patterns of their stages, the last that fits.
         reports: What is made of the measurements.
+        unused: What of an overlay fits nothing here, by its dotted names.
     """
 
     name: str
@@ -156,6 +157,12 @@ class Experiment:
     stages: tuple[Stage, ...]
     seconds: Mapping[str, float]
     reports: tuple[ReportPlan, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def remark(self) -> str:
+        """What is to be said of the overlay; empty if nothing."""
+        return f"of the overlay, this fits nothing here: {', '.join(self.unused)}" if self.unused else ""
 
     def runs(self) -> tuple[Run, ...]:
         """Every run, seed by seed, parents before children."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from lsemrl.config_files import read_config
 from lsemrl.errors import UserError
-from lsemrl.experiment.overlay import overlaid
+from lsemrl.experiment.overlay import over, overlaid
 from lsemrl.experiment.plan import JUDGED, REPORTS, VERBS, Experiment, ReportPlan, Stage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -37,11 +37,11 @@ def read_experiment(
     Raises:
         UserError: Whatever is wrong with the file, or with those it names.
     """
-    content, name = read_config(path, "--config"), path.stem
+    content, name, unused = read_config(path, "--config"), path.stem, tuple[str, ...]()
     if overlay:
         name = f"{name}_{overlay.stem}"
         content["output"] = f"{_text(content, 'output', str(path)) or f'runs/experiment/{path.stem}'}_{overlay.stem}"
-        content = overlaid(content, read_config(overlay, "--overlay"), str(overlay))
+        content, unused = overlaid(content, read_config(overlay, "--overlay"), str(overlay))
     _check_fields(
         content,
         ("config_version", "description", "output", "seeds", "overrides", "seconds", "stages", "reports"),
@@ -71,6 +71,7 @@ def read_experiment(
         stages=_ordered(stages, path),
         seconds=durations,
         reports=read_reports(_dict(content, "reports", str(path)), stages, str(path)),
+        unused=unused,
     )
 
 
@@ -112,7 +113,7 @@ def _stage(
         verb=verb,
         configs=tuple(paths),
         contents=tuple(read[path] for path in paths),
-        overrides={**(common.get(verb) or {}), **own},
+        overrides=over(common.get(verb) or {}, own),
         after=after,
         label=_text(written, "label", where) or name,
         description=_text(written, "description", where),

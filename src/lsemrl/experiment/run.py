@@ -93,6 +93,8 @@ class _Crew:
         self._reckon()
         settled = list(self.status.values()).count("skipped")
         self._say(f"{experiment.name}: {len(self.runs)} runs, {settled} of them complete and unchanged")
+        if experiment.remark:
+            self._say(experiment.remark)
 
     def step(self) -> bool:
         """Note what has ended, start what can be started; whether there is anything left to wait for."""
