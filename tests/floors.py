@@ -25,7 +25,7 @@ FLOORS = (
     ("layouts",),
     ("types", "languages", "runs", "config_files", "json_records", "unfinished"),
     ("identification", "kernels", "micro"),
-    ("scripts",),
+    ("scripts", "locks"),
     ("files", "reading", "foreign", "canonical", "finite", "model_names", "as_typed", "local_paths", "durations"),
     ("errors",),
 )

@@ -5,16 +5,15 @@ A command that was interrupted goes on from there when it is given again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lsemrl.errors import UserError
 from lsemrl.files import append, told
+from lsemrl.locks import hold
 
 
 class Unfinished:
@@ -39,8 +38,7 @@ class Unfinished:
         with told(self.path):
             self._held = self.path.open("ab")
         try:
-            with suppress(OSError):  # some file systems have no locks
-                self._hold()
+            hold(self._held, self.path)
         except BaseException:
             self._held.close()
             raise
@@ -57,12 +55,6 @@ class Unfinished:
         """
         self.lines = self._left(json.dumps(asked, sort_keys=True), batch_size)
         self._before = iter(tuple(self.lines))
-
-    def _hold(self) -> None:
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is at work on {str(self.path)!r}; wait for it, or end it") from None
 
     def _left(self, head: str, batch_size: int) -> list[str]:
         """The lines there are, of whole batches; the file is cut behind them."""

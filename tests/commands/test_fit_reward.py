@@ -17,6 +17,7 @@ from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands.fitted_reward import overlay
 from lsemrl.config_files import CONFIGS
+from lsemrl.locks import held
 from lsemrl.micro import corpus
 from lsemrl.rewards import SemanticSimilarity
 from matrix import slow_but
@@ -88,6 +89,12 @@ def test_after_a_full_disk_the_same_command_goes_on(
     assert not (tmp_path / "encoder").exists()
     fit_reward(tmp_path, *words)
     assert names(tmp_path) == names(fitted)
+
+
+def test_two_processes_do_not_fit_into_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with held(tmp_path / "reward"):
+        assert "another process is at work on" in told(capsys, tmp_path / "reward")
+    assert not names(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "notes.md", "version_0"])

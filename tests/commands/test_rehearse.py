@@ -19,6 +19,7 @@ from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands import rehearse as command
 from lsemrl.data.rehearsal import identity_path, likeliest_path, read_rehearsal
+from lsemrl.locks import held
 from lsemrl.modules import rehearsing
 from lsemrl.types import UserError
 
@@ -80,6 +81,13 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_file(
     assert torch.equal(load_file(likeliest_path(part))["ids"], load_file(likeliest_path(whole))["ids"])
     monkeypatch.setattr(rehearsing, "write_answers", lambda *args, **kwargs: pytest.fail("nothing is left to write"))
     rehearse(part)
+
+
+def test_two_processes_do_not_write_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with held(tmp_path / "own.jsonl"), pytest.raises(SystemExit):
+        rehearse(tmp_path / "own.jsonl")
+    assert "another process is at work on" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from lsemrl.commands.tau_settings import TauSettings
 from lsemrl.config_files import config_path
 from lsemrl.data.translation import Pairs
 from lsemrl.files import told, try_folder
+from lsemrl.locks import held
 from lsemrl.reading import Unreadable, read_yaml
 from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.types import UserError
@@ -44,20 +45,29 @@ def fit_reward(
         data: The pairs.
 
     Raises:
-        UserError: A setting that cannot be, nothing to train or measure on, or a folder that cannot be written.
+        UserError: A setting that cannot be, nothing to train or measure on, or a folder that cannot be written or is
+            another process's.
     """
     if held_out < 2:
         raise UserError(f"held_out is {held_out}; it must be 2 or more")
     rewards = _rewards(grpo) if grpo else None
     data.plan().check_files()
-    _check_folder(output)
-    loading(encoder)
-    from lsemrl.commands.fitted_reward import adapt  # transformers, for which words that cannot be do not wait
+    with held(output, "output"):
+        _check_folder(output)
+        loading(encoder)
+        from lsemrl.commands.fitted_reward import adapt  # transformers, for which words that cannot be do not wait
 
-    quiet()
-    adapt(
-        encoder=encoder, output=output, train=train, held_out=held_out, tau=tau, grpo=grpo, rewards=rewards, data=data
-    )
+        quiet()
+        adapt(
+            encoder=encoder,
+            output=output,
+            train=train,
+            held_out=held_out,
+            tau=tau,
+            grpo=grpo,
+            rewards=rewards,
+            data=data,
+        )
 
 
 _WRITTEN = {"calibration.json", "calibration.md", "calibration.png", "config.yaml", "reward.yaml", "encoder.unfinished"}

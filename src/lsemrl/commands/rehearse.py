@@ -31,6 +31,7 @@ from lsemrl.finite import check_seed
 from lsemrl.foreign import markdown
 from lsemrl.json_records import write_json
 from lsemrl.local_paths import name_only
+from lsemrl.locks import held
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.reading import Unreadable, read_json, read_lines
@@ -76,7 +77,8 @@ def rehearse(
         seed: Of the drawing; the same command goes on where it was stopped.
 
     Raises:
-        UserError: The model cannot be read, `output` holds something else, or next to nothing ends by itself.
+        UserError: The model cannot be read, `output` holds something else or is another process's, or next to nothing
+            ends by itself.
     """
     check_seed(seed, "--seed")
     if output.suffix != ".jsonl":
@@ -96,78 +98,81 @@ def rehearse(
         prompts.check_files()
     given = _lines(prompts) if isinstance(prompts, Path) else prompts or ()
     try_folder(output.parent, "--output")
-    loading(policy.model)
-    # torch and peft, for which words that cannot be do not wait
-    import torch
-    from safetensors.torch import save
+    with held(output, "--output"):
+        loading(policy.model)
+        # torch and peft, for which words that cannot be do not wait
+        import torch
+        from safetensors.torch import save
 
-    from lsemrl.modules.policy import Policy
-    from lsemrl.modules.rehearsing import given_prompts, likeliest, turn_of, write_answers, write_prompts
+        from lsemrl.modules.policy import Policy
+        from lsemrl.modules.rehearsing import given_prompts, likeliest, turn_of, write_answers, write_prompts
 
-    quiet()
-    base = Policy(policy)
-    turn = turn_of(base)
-    own = given_prompts(base, turn, given)
-    if not rows and not own:
-        raise UserError(
-            f"--rows is 0 and --prompts is {str(prompts)!r}, which holds no prompts; ask for rows, or fill it"
-        )
-    base.load()
-    base.to("cuda" if torch.cuda.is_available() else "cpu")
-    settings = {
-        "model": policy.model,
-        "fingerprint": base.fingerprint,
-        "lsemrl": __version__,
-        "template": base.tokenizer.chat_template or "",
-        "prompts": [each.text for each in own],
-        "without": without,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_prompt_tokens": max_prompt_tokens,
-        "max_new_tokens": max_new_tokens,
-        "cut_answers": cut_answers,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
-    progress = _taken_up(output, settings)
-    kept = read_rehearsal(output) if progress["bytes"] else []
-    dropped, known = Counter(progress["dropped"]), set(map(text_of, kept))
-    asking = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_prompt_tokens)
-    answering = replace(asking, max_new_tokens=max_new_tokens)
-    wanted, already, pace = rows + len(own), len(kept), Pace(at_once=False)
-    while (answered := progress["batches"] * batch_size) < len(own) or progress["free"] < rows:
-        drawn = 2 * (seed * 1_000_003 + progress["batches"])  # a seed of its own for every batch, and for each half
-        asked = part = own[answered : answered + batch_size]
-        if not part:
-            asked, cut = write_prompts(base, turn, asking, batch_size, drawn)
-            dropped += Counter({"the prompt did not end": cut})  # which keeps no zeros
-        new = []
-        for row, ended in write_answers(base, asked, answering, drawn + 1) if asked else ():
-            if reason := why_not(row, ended or cut_answers, known, kept_out):
-                dropped[reason] += 1
-            elif part or progress["free"] < rows:
-                new.append(row)
-                progress["free"] += not part
-        append(output, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in new))
-        kept += new
-        progress |= {"batches": progress["batches"] + 1, "dropped": dict(dropped), "bytes": output.stat().st_size}
-        write_json(identity_path(output), {**settings, "progress": progress})
-        if progress["batches"] == _HOPELESS and len(kept) < batch_size:
+        quiet()
+        base = Policy(policy)
+        turn = turn_of(base)
+        own = given_prompts(base, turn, given)
+        if not rows and not own:
             raise UserError(
-                f"of {_HOPELESS * batch_size:,} rows {len(kept)} could be kept ({reasons(dropped)}); raise "
-                "--max-new-tokens, or give --prompts"
+                f"--rows is 0 and --prompts is {str(prompts)!r}, which holds no prompts; ask for rows, or fill it"
             )
-        if len(kept) > already and pace.due():
-            left = pace.left(len(kept) - already, wanted - already)
-            print(f"{len(kept):,} of {wanted:,} rows; {left}", file=sys.stderr, flush=True)
-    if not kept:
-        raise UserError(f"no row could be kept ({reasons(dropped)}); raise --max-new-tokens, or give other --prompts")
-    if top_k:
-        found = likeliest(base, kept, top_k, batch_size)
-        write_bytes(likeliest_path(output), save(found, {"fingerprint": base.fingerprint}))
-    page = output.with_suffix(".md")
-    write_text(page, "\n".join(_page(kept, dropped, policy.model)) + "\n")
-    print(f"{len(kept):,} rows in {output}; dropped: {reasons(dropped)}; {page} shows some")
+        base.load()
+        base.to("cuda" if torch.cuda.is_available() else "cpu")
+        settings = {
+            "model": policy.model,
+            "fingerprint": base.fingerprint,
+            "lsemrl": __version__,
+            "template": base.tokenizer.chat_template or "",
+            "prompts": [each.text for each in own],
+            "without": without,
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_prompt_tokens": max_prompt_tokens,
+            "max_new_tokens": max_new_tokens,
+            "cut_answers": cut_answers,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        progress = _taken_up(output, settings)
+        kept = read_rehearsal(output) if progress["bytes"] else []
+        dropped, known = Counter(progress["dropped"]), set(map(text_of, kept))
+        asking = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_prompt_tokens)
+        answering = replace(asking, max_new_tokens=max_new_tokens)
+        wanted, already, pace = rows + len(own), len(kept), Pace(at_once=False)
+        while (answered := progress["batches"] * batch_size) < len(own) or progress["free"] < rows:
+            drawn = 2 * (seed * 1_000_003 + progress["batches"])  # a seed of its own for every batch, and for each half
+            asked = part = own[answered : answered + batch_size]
+            if not part:
+                asked, cut = write_prompts(base, turn, asking, batch_size, drawn)
+                dropped += Counter({"the prompt did not end": cut})  # which keeps no zeros
+            new = []
+            for row, ended in write_answers(base, asked, answering, drawn + 1) if asked else ():
+                if reason := why_not(row, ended or cut_answers, known, kept_out):
+                    dropped[reason] += 1
+                elif part or progress["free"] < rows:
+                    new.append(row)
+                    progress["free"] += not part
+            append(output, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in new))
+            kept += new
+            progress |= {"batches": progress["batches"] + 1, "dropped": dict(dropped), "bytes": output.stat().st_size}
+            write_json(identity_path(output), {**settings, "progress": progress})
+            if progress["batches"] == _HOPELESS and len(kept) < batch_size:
+                raise UserError(
+                    f"of {_HOPELESS * batch_size:,} rows {len(kept)} could be kept ({reasons(dropped)}); raise "
+                    "--max-new-tokens, or give --prompts"
+                )
+            if len(kept) > already and pace.due():
+                left = pace.left(len(kept) - already, wanted - already)
+                print(f"{len(kept):,} of {wanted:,} rows; {left}", file=sys.stderr, flush=True)
+        if not kept:
+            raise UserError(
+                f"no row could be kept ({reasons(dropped)}); raise --max-new-tokens, or give other --prompts"
+            )
+        if top_k:
+            found = likeliest(base, kept, top_k, batch_size)
+            write_bytes(likeliest_path(output), save(found, {"fingerprint": base.fingerprint}))
+        page = output.with_suffix(".md")
+        write_text(page, "\n".join(_page(kept, dropped, policy.model)) + "\n")
+        print(f"{len(kept):,} rows in {output}; dropped: {reasons(dropped)}; {page} shows some")
 
 
 def _lines(path: Path) -> list[str]:
