@@ -31,7 +31,7 @@ def test_one_process_at_a_time_and_nothing_is_left(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(UserError, match="--output is .* cannot be written to"),
+        pytest.raises(UserError, match=r"--output is .* cannot be written to"),
         held(tmp_path / "file" / "a", "--output"),
     ):
         pass

@@ -61,6 +61,25 @@ def test_the_same_command_goes_on_with_what_was_interrupted(tmp_path: Path) -> N
     assert opened(tmp_path) == ("version_3", None)
 
 
+def test_a_folder_is_the_same_however_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cold/adapter").mkdir(parents=True)
+    Path("other").mkdir()
+    Path("rows.jsonl").touch()
+
+    def typed(at: str, adapter: str = "cold/adapter") -> dict[str, object]:
+        policy = {"model": "a/b", "adapter": at + adapter}
+        rewards = [{"path": f"{at}rows.jsonl"}]
+        return {"trainer": {"default_root_dir": f"{at}out"}, "model": {"policy": policy, "rewards": rewards}}
+
+    absolute = f"{tmp_path}/"
+    assert opened(Path("out"), typed("")) == ("version_0", None)
+    Path("out/version_0/checkpoints/step_5").mkdir(parents=True)
+    assert opened(tmp_path / "out", typed(absolute)) == ("version_0", "step_5")
+    assert opened(tmp_path / "out", typed(absolute, "other")) == ("version_1", None)
+    assert opened(tmp_path / "out", typed("", "nowhere")) == ("version_2", None)
+
+
 def test_of_several_that_were_interrupted_the_furthest_goes_on(tmp_path: Path) -> None:
     """A second start by mistake, stopped, hides nothing of the first."""
     assert opened(tmp_path) == ("version_0", None)

@@ -28,8 +28,10 @@ KEPT = (ADAPTER, BEST)
 APPENDED = (SAMPLES, SKIPPED, ALARMS)
 """Files in a run's folder that steps append to."""
 _RECORD, _LOCK, _ROOT = "run.json", ".lock", "trainer.default_root_dir"
-_PLACES = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "logger")
+_PLACES = ("accelerator", "default_root_dir", "devices", "num_nodes", "strategy", "enable_progress_bar", "logger")
 """Fields of the trainer that say where a run is at work, not what it does."""
+_READ = ("adapter", "encoder", "identifier", "model", "path", "target_path")
+"""Fields of what a run reads, which may be typed in several ways."""
 
 log = logging.getLogger(__name__)
 
@@ -196,9 +198,21 @@ def is_rank_zero() -> bool:
 
 
 def _identity(config: Mapping[str, Any]) -> str:
-    kept = {name: value for name, value in config.items() if name not in ("config", "checkpoints")}
-    kept["trainer"] = {name: value for name, value in config.get("trainer", {}).items() if name not in _PLACES}
+    trainer = config.get("trainer", {})
+    root = os.path.realpath(trainer.get("default_root_dir") or ".")
+    kept = {name: _seen(value, root) for name, value in config.items() if name not in ("config", "checkpoints")}
+    kept["trainer"] = {name: value for name, value in trainer.items() if name not in _PLACES}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _seen(value: Any, root: str, field: str = "") -> Any:
+    """`value` with the ways from `root` to what is read: they stay the same where all of it moves."""
+    if isinstance(value, Mapping):
+        return {name: _seen(inner, root, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_seen(inner, root, field) for inner in value]
+    there = field in _READ and isinstance(value, str) and os.path.exists(value)
+    return os.path.relpath(os.path.realpath(value), root) if there else value
 
 
 def numbered(root: Path, name: str = "version") -> Iterator[Path]:
