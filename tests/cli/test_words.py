@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lsemrl.cli.words import spelled_out
+from lsemrl.errors import UserError
 
 HINTS = {
     "run": Path,
@@ -48,3 +49,9 @@ def test_words_by_their_place_are_one_list_wherever_they_stand() -> None:
     words = ["1e5", "--output", "null", "a: b", "--merged", "[x", "\udcff"]
     found = spelled_out(words, hints, "folders")
     assert found == ["--output=null", "--merged=true", r'["1e5", "a: b", "[x", "\udcff"]']
+
+
+@pytest.mark.parametrize("words", [["--output=a", "--output", "b"], ["--output", "a", "--chat", "--output=b"]])
+def test_a_file_is_named_once(words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"--output is given twice \(a, b\); give it once"):
+        spelled_out(words, {**HINTS, "output": Path | None})

@@ -54,6 +54,15 @@ def test_what_it_writes_can_be_planned(pairs: str, capsys: pytest.CaptureFixture
     assert "to run: 6 of 6" in capsys.readouterr().out
 
 
+def test_a_file_may_have_any_name(pairs: str) -> None:
+    name = Path(pairs).rename("news: 'v2' #1.tsv").name
+    main(["init", name, "--from", "zh", "--to", "bo", "--output", "project"])
+    assert read_experiment(Path("project/experiment.yaml"), CONFIGS).description == (
+        f"Rehearsal, cold start and RL on {name}, each measured against the base."
+    )
+    assert fields("rl.yaml")["data"]["init_args"]["source"]["path"] == name
+
+
 @pytest.mark.usefixtures("no_plots")
 @pytest.mark.slow
 def test_what_it_writes_trains_measures_and_reports_as_it_stands(

@@ -108,6 +108,8 @@ def test_a_small_one_is_really_run(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_mistakes_on_the_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--config is 'lost.yaml', which cannot be read (No such file" in told(capsys, "--config", "lost.yaml")
+    twice = ["--config", str(world.write()), "--config", str(world.file), "--dry-run"]
+    assert f"--config is given twice ({world.file}, {world.file}); give it once" in told(capsys, *twice)
     assert "--jobs is 0; give at least 1" in told(capsys, "--config", str(world.write()), "--jobs", "0")
     assert "names 'rl.yaml', and there is no such file" in told(capsys, "--config", str(world.file))
     stages = [{"name": "a", "verb": "fit", "configs": ["sft.yaml"]}]

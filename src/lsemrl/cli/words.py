@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from lsemrl.as_typed import kinds
+from lsemrl.errors import UserError
 
 _ALONE = ("help", "print_config")
 """Options of jsonargparse's own that nothing follows."""
@@ -24,8 +26,12 @@ def spelled_out(words: Sequence[str], hints: Mapping[str, Any], placed: str = ""
         words: As they were typed.
         hints: The types of the options, by name; of others, nothing but the value is taken.
         placed: The one among them that is given by its place.
+
+    Raises:
+        UserError: A file or folder is given twice, of which one would do nothing.
     """
     spelled: list[str] = []
+    paths: dict[str, str] = {}
     lists: dict[str, list[Any]] = {}
     rest = deque(words)
     while rest:
@@ -42,6 +48,10 @@ def spelled_out(words: Sequence[str], hints: Mapping[str, Any], placed: str = ""
         if item and not (by_name and len(values) == 1 and values[0].startswith("[")):  # that is a list already
             lists.setdefault(name, []).extend([values] if get_origin(item) is list else values)
         elif by_name:
+            if Path in kinds(hints.get(name)):
+                if name in paths:
+                    raise UserError(f"--{name} is given twice ({paths[name]}, {''.join(values)}); give it once")
+                paths[name] = "".join(values)
             spelled.append("=".join([f"--{name}", *(values or ["true"] * flag)]))
         else:
             spelled.append(word)
