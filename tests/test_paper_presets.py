@@ -207,7 +207,7 @@ def test_grpo_steps_from_the_cold_start_and_is_measured(cold_start: Path, encode
     assert all(math.isfinite(found[name]) for name in ("loss", "reward", "kl", "grad_norm"))
     assert 0 < found["completions/mean_length"] <= 32
     assert json.loads((folder / "adapter" / "adapter_config.json").read_text())["r"] == 64
-    base = ["--output=measured/base", "--policy.dtype=float32", "--device=cpu", "--max_new_tokens=16"]
+    base = ["--policy.dtype=float32", "--device=cpu", "--max_new_tokens=16"]
     few = ["--target_rows=4", "--general_rows=4", "--target.init_args.splits.cold_start_count=16"]
     for output, words in (("base", []), ("rl", ["--arm=rl", f"--policy.adapter={folder / 'adapter'}"])):
         main([*preset("measure", "measure_translation.yaml"), *base, *few, *words, f"--output=measured/{output}"])

@@ -76,3 +76,13 @@ def test_a_tag_is_written_in_its_usual_form(rows: Path) -> None:
     main(["fit-language", "--config", "language.yaml", *words])
     about = json.loads(Path("runs/pcm/identifier.json").read_text(encoding="utf-8"))
     assert about["language"] == language("kaz_Cyrl").code == "kk-Cyrl"
+
+
+def test_the_identifier_of_another_language_is_not_replaced(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/pcm").mkdir(parents=True)
+    about = Path("runs/pcm/identifier.json")
+    about.write_text('{"language": "yo"}')
+    with pytest.raises(SystemExit):
+        main(["fit-language", "--config", "language.yaml"])
+    assert "output is 'runs/pcm', which holds an identifier of 'yo'; name another --output" in capsys.readouterr().err
+    assert about.read_text() == '{"language": "yo"}'

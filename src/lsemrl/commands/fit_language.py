@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lsemrl.data.text import read_texts
 from lsemrl.errors import UserError
@@ -14,6 +15,7 @@ from lsemrl.identification.fit import fit as fit_identifier
 from lsemrl.identification.ngrams import ABOUT, WEIGHTS
 from lsemrl.identification.page import page
 from lsemrl.languages import usual_profile
+from lsemrl.reading import Unreadable, read_json
 
 PAGE = "identifier.md"
 _FILES = {ABOUT, WEIGHTS, PAGE}
@@ -53,15 +55,18 @@ def fit_language(
 
     Raises:
         UserError: A setting that cannot be, texts that cannot be read or are too few, or a folder that cannot be
-            written.
+            written or holds the identifier of another language.
     """
     if to not in texts:
         raise UserError(f"texts has no {to!r}, which is what --to is; name where its texts are")
     if not is_free(output) and not (output.is_dir() and {path.name for path in output.iterdir()} <= _FILES):
         raise UserError(f"output is {str(output)!r}, which holds something else; name a new folder")
-    try_folder(output.parent, "output")
     profile = usual_profile(to)
     code = profile.code if profile else to
+    its = _language_of(output)
+    if its not in (None, code):
+        raise UserError(f"output is {str(output)!r}, which holds an identifier of {its!r}; name another --output")
+    try_folder(output.parent, "output")
     begun = time.monotonic()
     rows = {
         code if name == to else name: [
@@ -80,3 +85,11 @@ def fit_language(
     told = "" if longest["accuracy"] is None else f"{longest['accuracy']:.1%} of long held-out texts are told right; "
     print(f"{told}fitted in {time.monotonic() - begun:.0f} s. What it is worth: {output / PAGE}")
     print(f"Name it where a language is named:\n  language: {{code: {code}, identifier: {output}}}")
+
+
+def _language_of(folder: Path) -> Any:
+    """What the identifier in `folder` tells; None if there is none that can be read."""
+    try:
+        return read_json(folder / ABOUT)["language"]
+    except (Unreadable, ValueError, KeyError, TypeError):
+        return None
