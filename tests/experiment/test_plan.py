@@ -244,6 +244,7 @@ def test_stated_seconds_go_by_patterns_of_stages_the_last_that_fits(world: World
         ({"seeds": [1.5]}, "seeds of .* is \\[1.5\\]"),
         ({"seeds": [True]}, "seeds of .* is \\[True\\]"),
         ({"seeds": [-1]}, "seeds of .* is \\[-1\\]"),
+        ({"seeds": [1, 2**32]}, "a seed of .*trial.yaml is 4294967296; give a number from 0 to 4294967295"),
         ({"seeds": []}, "seeds of .* is \\[\\]"),
         ({"seeds": "1, 2"}, "seeds of .* is '1, 2'"),
         ({"seeds": [1, 1]}, "name each seed once"),

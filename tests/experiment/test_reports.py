@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from experiment.world import STAGES, World
 from lsemrl.errors import UserError
+from lsemrl.evaluation import measurement
+from lsemrl.experiment.plan import BASE, TASKS
+from lsemrl.judging.judge import Task
 
 MEASURED: list[dict[str, Any]] = [
     *STAGES,
@@ -24,7 +27,7 @@ def words(world: World) -> list[list[str]]:
 
 def test_reports_are_made_once_everything_is_there(world: World) -> None:
     reports = {
-        "zh": {"stages": ["zh_*"], "paths": [["cold", "rl"], ["sft"]], "judge": "translation"},
+        "zh": {"stages": ["zh_*"], "paths": [["sft", "rl"], ["sft"]], "judge": "translation"},
         "all": {"against": ["sft"]},
     }
     fields = {"stages": MEASURED, "reports": reports, "seeds": [1, 2]}
@@ -43,7 +46,7 @@ def test_reports_are_made_once_everything_is_there(world: World) -> None:
     assert zh == [
         "tax", *(f"{out}/zh_{arm}/seed_{seed}" for arm in ("base", "rl", "sft") for seed in (1, 2)),
         f"{out}/reports/zh/judge/seed_1", f"{out}/reports/zh/judge/seed_2",
-        "--output", f"{out}/reports/zh", "--path", "cold", "rl", "--path", "sft",
+        "--output", f"{out}/reports/zh", "--path", "sft", "rl", "--path", "sft",
     ]  # fmt: skip
     stages = ("zh_base", "zh_rl", "zh_sft", "bo_rl")
     assert everything[1:9] == [f"{out}/{name}/seed_{seed}" for name in stages for seed in (1, 2)]
@@ -53,8 +56,9 @@ def test_reports_are_made_once_everything_is_there(world: World) -> None:
 
 
 def test_a_report_that_fails_is_told_and_the_others_are_made(world: World) -> None:
+    broken = {"name": "broken", "verb": "measure", "configs": [], "overrides": {"arm": "break"}}
     reports = {"one": {"against": ["break"]}, "two": {}}
-    status, told = world.run(stages=MEASURED, reports=reports)
+    status, told = world.run(stages=[*MEASURED, broken], reports=reports)
     assert status == 1 and "failed: lsemrl tax" in told and "broken" in told and told.count("report: page.html") == 1
 
 
@@ -73,12 +77,31 @@ def test_reports_wait_for_what_failed(world: World) -> None:
         ({"zh": {"stages": "zh"}}, "reports.zh in .*: stages is 'zh'; list names"),
         ({"zh": {"paths": ["rl"]}}, "reports.zh in .*: paths is 'rl'; list names"),
         ({"../../zh": {}}, "the name is that of a folder"),
+        ({"zh": {"judge": "headlines"}}, "judge is 'headlines'; name the task, translation or headline, or leave it"),
+        ({"zh": {"judge": ["headline"]}}, r"judge is \['headline'\]; name the task"),
+        ({"zh": {"against": ["rl", "stf"]}}, "reports.zh in .*: against names 'stf'; choose .* trained arms: rl, sft"),
+        ({"bo": {"stages": ["bo_*"], "against": ["sft"]}}, "against names 'sft'; choose .* trained arms: rl"),
+        ({"zh": {"paths": [["rl"], ["cold", "sft"]]}}, "reports.zh in .*: paths names 'cold'; choose"),
+        ({"zh": {"paths": [["base", "rl"]]}}, "paths names 'base'; choose among its trained arms: rl, sft"),
         ({"bo": {"stages": ["bo_*"], "judge": "headline"}}, "judge is 'headline', but its stages measure no arms rl"),
     ],
 )
 def test_mistakes(world: World, reports: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         world.read(stages=MEASURED, reports=reports)
+
+
+def test_an_arm_may_be_named_by_a_file(world: World) -> None:
+    for name, arm in (("first", "cold"), ("second", "grpo")):
+        (world.configs / f"{name}.yaml").write_text(f"arm: {arm}\n")
+    measured = {"name": "m", "verb": "measure", "configs": ["first.yaml", "second.yaml"], "after": "rl"}
+    assert world.read(stages=[*STAGES, measured], reports={"all": {"against": ["grpo"]}}).reports
+    unnamed = {"name": "m", "verb": "measure", "configs": []}
+    assert world.read(stages=[*STAGES, unnamed]).stages[-1].arm == BASE == measurement.BASE
+
+
+def test_the_judge_knows_these_tasks() -> None:
+    assert get_args(Task) == TASKS
 
 
 def test_the_folder_of_the_reports_is_no_stage(world: World) -> None:

@@ -21,6 +21,10 @@ REPORTS = "reports"
 """The folder of the reports, in an experiment's output."""
 JUDGED = ("rl", "sft")
 """The arms that a judge compares."""
+TASKS = ("translation", "headline")
+"""Those by whose rules it does."""
+BASE = "base"
+"""The arm that was never trained, and the name of one that has none."""
 _REFERENCE = re.compile(r"\{stage:([^{}]*)\}")
 
 
@@ -86,6 +90,12 @@ class Stage:
     def parents(self) -> tuple[str, ...]:
         """The stages that must be complete before this one."""
         return tuple(dict.fromkeys([*([self.after] if self.after else []), *references(self.overrides)]))
+
+    @property
+    def arm(self) -> str:
+        """What a measure calls the policy."""
+        told = (layer["arm"] for layer in (self.overrides, *reversed(self.contents)) if "arm" in layer)
+        return str(next(told, BASE))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from typing import Any
 from lsemrl.config_files import read_config
 from lsemrl.errors import UserError
 from lsemrl.experiment.overlay import over, overlaid
-from lsemrl.experiment.plan import JUDGED, REPORTS, VERBS, Experiment, ReportPlan, Stage
+from lsemrl.experiment.plan import BASE, JUDGED, REPORTS, TASKS, VERBS, Experiment, ReportPlan, Stage
+from lsemrl.finite import check_seed
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _REPORT_FIELDS = ("stages", "paths", "against", "judge")
@@ -170,6 +171,8 @@ def _seeds(written: Any, path: Path) -> tuple[int, ...]:
     seeds = written if isinstance(written, list) else [written]
     if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
         raise UserError(f"seeds of {path} is {written!r}; list whole numbers from 0, such as [1, 2, 3]")
+    for seed in seeds:
+        check_seed(seed, f"a seed of {path}")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seeds of {path} is {written!r}; name each seed once")
     return tuple(seeds)
@@ -214,9 +217,10 @@ def read_reports(written: Mapping[str, Any], stages: Sequence[Stage], where: str
     """Check the reports of an experiment's file.
 
     Raises:
-        UserError: A field that is unknown or of another kind, or a report that names no measured stage.
+        UserError: A field that is unknown or of another kind, or a report that names no measured stage, an arm that
+            its stages do not measure or a task that is not judged.
     """
-    measured = {stage.name: stage.overrides.get("arm") for stage in stages if stage.verb == "measure"}
+    measured = {stage.name: stage.arm for stage in stages if stage.verb == "measure"}
     if written and any(stage.name == REPORTS for stage in stages):
         raise UserError(f"stages in {where} has one of the name {REPORTS!r}, which the reports' folder has; rename it")
     plans = []
@@ -234,14 +238,23 @@ def read_reports(written: Mapping[str, Any], stages: Sequence[Stage], where: str
         chosen = [stage for stage in measured if not patterns or any(fnmatch(stage, each) for each in patterns)]
         if not chosen:
             raise UserError(f"{place}: stages is {list(patterns)}, which fits none of {', '.join(measured)}")
+        paths = [_texts(path, f"{place}: paths") for path in paths]
+        arms = dict.fromkeys(measured[stage] for stage in chosen)
+        for field, named in (("against", against), *(("paths", path) for path in paths)):
+            for arm in named:
+                if arm not in arms or (arm == BASE and field == "paths"):
+                    known = ", ".join(name for name in arms if name != BASE)
+                    raise UserError(f"{place}: {field} names {arm!r}; choose among its trained arms: {known}")
         judge = fields.get("judge", "")
-        if judge and not set(JUDGED) <= {measured[stage] for stage in chosen}:
+        if judge and judge not in TASKS:
+            raise UserError(f"{place}: judge is {judge!r}; name the task, {' or '.join(TASKS)}, or leave it out")
+        if judge and not set(JUDGED) <= arms.keys():
             raise UserError(f"{place}: judge is {judge!r}, but its stages measure no arms rl and sft; leave it out")
         plans.append(
             ReportPlan(
                 name=name,
                 stages=tuple(chosen),
-                paths=tuple(_texts(path, f"{place}: paths") for path in paths),
+                paths=tuple(paths),
                 against=against,
                 judge=str(judge),
             )

@@ -16,7 +16,7 @@ _LAST_LINES = 12
 
 def commands(experiment: Experiment) -> Iterator[tuple[str, ...]]:
     """The words of `lsemrl` for every report, in order."""
-    arms = {stage.name: stage.overrides.get("arm") for stage in experiment.stages}
+    arms = {stage.name: stage.arm for stage in experiment.stages}
     for plan in experiment.reports:
         folder = experiment.output / REPORTS / plan.name
         searched = [str(experiment.folder(stage, seed)) for stage in plan.stages for seed in experiment.seeds]
