@@ -124,3 +124,15 @@ def test_a_failure_is_the_exit_status(world: World, capsys: pytest.CaptureFixtur
     assert exit_.value.code == 1
     assert "a seed 1 failed" in (shown := capsys.readouterr().out)
     assert "--model.loss.bta=1 (the nearest is model" in shown
+
+
+def test_a_module_of_ones_own_hides_none_and_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    Path("random.py").write_text("raise RuntimeError('mine')\n")
+    Path("mine.py").write_text("from lsemrl.rewards import Reward\nclass Mine(Reward): pass\n")
+    overrides = {"model.rewards": {"mine": {"class_path": "mine.Mine"}}}
+    stages = [{"name": "a", "verb": "fit", "configs": ["grpo.yaml"], "overrides": overrides}]
+    with pytest.raises(SystemExit):
+        main(["experiment", "--config", str(world.write(stages=stages))])
+    log = (world.output / "a" / "seed_1" / "log.txt").read_text()
+    assert "mine.Mine is abstract" in log and "RuntimeError" not in log

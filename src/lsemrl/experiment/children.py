@@ -51,10 +51,13 @@ class Child:
             os.killpg(self.process.pid, number)
 
 
-def environment(parallel: int) -> Mapping[str, str]:
-    """Ours; with several runs at a time, each has its share of the cores, for more threads than cores wait in vain."""
+def environment(parallel: int = 1) -> Mapping[str, str]:
+    """Ours, less modules of the working folder, which `python -m` would put before all others (see `prepare_configs`).
+
+    With several runs at a time, each has its share of the cores, for more threads than cores wait in vain.
+    """
     share = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // parallel, 1))} if parallel > 1 else {}
-    return {**share, **os.environ, "PYTHONUNBUFFERED": "1"}
+    return {**share, **os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
 
 
 @contextmanager

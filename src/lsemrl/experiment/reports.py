@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from lsemrl.experiment.children import environment
 from lsemrl.experiment.plan import JUDGED, REPORTS, Experiment
 from lsemrl.foreign import visible
 
@@ -45,7 +46,9 @@ def write_reports(experiment: Experiment, prefix: Sequence[str], console: Consol
     """Make every report; the exit status: 1 if one failed, which is told with the end of what it printed."""
     status = 0
     for words in commands(experiment):
-        done = subprocess.run([*prefix, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            [*prefix, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment()
+        )
         lines = (done.stdout + done.stderr).strip().splitlines()
         if done.returncode:
             status = 1
