@@ -296,6 +296,23 @@ def test_whole_models_are_read_back_by_the_names_they_have_in_memory(family: str
     assert all(torch.equal(found[name], weight) for name, weight in policy.trained().items())
 
 
+def test_a_whole_model_goes_on_with_what_its_base_has_besides_weights(tmp_path: Path) -> None:
+    """Here the bias that deals tokens to experts, which is a buffer."""
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_shared_experts": 1}
+    save(config("glm4_moe", **SMALL, **experts, first_k_dense_replace=1), tmp_path / "base")
+    policy = Policy(PolicySettings(model=str(tmp_path / "base"), train="full", reference="none"))
+    policy.load()
+    (bias,) = (value for name, value in policy.model.named_buffers() if name.endswith("e_score_correction_bias"))
+    bias.copy_(torch.tensor([0.4, 0.1, 0.0, 0.7]))
+    policy.save(tmp_path / "run", whole_tensors(policy.trained()))
+    assert policy.read(tmp_path / "run").keys() == policy.trained().keys()
+    written = Policy(PolicySettings(model=str(tmp_path / "run"), train="full", reference="none"))
+    written.load()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.equal(written.model(ids).logits, policy.model(ids).logits)
+
+
 def test_padding_is_dealt_where_prompts_are_not_shared(saved: Any, prompts: PromptBatch) -> None:
     policy, whole = load(saved("qwen3.5")), completions(prompts)
     dealt = micro_batches(whole, torch.arange(6), 64, share=policy.shares_prompts)

@@ -45,7 +45,7 @@ from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.pretrained import adapter_tokenizer, declared_eos, fingerprint, read_config_and_tokenizer
 from lsemrl.modules.recomputation import recompute_layers
-from lsemrl.modules.sharding import Traffic, checked, gathered_weights, read_weights, spread
+from lsemrl.modules.sharding import Traffic, checked, gathered_weights, read_weights, spread, whole_state
 from lsemrl.types import Sequences, UserError
 
 
@@ -330,7 +330,7 @@ class Policy(nn.Module):
             base = self.settings.base_named()
             write_adapter(self.model, folder, base, self.fingerprint, whole, resized=self.resized)
         else:
-            self.model.save_pretrained(folder, state_dict=whole or None)
+            self.model.save_pretrained(folder, state_dict=whole_state(self.model, whole))
 
     def read(self, folder: Path) -> dict[str, Tensor]:
         """The weights that `save` wrote, by the names of `trained`.

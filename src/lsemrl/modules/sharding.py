@@ -27,6 +27,18 @@ def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def whole_state(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All that a model's files hold, buffers and weights that are not trained too.
+
+    Args:
+        model: Perhaps with shards.
+        weights: By their names in `model`, whole tensors to take instead of its own.
+    """
+    state = model.state_dict(keep_vars=True)
+    names = {weight: name for name, weight in model.named_parameters()}  # one weight may be found in two places
+    return {key: weights.get(names.get(value, key), value).detach() for key, value in state.items()}
+
+
 def read_weights(folder: Path, targets: Mapping[str, Tensor], besides: Collection[str]) -> dict[str, Tensor]:
     """Whole tensors of the names and shapes of `targets` from the files in `folder`, which may hold `besides` too.
 

@@ -17,6 +17,7 @@ from lsemrl.errors import reason_of
 from lsemrl.files import write_text
 from lsemrl.modules.adapters.config import CONFIG
 from lsemrl.modules.adapters.loading import TRAINED
+from lsemrl.modules.sharding import whole_state
 from lsemrl.types import UserError
 
 PASSPORT = "lsemrl.json"
@@ -110,8 +111,7 @@ def write_adapter(
         weights: By their names in `model`, whole tensors to write where the model itself holds shards.
         resized: Whether the embeddings have other rows than the base has, which then go along.
     """
-    names = {weight: name for name, weight in model.named_parameters()}  # one weight may be found in two places
-    state = {key: weights.get(names.get(value, key), value) for key, value in model.state_dict(keep_vars=True).items()}
+    state = whole_state(model, weights)
     model.peft_config[TRAINED].base_model_name_or_path = base["base"]
     model.create_or_update_model_card = _no_card
     model.save_pretrained(folder, selected_adapters=[TRAINED], save_embedding_layers=resized, state_dict=state)
