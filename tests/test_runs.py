@@ -114,7 +114,8 @@ def test_without_locks_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_came_to_nothing_is_begun_again_in_its_place(tmp_path: Path) -> None:
     assert opened(tmp_path) == ("version_0", None)
-    (tmp_path / "version_0" / "samples.csv").write_text("one\n")
+    for name in ("config.yaml", "samples.csv", "metrics.csv", "events.out.tfevents.17.host.1.2"):
+        (tmp_path / "version_0" / name).write_text("one\n")
     assert opened(tmp_path) == ("version_0", None)
     assert sorted(path.name for path in (tmp_path / "version_0").iterdir()) == [".lock", "run.json"]
 
@@ -125,12 +126,17 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
     assert opened(tmp_path) == ("version_1", None)
 
 
-@pytest.mark.parametrize("name", ["adapter", "best"])
-def test_what_was_kept_for_others_is_not_emptied(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["adapter", "best", "checkpoints", "eval", "notes.md", "skipped.jsonl", "alarms.jsonl"]
+)
+def test_a_folder_with_anything_to_keep_is_left_as_it_is(tmp_path: Path, name: str) -> None:
+    """What was kept for others, what a sentence sent its reader to, and files that are no run's."""
     assert opened(tmp_path) == ("version_0", None)
-    (tmp_path / "version_0" / name).mkdir()
+    kept, samples = tmp_path / "version_0" / name, tmp_path / "version_0" / "samples.csv"
+    kept.write_text("mine") if "." in name else kept.mkdir()
+    samples.write_text("one\n")
     assert opened(tmp_path) == ("version_1", None)
-    assert (tmp_path / "version_0" / name).is_dir()
+    assert kept.exists() and samples.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\0" * 80, b"[]", b"\xff", b'{"identity": 1}', None])

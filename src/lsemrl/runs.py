@@ -27,6 +27,8 @@ KEPT = (ADAPTER, BEST)
 """What a run leaves for others."""
 APPENDED = (SAMPLES, SKIPPED, ALARMS)
 """Files in a run's folder that steps append to."""
+_ANEW = (CONFIG, SAMPLES, "metrics.csv", "events.out.tfevents.*")
+"""Of what is in a run's folder, what a run that begins there writes anew and nobody was told to read."""
 _RECORD, _LOCK, _ROOT = "run.json", ".lock", "trainer.default_root_dir"
 _PLACES = ("accelerator", "default_root_dir", "devices", "num_nodes", "strategy", "enable_progress_bar", "logger")
 """Fields of the trainer that say where a run is at work, not what it does."""
@@ -106,7 +108,8 @@ def begin_run(root: Path, config: Mapping[str, Any], *, resume: bool) -> Path:
     Args:
         root: Made where it is missing.
         config: As for `find_run`.
-        resume: Whether the folder of a run of the same configuration that came to nothing may be taken.
+        resume: Whether the folder of a run of the same configuration may be taken that left nothing to go on from, or
+            to read.
 
     Raises:
         UserError: `root` cannot be written to.
@@ -114,8 +117,7 @@ def begin_run(root: Path, config: Mapping[str, Any], *, resume: bool) -> Path:
     identity = _identity(config)
     with told(root, _ROOT):
         folder = _left(root, identity) if resume else None
-        if folder and not any((folder / name).exists() for name in (*KEPT, CHECKPOINTS)):
-            _empty(folder)
+        if folder and _emptied(folder):
             return folder
         folder = new_folder(root)
         _lock(folder)
@@ -287,14 +289,14 @@ def _lock(folder: Path) -> bool:
     return True
 
 
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name in (_RECORD, _LOCK):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _emptied(folder: Path) -> bool:
+    """Delete what a run that begins in `folder` writes anew; False, and nothing is touched, if there is more."""
+    there = [path for path in folder.iterdir() if path.name not in (_RECORD, _LOCK)]
+    if not all(path.is_file() and any(map(path.match, _ANEW)) for path in there):
+        return False
+    for path in there:
+        path.unlink()
+    return True
 
 
 def _ends_at(path: Path, size: int) -> bool:
