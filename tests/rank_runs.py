@@ -16,6 +16,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed import destroy_process_group, get_rank, init_process_group
+from torch.nn.parallel import DistributedDataParallel
 
 from lsemrl.data.samplers import epoch_sampler
 from lsemrl.data.task import MicroRows
@@ -24,6 +26,7 @@ from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules import base, grpo
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.checkpoints import Checkpoints
+from lsemrl.modules.gradients import sum_gradients
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.optimizer_settings import OptimizerSettings
@@ -148,3 +151,16 @@ def train(words: list[str]) -> None:
     weights = whole_tensors(module.policy.trained())
     if trainer.is_global_zero:
         save_file(weights, Path(folder, "weights.safetensors"))
+
+
+def add_up(words: list[str]) -> None:
+    """Print the summed gradients of three experts: each rank's tokens come to one of its own, none to the third."""
+    init_process_group("gloo")
+    rank = get_rank()
+    experts = torch.nn.ModuleList(torch.nn.Linear(2, 1, bias=False) for _ in range(3))
+    wrapped = DistributedDataParallel(experts)
+    with wrapped.no_sync():
+        experts[rank](torch.full((1, 2), 10.0**rank)).sum().backward()
+    assert sum_gradients(wrapped, experts)
+    print([None if weight.grad is None else weight.grad.tolist() for weight in experts.parameters()])
+    destroy_process_group()

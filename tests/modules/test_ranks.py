@@ -19,7 +19,7 @@ from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.snapshot import read_snapshot
 from matrix import slow_but, slow_cases_but
 from own_text import write_own_text
-from rank_runs import train
+from rank_runs import add_up, train
 
 OWN = ("timing/", "tokens_per_second", "padding/", "completions/template")
 """Seconds, how full each rank's own micro-batches are, and what its own prompts have in common."""
@@ -112,6 +112,12 @@ def test_rows_that_ranks_cannot_share_alike_are_all_predicted_once_and_in_order(
         assert done.returncode == 0, done.stderr[-3000:]
     lines = (tmp_path / "predict_0" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["id"] for line in lines] == [f"test-{at}" for at in range(3)]
+
+
+def test_gradients_add_up_where_ranks_reach_unlike_weights() -> None:
+    for done in [each.end() for each in ranks([], run=add_up)]:
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert json.loads(done.stdout.replace("None", "null")) == [[[1.0, 1.0]], [[10.0, 10.0]], None]
 
 
 def test_every_rank_and_every_step_draws_of_a_seed_of_its_own() -> None:

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributed import all_reduce, get_world_size, is_initialized
+from torch import Tensor, nn
+from torch.distributed import ReduceOp, all_reduce, get_world_size, is_initialized
 from torch.nn.parallel import DistributedDataParallel
 
 from lsemrl.modules.packing import MicroBatch
@@ -62,11 +62,18 @@ def in_step(batches: Sequence[MicroBatch], policy: Policy, device: torch.device)
     yield from ((batches[-1], False) for _ in range(most - len(batches)))
 
 
-def sum_gradients(wrapped: Any, policy: Policy) -> bool:
+def sum_gradients(wrapped: Any, policy: nn.Module) -> bool:
     """Add up what ranks have apart, and say whether there was anything to add."""
     apart = isinstance(wrapped, DistributedDataParallel)
     if apart:
-        gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
-        for work in [all_reduce(gradient, async_op=True) for gradient in gradients]:
+        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        # A rank has none for experts that none of its tokens came to, and ranks add up weight by weight.
+        reached = torch.tensor([each.grad is not None for each in trained], dtype=torch.uint8, device=trained[0].device)
+        all_reduce(reached, ReduceOp.MAX)
+        summed = [each for each, anywhere in zip(trained, reached.tolist(), strict=True) if anywhere]
+        for parameter in summed:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for work in [all_reduce(parameter.grad, async_op=True) for parameter in summed]:
             work.wait()
     return apart
