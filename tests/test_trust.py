@@ -304,7 +304,7 @@ def test_samples_hold_no_formula(tmp_path: Path) -> None:
         for text in texts
     ]
     numbers_N = torch.tensor([-1.5, 0.0, 1.0, 2.0])
-    rewards = SimpleNamespace(total_N=numbers_N, parts_N={"=mine": numbers_N})
+    rewards = SimpleNamespace(plain_N=numbers_N, parts_N={"=mine": numbers_N})
     rollouts = SimpleNamespace(completions=completions, num_generations=2)
     append_samples(tmp_path / "samples.csv", 0, rollouts, rewards, numbers_N)  # type: ignore[arg-type]
     with (tmp_path / "samples.csv").open(newline="", encoding="utf-8") as file:

@@ -189,10 +189,13 @@ class Rewards:
 
     Attributes:
         total_N: float32, what the advantages are made of; NaN where no part applies.
+        plain_N: float32, the total as it is where no part is normalized, and what is told of it: normalized totals
+            are 0 on the average of every group, whatever is learned.
         parts_N: Each part by name, unweighted, float32; NaN where it does not apply.
     """
 
     total_N: Tensor
+    plain_N: Tensor
     parts_N: dict[str, Tensor]
 
 

@@ -55,7 +55,7 @@ def test_the_best_is_one_that_was_said_to_its_end() -> None:
         (("h", True), ("i", True), ("j", True)),  # a tie: the first
     )
     total = [1.0, 2.0, 3.0, 0.0, 5.0, -1.0, 1.0, 1.0, math.nan, 0.5, 0.5, 0.5]
-    rows = _best(drawn, Rewards(total_N=torch.tensor(total), parts_N={}), "zh", "bo")
+    rows = _best(drawn, Rewards(total_N=torch.tensor(total), plain_N=torch.tensor(total), parts_N={}), "zh", "bo")
     assert [(row["id"], row["zh"], row["bo"], row["reward"]) for row in rows] == [
         ("r0", "s0", "b", 2.0),
         ("r1", "s1", "d", 0.0),

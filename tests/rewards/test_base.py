@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lsemrl.modules.alarms import AlarmSettings, Watched, alarms
+from lsemrl.modules.rollout_report import reward_metrics
 from lsemrl.rewards import Reward, RewardMix
 from lsemrl.types import Completion, Example, UserError
 
@@ -108,6 +110,16 @@ def test_one_failure_in_eight_squeezes_the_rest_unless_parts_are_normalized() ->
     normalized = RewardMix(parts, combine="normalize_then_sum")(completions(8), 8).total_N
     assert (normalized[4] - normalized[1]).item() == pytest.approx(1.5 * (alone[4] - alone[1]).item(), rel=1e-2)
     assert alone[4] - alone[1] > 3
+
+
+def test_what_is_told_of_a_reward_is_its_plain_sum() -> None:
+    """Normalized totals are 0 on the average, whether anything is learned or not."""
+    parts = {"a": Given([0.5, 1.0, NAN, NAN], weight=1.5), "b": Given([0.25, NAN, 0.75, NAN])}
+    normalized = RewardMix(parts, combine="normalize_then_sum")(completions(4), 2)
+    assert normalized.plain_N.tolist() == pytest.approx(total(RewardMix(parts), 4, 2), nan_ok=True)
+    logged = reward_metrics(normalized, 2)
+    assert float(logged["reward"]) == pytest.approx((1.0 + 1.5 + 0.75) / 3)
+    assert "unrewarded" not in alarms([logged] * 10, Watched(paid=("a", "b"), free=(), language=()), AlarmSettings())
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=8, max_size=8), st.floats(0.5, 4), st.floats(-3, 3))

@@ -105,10 +105,10 @@ def _best(rollouts: Rollouts, rewards: Rewards, source: str, target: str) -> lis
     spoken = torch.tensor([one.ended and bool(one.text.strip()) for one in rollouts.completions])
     fit_BG = rewards.total_N.masked_fill(~spoken | rewards.total_N.isnan(), -torch.inf).view(-1, group)
     rows = []
-    for at, (fit_G, total_G) in enumerate(zip(fit_BG, rewards.total_N.view(-1, group), strict=True)):
+    for at, (fit_G, plain_G) in enumerate(zip(fit_BG, rewards.plain_N.view(-1, group), strict=True)):
         best = int(fit_G.argmax())
         if fit_G[best].isfinite():
             chosen = rollouts.completions[group * at + best]
             row = {"id": chosen.example.id, source: chosen.example.source, target: chosen.text}
-            rows.append(row | {"reward": float(fit_G[best]), "mean_reward": float(total_G.nanmean())})
+            rows.append(row | {"reward": float(plain_G[best]), "mean_reward": float(plain_G.nanmean())})
     return rows

@@ -343,7 +343,7 @@ class GRPO(PolicyModule):
         rows = next((each.rows() for each in self.trainer.loggers if isinstance(each, MetricsLog)), [])
         found = alarms(rows, Watched.of(self.reward_mix), settings)
         own = len(rollouts.completions)
-        new = tell(self.folder / ALARMS, self.rollout_step, found, rollouts.completions, rewards.total_N[:own].tolist())
+        new = tell(self.folder / ALARMS, self.rollout_step, found, rollouts.completions, rewards.plain_N[:own].tolist())
         for each in new:
             show_text(self, f"alarms/{each.kind}", each.page, self.rollout_step)
             if settings.on_alarm == "stop":

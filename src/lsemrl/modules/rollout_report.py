@@ -42,7 +42,7 @@ def append_samples(path: Path, step: int, rollouts: Rollouts, rewards: Rewards, 
     for row, completion in enumerate(rollouts.completions[: 2 * rollouts.num_generations]):
         example = completion.example
         numbers = [
-            rewards.total_N[row],
+            rewards.plain_N[row],
             advantages_N[row],
             *(part_N[row] for part_N in rewards.parts_N.values()),
         ]
@@ -68,20 +68,20 @@ def samples_page(rollouts: Rollouts, rewards: Rewards) -> str:
         f"|---|---:|{'---:|' * len(names)}",
     ]
     for row, completion in enumerate(rollouts.completions[: rollouts.num_generations]):
-        numbers = (rewards.total_N[row], *(rewards.parts_N[name][row] for name in names))
+        numbers = (rewards.plain_N[row], *(rewards.parts_N[name][row] for name in names))
         lines.append(f"| {markdown(completion.text)} | {' | '.join(f'{number:.3f}' for number in numbers)} |")
     return "\n".join(lines)
 
 
 def reward_metrics(rewards: Rewards, num_generations: int) -> dict[str, Tensor]:
     """Means and deviations, of the whole and of its parts."""
-    groups_BG = rewards.total_N.view(-1, num_generations)
+    groups_BG = rewards.plain_N.view(-1, num_generations)
     parts = {
         f"rewards/{name}/{statistic}": value
         for name, part_N in rewards.parts_N.items()
         for statistic, value in (("mean", part_N.nanmean()), ("std", part_N[~part_N.isnan()].std()))
     }
-    return {"reward": rewards.total_N.nanmean(), "reward_std": groups_BG.std(dim=1).nanmean(), **parts}
+    return {"reward": rewards.plain_N.nanmean(), "reward_std": groups_BG.std(dim=1).nanmean(), **parts}
 
 
 def completion_metrics(rollouts: Rollouts) -> dict[str, Tensor | float]:

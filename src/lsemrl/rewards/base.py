@@ -131,7 +131,7 @@ class RewardMix:
             num_generations: G.
 
         Returns:
-            The total and every part, on the CPU.
+            The totals and every part, on the CPU.
 
         Raises:
             UserError: A part failed, or gave something else than N finite floats or NaNs, as often as `patience` lets
@@ -143,23 +143,10 @@ class RewardMix:
             replace(each, text=canonical(each.text), example=in_one_form(each.example)) for each in completions
         ]
         parts_N = {name: self._ask(name, completions) for name in self.parts}
-        weighted = {
-            name: part.weight * self._scaled(parts_N[name], num_generations)
-            for name, part in self.parts.items()
-            if part.weight and name not in self.gates
-        }
-        if weighted:
-            stacked_KN = torch.stack(list(weighted.values()))
-            total_N = stacked_KN.nansum(dim=0).masked_fill(stacked_KN.isnan().all(dim=0), math.nan)
-            if stacked_KN.isinf().any() or total_N.isinf().any():
-                weights = ", ".join(f"{name} {part.weight:g}" for name, part in self.parts.items())
-                raise UserError(f"a total of the rewards is infinite in float32; lower their weights ({weights})")
-        else:
-            total_N = torch.full((len(completions),), math.nan)
-        for name in self.gates:
-            shut_N = ~self.parts[name].opens(parts_N[name]) & ~total_N.isnan()
-            total_N = total_N.masked_fill(shut_N, 0.0)
-        return Rewards(total_N=total_N, parts_N=parts_N)
+        plain_N = total_N = self._total(parts_N)
+        if self.combine == "normalize_then_sum":
+            total_N = self._total({name: self._normalized(part_N, num_generations) for name, part_N in parts_N.items()})
+        return Rewards(total_N=total_N, plain_N=plain_N, parts_N=parts_N)
 
     def look_at(self, examples: Sequence[Example]) -> list[str]:
         """What the parts say of the rows of a run, before weights are read.
@@ -197,9 +184,23 @@ class RewardMix:
         scores_N = self._attendants[name](lambda: _checked(name, self.parts[name](completions), len(completions)))
         return torch.full((len(completions),), math.nan) if scores_N is None else scores_N
 
-    def _scaled(self, part_N: Tensor, num_generations: int) -> Tensor:
-        if self.combine != "normalize_then_sum":
-            return part_N
+    def _total(self, parts_N: dict[str, Tensor]) -> Tensor:
+        weighted = [
+            part.weight * parts_N[name] for name, part in self.parts.items() if part.weight and name not in self.gates
+        ]
+        if not weighted:
+            return torch.full_like(next(iter(parts_N.values())), math.nan)
+        stacked_KN = torch.stack(weighted)
+        total_N = stacked_KN.nansum(dim=0).masked_fill(stacked_KN.isnan().all(dim=0), math.nan)
+        if stacked_KN.isinf().any() or total_N.isinf().any():
+            weights = ", ".join(f"{name} {part.weight:g}" for name, part in self.parts.items())
+            raise UserError(f"a total of the rewards is infinite in float32; lower their weights ({weights})")
+        for name in self.gates:
+            shut_N = ~self.parts[name].opens(parts_N[name]) & ~total_N.isnan()
+            total_N = total_N.masked_fill(shut_N, 0.0)
+        return total_N
+
+    def _normalized(self, part_N: Tensor, num_generations: int) -> Tensor:
         advantages_BG, _ = group_advantages(part_N.view(-1, num_generations), self._settings)
         return advantages_BG.reshape(-1).masked_fill(part_N.isnan(), math.nan)
 
@@ -208,6 +209,7 @@ def concatenate(several: Sequence[Rewards]) -> Rewards:
     """The rewards of all completions of `several` mixes with the same parts."""
     return Rewards(
         total_N=torch.cat([one.total_N for one in several]),
+        plain_N=torch.cat([one.plain_N for one in several]),
         parts_N={name: torch.cat([one.parts_N[name] for one in several]) for name in several[0].parts_N},
     )
 
