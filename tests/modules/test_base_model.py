@@ -74,6 +74,12 @@ def test_other_kinds_of_models_are_refused(kind: str, reason: str, model: Path) 
     assert reason in refused(model)
 
 
+def test_a_model_with_an_adapter_in_its_folder_is_refused(model: Path) -> None:
+    """Which would be the base, or be taken for it."""
+    shutil.copytree(micro.COLD_START, model, dirs_exist_ok=True)
+    assert "holds an adapter beside the model (adapter_config.json)" in refused(model)
+
+
 @pytest.mark.parametrize("stored", ["BertForMaskedLM", "BertModel", "BertForSequenceClassification"])
 def test_weights_of_another_head_are_refused(stored: str, model: Path) -> None:
     AutoConfig.for_model("bert", architectures=[stored]).save_pretrained(model)

@@ -15,9 +15,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import find_adapter_config_file
 
 from lsemrl.errors import reason_of
-from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.policy_settings import ADAPTER_CONFIG, PolicySettings
 from lsemrl.modules.quantization import in_four_bits, keep_layout, written_out
 from lsemrl.types import UserError
 
@@ -54,6 +55,11 @@ def read_config(path: str, *, trust: bool) -> PretrainedConfig:
     except Exception as error:
         raise refusal(path, error) from error
     _check(path, config, trust)
+    if find_adapter_config_file(path):
+        raise UserError(
+            f"policy.model is {path!r}, which holds an adapter beside the model ({ADAPTER_CONFIG}), and both would be "
+            "read as one; keep the adapter in a folder of its own and name that as policy.adapter, or merge it first"
+        )
     return config
 
 
