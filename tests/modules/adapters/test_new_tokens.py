@@ -127,6 +127,19 @@ def test_fewer_rows_than_the_base_are_taken_as_they_are(models: dict[str, str], 
     torch.testing.assert_close(scored(policy, whole), truth, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("kept", ["embed_tokens", "lm_head"])
+def test_rows_of_a_tied_base_are_read_from_either_of_their_names(
+    kept: str, models: dict[str, str], tmp_path: Path
+) -> None:
+    adapter = train_elsewhere(models["tied"], tmp_path)
+    path, other = adapter / "adapter_model.safetensors", {"embed_tokens": "lm_head", "lm_head": "embed_tokens"}[kept]
+    save_file({key: value for key, value in load_file(path).items() if other not in key}, path)
+    policy = read(models["tied"], adapter)
+    whole = asked(policy)
+    truth = logprobs(plain_peft(models["tied"], adapter, rows=len(policy.tokenizer)), whole)
+    torch.testing.assert_close(scored(policy, whole), truth, rtol=0, atol=1e-4)
+
+
 def test_rows_of_which_nothing_is_known_are_refused(models: dict[str, str], tmp_path: Path) -> None:
     adapter = train_elsewhere(models["tied"], tmp_path / "unsaved")
     path = adapter / "adapter_model.safetensors"
@@ -151,7 +164,9 @@ def test_embeddings_that_were_trained_in_the_base_itself_are_refused(models: dic
     key = next(key for key in tensors if key.endswith("embed_tokens.weight"))
     tensors[key][3] += 0.1
     save_file(tensors, path)
-    with pytest.raises(UserError, match=r"holds model\.embed_tokens whole, with other values than policy\.model's"):
+    with pytest.raises(
+        UserError, match=r"holds model\.embed_tokens\.weight whole, with other values than policy\.model's"
+    ):
         read(models["tied"], adapter)
 
 

@@ -7,6 +7,7 @@ is the published model with these rows beside its own, as the adapter's folder h
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ def take_embeddings(
             "adapter with save_embedding_layers=True, or name the resized model as policy.model"
         )
     with torch.no_grad():
-        for name, module in _modules(model):
-            _fill(name, module, had, saved, folder)
+        for weight, names in _names(model).items():
+            _fill(weight, names, had, saved, folder)
     return own, rows != had
 
 
@@ -170,13 +171,21 @@ def _split(model: Any, config: LoraConfig, tensors: dict[str, Tensor]) -> tuple[
     return own, saved
 
 
-def _fill(name: str, module: Any, had: int, saved: dict[str, Tensor], folder: Path) -> None:
+def _names(model: Any) -> dict[nn.Parameter, list[str]]:
+    """What each weight of input and output embeddings is called; one that ties them has two names."""
+    names = defaultdict[nn.Parameter, list[str]](list)
+    for name, module in _modules(model):
+        for kind, weight in module.named_parameters(recurse=False):
+            names[weight].append(f"{name}.{kind}")
+    return names
+
+
+def _fill(weight: nn.Parameter, names: list[str], had: int, saved: dict[str, Tensor], folder: Path) -> None:
     """Give new rows their values, and see that the old ones are those that were saved."""
-    for kind, weight in module.named_parameters(recurse=False):
-        common, value = min(had, len(weight)), saved.get(f"{name}.{kind}")
-        if value is None:
-            weight[common:] = weight[:common].float().mean(dim=0).to(weight.dtype)
-            continue
+    common, found = min(had, len(weight)), {name: saved[name] for name in names if name in saved}
+    if not found:
+        weight[common:] = weight[:common].float().mean(dim=0).to(weight.dtype)
+    for name, value in found.items():
         same = value.shape == weight.shape and (
             torch.equal(value[:common].to(weight.dtype), weight[:common])
             or torch.equal(value[:common], weight[:common].to(value.dtype))
