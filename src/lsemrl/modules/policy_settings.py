@@ -59,7 +59,7 @@ class PolicySettings:
     """The adapters, where `train` is lora."""
     adapter: str | None = None
     """A LoRA folder to start from, such as a cold start wrote; "micro" is the embedded cold start of translation.
-    Its rank and targets then replace `lora`'s."""
+    It stays what it is, and nothing of `lora` has an effect on it."""
     adapter_scale: float = 1.0
     """How much of what `adapter` changed to take, in [0, 1]: less gives back what was forgotten, for some of what was
     learned."""

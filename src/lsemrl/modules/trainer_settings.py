@@ -6,8 +6,9 @@ import math
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 
-from lsemrl.modules.adapters.config import check_placement
+from lsemrl.modules.adapters.config import check_placement, without_effect
 from lsemrl.modules.policy import Policy
 from lsemrl.types import UserError
 
@@ -38,6 +39,8 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
             sharded=isinstance(trainer.strategy, ModelParallelStrategy),
             halved=stage == "fit" and settings.dtype == "bfloat16",
         )
+        if stage == "fit" and policy.adapter and (line := without_effect(settings.lora, policy.adapter_config)):
+            rank_zero_info(line)
     if stage == "fit" and (settings.train, settings.dtype) == ("full", "bfloat16"):
         raise UserError(
             "policy.train is full and policy.dtype is bfloat16, which rounds small steps away; set policy.dtype to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from lsemrl.errors import UserError
-from lsemrl.modules.adapters.config import check_placement, new_config
+from lsemrl.modules.adapters.config import check_placement, new_config, read_config, without_effect
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.types import PromptBatch
@@ -100,6 +101,32 @@ def test_what_is_not_proven_there_is_refused(settings: dict[str, Any], placed: d
     with pytest.raises(UserError, match=reason):
         check_placement(new_config(LoraSettings(**settings)), **placed)
     check_placement(new_config(LoraSettings()), sharded=True, halved=True)
+
+
+def test_what_an_adapter_to_start_from_does_not_take_on_is_told_or_refused(tmp_path: Path) -> None:
+    own = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": ["k_proj", "q_proj"], "modules_to_save": ["norm"]}
+    new_config(LoraSettings(**own)).save_pretrained(tmp_path)  # type: ignore[arg-type]
+    config = read_config(tmp_path)
+    backwards = {**own, "target_modules": ["q_proj", "k_proj"]}
+    for settings in ({}, own, backwards):
+        assert not without_effect(LoraSettings(**settings), config)  # type: ignore[arg-type]
+    said = without_effect(LoraSettings(rank=32, alpha=8, dropout=0.3), config)
+    assert said.endswith("of policy.lora: rank 32, as policy.adapter has 4; dropout 0.3, as policy.adapter has 0")
+    for name, value in (
+        ("target_modules", ["q_proj"]),
+        ("modules_to_save", ["embed_tokens"]),
+        ("trainable_token_indices", [5, 9]),
+    ):
+        with pytest.raises(UserError, match=rf"policy\.lora\.{name} is .*, and policy\.adapter was made with others"):
+            without_effect(LoraSettings(**{name: value}), config)  # type: ignore[arg-type]
+
+
+def test_it_is_told_at_the_start_of_training(tiny_model: str, tmp_path: Path) -> None:
+    adapter = save_adapter(tiny_model, tmp_path / "adapter")
+    module = sft(tiny_model, adapter=str(adapter))
+    module.policy.settings = replace(module.policy.settings, lora=LoraSettings(modules_to_save=["norm"]))
+    with pytest.raises(UserError, match=r"policy\.lora\.modules_to_save is \['norm'\]"):
+        run(module, tmp_path / "run")
 
 
 def test_new_adapters_train_rows_and_modules(tiny_model: str, prompts: PromptBatch, tmp_path: Path) -> None:

@@ -50,6 +50,12 @@ _REFUSED: dict[str, tuple[str, str]] = {
 }
 """Why a field is read at its default only, and what to do; of the others nothing is proven."""
 
+_FIELDS = {
+    **{"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"},
+    **{name: name for name in ("target_modules", "modules_to_save", "trainable_token_indices")},
+}
+"""Of `policy.lora`, and what peft calls them."""
+
 _DRAWN = (True, False, "gaussian", "orthogonal", "eva")
 """Values of init_lora_weights that say only how the factors were drawn before the first step."""
 
@@ -94,6 +100,31 @@ def new_config(settings: LoraSettings) -> LoraConfig:
         trainable_token_indices=settings.trainable_token_indices,
         task_type="CAUSAL_LM",
     )
+
+
+def without_effect(settings: LoraSettings, config: LoraConfig) -> str:
+    """What was set of `policy.lora` that an adapter to start from has otherwise; "" if nothing was.
+
+    Args:
+        settings: As the user gave them.
+        config: Of the adapter.
+
+    Raises:
+        UserError: They name what is to be trained, and the adapter has no place for it.
+    """
+    asked, default, found = new_config(settings), new_config(LoraSettings()), []
+    for field, name in _FIELDS.items():
+        wanted, usual, has = (_unordered(getattr(one, name)) for one in (asked, default, config))
+        if wanted in (usual, has):
+            continue
+        value = getattr(settings, field)
+        if field not in ("rank", "alpha", "dropout"):
+            raise UserError(
+                f"policy.lora.{field} is {value}, and policy.adapter was made with others, which it keeps; set it to "
+                "null, or policy.adapter to null for a new adapter"
+            )
+        found.append(f"{field} {value:g}, as policy.adapter has {has:g}")
+    return f"without effect of policy.lora: {'; '.join(found)}" if found else ""
 
 
 def check_placement(config: LoraConfig, *, sharded: bool, halved: bool) -> None:
@@ -151,6 +182,10 @@ def _check_kind(folder: Path, said: dict[str, Any]) -> None:
             refuse(what, "install the peft that wrote it, or convert it to plain LoRA")
         why, remedy = _REFUSED.get(name, ("is not known to be read as peft reads it", "convert it to plain LoRA"))
         refuse(f"has {name} {value!r}, which {why}", remedy)
+
+
+def _unordered(value: Any) -> Any:
+    return set(value) if isinstance(value, list) else value
 
 
 def _defaults() -> dict[str, Any]:
