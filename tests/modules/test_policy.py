@@ -200,6 +200,8 @@ def test_lora_settings_are_checked() -> None:
         LoraSettings(rank=0)
     with pytest.raises(UserError, match="dropout is 1"):
         LoraSettings(dropout=1.0)
+    with pytest.raises(UserError, match=r"policy\.lora\.target_modules is \[\]; name at least one linear"):
+        LoraSettings(target_modules=[], modules_to_save=["embed_tokens"])
 
 
 @pytest.mark.parametrize("settings", [{}, {"train": "full"}], ids=str)

@@ -41,6 +41,8 @@ class LoraSettings:
             raise UserError(f"policy.lora.rank is {self.rank}; it must be at least 1")
         if not 0 <= self.dropout < 1:
             raise UserError(f"policy.lora.dropout is {self.dropout}; it must be in [0, 1)")
+        if self.target_modules == []:  # of which peft makes no LoRA, whatever else is trained
+            raise UserError("policy.lora.target_modules is []; name at least one linear, or give null for every one")
         if any(token < 0 for token in self.trainable_token_indices or ()):
             raise UserError("policy.lora.trainable_token_indices holds a negative number; give the ids of tokens")
 
