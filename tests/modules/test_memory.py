@@ -21,6 +21,7 @@ from lsemrl.modules.memory import MemoryEstimate, beyond_estimate, estimate_memo
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Sequences
+from modules.adapters.kinds import save_model
 from tiny import make_policy
 
 PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 2, 4, 20, 7
@@ -178,12 +179,14 @@ def test_a_second_model_is_added(tiny_model: str) -> None:
     assert estimate(policy.model, reference=policy.reference_model).reference == held(policy.model.parameters())
 
 
-def test_merging_takes_a_copy_of_what_is_adapted(tiny_model: str) -> None:
-    policy = make_policy(tiny_model)
+@pytest.mark.parametrize("kind", ["tied", "gpt2"])
+def test_merging_takes_a_copy_of_what_is_adapted(kind: str, tmp_path: Path) -> None:
+    model = str(save_model(tmp_path, kind))
+    policy = make_policy(model)
     own = {name: weight.data_ptr() for name, weight in policy.named_parameters()}
     with policy.merged():
         copied = [weight for name, weight in policy.named_parameters() if weight.data_ptr() != own[name]]
-        plain = estimate(make_policy(tiny_model, train="full").model)
+        plain = estimate(make_policy(model, train="full").model)
         assert estimate(policy.model).sampling - plain.sampling == held(copied) > 0
 
 

@@ -23,6 +23,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from lsemrl.modules.adapters.merging import is_matrix
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.quantization import is_quantized, plain_size
 from lsemrl.types import Sequences
@@ -116,8 +117,8 @@ def estimate_memory(
         for weight in layer_weights
         if weight.dim() > 1 and autocast not in (None, weight.dtype) and not is_quantized(weight)
     ]
-    adapted = [layer.get_base_layer() for layer in model.modules() if isinstance(layer, LoraLayer)]
-    merged = sum(plain_size(linear.weight) for linear in adapted if isinstance(linear, nn.Linear))
+    adapted = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and is_matrix(layer)]
+    merged = sum(plain_size(layer.get_base_layer().weight) for layer in adapted)
     pieces = all_weights - (layers - 2) * _bytes(layer_weights)
 
     gathered = 0 if shards == 1 else all_weights if gather_for_sampling else pieces

@@ -88,6 +88,15 @@ def merge_for_good(model: Any) -> Any:
         ) from error
 
 
+def is_matrix(layer: Any) -> bool:
+    """Whether what an adapted layer computes is one matrix: its own, and the product of the factors, added up."""
+    return (
+        isinstance(layer.get_base_layer(), nn.Linear | Conv1D)
+        and not layer.lora_variant
+        and not any(layer.lora_bias.values())
+    )
+
+
 def rounded(sum_: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """A float32 sum in `dtype`: in bfloat16 up or down by chance, so that it is the sum on the average.
 
@@ -148,9 +157,7 @@ def _is_plain(layer: Any) -> bool:
         not layer.disable_adapters
         and len(layer.active_adapters) == 1
         and layer.active_adapters[0] in layer.lora_A
-        and isinstance(base, nn.Linear | Conv1D)
+        and is_matrix(layer)
         and layer.lora_A[layer.active_adapters[0]].weight.dtype == torch.float32
         and not isinstance(base.weight, DTensor)
-        and not layer.lora_variant
-        and not layer.lora_bias.get(layer.active_adapters[0], False)
     )
