@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from transformers import Qwen3MoeConfig
 
 from lsemrl.modules.cost import step_cost
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.pretrained import read_config_and_tokenizer
+from modules.adapters.kinds import save_adapter
 
 
 def test_it_counts_what_the_policy_itself_has(tiny_model: str) -> None:
@@ -34,6 +39,38 @@ def test_operations_follow_the_tokens_and_what_is_trained(tiny_model: str) -> No
     assert operations([5], [3], reference="none") == once * 6 / 8
     assert operations([5], [3], train="full") == once * 10 / 8
     assert operations([5], [14]) == once * (5 + 28) / 11
+
+
+def test_of_experts_those_count_that_a_token_comes_to() -> None:
+    sizes = {"hidden_size": 64, "moe_intermediate_size": 16, "num_hidden_layers": 2, "vocab_size": 100}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    few, many = (
+        step_cost(PolicySettings(), Qwen3MoeConfig(**sizes, **heads, num_experts=experts, num_experts_per_tok=2),
+                  [5], [3], generations=2)
+        for experts in (2, 32)
+    )  # fmt: skip
+    router = 2 * 30 * 64  # of two layers, for 30 more experts
+    assert many.weights - few.weights == router + 2 * 30 * 3 * 64 * 16
+    assert many.memory.weights - few.memory.weights == 4 * (many.weights - few.weights)
+    assert many.operations - few.operations == 8 * router * 11  # tokens
+
+
+@pytest.mark.parametrize("settings", [{}, {"reference": "base"}, {"ref_model_sync_steps": 2}], ids=str)
+@pytest.mark.parametrize("start", ["new", "adapter", "full"])
+def test_memory_is_of_the_adapter_and_the_reference_that_the_policy_has(
+    start: str, settings: dict[str, Any], tiny_model: str, tmp_path: Path
+) -> None:
+    lora = LoraSettings(rank=4)
+    if start == "adapter":
+        settings = settings | {"adapter": str(save_adapter(tiny_model, tmp_path, r=2, target_modules=["q_proj"]))}
+    settings = settings | {"train": "full"} if start == "full" else settings
+    policy = Policy(PolicySettings(model=tiny_model, lora=lora, **settings))
+    cost = step_cost(policy.settings, policy.config, [5, 7], [3, 4], generations=2)
+    policy.load()
+    whole = [*policy.model.parameters(), *policy.model.buffers()]
+    second = policy.reference_model.parameters() if policy.reference_model is not None else ()
+    assert cost.trained == sum(weight.numel() for weight in policy.trained().values())
+    assert cost.memory.weights + cost.memory.reference == sum(weight.nbytes for weight in (*whole, *second))
 
 
 def test_a_base_in_4_bits_is_counted_as_it_is_held(tiny_model: str) -> None:

@@ -1,20 +1,25 @@
 """What a step of GRPO takes, told from a model's configuration alone: no weights are read.
 
-Operations are 2 for each weight of the matrices and token forward, and backward 4 more where all are trained, 2 where
-they are frozen. Attention over the context, which is little in short texts, is left out.
+Operations are 2 for each token and weight of the matrices that it comes to (of experts, those that are chosen for it)
+forward, and backward 4 more where all are trained, 2 where they are frozen. Attention over the context, which is little
+in short texts, is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from lsemrl import micro
 from lsemrl.kernels import default_chunk_tokens
-from lsemrl.modules.adapters.config import new_config
-from lsemrl.modules.adapters.loading import new_adapter
+from lsemrl.modules.adapters.config import new_config, read_config
+from lsemrl.modules.adapters.loading import add_reference, attach, new_adapter
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy_settings import PolicySettings
@@ -72,9 +77,9 @@ def step_cost(
         weights = sum(weight.numel() for weight in model.parameters())
         embeddings = model.get_input_embeddings().weight.numel()
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-        matrices = weights - (0 if tied else embeddings)  # embeddings are looked up, a head is multiplied by
-        if settings.train == "lora":
-            model = new_adapter(model, new_config(settings.lora), settings.lora)
+        looked_up = 0 if tied else embeddings  # a head is multiplied by
+        matrices = weights - looked_up - _passed_by(model)
+        model, second = _as_trained(model, settings)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     whole = _shapes(prompts, answers, generations)
     batches = micro_batches(whole, torch.arange(len(whole)), micro_batch_tokens, share=True)
@@ -89,6 +94,7 @@ def step_cost(
         batches,
         checkpointing=settings.gradient_checkpointing,
         chunk_tokens=default_chunk_tokens(vocabulary, torch.device("cpu")),
+        reference=second,
     )
     if settings.quantization:
         linears = [
@@ -105,6 +111,32 @@ def step_cost(
         operations=float(matrices * read * (2 + forward + backward)),
         memory=memory,
     )
+
+
+def _as_trained(model: Any, settings: PolicySettings) -> tuple[Any, Any]:
+    """A model with its adapters, and the second one of full fine-tuning, as `Policy.load` has them."""
+    if settings.train == "full":
+        return model, None if settings.reference == "none" else model
+    if settings.adapter is None:
+        model = new_adapter(model, new_config(settings.lora), settings.lora)
+    else:
+        folder = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
+        model = attach(model, read_config(folder), f"policy.adapter {str(folder)!r}")
+    if settings.reference == "initial" and (settings.adapter or settings.ref_model_sync_steps):
+        add_reference(model)
+    return model, None
+
+
+def _passed_by(model: Any) -> int:
+    """How many weights are those of experts that a token does not come to."""
+    taken = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
+    experts = [
+        weight
+        for module in model.modules()
+        for weight in module.parameters(recurse=False)
+        if weight.dim() == 3 and not isinstance(module, nn.Conv1d)  # a matrix for each expert
+    ]
+    return sum(weight[taken:].numel() for weight in experts) if taken else 0
 
 
 def _shapes(prompts: Sequence[int], answers: Sequence[int], generations: int) -> Sequences:
