@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from lsemrl import micro
 from lsemrl.errors import UserError
+from lsemrl.modules.adapters.config import new_config
+from lsemrl.modules.adapters.loading import adapter_tensors, new_adapter
 from lsemrl.modules.families import expert_blocks, native_positions
 from lsemrl.modules.forward import prove
 from lsemrl.modules.losses import likelihood_loss
@@ -209,9 +211,39 @@ def test_memory_of_a_family_is_estimated(family: str, saved: Any, prompts: Promp
 def test_experts_that_are_one_parameter_keep_to_themselves(saved: Any) -> None:
     for family in ("mixtral", "qwen3 moe", "qwen2 moe"):
         policy = load(saved(family), lora=LoraSettings(rank=2))
-        assert expert_blocks(policy.model.get_decoder()) == {"mlp"}
+        assert {name.rpartition(".")[2] for name in expert_blocks(policy.model.get_decoder())} == {"mlp"}
         ends = {name.split(".lora_")[0].rpartition(".")[2] for name in policy.trained()}
         assert ends == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def adapted(kind: str, **fields: Any) -> set[str]:
+    """The modules that a new adapter is for, of a model without weights."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config(kind, **fields))
+    settings = LoraSettings(rank=2)
+    names = adapter_tensors(new_adapter(model, new_config(settings), settings))
+    return {name.removeprefix("base_model.model.model.").partition(".lora_")[0] for name in names}
+
+
+def test_experts_are_told_from_other_layers_that_call_their_part_alike() -> None:
+    layers = {"layers_block_type": ["mamba", "moe", "attention", "mlp"], "n_routed_experts": 4, "mlp_bias": False}
+    found = adapted("nemotron_h", **SMALL, **layers)
+    assert found == {
+        "layers.0.mixer.in_proj",  # out_proj is read without being called
+        *(f"layers.2.mixer.{name}_proj" for name in "qkvo"),
+        *(f"layers.3.mixer.{name}_proj" for name in ("up", "down")),  # the experts' shared ones end alike
+    }
+
+
+def test_where_experts_leave_no_linear_the_user_is_asked_which() -> None:
+    with pytest.raises(UserError, match="set it to the linears to adapt"):
+        adapted("jetmoe", **{**NO_WIDTH, "num_key_value_heads": 2}, num_local_experts=2, kv_channels=8)
+
+
+def test_a_scan_that_reads_past_adapters_is_left_alone() -> None:
+    fields = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32, "mamba_d_state": 8}
+    ends = {name.rpartition(".")[2] for name in adapted("falcon_h1", **SMALL, **fields)}
+    assert ends == {"in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
 def test_adapters_leave_the_tower_for_pictures_alone(saved: Any) -> None:

@@ -13,11 +13,15 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
+from lsemrl.errors import UserError
+
 KNOWN = frozenset(
     {"gemma", "gemma3_text", "gpt2", "llama", "mistral", "mixtral", "phi3"}
     | {"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}
 )
 """Decoders of transformers (model_type) whose layers look where a mask tells them to, and nowhere else."""
+_SCANNED = frozenset({"falcon_h1", "nemotron_h"})
+"""Decoders whose fused scan takes the weight of out_proj without calling it; peft refuses adapters there."""
 
 
 def unshared(model: Any) -> str | None:
@@ -70,27 +74,45 @@ def lora_targets(model: Any) -> tuple[set[str] | None, str | None]:
     """Which linears a new adapter is for, where the user names none, and which modules are none of its business.
 
     With experts that are one parameter (a matrix for each expert), the linears outside the blocks that hold them: peft
-    would make whole new weights of all experts in every layer, and has no dropout there. A tower for pictures has
-    nothing to learn from text.
+    would make whole new weights of all experts in every layer, and has no dropout there. A fused scan reads past an
+    adapter. A tower for pictures has nothing to learn from text.
 
     Returns:
-        The ends of names, or None for every linear but the head; and a pattern of names that are left alone, or None.
+        The ends of names, whole names where others end alike, or None for every linear but the head; and a pattern of
+        names that are left alone, or None.
+
+    Raises:
+        UserError: No linear is left.
     """
-    decoder, outside, targets = model.get_decoder(), None, None
-    if model.config.get_text_config() is not model.config:
+    decoder, outside = model.get_decoder(), None
+    text = model.config.get_text_config()
+    if text is not model.config:
         path, head = (
             next((name for name, module in model.named_modules() if module is wanted), "")
             for wanted in (decoder, model.get_output_embeddings())
         )
         outside = rf"(?!{re.escape(path)}\.|{re.escape(head)}$).*" if path else None
-    if blocks := expert_blocks(decoder):
-        linears = {name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-        targets = {name.rpartition(".")[2] for name in linears if _block(name) not in blocks}
-    return targets, outside
+    blocks, past = expert_blocks(decoder), {"out_proj"} if text.model_type in _SCANNED else set[str]()
+    if not blocks and not past:
+        return None, outside
+    modules = dict(decoder.named_modules())
+    linears = {name for name, each in modules.items() if isinstance(each, nn.Linear) and _end(name) not in past}
+    # By kind first, since peft takes the linears of a layer without experts for the experts of the others; layer by
+    # layer where all their parts are called alike.
+    kinds = {_end(block) for block in blocks}
+    wanted = {name for name in linears if _end(_block(name)) not in kinds}
+    wanted = wanted or {name for name in linears if _block(name) not in blocks}
+    if not wanted:
+        raise UserError(
+            "policy.lora.target_modules is null, and all linears of policy.model are beside its experts, which are "
+            "left alone; set it to the linears to adapt"
+        )
+    others = {_end(name) for name in modules.keys() - wanted}
+    return {name if _end(name) in others else _end(name) for name in wanted}, outside
 
 
 def expert_blocks(decoder: nn.Module) -> set[str]:
-    """The names, within a layer, of what holds experts that are one parameter."""
+    """The parts of layers, by name, that hold experts that are one parameter."""
     return {
         _block(name)
         for name, module in decoder.named_modules()
@@ -99,5 +121,9 @@ def expert_blocks(decoder: nn.Module) -> set[str]:
 
 
 def _block(name: str) -> str:
-    """Of layers.3.mlp.experts: mlp."""
-    return re.sub(r"^.*?\.\d+\.", "", name).partition(".")[0]
+    """Of layers.3.mlp.experts: layers.3.mlp."""
+    return re.sub(r"^((.*?\.\d+\.)?[^.]*).*$", r"\1", name)
+
+
+def _end(name: str) -> str:
+    return name.rpartition(".")[2]
