@@ -96,8 +96,10 @@ class VllmServer:
                     return 404, {"error": {"message": f"The model `{fields['model']}` does not exist."}}
                 if fields["n"] > 1 and not fields["temperature"]:
                     return 400, {"error": {"message": f"n must be 1 when using greedy sampling, got {fields['n']}."}}
-                generator = torch.Generator().manual_seed(fields["seed"])
-                choices = [self._draw(fields, generator) | {"index": at} for at in range(fields["n"])]
+                choices = [
+                    self._draw(fields, torch.Generator().manual_seed(fields["seed"] + at)) | {"index": at}
+                    for at in range(fields["n"])
+                ]
                 return 200, {"choices": choices[::-1]}  # in no order that is promised
         return 404, {"detail": "Not Found"}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +21,8 @@ from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.served import ServerGone
-from lsemrl.types import PromptBatch, Rollouts
+from lsemrl.types import PromptBatch, Rollouts, Sequences
+from modules.adapters.kinds import save_adapter
 from short_runs import grpo, metrics, run, trained
 from small_run import SMALL
 from tiny import make_policy, save_tiny_model, stir
@@ -99,7 +102,7 @@ def test_all_that_a_model_could_set_otherwise_is_set(
 ) -> None:
     sample(policy, prompts, sampling, seed=3)
     asked = [fields for path, fields in server.asked if path == "/v1/completions"]
-    assert len(asked) == 3 and len({fields["seed"] for fields in asked}) == 3
+    assert len(asked) == 3
     lengths = sorted(len(fields["prompt"]) for fields in asked)
     assert lengths == sorted(prompts.prompt_mask_BP.sum(1).tolist())
     for fields in asked:
@@ -107,6 +110,42 @@ def test_all_that_a_model_could_set_otherwise_is_set(
         assert neutral == {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "min_tokens": 0}
         assert (fields["presence_penalty"], fields["frequency_penalty"], fields["temperature"]) == (0.0, 0.0, 0.7)
         assert fields["stop_token_ids"] == policy.eos_ids()
+
+
+def test_equal_prompts_are_not_answered_alike(policy: Policy, prompts: PromptBatch, sampling: Sampling) -> None:
+    """vLLM gives the completions of a prompt its seed and those that follow, which were its neighbour's too."""
+    ids_P, mask_P = prompts.prompt_ids_BP[:1], prompts.prompt_mask_BP[:1]
+    alike = replace(prompts, prompt_ids_BP=ids_P.repeat(3, 1), prompt_mask_BP=mask_P.repeat(3, 1))
+    whole = sample(policy, alike, replace(sampling, temperature=4.0, max_new_tokens=2), seed=3).sequences
+    rows = zip(whole.completion_ids_NT, whole.completion_mask_NT, strict=True)
+    assert len({tuple(ids_T[mask_T].tolist()) for ids_T, mask_T in rows}) == 9
+
+
+def test_an_end_that_is_the_last_token_allowed_is_an_end(
+    policy: Policy, prompts: PromptBatch, sampling: Sampling, server: VllmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM before 0.11 or so looks at the length first."""
+    monkeypatch.setattr(policy, "eos_ids", lambda: [*range(2000)])
+    draw = server._draw
+    monkeypatch.setattr(server, "_draw", lambda *asked: draw(*asked) | {"finish_reason": "length"})
+    assert bool(sample(policy, prompts, replace(sampling, max_new_tokens=1), seed=3).ended_N.all())
+
+
+def test_memory_is_asked_for_row_by_row(
+    policy: Policy, prompts: PromptBatch, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, most = policy.logprobs, 1
+
+    def logprobs(sequences: Sequences, *args: Any) -> Any:
+        if len(sequences) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(sequences, *args)
+
+    monkeypatch.setattr(policy, "logprobs", logprobs)
+    sample(policy, prompts, sampling, seed=3)
+    most = 0
+    with pytest.raises(UserError, match=r"memory ran out \(CUDA out of memory\); lower limits\.max_prompt_tokens or"):
+        sample(policy, prompts, sampling, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +161,14 @@ def test_what_it_would_read_otherwise_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         sample(make_policy(tiny_model, **settings), prompts, sampling, seed=3)
+
+
+def test_an_adapter_with_rows_of_its_own_is_refused(
+    tiny_model: str, prompts: PromptBatch, sampling: Sampling, tmp_path: Path
+) -> None:
+    save_adapter(tiny_model, tmp_path, rows=2048)
+    with pytest.raises(UserError, match=r"the rows of embeddings that policy\.adapter .* brought; set it to auto"):
+        sample(make_policy(tiny_model, adapter=str(tmp_path)), prompts, sampling, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +292,41 @@ def test_what_passes_is_asked_again(
     with caplog.at_level("WARNING", logger="lsemrl"):
         assert len(sample(policy, prompts, sampling, seed=3).completions) == 9
     assert caplog.text.count("does not answer (status 50") == 2
+
+
+def test_an_adapter_whose_loading_was_not_heard_of_is_loaded(
+    policy: Policy, prompts: PromptBatch, sampling: Sampling, server: VllmServer
+) -> None:
+    def lost(path: str, fields: dict[str, Any]) -> Any:
+        if path == "/v1/load_lora_adapter" and len(loads(server)) == 1:
+            server._say(path, fields)
+            return 504, "upstream request timeout"
+        return None
+
+    server.instead = lost
+    assert len(sample(policy, prompts, sampling, seed=3).completions) == 9
+    assert len(loads(server)) == 2 and len({*loads(server)}) == 1
+
+
+def test_a_server_that_hangs_is_waited_for_once(
+    policy: Policy, prompts: PromptBatch, sampling: Sampling, server: VllmServer
+) -> None:
+    over = threading.Event()
+    server.instead = lambda path, fields: over.wait() and None if path == "/v1/load_lora_adapter" else None
+    with pytest.raises(ServerGone, match=r"within the 0\.2 seconds of sampling\.server_timeout; start it again"):
+        sample(policy, prompts, replace(sampling, server_timeout=0.2), seed=3)
+    over.set()
+
+
+def test_a_slow_refusal_is_not_asked_for_as_often(
+    policy: Policy, prompts: PromptBatch, sampling: Sampling, server: VllmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=iter(range(0, 1000, 25)).__next__, sleep=lambda seconds: None)
+    monkeypatch.setattr("lsemrl.modules.served.time", clock)
+    server.instead = lambda path, fields: (503, "busy") if path == "/v1/load_lora_adapter" else None
+    with pytest.raises(ServerGone, match=r"does not answer .*busy"):
+        sample(policy, prompts, sampling, seed=3)
+    assert len(loads(server)) == 3
 
 
 @pytest.mark.parametrize(

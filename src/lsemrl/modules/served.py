@@ -32,6 +32,7 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import together
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sharding import whole_tensors
+from lsemrl.modules.step_faults import within_memory
 from lsemrl.types import PromptBatch, Sequences
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ _OLDEST = (0, 10, 2)
 """The first vLLM that gives token ids back."""
 _FAR = 0.2
 """Mean nats a token between what a server and the policy say; rounding to half precision takes a quarter of it."""
-_ATTEMPTS = 7
-"""Of one exchange, a minute together: time to start a server again."""
+_ATTEMPTS, _PATIENCE = 7, 60.0
+"""Of one exchange, and the seconds from which on there is no other: time to start a server again."""
 _COMPARED = 8
 """Completions that are compared with what the policy scores."""
 
@@ -66,6 +67,7 @@ def served(policy: Policy, sampling: Sampling) -> Served:
     Raises:
         UserError: No vLLM, one that is too old, or a policy whose adapter it would read otherwise.
     """
+    _check_adapter(policy)
     if "vllm" not in policy.decoders:
         policy.decoders["vllm"] = Served(policy, sampling)
     found: Served = policy.decoders["vllm"]
@@ -81,9 +83,10 @@ class Served:
 
     def __init__(self, policy: Policy, sampling: Sampling) -> None:
         """See `served`."""
-        _check_adapter(policy)
         self._url = sampling.server.rstrip("/")
-        self._http = httpx2.Client(timeout=sampling.server_timeout, limits=httpx2.Limits(max_connections=None))
+        self._timeout = sampling.server_timeout
+        limits = httpx2.Timeout(self._timeout, connect=min(self._timeout, _PATIENCE))
+        self._http = httpx2.Client(timeout=limits, limits=httpx2.Limits(max_connections=None))
         self._folder = Path(tempfile.mkdtemp(prefix="lsemrl-vllm-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._run, self._count = uuid.uuid4().hex[:8], 0
@@ -130,7 +133,7 @@ class Served:
             name = together(lambda: self._hand_over(policy, weights) if first else "", _nothing)[0]
             if not any(together(partial(complete, name, again), _nothing)):
                 break
-        drawn = _tensors(found, prompts.prompt_ids_BP.device)
+        drawn = _tensors(found, ends, prompts.prompt_ids_BP.device)
         together(lambda: self._prove(policy, prompts, drawn, sampling), _nothing)
         return drawn
 
@@ -138,7 +141,11 @@ class Served:
         """Have the server read the adapter under a new name, and forget the last one."""
         name = f"lsemrl-{self._run}-{self._count}"
         replace_folder(self._folder / name, lambda part: policy.save_weights(part, weights))
-        self._ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(self._folder / name)})
+        try:
+            self._ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(self._folder / name)})
+        except _Refused as error:
+            if "already been loaded" not in str(error):  # by us, the name being no other's: the answer was lost
+                raise
         self._count += 1
         if self._loaded:
             try:
@@ -165,7 +172,7 @@ class Served:
                 # All that a model's generation_config.json could set otherwise.
                 **{"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
                 **{"presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0},
-                "seed": (seed * 1_000_003 + at) % 2**31,
+                "seed": (seed * 1_000_003 + at * sampling.num_generations) % 2**31,  # vLLM counts on for siblings
                 "stop_token_ids": ends,
                 "logprobs": 0,
                 "return_token_ids": True,
@@ -213,14 +220,16 @@ class Served:
             completion_ids_NT=ids_NT,
             completion_mask_NT=mask_NT,
         )
-        strips = [
-            [row for row in range(len(whole)) if int(whole.prompt_of_N[row]) == prompt]
-            for prompt in range(int(whole.prompt_of_N[-1]) + 1)
-        ]
-        part = whole.select(strips)
-        with policy.inference():
-            scored_NT, _ = policy.logprobs(part, sampling.temperature)
-        off = (scored_NT - logprobs_NT[:, : scored_NT.shape[1]])[part.completion_mask_NT].abs().mean().item()
+        # One at a time: a single row is never more than a micro-batch.
+        parts = [whole.select([[row]]) for row in range(len(whole))]
+
+        def scored() -> Tensor:
+            with policy.inference():
+                pieces = [policy.logprobs(part, sampling.temperature)[0][0] for part in parts]
+            return torch.cat(pieces)
+
+        scored_M = within_memory(policy, scored, None, "limits.max_prompt_tokens or sampling.max_new_tokens")
+        off = (scored_M - logprobs_NT[mask_NT]).abs().mean().item()
         if not off <= _FAR:
             raise UserError(
                 f"sampling.server {self._url} gives log-probs that are {off:.2g} nats a token from those of "
@@ -237,6 +246,7 @@ class Served:
             UserError: The server refuses.
             ServerGone: There is no answer.
         """
+        begun = time.monotonic()
         for attempt in range(attempts):
             try:
                 response = self._http.request(method, self._url + path, json=body)
@@ -247,15 +257,20 @@ class Served:
                     break
             except httpx2.InvalidURL as error:
                 raise UserError(f"sampling.server is {self._url!r}, which is no address ({reason_of(error)})") from None
+            except httpx2.ReadTimeout:  # it is there, and would be as slow again
+                raise ServerGone(
+                    f"sampling.server {self._url} did not answer {path} within the {self._timeout:g} seconds of "
+                    "sampling.server_timeout; start it again, and the same command goes on, or allow more and go on "
+                    "with --checkpoints.resume CHECKPOINT"
+                ) from None
             except (httpx2.RequestError, ValueError) as error:
                 reason = reason_of(error, 150)
-            if attempt + 1 < attempts:
-                log.warning("sampling.server %s does not answer (%s); asking again", self._url, visible(reason))
-                time.sleep(2**attempt)
-        else:
-            raise ServerGone(
-                f"sampling.server {self._url} does not answer ({reason}); start it, and the same command goes on"
-            )
+            if attempt + 1 == attempts or time.monotonic() - begun > _PATIENCE:
+                raise ServerGone(
+                    f"sampling.server {self._url} does not answer ({reason}); start it, and the same command goes on"
+                )
+            log.warning("sampling.server %s does not answer (%s); asking again", self._url, visible(reason))
+            time.sleep(2**attempt)
         if path.endswith("_lora_adapter"):
             reason += "; start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, see docs/scale.md"
         raise _Refused(f"sampling.server {self._url} refuses {path} ({reason})", response.status_code)
@@ -277,7 +292,7 @@ def _said(response: httpx2.Response) -> str:
     return visible(" ".join(response.text[:300].split()))
 
 
-def _tensors(choices: list[dict[str, Any]], device: torch.device) -> Drawn:
+def _tensors(choices: list[dict[str, Any]], ends: list[int], device: torch.device) -> Drawn:
     rows = [choice["token_ids"] for choice in choices]
     width = max(map(len, rows))
 
@@ -289,7 +304,8 @@ def _tensors(choices: list[dict[str, Any]], device: torch.device) -> Drawn:
         filled(rows, torch.long),
         filled([[1] * len(row) for row in rows], torch.bool),
         filled(logprobs, torch.float32),
-        torch.tensor([choice.get("finish_reason") == "stop" for choice in choices], device=device),
+        # Not the reason that is given: a server may say "length" of an end that is the last token it may write.
+        torch.tensor([row[-1] in ends for row in rows], device=device),
     )
 
 
@@ -301,6 +317,11 @@ def _check_adapter(policy: Policy) -> None:
     """
     if policy.settings.train != "lora":
         raise UserError("sampling.engine is vllm, which is handed adapters, and policy.train is full; set it to auto")
+    if policy.resized:
+        raise UserError(
+            "sampling.engine is vllm, which is handed adapters without the rows of embeddings that policy.adapter "
+            f"{policy.settings.adapter!r} brought; set it to auto, or name a resized model as policy.model"
+        )
     config: Any = policy.adapter_config
     for field, plain in (
         ("use_dora", False),

@@ -24,26 +24,26 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def within_memory(policy: Policy, work: Callable[[], T], halve: Callable[[], str], lower: str) -> T:
+def within_memory(policy: Policy, work: Callable[[], T], halve: Callable[[], str] | None, lower: str) -> T:
     """Do `work`, and if memory runs out do it once more by halves.
 
     Args:
         policy: Whose gradients are dropped in between.
         work: What can be done again from its beginning.
-        halve: Makes it need less, and says how.
+        halve: Makes it need less, and says how; None where nothing does.
         lower: What the user can lower if that does not help.
 
     Raises:
         UserError: It did not, or other ranks wait in the middle of a pass through sharded weights, which cannot be
             begun again.
     """
-    for again in (not policy.sharded, False):
+    for again in (halve is not None and not policy.sharded, False):
         try:
             return work()
         except torch.OutOfMemoryError as error:
             reason = reason_of(error, 120)
         # Not inside the handler: what the failed pass holds lives as long as its traceback.
-        if not again:
+        if halve is None or not again:
             break
         for parameter in policy.parameters():
             parameter.grad = None
