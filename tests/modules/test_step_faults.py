@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lsemrl.modules import base
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Interrupted
+from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.policy import Policy
 from matrix import slow_but
@@ -131,17 +133,17 @@ def test_a_policy_that_has_run_away_is_told(tiny_model: str, tmp_path: Path) -> 
     assert not (tmp_path / "adapter").exists()
 
 
-def out_of_memory(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> None:
-    whole, count = Policy.loss, 0
+def out_of_memory(monkeypatch: pytest.MonkeyPatch, calls: set[int], what: str = "loss") -> None:
+    whole, count = getattr(Policy, what), 0
 
-    def loss(self: Policy, *args: Any, **settings: Any) -> Any:
+    def short(self: Policy, *args: Any, **settings: Any) -> Any:
         nonlocal count
         count += 1
         if count in calls:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, *args, **settings)
 
-    monkeypatch.setattr(Policy, "loss", loss)
+    monkeypatch.setattr(Policy, what, short)
 
 
 def test_memory_that_runs_out_halves_micro_batches(
@@ -160,6 +162,30 @@ def test_memory_that_runs_out_halves_micro_batches(
     assert module.micro_batch_tokens == 60
     for name, value in trained(module).items():
         torch.testing.assert_close(value, trained(whole)[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_memory_that_runs_out_while_scoring_halves_micro_batches(
+    beta: float, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the old log-probs, and of the reference's."""
+    module = grpo(tiny_model)
+    module.loss = replace(module.loss, beta=beta)
+    module.num_iterations = 1 if beta else 2
+    whole, scores = GRPO.score, []
+
+    def score(self: GRPO, *args: Any) -> Any:
+        monkeypatch.setattr(GRPO, "score", whole)
+        out_of_memory(monkeypatch, {1}, "logprobs")
+        scores.append(score)
+        return whole(self, *args)
+
+    monkeypatch.setattr(GRPO, "score", score)
+    module.micro_batch_tokens = 120
+    with caplog.at_level("WARNING"):
+        run(module, tmp_path, rows=12, epochs=1)
+    assert len(scores) == 1 and module.micro_batch_tokens == 60
+    assert "going on, with model.micro_batch_tokens at 60, which changes no gradient" in caplog.text
 
 
 def test_ranks_count_once_however_often_one_of_them_tries(

@@ -20,7 +20,6 @@ from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.correction import correction
 from lsemrl.modules.engines import check_engine
-from lsemrl.modules.gradients import in_step
 from lsemrl.modules.grpo_settings import check_grpo, check_windows
 from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import MemoryEstimate, beyond_estimate, estimate_memory, filled_up, held_memory, peak_memory
@@ -31,6 +30,8 @@ from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.ranks import together
 from lsemrl.modules.rollout_report import append_samples, completion_metrics, reward_metrics, samples_page
 from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.scoring import score
+from lsemrl.modules.step_faults import within_memory
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.coverage import Coverage
@@ -302,17 +303,15 @@ class GRPO(PolicyModule):
         # The others add up over ranks, and logging averages.
         return {name: value if name in same else value * self.trainer.world_size for name, value in found.items()}
 
-    @torch.no_grad()
     def score(self, whole: Sequences) -> Tensor:
         """Log-probs of the sampled tokens as they stand, without gradients: float32 [N, T]."""
-        logprobs_NT = torch.zeros(whole.completion_ids_NT.shape, device=self.device)
-        with self.policy.inference():
-            batches = self.micro_batches(whole, torch.arange(len(whole), device=self.device))
-            for batch, counts in in_step(batches, self.policy, self.device):
-                piece_NT, _ = self.policy.logprobs(batch.sequences, self.sampling.temperature)
-                if counts:
-                    logprobs_NT[batch.rows, : piece_NT.shape[1]] = piece_NT
-        return logprobs_NT
+        rows = torch.arange(len(whole), device=self.device)
+        return within_memory(
+            self.policy,
+            lambda: score(self.policy, whole, self.micro_batches(whole, rows), self.sampling.temperature),
+            self._halve_micro_batches,
+            "model.micro_batch_tokens",
+        )
 
     def report(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor, metrics: dict[str, Tensor]) -> None:
         """Log the batch and, now and then, write the first rank's completions to samples.csv in the run's folder."""
