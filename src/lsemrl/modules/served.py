@@ -305,7 +305,7 @@ def _tensors(choices: list[dict[str, Any]], ends: list[int], device: torch.devic
         filled([[1] * len(row) for row in rows], torch.bool),
         filled(logprobs, torch.float32),
         # Not the reason that is given: a server may say "length" of an end that is the last token it may write.
-        torch.tensor([row[-1] in ends for row in rows], device=device),
+        torch.tensor([bool(row) and row[-1] in ends for row in rows], device=device),
     )
 
 
