@@ -20,6 +20,7 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma3Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -42,8 +43,9 @@ from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.families import Reach, reach
 from lsemrl.modules.grpo import GRPO
-from lsemrl.modules.legibility import look, positions, read_by_encoder
+from lsemrl.modules.legibility import fitting, look, read_by_encoder
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.trainer_data import TrainerData
@@ -222,7 +224,7 @@ def test_a_static_embedding_is_looked_at_too() -> None:
     [
         (GPT2Config(n_positions=64), 64),
         (LlamaConfig(max_position_embeddings=4096), 4096),
-        (LlamaConfig(max_position_embeddings=4096, rope_scaling={"type": "linear", "factor": 2.0}), 8192),
+        (LlamaConfig(max_position_embeddings=4096, rope_scaling={"type": "dynamic", "factor": 2.0}), 4096),
         (
             Qwen3Config(
                 max_position_embeddings=32768,
@@ -250,8 +252,21 @@ def test_a_static_embedding_is_looked_at_too() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_positions(config: PretrainedConfig, expected: int | None) -> None:
-    assert positions(config) == expected
+def test_how_far_a_model_reads(config: PretrainedConfig, expected: int | None) -> None:
+    assert reach(config) == (expected and Reach(sure=expected, most=expected))
+
+
+def test_scaling_that_names_no_original_length_leaves_a_doubt() -> None:
+    """Gemma 3 names the length after it, other models that before."""
+    config = Gemma3TextConfig(max_position_embeddings=131072, rope_scaling={"factor": 8.0, "rope_type": "linear"})
+    assert reach(config) == Reach(sure=131072, most=1048576)
+    assert fitting("it", config, {"row": 131072, "prompt": 131073}) == [
+        "the row: 131,072 of 131,072 positions (1,048,576 if max_position_embeddings is what they were before scaling)",
+        "warning: the prompt: 131,073 of 131,072 positions "
+        "(1,048,576 if max_position_embeddings is what they were before scaling)",
+    ]
+    with pytest.raises(UserError, match=r"comes to 1,048,577 tokens, but .* has 1,048,576 positions"):
+        fitting("it", config, {"row": 1048577})
 
 
 def shorten(folder: Path, count: int) -> str:

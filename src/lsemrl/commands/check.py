@@ -243,18 +243,19 @@ def _read_by(
 
 
 def _fits(model: str, config: PretrainedConfig, prompts: Sequence[int], answers: Sequence[int]) -> list[Finding]:
-    from lsemrl.modules.legibility import positions
+    from lsemrl.modules.families import reach
 
-    bound, lengths = positions(config), [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    over = sum(length > (bound or _ALL) for length in lengths)
+    bound, lengths = reach(config), [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    over = sum(bound is not None and length > bound.sure for length in lengths)
     if not over:
-        of = "positions without end" if bound is None else f"{bound:,} positions"
+        of = bound or "positions without end"
         return [Finding(level="note", says=f"the longest row comes to {max(lengths):,} tokens of {of}")]
+    refused = sum(bound is not None and length > bound.most for length in lengths) > len(lengths) / 2
     says = (
-        f"{over:,} of {len(lengths):,} training rows are longer than the {bound:,} positions of policy.model {model!r} "
+        f"{over:,} of {len(lengths):,} training rows are longer than the {bound} of policy.model {model!r} "
         f"(the longest {max(lengths):,} tokens); lower limits.max_prompt_tokens, so that they are left out or cut"
     )
-    return [Finding(level="refused" if over > len(lengths) / 2 else "warning", says=says)]
+    return [Finding(level="refused" if refused else "warning", says=says)]
 
 
 def _costs(cost: Cost | None) -> dict[str, Any] | None:

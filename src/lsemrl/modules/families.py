@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -20,6 +21,8 @@ KNOWN = frozenset(
     | {"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}
 )
 """Decoders of transformers (model_type) whose layers look where a mask tells them to, and nowhere else."""
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
+_ORIGINAL = "original_max_position_embeddings"
 _SCANNED = frozenset({"falcon_h1", "nemotron_h"})
 """Decoders whose fused scan takes the weight of out_proj without calling it; peft refuses adapters there."""
 
@@ -58,16 +61,55 @@ def native_positions(config: PretrainedConfig) -> int | None:
     numbers once it is longer.
     """
     text = config.get_text_config()
-    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     found = []
-    for way in (scaling, *(way for way in scaling.values() if isinstance(way, Mapping))):  # one for each kind of layer
+    for way in _scalings(text):
         kind = str(way.get("rope_type") or way.get("type"))
         if "dynamic" in kind:
             found.append(text.max_position_embeddings)
         elif kind in ("longrope", "su"):
-            own = getattr(text, "original_max_position_embeddings", None)
-            found.append(way.get("original_max_position_embeddings") or own or text.max_position_embeddings)
+            own = getattr(text, _ORIGINAL, None)
+            found.append(way.get(_ORIGINAL) or own or text.max_position_embeddings)
     return min(found, default=None)
+
+
+def _scalings(text: Any) -> list[Mapping[str, Any]]:
+    """How rotary embeddings are scaled, once or for each kind of layer."""
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    return [scaling, *(way for way in scaling.values() if isinstance(way, Mapping))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How many tokens a model reads as it reads them alone.
+
+    Attributes:
+        sure: So many at least.
+        most: So many at most. Where positions are scaled by a factor and no original length is named, as by linear
+            scaling, max_position_embeddings may be the length before or, as in Gemma 3, the one after.
+    """
+
+    sure: int
+    most: int
+
+    def __str__(self) -> str:
+        doubt = f" ({self.most:,} if max_position_embeddings is what they were before scaling)"
+        return f"{self.sure:,} positions{doubt if self.most > self.sure else ''}"
+
+
+def reach(config: PretrainedConfig) -> Reach | None:
+    """How far a model of `config` reads; None where nothing bounds it."""
+    if (native := native_positions(config)) is not None:
+        return Reach(sure=native, most=native)
+    text = config.get_text_config()
+    attention = getattr(text, "attn_config", None) or {}
+    if getattr(text, "alibi", False) or (attention if isinstance(attention, dict) else vars(attention)).get("alibi"):
+        return None
+    own = next((value for name in _POSITIONS if isinstance(value := getattr(text, name, None), int)), None)
+    if own is None:
+        return None
+    ways = [way for way in _scalings(text) if way.get("factor")]
+    sure = max([own, *(int(way["factor"] * way[_ORIGINAL]) for way in ways if way.get(_ORIGINAL))])
+    return Reach(sure=sure, most=max([sure, *(int(way["factor"] * own) for way in ways if not way.get(_ORIGINAL))]))
 
 
 def lora_targets(model: Any) -> tuple[set[str] | None, str | None]:

@@ -20,7 +20,7 @@ from lsemrl.data.carried import Carried, alike, carried, changed, spaced
 from lsemrl.data.chat import turn_end
 from lsemrl.data.mixed import REPLAY
 from lsemrl.data.tokens import prompt_ids, target_ids
-from lsemrl.modules.families import native_positions
+from lsemrl.modules.families import reach
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 MOST, SOME = 0.5, 0.01
 """Shares from which on what is lost is refused, and told."""
-_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,42 +218,26 @@ def read_by_encoder(
     return Reading(by=field, what=what, carried=carried(tokenizer, texts), confused=alike(texts, read["input_ids"]))
 
 
-def positions(config: PretrainedConfig) -> int | None:
-    """How many tokens a model of `config` can read as it reads them alone; None where nothing bounds them."""
-    if (native := native_positions(config)) is not None:
-        return native
-    text = config.get_text_config()
-    attention = getattr(text, "attn_config", None) or {}
-    if getattr(text, "alibi", False) or (attention if isinstance(attention, dict) else vars(attention)).get("alibi"):
-        return None
-    own = next((value for name in _POSITIONS if isinstance(value := getattr(text, name, None), int)), None)
-    if own is None:
-        return None
-    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    ways = [scaling, *(way for way in scaling.values() if isinstance(way, dict))]  # one for each kind of layer
-    reach = [
-        int(way["factor"] * (way.get("original_max_position_embeddings") or own)) for way in ways if way.get("factor")
-    ]
-    return max([own, *reach])
-
-
 def fitting(
     model: str, config: PretrainedConfig, spans: Mapping[str, int], remedy: str = "lower limits.max_prompt_tokens"
 ) -> list[str]:
     """A line for each of `spans`: what is read and written in one piece, with its tokens.
 
     Raises:
-        UserError: One is longer than the model's positions.
+        UserError: One is longer than the model's positions can be.
     """
-    bound = positions(config)
+    bound = reach(config)
     for what, tokens in spans.items():
-        if bound is not None and tokens > bound:
+        if bound and tokens > bound.most:
             raise UserError(
-                f"the {what} comes to {tokens:,} tokens, but policy.model {model!r} has {bound:,} positions; "
+                f"the {what} comes to {tokens:,} tokens, but policy.model {model!r} has {bound.most:,} positions; "
                 f"{remedy} or the length of outputs (max_new_tokens), or name a model with more"
             )
-    of = "positions without end" if bound is None else f"{bound:,} positions"
-    return [f"the {what}: {tokens:,} of {of}" for what, tokens in spans.items()]
+    beyond = {what: bound is not None and tokens > bound.sure for what, tokens in spans.items()}
+    return [
+        f"{'warning: ' if beyond[what] else ''}the {what}: {tokens:,} of {bound or 'positions without end'}"
+        for what, tokens in spans.items()
+    ]
 
 
 def spans_of(name: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], new: int) -> dict[str, int]:
