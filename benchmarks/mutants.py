@@ -134,7 +134,7 @@ MUTANTS = (
     *_room(
         "base.py",
         ("test_base.py",),
-        ("weighted = {\n            name: part.weight *", "weighted = {\n            name: abs(part.weight) + 1 *"),
+        ("part.weight * parts_N[name] for", "(abs(part.weight) + 1) * parts_N[name] for"),
         ("(scores_N >= self.opens_from)", "(scores_N <= self.opens_from)"),
         ("stacked_KN.isnan().all(dim=0)", "stacked_KN.isnan().any(dim=0)"),
         ("stacked_KN.isinf().any() or", "False or"),
@@ -186,9 +186,13 @@ MUTANTS = (
         ("self.rollout_step * 1009 + self.global_rank", "self.rollout_step * 1009"),
     ),
     *_room(
+        "scoring.py",
+        ("test_untouched.py",),
+        ("with policy.inference():", "with torch.no_grad():"),
+    ),
+    *_room(
         "grpo.py",
         ("test_untouched.py",),
-        ("with self.policy.inference():", "with nullcontext():"),
         ("self.policy.model.train(self.dropout_in_updates)", "self.policy.model.train()"),
     ),
 )
