@@ -68,7 +68,7 @@ clean:
 # would take the newest build and several GB of CUDA with it. Compiled afterwards, by all cores, which pip does by one,
 # and without what is seldom imported; some packages bring files of another Python, which do not compile.
 $(VENV)/ready: pyproject.toml constraints.txt
-	@echo "installing into $(VENV): 3 GB, 2.7 minutes on two cores; pip says nothing until it has done"
+	@echo "installing into $(VENV): 3 GB, 1.8 minutes on two cores; pip says nothing until it has done"
 	python3 -m venv $(VENV)
 	$(PIP) pip
 	$(PIP) torch==2.13.0

@@ -39,7 +39,7 @@ SMALL = {
 }
 """What makes a verb quick; a block is run as it stands but for this."""
 DEMO = "about 10 minutes on two cores"
-SET_UP = "3 GB, 2.7 minutes"
+SET_UP = "3 GB, 1.8 minutes"
 
 
 def _jsonl(rows: list[dict]) -> str:
