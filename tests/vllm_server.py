@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Callable
@@ -33,7 +34,9 @@ class VllmServer:
         self.adapters: dict[str, Any] = {}
         self.instead: Callable[[str, dict[str, Any]], Said | None] = lambda path, fields: None
         self.version = "0.32.0+cpu"
-        self._model, self._lock = model, threading.Lock()
+        # Not where it is asked for: two threads that read models at a time leave transformers' patches in place.
+        self._base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        self._lock = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -84,8 +87,7 @@ class VllmServer:
                 if name in self.adapters:
                     return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
                 with torch.random.fork_rng(devices=[]):  # it is in the process of whoever asks
-                    base = AutoModelForCausalLM.from_pretrained(self._model, dtype=torch.float32)
-                    self.adapters[name] = PeftModel.from_pretrained(base, folder).eval()
+                    self.adapters[name] = PeftModel.from_pretrained(copy.deepcopy(self._base), folder).eval()
                 return 200, f"Success: LoRA adapter '{name}' added successfully."
             case "/v1/unload_lora_adapter":
                 if self.adapters.pop(fields["lora_name"], None) is None:

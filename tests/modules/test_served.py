@@ -312,7 +312,7 @@ def test_a_server_that_hangs_is_waited_for_once(
     policy: Policy, prompts: PromptBatch, sampling: Sampling, server: VllmServer
 ) -> None:
     over = threading.Event()
-    server.instead = lambda path, fields: over.wait() and None if path == "/v1/load_lora_adapter" else None
+    server.instead = lambda path, fields: over.wait() and (503, "") if path == "/v1/load_lora_adapter" else None
     with pytest.raises(ServerGone, match=r"within the 0\.2 seconds of sampling\.server_timeout; start it again"):
         sample(policy, prompts, replace(sampling, server_timeout=0.2), seed=3)
     over.set()
