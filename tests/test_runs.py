@@ -80,6 +80,16 @@ def test_a_folder_is_the_same_however_it_is_typed(tmp_path: Path, monkeypatch: p
     assert opened(tmp_path / "out", typed("", "nowhere")) == ("version_2", None)
 
 
+def test_another_address_of_the_server_is_the_same_run(tmp_path: Path) -> None:
+    def drawn(**sampling: object) -> dict[str, object]:
+        return {**CONFIG, "model": {"sampling": {"engine": "vllm", **sampling}}}
+
+    assert opened(tmp_path, drawn(server="http://a:8000", server_timeout=60)) == ("version_0", None)
+    (tmp_path / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
+    assert opened(tmp_path, drawn(server="http://b:9", server_timeout=90)) == ("version_0", "step_5")
+    assert opened(tmp_path, drawn(server="http://a:8000", top_p=0.5)) == ("version_1", None)
+
+
 def test_of_several_that_were_interrupted_the_furthest_goes_on(tmp_path: Path) -> None:
     """A second start by mistake, stopped, hides nothing of the first."""
     assert opened(tmp_path) == ("version_0", None)

@@ -30,8 +30,12 @@ APPENDED = (SAMPLES, SKIPPED, ALARMS)
 _ANEW = (CONFIG, SAMPLES, "metrics.csv", "events.out.tfevents.*")
 """Of what is in a run's folder, what a run that begins there writes anew and nobody was told to read."""
 _RECORD, _LOCK, _ROOT = "run.json", ".lock", "trainer.default_root_dir"
-_PLACES = ("accelerator", "default_root_dir", "devices", "num_nodes", "strategy", "enable_progress_bar", "logger")
-"""Fields of the trainer that say where a run is at work, not what it does."""
+_PLACES = {
+    "": ("config", "checkpoints"),
+    "sampling": ("server", "server_timeout"),
+    "trainer": ("accelerator", "default_root_dir", "devices", "num_nodes", "strategy", "enable_progress_bar", "logger"),
+}
+"""Fields by what they are of, that say where a run is at work, not what it does."""
 _READ = ("adapter", "encoder", "identifier", "model", "path", "target_path")
 """Fields of what a run reads, which may be typed in several ways."""
 
@@ -200,17 +204,16 @@ def is_rank_zero() -> bool:
 
 
 def _identity(config: Mapping[str, Any]) -> str:
-    trainer = config.get("trainer", {})
-    root = os.path.realpath(trainer.get("default_root_dir") or ".")
-    kept = {name: _seen(value, root) for name, value in config.items() if name not in ("config", "checkpoints")}
-    kept["trainer"] = {name: value for name, value in trainer.items() if name not in _PLACES}
+    root = os.path.realpath(config.get("trainer", {}).get("default_root_dir") or ".")
+    kept = _seen(config, root)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def _seen(value: Any, root: str, field: str = "") -> Any:
-    """`value` with the ways from `root` to what is read: they stay the same where all of it moves."""
+    """`value` without places, and with ways from `root` to what is read: they stay the same where all of it moves."""
     if isinstance(value, Mapping):
-        return {name: _seen(inner, root, name) for name, inner in value.items()}
+        places = _PLACES.get(field, ())
+        return {name: _seen(inner, root, name) for name, inner in value.items() if name not in places}
     if isinstance(value, list):
         return [_seen(inner, root, field) for inner in value]
     there = field in _READ and isinstance(value, str) and os.path.exists(value)

@@ -260,8 +260,7 @@ class Served:
             except httpx2.ReadTimeout:  # it is there, and would be as slow again
                 raise ServerGone(
                     f"sampling.server {self._url} did not answer {path} within the {self._timeout:g} seconds of "
-                    "sampling.server_timeout; start it again, and the same command goes on, or allow more and go on "
-                    "with --checkpoints.resume CHECKPOINT"
+                    "sampling.server_timeout; start it again or allow more, and the same command goes on"
                 ) from None
             except (httpx2.RequestError, ValueError) as error:
                 reason = reason_of(error, 150)
