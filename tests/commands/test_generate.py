@@ -302,7 +302,7 @@ def test_the_card_says_what_it_is(exported: Path) -> None:
         front = yaml.safe_load(card.split("---")[1])
         assert front["base_model"] == "micro"
         assert "LoRA rank 32, on micro (part rl), 1 batches of 4 rows" in card
-        assert "翻译成藏文：..." in card
+        assert "```\n<|user|>翻译成藏文：...<|assistant|>\n```" in card
         assert "| meaning F1 | " in card
         assert "temperature: 0.8" in card
     assert str(exported / "base") in (exported / "adapter" / "adapter_config.json").read_text()
@@ -312,11 +312,14 @@ def test_a_run_on_a_model_of_ones_own_keeps_its_name(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     save_tiny_model(Path("models/tiny"))
     words = ["--model.policy.model=models/tiny", "--model.policy.dtype=bfloat16", "--data.batch_size=2"]
+    words += ["--data.template={system: Be brief., chat: false, shots: 1}"]
     main(["fit", "--config", str(CONFIGS / "sft.yaml"), *SMALL, *words, "--trainer.default_root_dir=runs"])
     main(["export", "runs/version_0", "--output", "out", "--merged"])
     config = json.loads(Path("out/adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "models/tiny" and not Path("out/base").exists()
     assert json.loads(Path("out/merged/config.json").read_text())["dtype"] == "bfloat16"
+    card = Path("out/adapter/README.md").read_text(encoding="utf-8")
+    assert "```\nBe brief.\n翻译成藏文：...\n```\n\nIt followed 1 of the training rows" in card
 
 
 @pytest.mark.slow

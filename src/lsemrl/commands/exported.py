@@ -12,11 +12,12 @@ import torch
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lsemrl import __version__, micro
 from lsemrl.commands.named import READ_AS
 from lsemrl.commands.trained import Trained
+from lsemrl.data.prompts import PLACEHOLDERS
 from lsemrl.errors import reason_of
 from lsemrl.files import fill_folder, write_text
 from lsemrl.foreign import fenced, markdown
@@ -33,8 +34,8 @@ from lsemrl.runs import checkpoints, step_of
 from lsemrl.types import UserError
 
 _PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེགས། Hello, world."
-_USE = """As with any adapter of peft, or model of transformers. It was asked in these words, inside the chat template
-where the tokenizer has one:
+_USE = """As with any adapter of peft, or model of transformers. This is the whole of its prompts, with `...` for what
+is asked; tokenize it without adding special tokens:
 """
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 """Nats by which log-probs of the merged model may differ from those of the adapter, by the dtype it is stored in."""
@@ -62,9 +63,9 @@ def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Re
         raise UserError(
             f"RUN is {str(run.folder)!r}, which was fully fine-tuned: its adapter/ is a plain model already"
         )
-    card = _card(run, figures)
     # Of 4 bits the weights depend on the dtype that they are read in.
     policy = Policy(run.policy if run.policy.quantization else dataclasses.replace(run.policy, dtype="float32"))
+    card = _card(run, policy.tokenizer, figures)
     policy.load(plain=True)
 
     def fill(part: Path) -> None:
@@ -189,7 +190,7 @@ def _front(fields: dict[str, str]) -> str:
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
 
 
-def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
+def _card(run: Trained, tokenizer: PreTrainedTokenizerBase, figures: tuple[Report, str] | None) -> str:
     """What was trained, on what, how, and what came of it."""
     module = run.config["model"]["class_path"].rpartition(".")[2]
     plan, loading = run.data.plan, run.data.loading
@@ -216,8 +217,11 @@ def _card(run: Trained, figures: tuple[Report, str] | None) -> str:
         lines += [*_figures(*figures, adapter_fingerprint(run.folder / "adapter", run.policy.adapter_scale)), ""]
     # Where this machine kept its runs is nobody's business.
     settings = names_only({key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config})
-    asked = str(plan.resolved_template().template).replace("{source}", "...")
+    template = plan.resolved_template()
+    asked = dataclasses.replace(template, shots=0).render(tokenizer, dict.fromkeys(PLACEHOLDERS, "..."))
     lines += ["## Use", "", _USE, fenced(asked), ""]
+    if template.shots:
+        lines += [f"It followed {template.shots} of the training rows, asked in the same way, with their answers.", ""]
     lines += ["## Configuration", "", fenced(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), "yaml"), ""]
     return "\n".join(lines)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Shot = tuple[Mapping[str, str], str]
-_PLACEHOLDERS = {"source", "context", "question"}
+PLACEHOLDERS = {"source", "context", "question"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class PromptTemplate:
         if self.template is None:
             return
         found = _placeholders(self.template)
-        unknown = sorted(found - _PLACEHOLDERS)
+        unknown = sorted(found - PLACEHOLDERS)
         if unknown:
             raise UserError(
                 f"template.template {self.template!r} has the unknown placeholder {{{unknown[0]}}}; use {{source}}, or "
