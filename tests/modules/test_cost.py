@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Qwen3MoeConfig
+from transformers import PretrainedConfig, Qwen3MoeConfig
 
 from lsemrl.modules.cost import step_cost
+from lsemrl.modules.memory import experts_per_token
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.pretrained import read_config_and_tokenizer
@@ -39,6 +40,11 @@ def test_operations_follow_the_tokens_and_what_is_trained(tiny_model: str) -> No
     assert operations([5], [3], reference="none") == once * 6 / 8
     assert operations([5], [3], train="full") == once * 10 / 8
     assert operations([5], [14]) == once * (5 + 28) / 11
+
+
+def test_experts_are_counted_whatever_a_family_calls_them() -> None:
+    said: tuple[dict[str, Any], ...] = ({"top_k_experts": 2}, {"top_k_experts": None}, {"num_experts_per_tok": 3}, {})
+    assert [experts_per_token(PretrainedConfig(**fields)) for fields in said] == [2, 0, 3, 0]
 
 
 def test_of_experts_those_count_that_a_token_comes_to() -> None:

@@ -20,7 +20,7 @@ from lsemrl import micro
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.adapters.config import new_config, read_config
 from lsemrl.modules.adapters.loading import add_reference, attach, new_adapter
-from lsemrl.modules.memory import MemoryEstimate, estimate_memory
+from lsemrl.modules.memory import MemoryEstimate, estimate_memory, experts_per_token
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import Sequences
@@ -129,7 +129,7 @@ def _as_trained(model: Any, settings: PolicySettings) -> tuple[Any, Any]:
 
 def _passed_by(model: Any) -> int:
     """How many weights are those of experts that a token does not come to."""
-    taken = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
+    taken = experts_per_token(model.config.get_text_config())
     experts = [
         weight
         for module in model.modules()

@@ -22,11 +22,15 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from lsemrl.modules.adapters.merging import is_matrix
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.quantization import is_quantized, plain_size
 from lsemrl.types import Sequences
+
+_PER_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
+"""What configurations call the number of experts that a token comes to: most of them, Gemma 4's, and Aria's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,7 @@ def estimate_memory(
     heads = _largest(config, "num_attention_heads", 1)
     width = _largest(config, "head_dim", hidden // heads)
     queries, keys = heads * width, _largest(config, "num_key_value_heads", heads) * width
-    experts = _largest(config, "num_experts_per_tok", 1)
+    experts = experts_per_token(config) or 1
     inner = experts * _largest(config, "moe_intermediate_size", _largest(config, "intermediate_size", 4 * hidden))
     embeddings: Tensor = model.get_input_embeddings().weight
     stream = embeddings.itemsize
@@ -140,6 +144,11 @@ def estimate_memory(
         sampling=gathered + cached + drawn + merged * (shards == 1 or gather_for_sampling),
         updating=gathered_layers + kept + max(layer_kept, logits),
     )
+
+
+def experts_per_token(config: PretrainedConfig) -> int:
+    """How many experts a token comes to; 0 where a model has none, or says so in another word."""
+    return max(_largest(config, name, 0) for name in _PER_TOKEN)
 
 
 def filled_up(sequences: Sequences, longest: int) -> Sequences:
