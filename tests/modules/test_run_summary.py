@@ -17,6 +17,18 @@ def test_where_everything_is_the_score_first_and_last_and_what_is_next(tmp_path:
     assert next_.startswith(f"next: lsemrl chat {tmp_path}")
 
 
+def test_the_best_is_told_where_it_is_not_the_last(tmp_path: Path) -> None:
+    for name in ("adapter", "best"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "metrics.csv").write_text("step,val/chrf\n1,.5\n2,.6\n3,nan\n4,.6\n5,.3\n")
+    _, metric, best, next_ = run_summary(tmp_path, "val/chrf")
+    assert metric == "val/chrf: 0.5 at step 1, 0.3 at step 5"
+    assert best == "best val/chrf: 0.6 at step 2, which best/ holds; adapter/ is of the last step"
+    assert next_.endswith(f"--policy.adapter {tmp_path}/best")
+    _, _, next_ = run_summary(tmp_path, "val/chrf", "min")
+    assert next_.endswith(f"--policy.adapter {tmp_path}/adapter")
+
+
 def test_what_was_not_measured_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     assert len(list(run_summary(tmp_path, "val/chrf"))) == 2
