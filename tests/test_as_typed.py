@@ -55,6 +55,18 @@ def parse(*words: str) -> Any:
     return parser.parse_args([f"--data={TASK}", *words])
 
 
+@pytest.mark.parametrize("own", [int | float | None, float | int | None], ids=str)
+def test_a_whole_number_stays_one(own: Any) -> None:
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--batches", type=own)
+    for said, batches in {"1": 1, "-2": -2, "1.0": 1.0, "1e1": 10.0, "null": None}.items():
+        for words in ([f"--batches={said}"], [f"--config=batches: {said}"]):
+            found = parser.parse_args(words).batches
+            assert (type(found), found) == (type(batches), batches), words
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_arrives_as_typed(text: str) -> None:
     names = ("template.system", "source_field", "source.columns.zh")

@@ -2,7 +2,9 @@
 
 jsonargparse reads the value of an option of a class as YAML, and hands it on as Python prints what came of that: a text
 with a colon becomes a dictionary and then its repr, and null the text "None". It has no setting for this, so that the
-one method through which every value goes is wrapped. It also takes the beginning of a name for the whole of it,
+one method through which every value goes is wrapped. Of a field that is an int or a float it takes what Python lists
+first, and Python lists a union as the library had it that was imported first: a whole number may come as a float, and
+1.0 of the batches is all of them. It also takes the beginning of a name for the whole of it,
 as argparse does and its next version no longer will; a name that is unknown is told with the nearest one instead.
 """
 
@@ -21,6 +23,7 @@ _UNKNOWN = re.compile(
     r"unrecognized arguments: --([\w.-]+)|Option '([\w.]+)' is not accepted|"
     r"Group '([\w.]+)' does not accept option '(\w+)'"
 )
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 _NULL = ("null", "Null", "NULL", "~")
 
 
@@ -32,6 +35,7 @@ class _Typed(str):
 def take_text_as_typed() -> None:
     """Make every parser of jsonargparse do so."""
     _take_names_whole()
+    _take_whole_numbers()
     from jsonargparse._typehints import ActionTypeHint
     from jsonargparse._util import NestedArg
 
@@ -58,6 +62,20 @@ def take_text_as_typed() -> None:
         return check(self, value, append=append, cfg=cfg, mode=mode)
 
     setattr(ActionTypeHint, "_check_type", check_typed)  # noqa: B010
+
+
+def _take_whole_numbers() -> None:
+    from jsonargparse import _typehints
+
+    adapt = _typehints.adapt_typehints
+
+    @functools.wraps(adapt)
+    def adapt_whole(val: Any, typehint: Any, *args: Any, **settings: Any) -> Any:
+        own = kinds(typehint)
+        whole = type(val) is int or (type(val) is str and str not in own and _WHOLE.fullmatch(val))
+        return int(val) if whole and {int, float} <= own else adapt(val, typehint, *args, **settings)
+
+    setattr(_typehints, "adapt_typehints", adapt_whole)  # noqa: B010
 
 
 def _take_names_whole() -> None:
