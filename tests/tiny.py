@@ -67,7 +67,7 @@ def plain_logits(model: Any, sequences: Sequences) -> Tensor:
     for row, prompt in enumerate(sequences.prompt_of_N.tolist()):
         prompt_P = sequences.prompt_ids_BP[prompt][sequences.prompt_mask_BP[prompt]]
         own_T = sequences.completion_ids_NT[row][sequences.completion_mask_NT[row]]
-        logits_LV = model(input_ids=torch.cat([prompt_P, own_T])[None]).logits[0]
+        logits_LV = model(input_ids=torch.cat([prompt_P, own_T])[None], use_cache=False).logits[0]
         rows.append(logits_LV[len(prompt_P) - 1 : -1])
     width = sequences.completion_mask_NT.shape[1]
     return torch.stack([torch.nn.functional.pad(one, (0, 0, 0, width - len(one))) for one in rows])

@@ -105,17 +105,17 @@ def _check_folder(output: Path, files: tuple[str, ...]) -> None:
 
 def _ask(pairs: Sequence[Pair], endpoint: Endpoint, replies: ReplyCache, asking: dict[str, Any]) -> list[Judgement]:
     """`judge_by_endpoint`, with a bar that says how far it is."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("judging", total=None)
+    try:
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("judging", total=None)
 
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
 
-        try:
             return judge_by_endpoint(pairs, endpoint, replies, **asking, progress=show)
-        except KeyboardInterrupt:
-            print("lsemrl: stopped; replies so far are kept, and the same command goes on from there", file=sys.stderr)
-            raise SystemExit(130) from None
+    except KeyboardInterrupt:  # once the bar has let go of standard error
+        print("lsemrl: stopped; replies so far are kept, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _arm(word: str) -> tuple[str, Path]:
