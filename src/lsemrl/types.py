@@ -26,7 +26,7 @@ class Example:
         id: Names the row in logs and reports.
         prompt: The whole prompt as text, chat template applied.
         source: What the prompt is about: a sentence, an article, or a passage with its question.
-        references: The accepted outputs, at least one; the first is trained on.
+        references: The accepted outputs; the first is trained on. None where RL is given a source alone.
         choices: What a multiple choice gives to choose from, the first reference among it; empty for other tasks.
         pair: Whether source and references say the same in two languages, so that a copy of the source is no answer.
     """
@@ -40,8 +40,8 @@ class Example:
 
     @property
     def reference(self) -> str:
-        """The first accepted output."""
-        return self.references[0]
+        """The first accepted output, "" where none is known."""
+        return self.references[0] if self.references else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ def at_a_glance(rows: Sequence[Record], source_field: str | None) -> list[str]:
         source_field: Of pairs that say the same in two languages, the field of the input; None where a copy of the
             input may be right.
     """
+    rows = [row for row in rows if row.targets]
     looked = rows[:: -(-len(rows) // _ROWS)] if rows else rows
     most, found = _TOLERATED * len(looked), []
     if source_field is not None:

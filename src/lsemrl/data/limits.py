@@ -139,7 +139,7 @@ def _measured(
         chunk = records[start : start + _CHUNK]
         prompts = [render(record.inputs) for record in chunk]
         prompt_lengths = map(len, prompt_ids(tokenizer, prompts))
-        target_lengths = map(len, target_ids(tokenizer, [record.targets[0] for record in chunk]))
+        target_lengths = map(len, target_ids(tokenizer, [next(iter(record.targets), "") for record in chunk]))
         yield from zip(chunk, prompts, prompt_lengths, target_lengths, strict=True)
 
 

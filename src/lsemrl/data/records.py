@@ -16,7 +16,7 @@ import regex
 from lsemrl.data.choices import chosen, fault_of_choices, listed
 from lsemrl.data.columns import names_in, value_of
 from lsemrl.data.rows import Row
-from lsemrl.data.sources import FORMATS, Source, check_skipped, read_rows
+from lsemrl.data.sources import FORMATS, LINES, Source, check_skipped, of_lines, read_rows
 from lsemrl.files import write_lines
 from lsemrl.layouts import format_of
 from lsemrl.reading import fault_of, user_path
@@ -35,7 +35,7 @@ class Record:
         id: Its own id, or file:line where it has none.
         place: file:line, with the row's own id if it has one.
         inputs: What the policy is shown, by field, in the task's order.
-        targets: The accepted outputs, at least one.
+        targets: The accepted outputs; none where the rows were read without.
         choices: What there is to choose from, the target among it; empty where the task gives no choice.
     """
 
@@ -58,7 +58,8 @@ def read_records(
     Args:
         source: Any but the embedded world.
         inputs: The text fields that a row must have.
-        target: The field of the output: a text or a list of accepted texts, also as [{"text": ...}] or {"text": [...]}.
+        target: The field of the output: a text or a list of accepted texts, also as [{"text": ...}] or {"text": [...]};
+            "" for rows without outputs, which may then be the lines of one text file.
         flatten: Turns a nested row into flat ones, raising ValueError with the reason if it cannot.
         choices: The field of what there is to choose from, if any; the output is then one of it (see `choices.chosen`).
 
@@ -99,14 +100,17 @@ def read_fields(
     Raises:
         UserError: Nothing to read, or a field that no row has.
     """
-    needed = (*inputs, target, *([choices] if choices else []))
+    needed = (*inputs, *filter(None, (target, choices)))
     fields = ("id", *needed)
     unknown = [name for name in source.columns if name not in fields]
     if unknown:
         raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
     _check_two(source, inputs, target)
     check_skipped(source)
-    rows = read_rows(source, needed)
+    if not target and source.world_split is None and format_of(source.path) == LINES:
+        rows = read_rows(of_lines(source), needed * 2)
+    else:
+        rows = read_rows(source, needed)
     if flatten is not None:
         rows = [flat for row in rows for flat in _flat(row, flatten)]
     _check_columns(source, rows, (*needed, *(["id"] if "id" in source.columns else [])))
@@ -133,11 +137,14 @@ def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
 
 
 def _check_two(source: Source, inputs: tuple[str, ...], target: str) -> None:
-    """Refuse a source in which the output would be the input, or a line of a table."""
+    """Refuse a source in which the output would be the input, or a line of a table, or of no use."""
+    if not target and source.target_path is not None:
+        raise UserError(f"target_path is {source.target_path!r}, but outputs are not read here; leave it out")
     for name in (*source.columns, *inputs):
         if len(source.columns_of(name)) != 1 and (name != target or not source.columns_of(name)):
             raise UserError(
-                f"columns give {name!r} {source.columns[name]!r}; name one column (several only of {target!r})"
+                f"columns give {name!r} {source.columns[name]!r}; name one column"
+                + (f" (several only of {target!r})" if target else "")
             )
     for name in inputs:
         for column in set(source.columns_of(name)).intersection(source.columns_of(target)):
@@ -195,12 +202,12 @@ def _record(row: Row, source: Source, inputs: tuple[str, ...], target: str, choi
         raise _BadRow(f"{label} {fault}")
     options = _options(*read(choices)) if choices else ()
     shown = {field: _text(*read(field)) for field in inputs}
-    given = [read(target, column) for column in source.columns_of(target)]
+    given = [read(target, column) for column in source.columns_of(target)] if target else []
     return Record(
         id=name or row.place,
         place=_place(row, source),
         inputs=shown,
-        targets=(_right(*read(target), options),) if choices else _accepted(*given),
+        targets=(_right(*read(target), options),) if choices else _accepted(*given) if target else (),
         choices=options,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -21,6 +21,7 @@ from lsemrl.reading import Unreadable, read_lines, user_path
 from lsemrl.types import UserError
 
 FORMATS = (*READERS, TMX)
+LINES = ".txt"
 """Ends of the names of files that hold whole rows."""
 _TEXTS = {".jsonl", ".json", ".csv", ".tsv", ".tmx", ".txt"}
 _SMALL = 4_000_000
@@ -143,6 +144,11 @@ def check_source(source: Source) -> None:
                 "of several begin with, a folder of them, hub:owner/name, or micro"
             )
         check_path(source.path)
+
+
+def of_lines(source: Source) -> Source:
+    """`source`, a text file, as if it were aligned with itself: the same complaints for the same mistakes."""
+    return replace(source, target_path=source.path)
 
 
 def is_small(source: Source) -> bool:

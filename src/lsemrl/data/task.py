@@ -11,7 +11,7 @@ from lsemrl.data.glance import at_a_glance
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_fields, read_records, to_record
-from lsemrl.data.sources import Source, check_source, is_small
+from lsemrl.data.sources import LINES, Source, check_source, is_small, of_lines
 from lsemrl.data.splits import (
     Splits,
     choose_part,
@@ -22,6 +22,7 @@ from lsemrl.data.splits import (
     without_shared,
 )
 from lsemrl.data.tokens import complete_tokenizer
+from lsemrl.layouts import format_of
 from lsemrl.micro import corpus
 from lsemrl.micro.grammar import Split
 from lsemrl.types import Example, UserError
@@ -108,6 +109,7 @@ class Plan:
     micro: MicroRows
     template: PromptTemplate
     limits: Limits
+    untranslated: Source | None = None
 
     def __post_init__(self) -> None:
         self.resolved_template()  # so that a wrong one is told before anything is read
@@ -123,6 +125,9 @@ class Plan:
                 check_source(source)
                 if is_small(source):
                     read_fields(source, **self.task.fields)
+        alone = self.untranslated
+        if alone is not None:
+            check_source(of_lines(alone) if alone.world_split is None and format_of(alone.path) == LINES else alone)
 
     def resolved_template(self) -> PromptTemplate:
         """The template with the task's own wording where it has none.
@@ -180,7 +185,8 @@ def prepare(
     """
     complete_tokenizer(tokenizer)
     template, task = plan.resolved_template(), plan.task
-    rows, bad = read or read_splits(plan)
+    found, faulty = read or read_splits(plan)
+    rows, bad = dict(found), dict(faulty)
     report: dict[str, dict[str, int]] = {}
     # No text of the test is in another split, and none of the validation rows in training, whatever file it is from.
     kept = {"test": rows["test"]}
@@ -200,7 +206,12 @@ def prepare(
             f"template.shots is {template.shots}, but there are {len(shown)} training rows; lower it, so that some are "
             "left to train on"
         )
-    kept["train"] = choose_part(rest, task.key, plan.splits)
+    if plan.untranslated is None:
+        kept["train"] = choose_part(rest, task.key, plan.splits)
+    else:
+        rows["train"], bad["train"] = _read(plan, plan.untranslated, "train", target="")
+        kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
+        shared["train"] = len(rows["train"]) - len(kept["train"])
     shots = [(_texts(record.inputs), record.targets[0]) for record in shown[: template.shots]]
 
     def render(inputs: Mapping[str, str]) -> str:
@@ -257,17 +268,17 @@ def read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:
     return rows, bad
 
 
-def _read(plan: Plan, source: Source, name: Split) -> tuple[list[Record], int]:
+def _read(plan: Plan, source: Source, name: Split, target: str | None = None) -> tuple[list[Record], int]:
     if source.world_split is not None:
-        return _draw(plan, source.world_split or name), 0
-    return read_records(source, **plan.task.fields)
+        return _draw(plan, source.world_split or name, target), 0
+    return read_records(source, **plan.task.fields | ({} if target is None else {"target": target}))
 
 
-def _draw(plan: Plan, split: Split) -> list[Record]:
+def _draw(plan: Plan, split: Split, target: str | None = None) -> list[Record]:
     task, count = plan.task, plan.micro.train if split == "pretrain" else getattr(plan.micro, split)
     rows = task.micro(split, count, plan.micro.seed)
     foreign = [name for name in (*task.inputs, task.target) if rows and name not in rows[0]]
     if foreign:
         raise UserError(f"the embedded world has no field {foreign[0]!r}; its fields are {', '.join(rows[0])}")
-    place = f"micro:{split}"
-    return [to_record(row, place=place, inputs=task.inputs, target=task.target, choices=task.choices) for row in rows]
+    place, target = f"micro:{split}", task.target if target is None else target
+    return [to_record(row, place=place, inputs=task.inputs, target=target, choices=task.choices) for row in rows]

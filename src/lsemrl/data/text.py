@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lsemrl import micro
 from lsemrl.data.columns import value_of
-from lsemrl.data.sources import Source, read_rows
+from lsemrl.data.sources import LINES, Source, of_lines, read_rows
 from lsemrl.data.splits import evenly
 from lsemrl.layouts import format_of
 from lsemrl.micro import corpus
@@ -16,7 +16,6 @@ from lsemrl.reading import fault_of
 from lsemrl.types import Example, UserError
 
 _SENTENCE = re.compile(r".*?(?:[。！？!?།\n]+|\.(?=\s))", re.DOTALL)
-_LINES = ".txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +74,8 @@ def read_texts(path: str, column: str, *, header: bool = True) -> list[tuple[str
     Raises:
         UserError: The file cannot be read, or holds a broken row.
     """
-    if format_of(path) == _LINES:
-        # Read as if it were aligned with itself: the same complaints for the same mistakes.
-        rows = read_rows(Source(path=path, target_path=path), (column, column))
+    if format_of(path) == LINES:
+        rows = read_rows(of_lines(Source(path=path)), (column, column))
     else:
         rows = read_rows(Source(path=path, header=header), (column,))
     texts = []

@@ -71,6 +71,7 @@ class TranslationData(TaskData):
         target_field: str = "bo",
         validation: Source | None = None,
         test: Source | None = None,
+        untranslated: Source | None = None,
         splits: Splits = Splits(),
         micro: MicroRows = MicroRows(),
         template: PromptTemplate = PromptTemplate(),
@@ -88,6 +89,9 @@ class TranslationData(TaskData):
             target_field: Field of its translation.
             validation: Rows for validation; by default a share of `source`.
             test: Rows for the test; by default a share of `source`.
+            untranslated: Rows of `source_field` alone, or a text file of them, to train on in place of the pairs, which
+                then are for validation, test and shots: for RL by rewards that read no reference. `splits` divides
+                pairs only.
             splits: How `source` is divided, and which of its training rows are used.
             micro: How many rows to draw of the embedded world.
             template: What the policy is asked.
@@ -110,6 +114,7 @@ class TranslationData(TaskData):
                 micro=micro,
                 template=template,
                 limits=limits,
+                untranslated=untranslated,
             ),
             Loading(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, num_workers=num_workers),
         )

@@ -164,21 +164,22 @@ def look(
     """
     rows = spaced(examples)
     references = list(dict.fromkeys(text for row in rows for text in row.references))
+    answered = [row for row in rows if row.references]
     texts = {
-        "references": [row.reference for row in rows],
+        "references": [row.reference for row in answered],
         "sources": [row.source for row in rows],
         "wording": _wordings(tokenizer, rows),
     }
     by = f"policy.model {model!r}"
-    readings = [Reading(by=by, what=what, carried=carried(tokenizer, own)) for what, own in texts.items()]
+    readings = [Reading(by=by, what=what, carried=carried(tokenizer, own)) for what, own in texts.items() if own]
     readings += [
         reading for field, encoder in encoders.items() if (reading := read_by_encoder(field, encoder, references))
     ]
-    others, garbled = changed(tokenizer, rows)
+    others, garbled = changed(tokenizer, answered)
     inside = [row for row in rows if thoughts.opened(row.prompt) and not thoughts.answer(row.reference, row.prompt)]
     return Legibility(
         readings=tuple(readings),
-        rows=len(rows),
+        rows=len(answered),
         changed=tuple(others),
         garbled=tuple(garbled),
         thought=thoughts.opened(inside[0].prompt) if learned and len(inside) > MOST * len(rows) else None,

@@ -118,11 +118,12 @@ def likeness(completions: Sequence[Completion]) -> dict[str, float]:
         for one in completions
     ]
     excess: dict[tuple[str, str], Counter[str]] = {}  # of each pair, by prompt
-    for one in completions:
+    answered = [one for one in completions if one.example.references]
+    for one in answered:
         said, meant = (set(pairwise(units(text))) for text in (one.text, one.example.reference))
         for pair in said ^ meant:
             excess.setdefault(pair, Counter())[one.example.id] += 1 if pair in said else -1
-    many = Counter(one.example.id for one in completions)
+    many = Counter(one.example.id for one in answered)
     shares = [[count / many[asker] for asker, count in each.items()] for each in excess.values()]
     most = max((sum(each) - max(each) for each in shares), default=0.0)
     return {

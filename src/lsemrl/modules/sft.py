@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lsemrl.data.base import Data
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
@@ -11,7 +12,7 @@ from lsemrl.modules.losses import likelihood_loss, token_weights
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.types import PromptBatch
+from lsemrl.types import PromptBatch, UserError
 
 
 class SFT(PolicyModule):
@@ -38,6 +39,16 @@ class SFT(PolicyModule):
             anchor: What holds the policy to its base beside the task.
         """
         super().__init__(policy, optimizer, metrics, max_new_tokens, micro_batch_tokens, anchor)
+
+    def setup(self, stage: str) -> None:
+        """Check that there is something to learn."""
+        data: Data = self.trainer.datamodule.data  # type: ignore[attr-defined]
+        if stage == "fit" and not all(example.references for example in data.train_examples):
+            raise UserError(
+                "data.untranslated gives rows without a reference, of which SFT learns nothing; leave it out, or train "
+                "by RL on rewards that read no reference"
+            )
+        super().setup(stage)
 
     def training_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the batch, in micro-batches."""

@@ -19,6 +19,10 @@ from lsemrl.types import Completion, Example, Rewards, UserError
 Combine = Literal["sum", "gate", "normalize_then_sum"]
 
 
+Against = Literal["reference", "source"]
+"""What a completion is held against."""
+
+
 class Reward(ABC):
     """One part of a reward. A subclass of yours is named in a configuration by its class_path.
 
@@ -29,6 +33,9 @@ class Reward(ABC):
     Raises:
         UserError: The weight is not finite, or `opens_from` not in (0, 1].
     """
+
+    reads_references: bool = True
+    """Whether completions are held against references: such a part is NaN where there are none, and is not asked."""
 
     def __init__(self, weight: float = 1.0, opens_from: float = 1.0) -> None:
         if not math.isfinite(weight):
@@ -152,8 +159,16 @@ class RewardMix:
         """What the parts say of the rows of a run, before weights are read.
 
         Raises:
-            UserError: One cannot score them.
+            UserError: One cannot score them, or counts and reads references that some rows lack.
         """
+        bare = sum(not example.references for example in examples)
+        needy = [name for name, part in self.parts.items() if part.reads_references and part.weight]
+        if bare and needy:
+            raise UserError(
+                f"rewards.{needy[0]} is {type(self.parts[needy[0]]).__name__}, which reads references, and {bare:,} of "
+                f"{len(examples):,} rows have none; take one that reads the source (SemanticSimilarity with against: "
+                "source), or set its weight to 0"
+            )
         return [f"rewards.{name}: {line}" for name, part in self.parts.items() if (line := part.look_at(examples))]
 
     @property
@@ -181,8 +196,11 @@ class RewardMix:
                 part.resume(before["own"])
 
     def _ask(self, name: str, completions: Sequence[Completion]) -> Tensor:
-        scores_N = self._attendants[name](lambda: _checked(name, self.parts[name](completions), len(completions)))
-        return torch.full((len(completions),), math.nan) if scores_N is None else scores_N
+        part, missing_N = self.parts[name], torch.full((len(completions),), math.nan)
+        rows = [at for at, each in enumerate(completions) if each.example.references or not part.reads_references]
+        asked = [completions[at] for at in rows]
+        found = self._attendants[name](lambda: _checked(name, part(asked), len(asked))) if asked else None
+        return missing_N if found is None else missing_N.index_copy(0, torch.tensor(rows), found)
 
     def _total(self, parts_N: dict[str, Tensor]) -> Tensor:
         weighted = [

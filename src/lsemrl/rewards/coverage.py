@@ -15,12 +15,11 @@ from torch.nn.functional import normalize
 
 from lsemrl import micro
 from lsemrl.canonical import canonical
-from lsemrl.rewards.base import Reward
+from lsemrl.rewards.base import Against, Reward
 from lsemrl.rewards.encoder import EncoderDtype, computing_device, computing_dtype, frozen_encoder, reads
 from lsemrl.types import Completion, Example, UserError
 
 Side = Literal["recall", "precision"]
-Against = Literal["reference", "source"]
 
 _ALIKE = 0.999
 _ROWS = 200
@@ -90,6 +89,11 @@ class Coverage(Reward):
             )
         self.name, self.side, self.against, self.floor, self.batch_size = encoder, side, against, floor, batch_size
 
+    @property
+    def reads_references(self) -> bool:  # type: ignore[override]
+        """Where it is against them."""
+        return self.against == "reference"
+
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N] in [0, 1], or NaN."""
         wholes = [self._wholes(completion.example) for completion in completions]
@@ -107,10 +111,10 @@ class Coverage(Reward):
         if not rows:
             return "Coverage of the source is left out: sources and references are in one language here"
         if self.floor is None:
-            rows = list({canonical(each.reference).strip(): each for each in rows}.values())
+            rows = list({canonical(each.reference).strip(): each for each in rows if each.references}.values())
             rows = rows[:: max(len(rows) // _ROWS, 1)][:_ROWS]
             # Another row's reference may be the same by chance; the next one is as good as any.
-            others = [*rows[1:], rows[0]]
+            others = [*rows[1:], *rows[:1]]
             found = self.found([each.reference for each in others], [self._wholes(each) for each in rows])
             known = [each for each in found if not math.isnan(each) and len(rows) > 1]
             self.floor = max(0.0, sum(known) / len(known)) if known else 0.0

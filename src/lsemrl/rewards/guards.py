@@ -45,6 +45,8 @@ class CopyOfSource(Reward):
         UserError: `opens_from` is out of range.
     """
 
+    reads_references = False
+
     def __init__(self, weight: float = 1.0, opens_from: float = 0.3) -> None:
         super().__init__(weight, opens_from)
 
@@ -114,6 +116,8 @@ class Repetition(Reward):
         UserError: `opens_from` is out of range.
     """
 
+    reads_references = False
+
     def __init__(self, weight: float = 1.0, opens_from: float = 0.7) -> None:
         super().__init__(weight, opens_from)
 
@@ -130,6 +134,8 @@ class Broken(Reward):
     reference holds is allowed.
     """
 
+    reads_references = False
+
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N], each 0 or 1."""
         return torch.tensor([float(_is_clean(each)) for each in completions])
@@ -145,7 +151,7 @@ def _own_share(completion: Completion) -> float:
         grams = _grams(_letters(text), _COPIED)
         return sum(gram in source for gram in grams) / len(grams) if grams else 0.0
 
-    allowed = max(map(copied, example.references))
+    allowed = max(map(copied, example.references), default=0.0)
     return min(1.0, (1 - copied(completion.text)) / (1 - allowed)) if allowed < 1 else math.nan
 
 
@@ -154,7 +160,7 @@ def _fresh_share(completion: Completion) -> float:
         grams = _grams(tuple(units(text)), _LOOPED)
         return len(set(grams)) / len(grams) if grams else 1.0
 
-    return min(1.0, distinct(completion.text) / min(map(distinct, completion.example.references)))
+    return min(1.0, distinct(completion.text) / min(map(distinct, completion.example.references), default=1.0))
 
 
 def _is_clean(completion: Completion) -> bool:

@@ -37,6 +37,8 @@ class LanguageConsistency(Reward):
         UserError: Unknown language, or a threshold out of range.
     """
 
+    reads_references = False
+
     def __init__(self, weight: float = 1.0, language: str | Language = "bo", threshold: float | None = None) -> None:
         super().__init__(weight)
         self.language = languages.language(language)
@@ -67,11 +69,14 @@ class LanguageConsistency(Reward):
         pairs = pairs[:: max(len(pairs) // _SHOWN, 1)]
         if not pairs:
             return f"{self.language}"
-        sources, references = (
-            sum(verdict > UNDECIDED for verdict in self._verdicts(texts)) / len(pairs)
-            for texts in ([each.source for each in pairs], [each.reference for each in pairs])
+        references, sources = (
+            sum(verdict > UNDECIDED for verdict in self._verdicts(texts)) / max(len(texts), 1)
+            for texts in ([each.reference for each in pairs if each.references], [each.source for each in pairs])
         )
-        found = f"{references:.1%} of {len(pairs):,} references pass, and {sources:.1%} of their sources"
+        known = sum(bool(each.references) for each in pairs)
+        found = f"{references:.1%} of {known:,} references pass, and {sources:.1%} of their sources"
+        if not known:
+            found = f"{sources:.1%} of {len(pairs):,} sources pass"
         if sources >= _BLIND and self.weight:
             raise UserError(
                 f"rewards: LanguageConsistency cannot tell an untranslated source ({self.language}; {found}), so that "

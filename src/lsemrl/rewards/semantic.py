@@ -8,17 +8,17 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from lsemrl import micro
 from lsemrl.canonical import canonical
-from lsemrl.rewards.base import Reward
+from lsemrl.rewards.base import Against, Reward
 from lsemrl.rewards.cache import VectorCache, fingerprint, user_cache_folder
 from lsemrl.rewards.encoder import EncoderDtype, computing_device, computing_dtype, frozen_encoder, reads
-from lsemrl.types import Completion, UserError
+from lsemrl.types import Completion, Example, UserError
 
 _CACHE_SIZE = 16_384
 _NO_CACHE = "none"
@@ -28,13 +28,16 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 class SemanticSimilarity(Reward):
     """R_sim of the paper (arXiv 2605.14366): 0 if s <= tau, else (s - tau) / (1 - tau), for s the cosine.
 
-    It is the cosine with the nearest of the example's references. An empty text, and one with U+FFFD (bytes that are
-    no character), gets 0 whatever tau is. A completion cut at the length limit is scored by what is there.
+    It is the cosine with the nearest of the example's references, or with its source. An empty text, and one with
+    U+FFFD (bytes that are no character), gets 0 whatever tau is. A completion cut at the length limit is scored by what
+    is there.
 
     Args:
         weight: 1.5 in the paper.
         encoder: A SentenceTransformer folder, a hub id, or "micro" for the embedded one.
         threshold: tau, in [-1, 1). The paper takes the minimal adequacy seen in the cold start and names no number.
+        against: The references; or the source, which needs none, and an encoder of both languages. Nothing is likelier
+            to mean the source than a copy of it, so that a gate by language has to keep copies from earning.
         batch_size: How many outputs are encoded at once.
         max_tokens: What the encoder reads of a text, in tokens; its own limit if None. What is longer is cut, counted
             and warned of once.
@@ -60,6 +63,7 @@ class SemanticSimilarity(Reward):
         weight: float = 1.5,
         encoder: str = micro.NAME,
         threshold: float = 0.0,
+        against: Against = "reference",
         batch_size: int = 64,
         max_tokens: int | None = None,
         device: str | None = None,
@@ -69,12 +73,16 @@ class SemanticSimilarity(Reward):
         super().__init__(weight)
         if not -1 <= threshold < 1:
             raise UserError(f"threshold (tau) is {threshold} in SemanticSimilarity: set it in [-1, 1)")
+        if against not in get_args(Against):
+            raise UserError(
+                f"against is {against!r} in SemanticSimilarity: choose one of {', '.join(get_args(Against))}"
+            )
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size} in SemanticSimilarity: set it to 1 or more")
         if max_tokens is not None and max_tokens < 1:
             raise UserError(f"max_tokens is {max_tokens} in SemanticSimilarity: set it to 1 or more, or to null")
         self.device = computing_device(device, "SemanticSimilarity")
-        self.threshold = threshold
+        self.threshold, self.against = threshold, against
         self.batch_size = batch_size
         # Loaded now and not at the first use: a bad encoder should stop a run before its policy is loaded.
         self.encoder = frozen_encoder(encoder, computing_dtype(dtype, self.device))
@@ -95,6 +103,11 @@ class SemanticSimilarity(Reward):
         self._reference = functools.lru_cache(_CACHE_SIZE)(self._embed_reference)
         self._cache_dir = cache_dir
 
+    @property
+    def reads_references(self) -> bool:  # type: ignore[override]
+        """Where it is against them."""
+        return self.against == "reference"
+
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N] in [0, 1]."""
         texts = [completion.text for completion in completions]
@@ -103,7 +116,7 @@ class SemanticSimilarity(Reward):
         # No time is spent on encoding what earns nothing.
         similarity_N = self.similarity(
             [text if says_something(text) else "" for text in texts],
-            [completion.example.references for completion in completions],
+            [self._wholes(completion.example) for completion in completions],
         )
         paid = [
             paid_for(text, cosine, self.threshold) for text, cosine in zip(texts, similarity_N.tolist(), strict=True)
@@ -156,6 +169,9 @@ class SemanticSimilarity(Reward):
         """Count on."""
         self._counts = Counter(state["counts"])
         self._overlong_references = set(state["overlong_references"])
+
+    def _wholes(self, example: Example) -> Sequence[str]:
+        return example.references if self.reads_references else (example.source,)
 
     def _embed_reference(self, text: str) -> Tensor:
         if self._overlong([text])[0]:
