@@ -86,6 +86,7 @@ def run(
     rows: int = 16,
     epochs: int = 2,
     precision: Any = "32-true",
+    data: TranslationData | None = None,
     **keep: Any,
 ) -> PolicyModule:
     """Two epochs of four batches, validated after every third."""
@@ -99,12 +100,11 @@ def run(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        val_check_interval=3,
+        val_check_interval=min(3, (rows if data is None else data.plan.micro.train) // 4),
         callbacks=[Checkpoints(**{"every_n_steps": 3, "monitor": "val/chrf", **keep}, resume=resume), *callbacks],
     )
-    trainer.fit(
-        module, datamodule=TrainerData(TranslationData(micro=MicroRows(train=rows, validation=4, test=4), batch_size=4))
-    )
+    data = data or TranslationData(micro=MicroRows(train=rows, validation=4, test=4), batch_size=4)
+    trainer.fit(module, datamodule=TrainerData(data))
     return module
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,12 @@ def test_copies_are_counted_where_they_are_none_of_the_answers() -> None:
     rows = [("the old man", "di man", "the old man"), ("the old man", "di man", "di man")]
     assert likeness(completions(*rows))["completions/copied"] == 0.5
     assert math.isnan(likeness(completions(*rows, pair=False))["completions/copied"])
+
+
+def test_what_has_no_reference_has_no_template_beyond_it() -> None:
+    answered = completions(("one", "a b c", "x y c"), ("two", "e b c", "x y d"))
+    bare = [replace(each, example=replace(each.example, references=())) for each in answered]
+    assert likeness(answered)["completions/template"] > 0 == likeness(bare)["completions/template"]
 
 
 def test_each_kind_is_told_once_with_the_best_paid_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,9 +35,11 @@ class Counting(Given):
         return {"seen": 3.0}
 
 
+EXAMPLE = Example(id="0", prompt="", source="", references=("",))
+
+
 def completions(count: int) -> list[Completion]:
-    example = Example(id="0", prompt="", source="", references=("",))
-    return [Completion(text="", ended=True, example=example)] * count
+    return [Completion(text="", ended=True, example=EXAMPLE)] * count
 
 
 def total(mix: RewardMix, count: int, num_generations: int | None = None) -> list[float]:
@@ -195,3 +198,26 @@ def test_other_precisions_and_gradients_are_taken_off() -> None:
     scores = torch.tensor([0.25, 0.5], dtype=torch.float64, requires_grad=True)
     part_N = RewardMix({"mine": Given(scores)})(completions(2), 2).parts_N["mine"]
     assert part_N.dtype == torch.float32 and not part_N.requires_grad
+
+
+class Free(Given):
+    reads_references = False
+
+
+def test_parts_that_read_references_are_not_asked_where_there_are_none() -> None:
+    answered, bare = completions(1)[0], replace(completions(1)[0], example=replace(EXAMPLE, references=()))
+    mix = RewardMix({"compared": Given([0.5]), "free": Free([0.1, 0.2])})
+    found = mix([bare, answered], 2)
+    assert found.parts_N["compared"].isnan().tolist() == [True, False]
+    torch.testing.assert_close(found.total_N, torch.tensor([0.1, 0.7]))
+    nothing = mix([bare, bare], 2)
+    assert bool(nothing.parts_N["compared"].isnan().all()) and nothing.total_N.tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_a_part_that_counts_and_would_never_be_asked_is_refused() -> None:
+    rows = [EXAMPLE, replace(EXAMPLE, references=())]
+    with pytest.raises(
+        UserError, match=r"^rewards\.compared is Given, which reads references, and 1 of 2 rows have none"
+    ):
+        RewardMix({"free": Free([0.0]), "compared": Given([0.0])}).look_at(rows)
+    assert RewardMix({"free": Free([0.0]), "compared": Given([0.0], weight=0.0)}).look_at(rows) == []

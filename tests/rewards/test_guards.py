@@ -151,3 +151,28 @@ def test_what_cannot_be_is_refused(make: object, says: str) -> None:
 def test_that_copying_is_no_question_is_said() -> None:
     rows = [Example(id="0", prompt="", source="a", references=("b",), pair=pair) for pair in (False, True)]
     assert "left out" in CopyOfSource().look_at(rows[:1]) and CopyOfSource().look_at(rows) == ""
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "expected"),
+    [
+        (CopyOfSource(), ENGLISH, 0.0),
+        (CopyOfSource(), PIDGIN, 4 / 7),
+        (Repetition(), "di man don go di man don go", 4 / 6),
+        (Broken(), "di man \ufffd", 0.0),
+        (LanguageConsistency(language="bo"), TITLE, 1.0),
+    ],
+)
+def test_guards_that_need_no_reference(part: Reward, text: str, expected: float) -> None:
+    assert not part.reads_references
+    alone = Example(id="0", prompt="", source=ENGLISH, references=(), pair=True)
+    [found] = part([Completion(text=text, ended=True, example=alone)]).tolist()
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_rule_of_language_looks_at_sources_where_there_is_no_reference() -> None:
+    alone = Example(id="0", prompt="", source=ENGLISH, references=(), pair=True)
+    said = LanguageConsistency(language="bo").look_at([alone])
+    assert said.endswith("; 0.0% of 1 sources pass")
+    with pytest.raises(UserError, match=r"cannot tell an untranslated source .*100\.0% of 1 sources pass"):
+        LanguageConsistency(language="pcm").look_at([alone])

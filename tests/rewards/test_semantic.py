@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.encoder import EncoderDtype, computing_dtype
-from lsemrl.types import Completion, UserError
+from lsemrl.types import Completion, Example, UserError
 
 TEXTS = ["the cat saw the dog", "the dog ate the fish now", "big red bird", "small blue house river", "tree"]
 
@@ -352,3 +353,16 @@ def test_no_completion_is_no_reward(encoder_path: str) -> None:
 def test_importing_rewards_does_not_import_sentence_transformers() -> None:
     script = "import sys, lsemrl.rewards; sys.exit('sentence_transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_against_the_source_no_reference_is_read(encoder_path: str) -> None:
+    part = SemanticSimilarity(encoder=encoder_path, against="source")
+    assert not part.reads_references and SemanticSimilarity(encoder=encoder_path).reads_references
+    example = Example(id="0", prompt="", source="red fish", references=("the cat",))
+    texts = ["red fish", "the cat", ""]
+    found = part([Completion(text=text, ended=True, example=example) for text in texts])
+    bare = replace(example, references=())
+    assert torch.equal(found, part([Completion(text=text, ended=True, example=bare) for text in texts]))
+    assert found[0] == pytest.approx(1.0) and found[1] < 0.999 and found[2] == 0
+    with pytest.raises(UserError, match=r"against is 'both' in SemanticSimilarity: choose one of reference, source"):
+        SemanticSimilarity(encoder=encoder_path, against="both")  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""Sentences that nobody has translated, to train on by rewards that need no reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.sources import Source
+from lsemrl.data.splits import Splits
+from lsemrl.data.task import MicroRows
+from lsemrl.data.translation import TranslationData
+from lsemrl.types import UserError
+
+Write = Callable[..., str]
+PAIRS = [{"zh": f"中{at}", "bo": f"བོད{at}"} for at in range(40)]
+
+
+def prepared(tokenizer: PreTrainedTokenizerFast, source: str, **settings: Any) -> TranslationData:
+    shares = Splits(validation_fraction=0.2, test_fraction=0.2, part="rl", cold_start_count=30)
+    data = TranslationData(source=Source(path=source), **{"splits": shares, **settings})
+    data.check_files()
+    data.prepare(tokenizer)
+    return data
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> str:
+    """Ten sentences, two of which are those of pairs."""
+    path = tmp_path / "alone.txt"
+    path.write_text("".join(f"新{at}\n" for at in range(8)) + "中0\n中1\n", encoding="utf-8")
+    return str(path)
+
+
+def test_they_are_trained_on_in_place_of_the_pairs(
+    tokenizer: PreTrainedTokenizerFast, write: Write, lines: str
+) -> None:
+    pairs = write("pairs.jsonl", PAIRS)
+    data = prepared(tokenizer, pairs, untranslated=Source(path=lines))
+    held_out = {row.source for row in (*data.validation_examples, *data.test_examples)}
+    found = [row.source for row in data.train_examples]
+    assert found == [text for text in (*(f"新{at}" for at in range(8)), "中0", "中1") if text not in held_out]
+    assert all(row.references == () and row.reference == "" and row.pair for row in data.train_examples)
+    assert data.train_examples[0].prompt == "<|user|>翻译成藏文：新0<|assistant|>"
+    assert all(row.references for row in (*data.validation_examples, *data.test_examples))
+    assert data.report["train"]["rows"] + data.report["train"]["shared_rows"] == 10
+
+
+def test_shots_are_pairs(tokenizer: PreTrainedTokenizerFast, write: Write, lines: str) -> None:
+    pairs = write("pairs.jsonl", PAIRS)
+    data = prepared(tokenizer, pairs, untranslated=Source(path=lines), template=PromptTemplate(shots=1))
+    assert "<|assistant|>བོད" in data.train_examples[0].prompt
+
+
+def test_the_files_of_rows_are_read_as_pairs_are(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    pairs = write("pairs.jsonl", PAIRS)
+    alone = Source(path=write("alone.jsonl", [{"id": "a", "text": "新"}]), columns={"zh": "text"})
+    (row,) = prepared(tokenizer, pairs, untranslated=alone).train_examples
+    assert (row.id, row.source, row.references) == ("a", "新", ())
+
+
+def test_the_world_has_them_too(tokenizer: PreTrainedTokenizerFast) -> None:
+    world = MicroRows(train=20, validation=4, test=4)
+    data = prepared(tokenizer, "micro", micro=world, untranslated=Source())
+    assert len(data.train_examples) == 20 and not any(row.references for row in data.train_examples)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"path": "nowhere.txt"}, r"path is 'nowhere.txt', and there is no such file"),
+        ({"path": "nowhere.doc"}, r"path is 'nowhere.doc', whose format is unknown"),
+        ({"target_path": "other.txt"}, r"target_path is 'other.txt', but outputs are not read here; leave it out"),
+        ({"columns": {"bo": "x"}}, r"columns names the field 'bo'; the fields of this task are id, zh"),
+        ({"columns": {"zh": ["x", "y"]}}, r"columns give 'zh' \['x', 'y'\]; name one column$"),
+    ],
+)
+def test_mistakes(
+    settings: dict[str, Any], sentence: str, tokenizer: PreTrainedTokenizerFast, write: Write, lines: str
+) -> None:
+    pairs = write("pairs.jsonl", PAIRS)
+    with pytest.raises(UserError, match=sentence):
+        prepared(tokenizer, pairs, untranslated=Source(**{"path": lines, **settings}))
+
+
+def test_an_empty_line_is_told(tokenizer: PreTrainedTokenizerFast, write: Write, lines: str) -> None:
+    Path(lines).write_text("新\n \n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"alone\.txt:2.*field 'zh' is empty; mend the row"):
+        prepared(tokenizer, write("pairs.jsonl", PAIRS), untranslated=Source(path=lines))
