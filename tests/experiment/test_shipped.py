@@ -26,9 +26,10 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return line
 
 
-def test_the_six_experiments_are_there() -> None:
+def test_the_seven_experiments_are_there() -> None:
     assert [path.stem for path in FILES] == [
         "anchor",
+        "few_pairs",
         "few_shot",
         "main",
         "normalization",
