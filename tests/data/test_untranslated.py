@@ -24,7 +24,8 @@ def prepared(tokenizer: PreTrainedTokenizerFast, source: str, **settings: Any) -
     shares = Splits(validation_fraction=0.2, test_fraction=0.2, part="rl", cold_start_count=30)
     data = TranslationData(source=Source(path=source), **{"splits": shares, **settings})
     data.check_files()
-    data.prepare(tokenizer)
+    said = data.prepare(tokenizer)
+    assert "zh-bo: what is trained on has no bo; pairs are for validation and test" in said
     return data
 
 

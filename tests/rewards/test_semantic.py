@@ -357,7 +357,9 @@ def test_importing_rewards_does_not_import_sentence_transformers() -> None:
 
 def test_against_the_source_no_reference_is_read(encoder_path: str) -> None:
     part = SemanticSimilarity(encoder=encoder_path, against="source")
-    assert not part.reads_references and SemanticSimilarity(encoder=encoder_path).reads_references
+    compared = SemanticSimilarity(encoder=encoder_path)
+    assert not part.reads_references and compared.reads_references
+    assert "a copy earns most" in part.look_at([]) and not compared.look_at([])
     example = Example(id="0", prompt="", source="red fish", references=("the cat",))
     texts = ["red fish", "the cat", ""]
     found = part([Completion(text=text, ended=True, example=example) for text in texts])

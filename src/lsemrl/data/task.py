@@ -225,6 +225,8 @@ def prepare(
         )
         report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
+    if plan.untranslated is not None:
+        lines.append(f"{task.name}: what is trained on has no {task.target}; pairs are for validation and test")
     lines.append(f"{task.name}: {template.describe(tokenizer, _texts(next(chain(*kept.values())).inputs))}")
     if plan.source.world_split is None:
         lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]

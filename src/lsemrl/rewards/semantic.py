@@ -123,6 +123,14 @@ class SemanticSimilarity(Reward):
         ]
         return torch.tensor(paid, dtype=torch.float32)
 
+    def look_at(self, examples: Sequence[Example]) -> str:
+        """What earns most against the source."""
+        if self.reads_references:
+            return ""
+        return (
+            "outputs are held against their source, of which a copy earns most: a gate by language keeps it from that"
+        )
+
     def similarity(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
         """The cosine of each output with the nearest of its references, for metrics: no threshold, no rescaling.
 
