@@ -71,9 +71,10 @@ def _take_whole_numbers() -> None:
 
     @functools.wraps(adapt)
     def adapt_whole(val: Any, typehint: Any, *args: Any, **settings: Any) -> Any:
-        own = kinds(typehint)
-        whole = type(val) is int or (type(val) is str and str not in own and _WHOLE.fullmatch(val))
-        return int(val) if whole and {int, float} <= own else adapt(val, typehint, *args, **settings)
+        whole = type(val) is int or (type(val) is str and _WHOLE.fullmatch(val))
+        if whole and {int, float} <= (own := kinds(typehint)) and str not in own:
+            return int(val)
+        return adapt(val, typehint, *args, **settings)
 
     setattr(_typehints, "adapt_typehints", adapt_whole)  # noqa: B010
 
