@@ -54,7 +54,7 @@ def given(name: str) -> str:
         "pairs.tsv": lambda: "chinese\ttibetan\n" + "".join(f"{row['zh']}\t{row['bo']}\n" for row in pairs),
         "train.zh": lambda: "".join(f"{row['zh']}\n" for row in corpus.translation("train", 1100, 0)),
         "train.bo": lambda: "".join(f"{row['bo']}\n" for row in corpus.translation("train", 1100, 0)),
-        "mono.txt": lambda: "".join(f"{row['zh']}\n" for row in corpus.translation("train", 200, 1)),
+        "mono.txt": lambda: "".join(f"{row['zh']}\n" for row in corpus.translation("train", 900, 1)),
         "headlines.jsonl": lambda: _jsonl(headlines),
         "news.jsonl": lambda: _jsonl([{"article": row["content"], "headline": row["title"]} for row in headlines]),
         "instructions.jsonl": lambda: _jsonl(corpus.instruction("train", 120, 0)),
