@@ -167,7 +167,7 @@ class RewardMix:
             raise UserError(
                 f"rewards.{needy[0]} is {type(self.parts[needy[0]]).__name__}, which reads references, and {bare:,} of "
                 f"{len(examples):,} rows have none; take one that reads the source (SemanticSimilarity with against: "
-                "source), or set its weight to 0"
+                "source; a class of yours says reads_references = False), or set its weight to 0"
             )
         return [f"rewards.{name}: {line}" for name, part in self.parts.items() if (line := part.look_at(examples))]
 
