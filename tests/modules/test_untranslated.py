@@ -32,6 +32,7 @@ def untranslated() -> TranslationData:
     return TranslationData(untranslated=Source(), micro=MicroRows(train=8, validation=4, test=4), batch_size=4)
 
 
+@pytest.mark.filterwarnings("error:std")
 def test_rl_learns_from_them(tiny_model: str, tmp_path: Path) -> None:
     module = grpo(tiny_model)
     module.reward_mix = RewardMix({"long": Long(), "watched": Chrf(weight=0.0)})

@@ -79,9 +79,14 @@ def reward_metrics(rewards: Rewards, num_generations: int) -> dict[str, Tensor]:
     parts = {
         f"rewards/{name}/{statistic}": value
         for name, part_N in rewards.parts_N.items()
-        for statistic, value in (("mean", part_N.nanmean()), ("std", part_N[~part_N.isnan()].std()))
+        for statistic, value in (("mean", part_N.nanmean()), ("std", _deviation(part_N[~part_N.isnan()])))
     }
     return {"reward": rewards.plain_N.nanmean(), "reward_std": groups_BG.std(dim=1).nanmean(), **parts}
+
+
+def _deviation(known_K: Tensor) -> Tensor:
+    """NaN of fewer than two, without torch's warning."""
+    return known_K.std() if len(known_K) > 1 else torch.tensor(torch.nan)
 
 
 def completion_metrics(rollouts: Rollouts) -> dict[str, Tensor | float]:
