@@ -51,6 +51,24 @@ def test_they_are_trained_on_in_place_of_the_pairs(
     assert data.report["train"]["rows"] + data.report["train"]["shared_rows"] == 10
 
 
+def test_a_text_file_may_be_named_by_its_language(tokenizer: PreTrainedTokenizerFast, write: Write, lines: str) -> None:
+    path = Path(lines).rename(Path(lines).with_name("alone.zh"))
+    data = prepared(tokenizer, write("pairs.jsonl", PAIRS), untranslated=Source(path=str(path)))
+    assert data.train_examples[0].source == "新0"
+
+
+def test_all_pairs_may_be_held_out_and_not_all_sentences(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    pairs = write("pairs.jsonl", PAIRS)
+    alone = Path(pairs).with_name("alone.txt")
+    alone.write_text("新\n中0\n", encoding="utf-8")
+    held = {"test": Source(path=pairs), "splits": Splits(validation_fraction=0.0)}
+    data = prepared(tokenizer, pairs, untranslated=Source(path=str(alone)), **held)
+    assert [row.source for row in data.train_examples] == ["新"] and len(data.test_examples) == 40
+    alone.write_text("中0\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"alone\.txt' leaves no training rows \(1 before those that share text"):
+        prepared(tokenizer, pairs, untranslated=Source(path=str(alone)), **held)
+
+
 def test_shots_are_pairs(tokenizer: PreTrainedTokenizerFast, write: Write, lines: str) -> None:
     pairs = write("pairs.jsonl", PAIRS)
     data = prepared(tokenizer, pairs, untranslated=Source(path=lines), template=PromptTemplate(shots=1))

@@ -152,3 +152,12 @@ def test_the_floor_is_nothing(encoder_path: str, answer: Callable[..., Completio
 def test_what_cannot_be_is_refused(settings: dict, says: str) -> None:
     with pytest.raises(UserError, match=says):
         Coverage(**settings)
+
+
+def test_against_the_source_no_reference_is_needed() -> None:
+    part = Coverage(against="source")
+    alone = Example(id="0", prompt="", source="老师买了书。", references=(), pair=True)
+    assert not part.reads_references and Coverage().reads_references
+    assert part.look_at([alone]).endswith("0.00, counts as nothing")
+    [found] = part([Completion(text="དགེ་རྒན་གྱིས་དེབ་ཉོས།", ended=True, example=alone)]).tolist()
+    assert 0.3 < found <= 1

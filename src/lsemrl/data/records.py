@@ -16,7 +16,7 @@ import regex
 from lsemrl.data.choices import chosen, fault_of_choices, listed
 from lsemrl.data.columns import names_in, value_of
 from lsemrl.data.rows import Row
-from lsemrl.data.sources import FORMATS, LINES, Source, check_skipped, of_lines, read_rows
+from lsemrl.data.sources import FORMATS, Source, alone, check_skipped, read_rows
 from lsemrl.files import write_lines
 from lsemrl.layouts import format_of
 from lsemrl.reading import fault_of, user_path
@@ -107,10 +107,7 @@ def read_fields(
         raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
     _check_two(source, inputs, target)
     check_skipped(source)
-    if not target and source.world_split is None and format_of(source.path) == LINES:
-        rows = read_rows(of_lines(source), needed * 2)
-    else:
-        rows = read_rows(source, needed)
+    rows = read_rows(source if target else alone(source), needed)
     if flatten is not None:
         rows = [flat for row in rows for flat in _flat(row, flatten)]
     _check_columns(source, rows, (*needed, *(["id"] if "id" in source.columns else [])))

@@ -21,8 +21,9 @@ from lsemrl.reading import Unreadable, read_lines, user_path
 from lsemrl.types import UserError
 
 FORMATS = (*READERS, TMX)
-LINES = ".txt"
 """Ends of the names of files that hold whole rows."""
+LINES = ".txt"
+"""That of a text file, of which a line is a row of one field."""
 _TEXTS = {".jsonl", ".json", ".csv", ".tsv", ".tmx", ".txt"}
 _SMALL = 4_000_000
 """Bytes."""
@@ -146,9 +147,14 @@ def check_source(source: Source) -> None:
         check_path(source.path)
 
 
-def of_lines(source: Source) -> Source:
-    """`source`, a text file, as if it were aligned with itself: the same complaints for the same mistakes."""
-    return replace(source, target_path=source.path)
+def alone(source: Source) -> Source:
+    """`source` for rows of one field: a text file as if it were aligned with itself, and anything else as it is."""
+    if source.world_split is not None or source.path.startswith(HUB):
+        return source
+    kind = format_of(source.path)
+    # As train.zh is, where it is one of two; a text file that is not there is missed by its name.
+    text = kind == LINES or (kind not in FORMATS and user_path(source.path).is_file())
+    return replace(source, target_path=source.path) if text else source
 
 
 def is_small(source: Source) -> bool:
@@ -190,7 +196,8 @@ def _rows(source: Source, fields: Sequence[str] | None) -> Iterator[Row]:
     columns = None if fields is None else [column for name in fields for column in source.columns_of(name)]
     if source.target_path is not None:
         pair = ("source", "target") if fields is None else fields
-        if len(pair) != 2:
+        pair = pair if len(pair) > 1 else (*pair, *pair)
+        if len(pair) > 2:
             raise UserError(f"target_path is {source.target_path!r}, but this task has more than two fields; use JSONL")
         return read_aligned(dict(zip(pair, (path, source.target_path), strict=True)))
     layout = _layout(source)

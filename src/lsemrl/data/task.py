@@ -11,7 +11,7 @@ from lsemrl.data.glance import at_a_glance
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_fields, read_records, to_record
-from lsemrl.data.sources import LINES, Source, check_source, is_small, of_lines
+from lsemrl.data.sources import Source, alone, check_source, is_small
 from lsemrl.data.splits import (
     Splits,
     choose_part,
@@ -22,7 +22,6 @@ from lsemrl.data.splits import (
     without_shared,
 )
 from lsemrl.data.tokens import complete_tokenizer
-from lsemrl.layouts import format_of
 from lsemrl.micro import corpus
 from lsemrl.micro.grammar import Split
 from lsemrl.types import Example, UserError
@@ -125,9 +124,8 @@ class Plan:
                 check_source(source)
                 if is_small(source):
                     read_fields(source, **self.task.fields)
-        alone = self.untranslated
-        if alone is not None:
-            check_source(of_lines(alone) if alone.world_split is None and format_of(alone.path) == LINES else alone)
+        if self.untranslated is not None:
+            check_source(alone(self.untranslated))
 
     def resolved_template(self) -> PromptTemplate:
         """The template with the task's own wording where it has none.
@@ -192,26 +190,26 @@ def prepare(
     kept = {"test": rows["test"]}
     kept["validation"] = without_shared(rows["validation"], task.contents, rows["test"])
     held_out = [*rows["validation"], *rows["test"]]
-    kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
+    pairs = without_shared(rows["train"], task.contents, held_out, elsewhere)
+    shown, rest = take_by_content(pairs, task.key, count=template.shots, seed=plan.splits.seed)
+    source, kept["train"] = plan.source, pairs
+    if plan.untranslated is not None:
+        source = plan.untranslated
+        rows["train"], bad["train"] = _read(plan, source, "train", target="")
+        rest = kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
     shared = {name: len(rows[name]) - len(kept[name]) for name in rows}
     if trains and not kept["train"]:
         raise UserError(
-            f"source {plan.source.path!r} leaves no training rows ({len(rows['train'])} before those that share text "
+            f"source {source.path!r} leaves no training rows ({len(rows['train'])} before those that share text "
             "with held-out rows were left out); give more rows, or lower splits.validation_fraction and "
             "splits.test_fraction"
         )
-    shown, rest = take_by_content(kept["train"], task.key, count=template.shots, seed=plan.splits.seed)
     if len(shown) < template.shots or (trains and not rest):
         raise UserError(
             f"template.shots is {template.shots}, but there are {len(shown)} training rows; lower it, so that some are "
             "left to train on"
         )
-    if plan.untranslated is None:
-        kept["train"] = choose_part(rest, task.key, plan.splits)
-    else:
-        rows["train"], bad["train"] = _read(plan, plan.untranslated, "train", target="")
-        kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
-        shared["train"] = len(rows["train"]) - len(kept["train"])
+    kept["train"] = rest if plan.untranslated is not None else choose_part(rest, task.key, plan.splits)
     shots = [(_texts(record.inputs), record.targets[0]) for record in shown[: template.shots]]
 
     def render(inputs: Mapping[str, str]) -> str:

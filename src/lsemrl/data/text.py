@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lsemrl import micro
 from lsemrl.data.columns import value_of
-from lsemrl.data.sources import LINES, Source, of_lines, read_rows
+from lsemrl.data.sources import LINES, Source, alone, read_rows
 from lsemrl.data.splits import evenly
 from lsemrl.layouts import format_of
 from lsemrl.micro import corpus
@@ -74,10 +74,8 @@ def read_texts(path: str, column: str, *, header: bool = True) -> list[tuple[str
     Raises:
         UserError: The file cannot be read, or holds a broken row.
     """
-    if format_of(path) == LINES:
-        rows = read_rows(of_lines(Source(path=path)), (column, column))
-    else:
-        rows = read_rows(Source(path=path, header=header), (column,))
+    source = Source(path=path) if format_of(path) == LINES else Source(path=path, header=header)
+    rows = read_rows(alone(source), (column,))
     texts = []
     for row in rows:
         fault = row.fault or fault_of(row.raw)
