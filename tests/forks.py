@@ -18,6 +18,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ import torch
 
 from lsemrl.cli.main import main
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+_get_context = multiprocessing.get_context
+_CONTEXT = _get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["preloaded"])
 
 
@@ -69,6 +71,11 @@ def _log_as_a_process_of_its_own() -> None:
         handler = reference()
         if type(handler) is logging.StreamHandler:
             handler.stream = sys.stderr
+
+
+def context(method: str) -> BaseContext:
+    """What `multiprocessing.get_context` returns, but forks of the server in place of processes that import anew."""
+    return _CONTEXT if method == "spawn" else _get_context(method)
 
 
 class Fork:

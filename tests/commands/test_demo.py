@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import forks
 from lsemrl.commands import arms as demo
 from lsemrl.commands.demo_progress import progress
 from lsemrl.commands.demo_stages import Task, demo_stages
@@ -22,6 +23,7 @@ def test_every_arm_is_trained_measured_and_reported(
     cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("multiprocessing.get_context", forks.context)
     few, count = "micro={train: 80, validation: 4, test: 4}", "splits.cold_start_count=40"
     words = {"sft_replay": (f"--data.main.{few}", f"--data.replay.{few}", "--data.main.batch_size=8")}
     small = (f"--data.{few}", f"--data.{count}", "--data.batch_size=8")

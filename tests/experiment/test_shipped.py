@@ -53,8 +53,9 @@ def test_it_is_planned_and_its_longest_commands_are_understood(
     assert {stage.name for stage in experiment.stages if stage.verb == "fit"} <= {
         stage.after for stage in experiment.stages
     }
+    runs = experiment.runs()
     for verb in ("fit", "measure"):
-        longest = max((run for run in experiment.runs() if run.stage.verb == verb), key=lambda run: len(run.command))
+        longest = max((run for run in runs if run.stage.verb == verb), key=lambda run: len(run.command))
         with pytest.raises(SystemExit) as exit_:
             main([*longest.command, "--print_config"])
         assert exit_.value.code == 0

@@ -120,7 +120,7 @@ def time_is_up() -> None:
         os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("answer", ["queued", "refused", "missing"])
+@pytest.mark.parametrize("answer", slow_but(["queued", "refused", "missing"], ["queued"]))
 def test_slurm_is_asked_to_run_the_job_again_when_time_is_up(
     answer: str, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,8 +196,16 @@ def forge(path: Path) -> None:
     ("damage", "reason"),
     [
         (lambda folder: os.truncate(folder / "optimizer.safetensors", 100), "optimizer.safetensors is not as it was"),
-        (lambda folder: (folder / "adapter" / "adapter_model.safetensors").unlink(), "safetensors is missing"),
-        (lambda folder: os.truncate(folder / "state.json", 100), "state.json is not JSON"),
+        pytest.param(
+            lambda folder: (folder / "adapter" / "adapter_model.safetensors").unlink(),
+            "safetensors is missing",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda folder: os.truncate(folder / "state.json", 100),
+            "state.json is not JSON",
+            marks=pytest.mark.slow,
+        ),
         (lambda folder: forge(folder / "state.json"), "state.json is not as it was written"),
     ],
 )

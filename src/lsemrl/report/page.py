@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -96,14 +97,18 @@ def _when(alarm: Alarm) -> str:
     return f"alarm at rollout step {alarm.step}{seed}"
 
 
-def html(report: Report, images: dict[str, str]) -> str:
-    """One page that needs no other file: `images` are data URIs by the name of the plot."""
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, finalize=_shown, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"language": language, "shorter": _shorter, "rewards": _rewards, "when": _when}
-    template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
+
+
+def html(report: Report, images: dict[str, str]) -> str:
+    """One page that needs no other file: `images` are data URIs by the name of the plot."""
+    return _template().render(
         report=report,
         finding=finding(report),
         comparisons=comparisons(report),

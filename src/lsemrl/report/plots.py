@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
@@ -205,6 +206,7 @@ def _label(ax: Axes, ends: Sequence[tuple[float, float, str, str]], lines: Itera
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # or each box would be asked of a new one
     half, busy, labels = 3 * figure.dpi / 72, list[Bbox](), list[Bbox]()
     for line in lines:
         for start, end in itertools.pairwise(ax.transData.transform([line[0], *line])):
@@ -214,21 +216,21 @@ def _label(ax: Axes, ends: Sequence[tuple[float, float, str, str]], lines: Itera
         note.set_fontweight("normal" if colour == _INK else "bold")
         costs = []
         for place in _PLACES:
-            box = _stand(note, place)
+            box = _stand(note, place, renderer)
             outside = not (ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and ax.bbox.containsy(box.y1))
             costs.append(box.count_overlaps(busy) + 30 * (box.count_overlaps(labels) + outside) + 2 * place[0])
         best = _PLACES[costs.index(min(costs))]
-        labels.append(_stand(note, best))
+        labels.append(_stand(note, best, renderer))
         if best[0] > 1:
             leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
             ax.annotate("", (x, y), note.get_position(), textcoords="offset points", arrowprops=leader)
 
 
-def _stand(note: Annotation, place: _Place) -> Bbox:
+def _stand(note: Annotation, place: _Place, renderer: RendererAgg) -> Bbox:
     """Move `note` to `place` and say what it then covers, in pixels."""
     far, ha, va, dx, dy = place
     note.set(position=(far * dx, far * dy), ha=ha, va=va)
-    return note.get_window_extent()
+    return note.get_window_extent(renderer)
 
 
 def _reward_curve(arm: Arm) -> Figure | None:
