@@ -20,10 +20,11 @@ from lsemrl.commands.rendered import _as_yaml
 from lsemrl.commands.task_rows import task_of
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.base import TaskData
+from lsemrl.data.limits import Limits
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.survey import survey
-from lsemrl.data.task import read_splits
+from lsemrl.data.task import prepare, read_splits
 from lsemrl.data.translation import TranslationData
 from lsemrl.experiment.read import read_experiment
 from lsemrl.languages import Language
@@ -43,6 +44,13 @@ def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def fields(name: str) -> dict:
     return yaml.safe_load((Path("project") / name).read_text(encoding="utf-8"))
+
+
+def _module(own: dict) -> TranslationData:
+    """Of the fields that a configuration gives."""
+    kinds = {"splits": Splits, "limits": Limits, "source": Source, "untranslated": Source}
+    typed = {name: kinds[name](**value) if name in kinds else value for name, value in own.items()}
+    return TranslationData(**typed)
 
 
 def test_what_it_writes_can_be_planned(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +168,28 @@ def test_held_out_files_and_questions_of_ones_own(pairs: str, tiny_model: str) -
     assert measured["general"]["init_args"]["template"] == template
 
 
+@pytest.mark.parametrize("name", ["mono.txt", "mono.tsv"])
+def test_sentences_without_a_translation_are_what_rl_trains_on(
+    name: str, pairs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = [row["zh"] for row in corpus.translation("train", 300, 0)][240:]
+    Path(name).write_text("\n".join([*["chinese"] * name.endswith(".tsv"), *alone, ""]), encoding="utf-8")
+    words = ["--from=zh", "--to=bo", "--output=project", f"--untranslated={name}"]
+    main(["init", pairs, *words])
+    data = {stage: fields(f"{stage}.yaml")["data"]["init_args"] for stage in ("cold_start", "rl")}
+    assert data["rl"]["untranslated"]["path"] == name and "untranslated" not in data["cold_start"]
+    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
+    trained = {stage: prepare(_module(own).plan, tokenizer).train for stage, own in data.items()}
+    assert {example.source for example in trained["rl"]} == set(alone)
+    assert len(trained["cold_start"]) > 150  # all pairs but those held out
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", "project/rl.yaml", "--print_config"])
+    assert exit_.value.code == 0
+    model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert model["gate"] == "language" and model["rewards"]["similarity"]["init_args"]["against"] == "source"
+
+
 @pytest.mark.parametrize("text", ["a\nb", "=", "2024-13-01", "no", "翻译", "a: b", " a", "- x", "\t", "", "it's", "%x"])
 def test_any_text_is_written_as_yaml_reads_it(text: str) -> None:
     assert yaml.safe_load(f"k: [{_as_yaml(text)}]")["k"] == [text]
@@ -264,10 +294,14 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
         ({"to": "xx"}, "which column holds 'xx' cannot be told"),
         ({"output": Path(".")}, "--output is '.', which holds something already"),
         ({"model": "nope"}, "policy.model is 'nope'"),
+        ({"untranslated": "nope.txt"}, "path is 'nope.txt', and there is no such file"),
+        ({"untranslated": "one.txt"}, "--untranslated is 'one.txt', which leaves 1 of the 40 sentences"),
+        ({"untranslated": "one.txt", "task": "headline"}, "--untranslated is 'one.txt', but the task is headline"),
         ({"task": "headline"}, "which column holds the content cannot be told; give --source-column, one of: chinese"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(change: dict, says: str, pairs: str) -> None:
+    Path("one.txt").write_text("老师买了书\n", encoding="utf-8")
     settings = {"file": pairs, "to": "bo", "output": Path("project"), "from_": "zh", **change}
     with pytest.raises(UserError, match=says):
         init(**settings)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsemrl import micro
 from lsemrl.commands.lengths import foretold, lengths_of, limits_of
@@ -15,25 +16,25 @@ from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
 from lsemrl.commands.quiet import loading
 from lsemrl.commands.rendered import rendered
 from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task, held_out_of, task_of
-from lsemrl.data import comprehension
+from lsemrl.commands.wordings import asked_for, asked_of_questions
 from lsemrl.data.base import TaskData
+from lsemrl.data.formats import TABLES
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
-from lsemrl.data.records import read_records
-from lsemrl.data.sources import Source
+from lsemrl.data.sources import Source, alone, check_source
 from lsemrl.data.survey import Column, Survey, alike, profile_of, survey
 from lsemrl.data.task import HELD_OUT, Prepared, prepare
-from lsemrl.data.translation import TEMPLATES, wording
-from lsemrl.evaluation.general import language_of
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
+from lsemrl.layouts import format_of
 from lsemrl.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FILES = ("README.md", "rehearse.yaml", "cold_start.yaml", "rl.yaml", "measure.yaml", "experiment.yaml")
 IDENTIFIER = "language.yaml"
 """Written too where the language is in the script of the one that is translated from."""
-_HEADLINE = {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name}: {{source}}"}
-"""What the policy is asked for a headline, by the language that it is asked in."""
 _FEWEST, _WANTED_STEPS, _MOST_TOKENS = 40, 100, 2**30
 
 
@@ -51,6 +52,7 @@ class Asked:
     general: str
     validation: str
     test: str
+    untranslated: str
 
     @property
     def in_world(self) -> bool:
@@ -89,6 +91,7 @@ def init(
     general: str | None = None,
     validation: str | None = None,
     test: str | None = None,
+    untranslated: str | None = None,
 ) -> None:
     """Write a project for the rows of a file; at a terminal, what is missing is asked.
 
@@ -105,12 +108,16 @@ def init(
         general: Questions in a language that the model knows, nested as SQuAD or CMRC are, for what it lost.
         validation: Rows for validation, with the columns of the file; by default a share of the file's.
         test: Rows for the test, likewise.
+        untranslated: Sentences of the source language that nobody has translated, a text file or rows with the columns
+            of the file: RL then trains on these, and the cold start on all rows.
 
     Raises:
         UserError: The file, a column, a language or the model is not what it should be, or `output` holds something.
     """
     found = survey(Source(path=file, on_bad_row="skip"))
     task = task_of(found, task, from_)
+    if untranslated and task != "translation":
+        raise UserError(f"--untranslated is {untranslated!r}, but the task is {task}; leave it out")
     asking = at_terminal() and None in (to, output, from_ if task == "translation" else "")
     if asking:
         print(f"{found.rows:,} rows with the columns {'; '.join(map(str, found.columns))}")
@@ -135,6 +142,7 @@ def init(
         general=general or (micro.NAME if model in (None, micro.NAME) else ""),
         validation=validation or "",
         test=test or "",
+        untranslated=untranslated or "",
     )
     profile = profile_of(to, list(columns.values())[1])
     shown, lines = _shown(asked, found, columns, profile)
@@ -154,25 +162,20 @@ def _shown(
     kind = CLASSES[asked.task]
     fields = {"source_field": asked.from_, "target_field": asked.to} if asked.task == "translation" else {}
     renamed = {field: column.name for field, column in columns.items() if field != column.name}
-    template = _wording(asked)
+    template = asked_for(asked.task, asked.from_, asked.to)
     alike = asked.task == "translation" and columns[asked.from_].share(profile) >= (profile.threshold or 0)
     identifier = f"{asked.folder}/language" if alike else ""
     splits = held_out_of(found.rows, asked.validation, asked.test)
     train_rows = Source(path=asked.path, columns={**renamed}, header=found.header, on_bad_row="skip")
     held_out = {name: replace(train_rows, path=path) for name in HELD_OUT if (path := getattr(asked, name))}
-    prepared, limits, foreseen = _read(
-        asked,
-        kind(
-            source=train_rows,
-            **held_out,
-            splits=splits,
-            template=PromptTemplate(template=template or None),
-            limits=Limits(max_prompt_tokens=_MOST_TOKENS, max_target_tokens=_MOST_TOKENS),
-            **fields,
-        ),
+    rows = partial(
+        kind, source=train_rows, **held_out, splits=splits, template=PromptTemplate(template=template or None), **fields
     )
+    untranslated = _untranslated(asked, train_rows)
+    tokenizer = _tokenizer(asked)
+    prepared, limits, foreseen = _read(asked, rows, tokenizer)
     train = len(prepared.train)
-    cold_start = min(max(train // 4, 16), 2000)
+    cold_start, rl = _parts(train, untranslated, rows, tokenizer, limits)
     report = prepared.report["train"]
     return {
         **vars(asked),
@@ -182,8 +185,6 @@ def _shown(
         else f"{asked.task.capitalize()}s in {name_in(asked.to, 'en')}",
         "summary": _summary(found, columns, profile, identifier),
         "data_class": f"{kind.__module__}.{kind.__name__}",
-        "columns": renamed,
-        "header": found.header,
         "fields": fields,
         "template": template,
         "language": _written(profile, identifier),
@@ -201,16 +202,18 @@ def _shown(
         "train": train,
         "test_rows": len(prepared.test),
         "cold_start": cold_start,
-        "held_out": {name: source.path for name, source in held_out.items()},
+        "rl_rows": rl,
+        "sources": {"source": train_rows, **held_out},
+        "untranslated": untranslated,
         "fractions": {name: getattr(splits, name) for name in ("validation_fraction", "test_fraction")},
-        "general_template": _wording_of_questions(asked),
+        "general_template": asked_of_questions(asked.general),
         "longest_prompt": report["longest_prompt"],
         "longest_target": report["longest_target"],
         "max_prompt": limits.max_prompt_tokens,
         "on_long": limits.on_long,
         "max_target": limits.max_target_tokens,
         "sft": _pace(cold_start, 16 if cold_start < 640 else 32, least=2, most=10),
-        "rl": _pace(train - cold_start, 8 if train - cold_start < 160 else 16, least=1, most=5),
+        "rl": _pace(rl, 8 if rl < 160 else 16, least=1, most=5),
         # What the base writes by itself: the embedded one is brief.
         "rehearsal": {"rows": 1000, "prompt": 96, "answer": 48}
         if asked.in_world
@@ -221,13 +224,18 @@ def _shown(
     }, [*foreseen, *(line for line in prepared.lines if "/" not in line.partition(":")[0])]
 
 
-def _read(asked: Asked, data: TaskData) -> tuple[Prepared, Limits, list[str]]:
-    """The rows as `lsemrl fit` will read them, limits for them, and what these will touch."""
+def _tokenizer(asked: Asked) -> PreTrainedTokenizerBase:
     loading(asked.model)
     from lsemrl.modules.pretrained import read_config_and_tokenizer  # transformers, for which no mistake waits
 
-    path = str(micro.POLICY) if asked.in_world else asked.model
-    _, tokenizer = read_config_and_tokenizer(path, trust=False)
+    return read_config_and_tokenizer(str(micro.POLICY) if asked.in_world else asked.model, trust=False)[1]
+
+
+def _read(
+    asked: Asked, rows: Callable[..., TaskData], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Prepared, Limits, list[str]]:
+    """The rows as `lsemrl fit` will read them, limits for them, and what these will touch."""
+    data = rows(limits=Limits(max_prompt_tokens=_MOST_TOKENS, max_target_tokens=_MOST_TOKENS))
     prepared = prepare(data.plan, tokenizer)
     if len(prepared.train) < _FEWEST or not prepared.test:
         raise UserError(
@@ -239,37 +247,41 @@ def _read(asked: Asked, data: TaskData) -> tuple[Prepared, Limits, list[str]]:
     return prepared, limits, foretold(data.plan.task.name, lengths, prepared.report, limits)
 
 
+def _untranslated(asked: Asked, pairs: Source) -> Source | None:
+    if not asked.untranslated:
+        return None
+    source = Source(path=asked.untranslated, on_bad_row="skip")
+    check_source(alone(source))
+    if alone(source).target_path:  # a text file, which has no columns
+        return source
+    own = {field: name for field, name in pairs.columns.items() if field == asked.from_}
+    return replace(source, columns=own, header=pairs.header or format_of(source.path) not in TABLES)
+
+
+def _parts(
+    train: int,
+    untranslated: Source | None,
+    rows: Callable[..., TaskData],
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Limits,
+) -> tuple[int, int]:
+    """How many rows the cold start has, and how many RL."""
+    if untranslated is None:
+        cold_start = min(max(train // 4, 16), 2000)
+        return cold_start, train - cold_start
+    sentences = len(prepare(rows(limits=limits, untranslated=untranslated).plan, tokenizer).train)
+    if sentences < _FEWEST:
+        raise UserError(
+            f"--untranslated is {untranslated.path!r}, which leaves {sentences} of the {_FEWEST} sentences that it "
+            "takes; give more"
+        )
+    return train, sentences
+
+
 def _pace(rows: int, batch: int, *, least: int, most: int) -> Pace:
     epoch = max(rows // batch, 1)
     epochs = min(max(math.ceil(_WANTED_STEPS / epoch), least), most)
     return Pace(batch=batch, epochs=epochs, steps=epochs * epoch, epoch=epoch)
-
-
-def _wording(asked: Asked) -> str:
-    """What the policy is asked; "" for the task's own."""
-    own = {
-        "translation": {asked.from_, asked.to} <= TEMPLATES.keys(),
-        "headline": asked.to == "bo",
-        "instruction": True,
-    }
-    if own[asked.task]:
-        return ""
-    if asked.task == "translation":
-        return wording(asked.from_, asked.to)
-    spoken = "zh" if asked.from_ == "zh" else "en"
-    return _HEADLINE[spoken].format(name=name_in(asked.to, spoken))
-
-
-def _wording_of_questions(asked: Asked) -> str:
-    """What the policy is asked of general ability; "" for the task's own wording, which is Chinese."""
-    if asked.general in ("", micro.NAME):
-        return ""
-    task = comprehension.TASK
-    questions, _ = read_records(
-        Source(path=asked.general, on_bad_row="skip"), inputs=task.inputs, target=task.target, flatten=task.flatten
-    )
-    chinese = language_of(["\n".join(each.inputs.values()) for each in questions]) == "Chinese"
-    return "" if chinese else "{context}\nQuestion: {question}"
 
 
 def _summary(found: Survey, columns: Mapping[str, Column], profile: Language, identifier: str) -> str:

@@ -1,0 +1,48 @@
+"""What a project asks the policy, where the task's own wording is of other languages."""
+
+from __future__ import annotations
+
+from lsemrl import micro
+from lsemrl.commands.task_rows import Task
+from lsemrl.data import comprehension
+from lsemrl.data.records import read_records
+from lsemrl.data.sources import Source
+from lsemrl.data.translation import TEMPLATES, wording
+from lsemrl.evaluation.general import language_of
+from lsemrl.languages import name_in
+
+_HEADLINE = {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name}: {{source}}"}
+"""By the language that it is asked in."""
+
+
+def asked_for(task: Task, from_: str, to: str) -> str:
+    """The template for rows of `task`; "" for the task's own.
+
+    Args:
+        task: What is learned.
+        from_: Tag of the language that is asked in; "" if nothing is known of it.
+        to: Tag of the language that is to be learned.
+    """
+    own = {"translation": {from_, to} <= TEMPLATES.keys(), "headline": to == "bo", "instruction": True}
+    if own[task]:
+        return ""
+    if task == "translation":
+        return wording(from_, to)
+    spoken = "zh" if from_ == "zh" else "en"
+    return _HEADLINE[spoken].format(name=name_in(to, spoken))
+
+
+def asked_of_questions(path: str) -> str:
+    """The template for questions on passages; "" for the task's own, which is Chinese.
+
+    Args:
+        path: Their file; "" or "micro" are none of the user's.
+    """
+    if path in ("", micro.NAME):
+        return ""
+    task = comprehension.TASK
+    questions, _ = read_records(
+        Source(path=path, on_bad_row="skip"), inputs=task.inputs, target=task.target, flatten=task.flatten
+    )
+    chinese = language_of(["\n".join(each.inputs.values()) for each in questions]) == "Chinese"
+    return "" if chinese else "{context}\nQuestion: {question}"
