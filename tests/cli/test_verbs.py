@@ -15,9 +15,10 @@ from lsemrl.cli.main import main
 from lsemrl.cli.verbs import VERBS, Verb, run_verb
 from lsemrl.commands import report
 from lsemrl.commands.trainer import TRAINER_VERBS
+from matrix import slow_but
 
 
-@pytest.mark.parametrize("name", [name for name in VERBS if name not in (*TRAINER_VERBS, "best-of")])
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in TRAINER_VERBS])
 def test_help_explains_every_setting(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -27,6 +28,15 @@ def test_help_explains_every_setting(
     shown = capsys.readouterr().out
     assert exit_.value.code == 0 and shown.startswith(f"usage: lsemrl {name} ") and VERBS[name].line in shown
     assert not re.findall(r"^.*  \((?:required, )?type: .*$", shown, re.MULTILINE)  # of one that has no words
+
+
+@pytest.mark.parametrize("name", slow_but(TRAINER_VERBS, ["best-of"]))
+def test_help_of_what_takes_a_runs_configuration(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([name, "--help"])
+    usage, _, said, *_ = capsys.readouterr().out.splitlines()
+    assert exit_.value.code == 0 and usage == f"usage: lsemrl {name} --config FILE ... [--field value ...]"
+    assert said.startswith(VERBS[name].line)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_rows_of_ones_own_are_not_replaced(tmp_path: Path, capsys: pytest.Captur
         ),
         (
             ["--config", str(CONFIGS / "grpo.yaml"), "--model.samples", "1"],
-            "unrecognized arguments: --model.samples=1 (the nearest is model.sampling); lsemrl best-of --help",
+            "unrecognized arguments: --model.samples=1 (the nearest is model.sampling); lsemrl best-of --config FILE ",
         ),
     ],
 )

@@ -140,7 +140,7 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
         fields = f"give the fields one by one, --{path}.FIELD VALUE"
         complaint = f"{given[1] or given[2]!r} is neither a file of its fields nor a class; {fields}"
     remedy = (
-        "lsemrl fit --config FILE --print_config lists every field with its type"
+        f"lsemrl {verb} --config FILE --print_config lists every field with its type"
         if verb in TRAINER_VERBS
         else f"lsemrl {verb} --help lists every option"
     )

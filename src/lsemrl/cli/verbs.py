@@ -36,10 +36,10 @@ class Verb:
 _ALL = (
     Verb("init", "init.init", "look into rows of your own, and write a project for them: cold start, RL, measure"),
     Verb("check", "check.check", "look at rows before training: leaks, copies, languages, tokens, what it would cost"),
-    Verb("fit", "trainer.run_trainer", "train a policy: SFT or GRPO, as the configuration says"),
-    Verb("validate", "trainer.run_trainer", "score a policy on the validation rows"),
-    Verb("test", "trainer.run_trainer", "score a policy on the test rows"),
-    Verb("predict", "trainer.run_trainer", "write a policy's outputs for the test rows"),
+    Verb("fit", "trainer.run_trainer", TRAINER_VERBS["fit"]),
+    Verb("validate", "trainer.run_trainer", TRAINER_VERBS["validate"]),
+    Verb("test", "trainer.run_trainer", TRAINER_VERBS["test"]),
+    Verb("predict", "trainer.run_trainer", TRAINER_VERBS["predict"]),
     Verb("rehearse", "rehearse.rehearse", "have the base write text by itself, to hold a policy to what it knew"),
     Verb("generate", "generate.generate", "answer texts with a run or a model: a file, standard input, or at a prompt"),
     Verb("chat", "chat.chat", "answer and score what is typed, each line by itself, the base beside it if asked"),
@@ -53,7 +53,7 @@ _ALL = (
     Verb("tax", "tax.tax", "set measured arms side by side, over seeds: tables with intervals, plots, pages"),
     Verb("judge", "judge.judge", "compare two arms' predictions row by row, by a language model or by the oracle"),
     Verb("general", "general.general", "general ability before and after training, by lm-evaluation-harness"),
-    Verb("best-of", "best_of.best_of", "keep the best of a group for every training row of a GRPO run (self-SFT)"),
+    Verb("best-of", "best_of.best_of", TRAINER_VERBS["best-of"]),
     Verb("fit-reward", "fit_reward.fit_reward", "adapt a reward encoder to parallel pairs, measure it, and derive tau"),
     Verb("fit-language", "fit_language.fit_language", "tell a language from those in its script, by texts of both"),
     Verb("experiment", "experiment.experiment", "run the stages of an experiment for every seed, where needed"),
@@ -74,7 +74,7 @@ def run_verb(verb: Verb, words: list[str]) -> None:
     function = getattr(import_module(f"lsemrl.commands.{module}"), name)
     parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
     if "words" in parameters:
-        if verb.name in (*TRAINER_VERBS, "best-of"):
+        if verb.name in TRAINER_VERBS:
             first_look(words, (GRPO,) if verb.name == "best-of" else POLICIES)
         function([verb.name, *words])
         return

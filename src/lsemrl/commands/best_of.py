@@ -17,7 +17,7 @@ def best_of(words: list[str]) -> None:
     Raises:
         UserError: They are of another run; see also `write_best`.
     """
-    cli = run_trainer(words[1:], run=False)
+    cli = run_trainer(words, run=False)
     # Lightning and torch, for which words that cannot be do not wait
     from lsemrl.commands.best_rows import write_best
     from lsemrl.data.base import TaskData

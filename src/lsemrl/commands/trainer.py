@@ -24,14 +24,21 @@ from lsemrl.runs import find_run, is_rank_zero
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
-TRAINER_VERBS = ("fit", "validate", "test", "predict")
+TRAINER_VERBS = {
+    "fit": "train a policy: SFT or GRPO, as the configuration says",
+    "validate": "score a policy on the validation rows",
+    "test": "score a policy on the test rows",
+    "predict": "write a policy's outputs for the test rows",
+    "best-of": "keep the best of a group for every training row of a GRPO run (self-SFT)",
+}
+"""What takes the configuration of a run, and what it is for."""
 
 
 def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = True) -> Any:
     """Run one of Lightning's verbs.
 
     Args:
-        words: The verb and its options; without the verb if `run` is False.
+        words: The verb and its options.
         callbacks: Lightning callbacks beside those that the configuration names.
         run: Whether to run the verb, or only to make what its configuration says.
 
@@ -74,13 +81,21 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
     from lsemrl.modules.run_folder import Asked, RunFolder
     from lsemrl.modules.trainer_data import TrainerData
 
+    verb, words = words[0], words if run else words[1:]
+    told = {
+        "exit_on_error": False,
+        "usage": f"lsemrl {verb} --config FILE ... [--field value ...]",
+        "description": f"{TRAINER_VERBS[verb]}. Every field, also of model and data, with its value and a comment: "
+        f"lsemrl {verb} --config FILE --print_config.",
+    }
+
     class Cli(LightningCLI):
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
             # The others would be described too, which takes a second. Lightning would read a pickle; ours is
             # checkpoints.resume.
-            asked = LightningCLI.subcommands().get(words[0]) if run else None
-            return {} if asked is None else {words[0]: asked | {"ckpt_path", "weights_only"}}
+            asked = LightningCLI.subcommands().get(verb) if run else None
+            return {} if asked is None else {verb: asked | {"ckpt_path", "weights_only"}}
 
         def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_lightning_class_args(self.trainer_class, "trainer")
@@ -163,10 +178,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
         auto_configure_optimizers=False,
         save_config_callback=None,  # ours is in RunFolder
         load_from_checkpoint_support=False,  # nor are checkpoints Lightning's
-        parser_kwargs={
-            "exit_on_error": False,
-            **({words[0]: {"exit_on_error": False}} if run else {}),
-        },
+        parser_kwargs={"exit_on_error": False, verb: told} if run else told,
         args=words,
         run=run,
     )
