@@ -59,6 +59,18 @@ def test_with_a_policy_and_an_encoder(rows: Path, capsys: pytest.CaptureFixture[
     assert cost["prompts"] == 16 and cost["completions"] == 128 and cost["memory_bytes"] > 4 * cost["trained"]
 
 
+def test_sentences_without_a_translation(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentences = [str(row["zh"]) for row in corpus.translation("train", 400, 0)][60:]
+    Path("mono.txt").write_text("\n".join([*sentences, "students", "\u200b", ""]), encoding="utf-8")
+    words = ["--from", "zh", "--to", "bo", "--untranslated", "mono.txt", "--policy.model", "micro"]
+    main(["check", "pairs.tsv", *words])
+    said, record = capsys.readouterr().out, found("check")
+    assert record["rows"]["untranslated"] == 341 and f"estimate: {341 // 16} steps" in said
+    says = [one["says"] for one in record["findings"]]
+    assert any("1 rows of mono.txt cannot be used and are listed in untranslated.skipped.jsonl" in one for one in says)
+    assert "without a translation: 1 of 341 'zh' are not Chinese by its letters" in says
+
+
 def test_what_cannot_work_ends_with_2_and_a_page(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows.write_text("zh\tbo\n一\tone\n二\ttwo\n", encoding="utf-8")
     with pytest.raises(SystemExit) as ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -68,6 +69,25 @@ def test_what_is_wrong_with_a_row_is_found(pair: tuple[str, str], level: str, se
 def test_what_is_wrong_with_most_rows_cannot_work() -> None:
     found = look([(zh, zh) for zh, _ in PAIRS]).findings
     assert [one.level for one in found[:2]] == ["refused", "refused"]
+
+
+def test_sentences_without_a_translation() -> None:
+    alone = [*(zh for zh, _ in PAIRS[30:]), PAIRS[30][0], "the students are at school", "༡༢༣"]
+    found = inspect(
+        {"train": records(PAIRS[:20]), "test": records(PAIRS[28:32], "t.tsv")},
+        TASK,
+        PROFILES,
+        [replace(record, targets=()) for record in records([(zh, "") for zh in alone], "mono.txt")],
+    )
+    assert found.rows == {"train": 20, "test": 4, "untranslated": 33}
+    assert all(side.texts == 24 for side in found.sides) and len(found.ratios) == 24
+    assert [one.says.removeprefix("without a translation: ") for one in found.findings] == [
+        "1 of 33 'zh' hold no letter",
+        "1 of 33 'zh' are not Chinese by its letters",
+        "1 of 33 'zh' are another again",
+        "3 of 33 'zh' are of held-out rows; training leaves them out",
+    ]
+    assert [row.place for row in found.findings[-1].rows] == ["mono.txt:1", "mono.txt:2", "mono.txt:31"]
 
 
 def test_leaks_between_splits() -> None:

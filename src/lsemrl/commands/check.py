@@ -15,12 +15,20 @@ from lsemrl.commands.check_cost import Step, told
 from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered
 from lsemrl.commands.quiet import quiet
-from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task, held_out_of, task_of
+from lsemrl.commands.task_rows import (
+    CLASSES,
+    Task,
+    check_untranslated,
+    columns_of_task,
+    held_out_of,
+    task_of,
+    untranslated_of,
+)
 from lsemrl.data.base import TaskData
 from lsemrl.data.findings import Finding, reasons
 from lsemrl.data.inspection import Inspection, inspect
 from lsemrl.data.limits import Limits
-from lsemrl.data.records import Record
+from lsemrl.data.records import Record, read_records
 from lsemrl.data.sources import Source
 from lsemrl.data.survey import Column, Survey, survey
 from lsemrl.data.task import HELD_OUT, Plan, prepare, read_splits
@@ -53,6 +61,7 @@ def check(
     target_column: str | None = None,
     validation: str | None = None,
     test: str | None = None,
+    untranslated: str | None = None,
     step: Step = Step(),
 ) -> None:
     """Look at rows before anything is trained on them, and write check.html and check.json.
@@ -71,6 +80,8 @@ def check(
         target_column: The column of the answers, likewise.
         validation: Rows for validation, with the columns of the data; by default a share of them.
         test: Rows for the test, likewise.
+        untranslated: Sentences of the source language that nobody has translated, for RL: a text file, or rows with the
+            columns of the data.
         step: What a step of RL is taken to be.
 
     Raises:
@@ -79,6 +90,7 @@ def check(
     begun = time.monotonic()
     found = survey(Source(path=data, on_bad_row="skip"))
     task = task_of(found, task, from_)
+    check_untranslated(untranslated, task)
     if task == "translation":
         from_ = answered(from_, "--from", SOURCE_LANGUAGE)
     to = answered(to, "--to", "the language that is to be learned, such as bo")
@@ -92,12 +104,18 @@ def check(
     given = {"validation": validation, "test": test}
     rows = _data(task, from_ or "", to, columns, data, found, given, output)
     records, bad = read_splits(rows.plan)
+    sources = [rows.plan.source, *(getattr(rows.plan, name) for name in HELD_OUT)]
+    sentences: list[Record] = []
+    if untranslated:
+        own = untranslated_of(untranslated, rows.plan.source, from_ or "")
+        sources.append(replace(own, skipped_path=str(output / f"untranslated.{_SKIPPED}")))
+        sentences, _ = read_records(sources[-1], inputs=rows.plan.task.inputs, target="")
     profiles = _profiles(list(columns), task, from_ or "", to, identifier)
     unread: list[Finding] = []
-    with aside(partial(inspect, records, rows.plan.task, profiles)) as inspecting:  # while libraries load
+    with aside(partial(inspect, records, rows.plan.task, profiles, sentences)) as inspecting:  # while libraries load
         tokens, cost = _read_by(policy, encoder, rows.plan, (records, bad), step, unread)
         inspected = inspecting()
-    findings = [*_bad(rows), *inspected.findings, *unread]
+    findings = [*_bad(sources), *inspected.findings, *unread]
     order = ("refused", "warning", "note")
     findings.sort(key=lambda one: order.index(one.level))
     inspected = replace(inspected, findings=tuple(findings))
@@ -107,8 +125,9 @@ def check(
         "lsemrl": __version__,
         "policy": policy.model if policy else None,
     }
-    write(output, inspected, tokens, told(cost, records, step) if cost else [], facts, _costs(cost))
-    for line in _lines(inspected, tokens, cost, records, step):
+    costs = told(cost, len(sentences or records["train"]), step) if cost else []
+    write(output, inspected, tokens, costs, facts, _costs(cost))
+    for line in (*_lines(inspected, tokens), *(f"estimate: {line}" for line in costs)):
         print(line)
     print(f"looked at in {time.monotonic() - begun:.0f} s: {output / PAGE}, {output / JSON}")
     refused = [one.says for one in findings if one.level == "refused"]
@@ -163,13 +182,12 @@ def _profiles(
     return {fields[0]: usual_profile(from_) if task == "translation" or from_ else None, fields[1]: target}
 
 
-def _bad(rows: TaskData) -> list[Finding]:
+def _bad(sources: Sequence[Source | None]) -> list[Finding]:
     """What could not be read, by its reasons."""
     import json
 
     found = []
-    for name in ("source", *HELD_OUT):
-        source: Source | None = getattr(rows.plan, name)
+    for source in sources:
         if source is None or not source.skipped.exists():
             continue
         bad = [json.loads(line)["reason"] for line in read_lines(source.skipped) if line.strip()]
@@ -262,9 +280,7 @@ def _costs(cost: Cost | None) -> dict[str, Any] | None:
     return asdict(cost) | {"memory_bytes": cost.memory.total} if cost else None
 
 
-def _lines(
-    found: Inspection, tokens: Sequence[Tokens], cost: Cost | None, records: Mapping[str, Sequence[Record]], step: Step
-) -> list[str]:
+def _lines(found: Inspection, tokens: Sequence[Tokens]) -> list[str]:
     """The same for a terminal."""
     lines = [", ".join(f"{count:,} {name}" for name, count in found.rows.items()) + " rows"]
     for side in found.sides:
@@ -274,4 +290,4 @@ def _lines(
     for finding in found.findings:
         first = f" (such as {finding.rows[0].place})" if finding.rows else ""
         lines.append(f"{finding.level}: {finding.says}{first}")
-    return lines + [f"estimate: {line}" for line in (told(cost, records, step) if cost else [])]
+    return lines

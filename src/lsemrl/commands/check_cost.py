@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lsemrl.data.records import Record
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
@@ -32,15 +30,15 @@ class Step:
                 raise UserError(f"step.{name} is {getattr(self, name)}; give a number above 0")
 
 
-def told(cost: Cost, records: Mapping[str, Sequence[Record]], step: Step) -> list[str]:
+def told(cost: Cost, rows: int, step: Step) -> list[str]:
     """What a step and a run would take, in sentences.
 
     Args:
         cost: Of a step.
-        records: Of which those to train on count.
+        rows: To train on.
         step: What it was taken to be.
     """
-    steps = max(1, len(records["train"]) // step.batch_size) * step.epochs
+    steps = max(1, rows // step.batch_size) * step.epochs
     hours = steps * cost.operations / (step.tflops * 1e12) / 3600
     spent = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
     return [

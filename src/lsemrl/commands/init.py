@@ -15,18 +15,24 @@ from lsemrl.commands.lengths import foretold, lengths_of, limits_of
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
 from lsemrl.commands.quiet import loading
 from lsemrl.commands.rendered import rendered
-from lsemrl.commands.task_rows import CLASSES, Task, columns_of_task, held_out_of, task_of
+from lsemrl.commands.task_rows import (
+    CLASSES,
+    Task,
+    check_untranslated,
+    columns_of_task,
+    held_out_of,
+    task_of,
+    untranslated_of,
+)
 from lsemrl.commands.wordings import asked_for, asked_of_questions
 from lsemrl.data.base import TaskData
-from lsemrl.data.formats import TABLES
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
-from lsemrl.data.sources import Source, alone, check_source
+from lsemrl.data.sources import Source
 from lsemrl.data.survey import Column, Survey, alike, profile_of, survey
 from lsemrl.data.task import HELD_OUT, Prepared, prepare
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
-from lsemrl.layouts import format_of
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
@@ -116,8 +122,7 @@ def init(
     """
     found = survey(Source(path=file, on_bad_row="skip"))
     task = task_of(found, task, from_)
-    if untranslated and task != "translation":
-        raise UserError(f"--untranslated is {untranslated!r}, but the task is {task}; leave it out")
+    check_untranslated(untranslated, task)
     asking = at_terminal() and None in (to, output, from_ if task == "translation" else "")
     if asking:
         print(f"{found.rows:,} rows with the columns {'; '.join(map(str, found.columns))}")
@@ -171,7 +176,7 @@ def _shown(
     rows = partial(
         kind, source=train_rows, **held_out, splits=splits, template=PromptTemplate(template=template or None), **fields
     )
-    untranslated = _untranslated(asked, train_rows)
+    untranslated = untranslated_of(asked.untranslated, train_rows, asked.from_) if asked.untranslated else None
     tokenizer = _tokenizer(asked)
     prepared, limits, foreseen = _read(asked, rows, tokenizer)
     train = len(prepared.train)
@@ -245,17 +250,6 @@ def _read(
     lengths = lengths_of(prepared, tokenizer)
     limits = limits_of(lengths["train"], cut=asked.task == "headline")
     return prepared, limits, foretold(data.plan.task.name, lengths, prepared.report, limits)
-
-
-def _untranslated(asked: Asked, pairs: Source) -> Source | None:
-    if not asked.untranslated:
-        return None
-    source = Source(path=asked.untranslated, on_bad_row="skip")
-    check_source(alone(source))
-    if alone(source).target_path:  # a text file, which has no columns
-        return source
-    own = {field: name for field, name in pairs.columns.items() if field == asked.from_}
-    return replace(source, columns=own, header=pairs.header or format_of(source.path) not in TABLES)
 
 
 def _parts(

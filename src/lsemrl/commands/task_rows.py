@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from lsemrl.data.base import TaskData
+from lsemrl.data.formats import TABLES
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.instruction import InstructionData
+from lsemrl.data.sources import Source, alone, check_source
 from lsemrl.data.splits import Splits
 from lsemrl.data.survey import Column, Survey, find_column
 from lsemrl.data.translation import TranslationData
+from lsemrl.layouts import format_of
 from lsemrl.types import UserError
 
 Task = Literal["translation", "headline", "instruction"]
@@ -95,3 +99,32 @@ def held_out_of(rows: int, validation: str | None, test: str | None) -> Splits:
         return 0.0 if given else round(min(max(wanted / rows, 0.01), 0.1), 3)
 
     return Splits(validation_fraction=share(validation, 100), test_fraction=share(test, 300))
+
+
+def check_untranslated(path: str | None, task: Task) -> None:
+    """Refuse sentences without a translation where nothing is translated.
+
+    Raises:
+        UserError: There are some.
+    """
+    if path and task != "translation":
+        raise UserError(f"--untranslated is {path!r}, but the task is {task}; leave it out")
+
+
+def untranslated_of(path: str, pairs: Source, from_: str) -> Source:
+    """Sentences without a translation: a text file, or rows with the columns that the pairs have.
+
+    Args:
+        path: Where they are.
+        pairs: The rows that have one.
+        from_: The language of the sentences.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    source = Source(path=path, on_bad_row="skip")
+    check_source(alone(source))
+    if alone(source).target_path:  # a text file, which has no columns
+        return source
+    own = {field: name for field, name in pairs.columns.items() if field == from_}
+    return replace(source, columns=own, header=pairs.header or format_of(path) not in TABLES)

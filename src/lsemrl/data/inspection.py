@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import regex
 
@@ -73,13 +73,19 @@ class Inspection:
     findings: tuple[Finding, ...] = field(default=())
 
 
-def inspect(rows: Mapping[str, Sequence[Record]], task: Task, languages: Mapping[str, Language | None]) -> Inspection:
+def inspect(
+    rows: Mapping[str, Sequence[Record]],
+    task: Task,
+    languages: Mapping[str, Language | None],
+    untranslated: Sequence[Record] = (),
+) -> Inspection:
     """Look at the records of every split.
 
     Args:
         rows: By the names of splits; validation and test are held out.
         task: Of which they are.
         languages: By field, first the input's; None where nothing is known of its language.
+        untranslated: Records without outputs, to train on.
     """
     every = [record for records in rows.values() for record in records]
     texts = {
@@ -100,9 +106,11 @@ def inspect(rows: Mapping[str, Sequence[Record]], task: Task, languages: Mapping
         found += _ratios(every, task, ratios)
     for name, own in texts.items():
         found += _characters(name, own, every, task)
+    found += _untranslated(untranslated, rows, task, languages.get(task.inputs[0]))
     order = ("refused", "warning", "note")
     return Inspection(
-        rows={name: len(records) for name, records in rows.items()},
+        rows={name: len(records) for name, records in rows.items()}
+        | ({"untranslated": len(untranslated)} if untranslated else {}),
         sides=sides,
         ratios=ratios,
         findings=tuple(sorted(found, key=lambda one: order.index(one.level))),
@@ -179,6 +187,24 @@ def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
                     )
                 )
     return found
+
+
+def _untranslated(
+    records: Sequence[Record], rows: Mapping[str, Sequence[Record]], task: Task, language: Language | None
+) -> list[Finding]:
+    name = task.inputs[0]
+    texts = [record.inputs[name] for record in records]
+    found = [*_language(name, texts, records, task, language), *_characters(name, texts, records, task)]
+    again = len(texts) - len({content_key(text) for text in texts})
+    if again:
+        found.append(Finding(level="note", says=f"{again:,} of {len(texts):,} {name!r} are another again"))
+    held = {content_key(record.inputs[name]) for split in HELD_OUT for record in rows.get(split, ())}
+    shared = [record for record, text in zip(records, texts, strict=True) if content_key(text) in held]
+    if shared:
+        found.append(
+            _of_rows("note", f"{{}} {name!r} are of held-out rows; training leaves them out", shared, records, task)
+        )
+    return [replace(one, says=f"without a translation: {one.says}") for one in found]
 
 
 def _language(
@@ -266,7 +292,8 @@ def _of_rows(level: Level, says: str, odd: Sequence[Record], rows: Sequence[Reco
 
 
 def _shown(record: Record, task: Task, why: str = "") -> Shown:
-    return Shown(place=record.place, source=record.inputs[task.inputs[0]], target=record.targets[0], why=why)
+    target = next(iter(record.targets), "")
+    return Shown(place=record.place, source=record.inputs[task.inputs[0]], target=target, why=why)
 
 
 def _text_of(task: Task, name: str) -> Callable[[Record], str]:
