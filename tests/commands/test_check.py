@@ -69,6 +69,15 @@ def test_sentences_without_a_translation(rows: Path, capsys: pytest.CaptureFixtu
     says = [one["says"] for one in record["findings"]]
     assert any("1 rows of mono.txt cannot be used and are listed in untranslated.skipped.jsonl" in one for one in says)
     assert "without a translation: 1 of 341 'zh' are not Chinese by its letters" in says
+    # What it would take is of the sentences, with answers as long as those of the pairs.
+    Path("mono.txt").write_text("\n".join("".join(sentences[at : at + 20]) for at in range(40)), encoding="utf-8")
+    before = found("check")["cost"]["memory_bytes"]
+    main(["check", "pairs.tsv", "--encoder", "micro", *words])
+    record = found("check")
+    assert record["cost"]["memory_bytes"] > 2 * before and record["rows"]["untranslated"] == 40
+    assert ("--encoder 'micro'", "sources") in {(one["by"], one["what"]) for one in record["tokens"]}
+    main(["check", "pairs.tsv", *words[:4], "--untranslated", "micro"])
+    assert found("check")["rows"]["untranslated"] > 1000
 
 
 def test_what_cannot_work_ends_with_2_and_a_page(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:

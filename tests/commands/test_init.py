@@ -17,7 +17,7 @@ from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands.init import FILES, init
 from lsemrl.commands.rendered import _as_yaml
-from lsemrl.commands.task_rows import task_of
+from lsemrl.commands.task_rows import task_of, untranslated_of
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.base import TaskData
 from lsemrl.data.limits import Limits
@@ -190,6 +190,15 @@ def test_sentences_without_a_translation_are_what_rl_trains_on(
     assert model["gate"] == "language" and model["rewards"]["similarity"]["init_args"]["against"] == "source"
 
 
+@pytest.mark.parametrize(("header", "columns"), [("", {"zh": "2"}), ("text\n", {"zh": "text"}), ("zh\n", {})])
+def test_sentences_have_whatever_column_they_are_in(header: str, columns: dict, pairs: str) -> None:
+    rows = corpus.translation("train", 300, 0)
+    lines = [row["zh"] if header else f"{row['bo']}\t{row['zh']}" for row in rows]
+    Path("mono.tsv").write_text(header + "\n".join(lines), encoding="utf-8")
+    source = untranslated_of("mono.tsv", "zh", "chinese")
+    assert (source.columns, source.header) == (columns, bool(header))
+
+
 @pytest.mark.parametrize("text", ["a\nb", "=", "2024-13-01", "no", "翻译", "a: b", " a", "- x", "\t", "", "it's", "%x"])
 def test_any_text_is_written_as_yaml_reads_it(text: str) -> None:
     assert yaml.safe_load(f"k: [{_as_yaml(text)}]")["k"] == [text]
@@ -295,13 +304,21 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
         ({"output": Path(".")}, "--output is '.', which holds something already"),
         ({"model": "nope"}, "policy.model is 'nope'"),
         ({"untranslated": "nope.txt"}, "path is 'nope.txt', and there is no such file"),
-        ({"untranslated": "one.txt"}, "--untranslated is 'one.txt', which leaves 1 of the 40 sentences"),
+        ({"untranslated": "one.txt"}, r"--untranslated is 'one.txt', of which 1 can be used .* give 40 or more"),
+        ({"untranslated": "long.txt"}, r"of which 0 can be used \(zh-bo/untranslated: .* 50 prompts over 64 tokens"),
+        ({"untranslated": "bo.txt"}, r"'bo.txt': without a translation: 50 of 50 'zh' are not Chinese by its letters"),
         ({"untranslated": "one.txt", "task": "headline"}, "--untranslated is 'one.txt', but the task is headline"),
         ({"task": "headline"}, "which column holds the content cannot be told; give --source-column, one of: chinese"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(change: dict, says: str, pairs: str) -> None:
-    Path("one.txt").write_text("老师买了书\n", encoding="utf-8")
+    rows = corpus.translation("train", 100, 0)
+    for name, lines in (
+        ("one", ["老师买了书"]),
+        ("long", ["".join(row["zh"] for row in rows[at : at + 20]) for at in range(50)]),
+        ("bo", [row["bo"] for row in rows[:50]]),
+    ):
+        Path(f"{name}.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
     settings = {"file": pairs, "to": "bo", "output": Path("project"), "from_": "zh", **change}
     with pytest.raises(UserError, match=says):
         init(**settings)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from forks import Fork, script
 from lsemrl.cli.main import main
@@ -171,6 +172,13 @@ def test_what_would_be_pushed_names_files_and_does_not_say_where_they_lay(tmp_pa
     card = sent["README.md"].decode()
     assert "base_model: tiny" in card and "on rows.jsonl (part all)" in card and "path: rows.jsonl" in card
     assert "The base is a folder of that name" in card
+    path = home / "runs" / "version_0" / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["data"]["init_args"]["untranslated"] = {"path": str(home / "mono.txt")}
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    main(["export", str(home / "runs" / "version_0"), "--output", str(home / "again")])
+    card = (home / "again" / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "LoRA rank 32, on mono.txt (sentences without a translation), " in card
 
 
 @pytest.mark.parametrize(

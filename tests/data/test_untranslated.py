@@ -75,6 +75,26 @@ def test_shots_are_pairs(tokenizer: PreTrainedTokenizerFast, write: Write, lines
     assert "<|assistant|>བོད" in data.train_examples[0].prompt
 
 
+def test_no_shot_is_trained_on(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    pairs = write("pairs.jsonl", PAIRS)
+    alone = Path(pairs).with_name("alone.txt")
+    alone.write_text("".join(f"{pair['zh']}\n" for pair in PAIRS), encoding="utf-8")
+    data = prepared(tokenizer, pairs, untranslated=Source(path=str(alone)), template=PromptTemplate(shots=3))
+    assert all(row.prompt.count(f"{row.source}<") == 1 for row in data.train_examples)
+    assert len(data.train_examples) == data.report["train"]["rows"] > 15
+
+
+def test_bad_rows_of_either_file_are_told(tokenizer: PreTrainedTokenizerFast, write: Write, lines: str) -> None:
+    pairs = Source(path=write("pairs.jsonl", [*PAIRS, {"zh": "中", "bo": ""}]), on_bad_row="skip")
+    Path(lines).write_text("新0\n\n新1\n", encoding="utf-8")
+    data = TranslationData(source=pairs, untranslated=Source(path=lines, on_bad_row="skip"))
+    said = data.prepare(tokenizer)
+    assert "zh-bo/train: 2 rows, 1 bad rows skipped, 0 prompts over" in said[0] and "target" not in said[0]
+    assert (
+        "zh-bo: what is trained on has no bo; pairs are for validation and test; 1 bad rows of theirs skipped" in said
+    )
+
+
 def test_the_files_of_rows_are_read_as_pairs_are(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     pairs = write("pairs.jsonl", PAIRS)
     alone = Source(path=write("alone.jsonl", [{"id": "a", "text": "新"}]), columns={"zh": "text"})

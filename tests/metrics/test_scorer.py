@@ -130,9 +130,10 @@ def test_the_oracle_as_a_reward_watches_what_it_can_read() -> None:
 def test_the_oracle_as_a_reward_says_what_it_cannot_read_and_is_not_trained_on_it() -> None:
     mix = RewardMix({"chrf": Chrf(), "oracle": OracleMeaning()})
     assert mix.look_at(examples(WORLD)) == []
+    assert mix.parts["oracle"].look_at([replace(row, references=()) for row in examples(WORLD)]) == ""
     [line] = mix.look_at(examples(OWN))
     assert line.startswith("rewards.oracle: OracleMeaning is left out") and "2 of 2 references" in line
-    with pytest.raises(UserError, match=r"weight is 1\.0 in OracleMeaning, but the oracle knows only .*; leave it out"):
+    with pytest.raises(UserError, match=r"OracleMeaning is among the rewards, but .*; leave it out"):
         RewardMix({"chrf": Chrf(), "oracle": OracleMeaning(weight=1.0)}).look_at(examples([*WORLD, *OWN]))
 
 
@@ -178,7 +179,7 @@ def test_a_similarity_says_of_which_weights_it_is(tmp_path: Path) -> None:
     ]
     scorers.append(Scorer(MetricSettings(names=("similarity",))))
     with torch.no_grad():
-        next(scorers[2].encoders["metrics.encoder 'micro'"].parameters()).mul_(2)
+        next(scorers[2].encoders["metrics.encoder 'micro'"].encoder.parameters()).mul_(2)
     for scorer in scorers:
         scorer(completions(WORLD))
     one, same, other = (scorer.signatures["similarity"] for scorer in scorers)

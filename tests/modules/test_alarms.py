@@ -164,7 +164,7 @@ def completions(*said: tuple[str, str, str], pair: bool = True) -> list[Completi
         Completion(
             text=text,
             ended=True,
-            example=Example(id=source, prompt="", source=source, references=(reference,), pair=pair),
+            example=Example(id=source, prompt=source, source=source, references=(reference,), pair=pair),
         )
         for source, reference, text in said
     ]
@@ -188,7 +188,8 @@ def test_copies_are_counted_where_they_are_none_of_the_answers() -> None:
 def test_what_has_no_reference_has_no_template_beyond_it() -> None:
     answered = completions(("one", "a b c", "x y c"), ("two", "e b c", "x y d"))
     bare = [replace(each, example=replace(each.example, references=())) for each in answered]
-    assert likeness(answered)["completions/template"] > 0 == likeness(bare)["completions/template"]
+    assert likeness(answered)["completions/template"] > 0
+    assert math.isnan(likeness(bare)["completions/template"])
 
 
 def test_each_kind_is_told_once_with_the_best_paid_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -51,6 +51,7 @@ from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.base import RewardMix
+from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.types import Example
 from short_runs import TOKENS
 from tiny import save_tiny_model
@@ -133,6 +134,27 @@ def test_a_policy_that_cannot_read_sources_is_refused(tmp_path: Path) -> None:
     found = look("m", word_pieces(*LATIN), rows, {}, learned=True)
     assert len(found.refusals) == 1
     assert "100.0% of the letters of sources (such as '你')" in found.refusals[0]
+
+
+def test_few_references_among_many_sentences_are_looked_at() -> None:
+    bare = [Example(id=str(at), prompt=f"a {at}", source=f"a {at}", references=()) for at in range(3000)]
+    answered = [Example(id=f"v{at}", prompt="a b", source="a b", references=("བོད",)) for at in range(40)]
+    found = look("m", word_pieces(*LATIN, *"0123456789"), [*bare, *answered], {}, learned=False)
+    assert found.rows == 40 and "100.0% of the letters of references" in found.refusals[0]
+    assert look("m", word_pieces(*LATIN, *"0123456789"), bare, {}, learned=False).rows == 0
+
+
+def test_what_is_held_against_sources_has_to_read_them(blind_encoder: str) -> None:
+    rows = [Example(id=str(at), prompt="你", source=source, references=("a b",)) for at, source in enumerate("你好")]
+    part = SemanticSimilarity(encoder=blind_encoder, against="source", device="cpu", cache_dir="none")
+    for of_sources in (False, True):
+        uses = {"rewards.similarity.encoder": EncoderUse(part.encoder, of_sources)}
+        readings = look("m", word_pieces(*LATIN, "你", "好"), rows, uses, learned=False).readings
+        told = [one.refusal for one in readings if one.by == "rewards.similarity.encoder" and one.refusal]
+        assert len(told) == of_sources and all("100.0% of the letters of sources" in one for one in told)
+    module = short_runs.grpo("micro")
+    module.reward_mix = RewardMix({"similarity": part})
+    assert module.encoders()[f"rewards.similarity.encoder {blind_encoder!r}"].of_sources
 
 
 def test_what_a_policy_carries_in_part_is_told_with_its_share() -> None:

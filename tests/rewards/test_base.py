@@ -221,3 +221,5 @@ def test_a_part_that_counts_and_would_never_be_asked_is_refused() -> None:
     ):
         RewardMix({"free": Free([0.0]), "compared": Given([0.0])}).look_at(rows)
     assert RewardMix({"free": Free([0.0]), "compared": Given([0.0], weight=0.0)}).look_at(rows) == []
+    with pytest.raises(UserError, match=r"^rewards\.compared is Given"):  # a gate counts whatever its weight
+        RewardMix({"free": Free([0.0]), "compared": Given([0.0], weight=0.0)}, "gate", "compared").look_at(rows)

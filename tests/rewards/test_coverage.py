@@ -158,6 +158,10 @@ def test_against_the_source_no_reference_is_needed() -> None:
     part = Coverage(against="source")
     alone = Example(id="0", prompt="", source="老师买了书。", references=(), pair=True)
     assert not part.reads_references and Coverage().reads_references
-    assert part.look_at([alone]).endswith("0.00, counts as nothing")
+    with pytest.raises(UserError, match="floor is null in Coverage, and no row has a reference to measure it by"):
+        part.look_at([alone])
+    assert "taken for 0" in Coverage(against="source", weight=0.0).look_at([alone])
+    assert Coverage(weight=0.0).look_at([alone]) == "Coverage of the reference is left out: no row has one"
+    assert Coverage(against="source", floor=0.4).look_at([alone]) == ""
     [found] = part([Completion(text="དགེ་རྒན་གྱིས་དེབ་ཉོས།", ended=True, example=alone)]).tolist()
     assert 0.3 < found <= 1

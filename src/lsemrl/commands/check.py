@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,10 @@ from lsemrl.data.base import TaskData
 from lsemrl.data.findings import Finding, reasons
 from lsemrl.data.inspection import Inspection, inspect
 from lsemrl.data.limits import Limits
-from lsemrl.data.records import Record, read_records
+from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
 from lsemrl.data.survey import Column, Survey, survey
-from lsemrl.data.task import HELD_OUT, Plan, prepare, read_splits
+from lsemrl.data.task import Plan, prepare, read_splits, read_untranslated
 from lsemrl.files import is_free, make_folder, try_folder
 from lsemrl.languages import Language, language, usual_profile
 from lsemrl.modules.policy_settings import PolicySettings
@@ -104,24 +105,23 @@ def check(
     given = {"validation": validation, "test": test}
     rows = _data(task, from_ or "", to, columns, data, found, given, output)
     records, bad = read_splits(rows.plan)
-    sources = [rows.plan.source, *(getattr(rows.plan, name) for name in HELD_OUT)]
-    sentences: list[Record] = []
+    plan, sentences = rows.plan, list[Record]()
     if untranslated:
-        own = untranslated_of(untranslated, rows.plan.source, from_ or "")
-        sources.append(replace(own, skipped_path=str(output / f"untranslated.{_SKIPPED}")))
-        sentences, _ = read_records(sources[-1], inputs=rows.plan.task.inputs, target="")
+        own = untranslated_of(untranslated, from_ or "", columns[from_ or ""].name)
+        plan = replace(plan, untranslated=replace(own, skipped_path=str(output / f"untranslated.{_SKIPPED}")))
+        sentences, _ = read_untranslated(plan)
     profiles = _profiles(list(columns), task, from_ or "", to, identifier)
     unread: list[Finding] = []
-    with aside(partial(inspect, records, rows.plan.task, profiles, sentences)) as inspecting:  # while libraries load
-        tokens, cost = _read_by(policy, encoder, rows.plan, (records, bad), step, unread)
+    with aside(partial(inspect, records, plan.task, profiles, sentences)) as inspecting:  # while libraries load
+        tokens, cost = _read_by(policy, encoder, plan, (records, bad), step, unread)
         inspected = inspecting()
-    findings = [*_bad(sources), *inspected.findings, *unread]
+    findings = [*_bad([plan.source, plan.validation, plan.test, plan.untranslated]), *inspected.findings, *unread]
     order = ("refused", "warning", "note")
     findings.sort(key=lambda one: order.index(one.level))
     inspected = replace(inspected, findings=tuple(findings))
     facts = {
         "data": data,
-        "task": rows.plan.task.name,
+        "task": plan.task.name,
         "lsemrl": __version__,
         "policy": policy.model if policy else None,
     }
@@ -209,18 +209,19 @@ def _read_by(
     if policy is None and encoder is None:
         return [], None
     from lsemrl.modules.legibility import Reading, look, read_by_encoder
+    from lsemrl.rewards.encoder import EncoderUse
 
     quiet()
     readings: list[Reading] = []
     cost = None
     prompts: list[int] = []
     answers: list[int] = []
-    encoders: dict[str, Any] = {}
+    encoders: dict[str, EncoderUse] = {}
     if encoder is not None:
         from lsemrl.rewards.semantic import SemanticSimilarity
 
         similarity = SemanticSimilarity(encoder=encoder, dtype="float32")
-        encoders[f"--encoder {encoder!r}"] = similarity.encoder
+        encoders[f"--encoder {encoder!r}"] = EncoderUse(similarity.encoder, of_sources=plan.untranslated is not None)
     if policy is not None:
         from lsemrl.modules.cost import step_cost
         from lsemrl.modules.pretrained import read_config_and_tokenizer
@@ -228,7 +229,8 @@ def _read_by(
         path = str(micro.POLICY) if policy.model == micro.NAME else policy.model
         config, tokenizer = read_config_and_tokenizer(path, trust=policy.trust_remote_code)
         prepared = prepare(plan, tokenizer, read=read)
-        every = [*prepared.train, *prepared.validation, *prepared.test]
+        pairs = prepare(replace(plan, untranslated=None), tokenizer, read=read) if plan.untranslated else prepared
+        every = [*prepared.train, *([] if pairs is prepared else pairs.train), *pairs.validation, *pairs.test]
         seen = look(policy.model, tokenizer, every, encoders, learned=True)
         readings += seen.readings
         findings += [Finding(level="refused", says=sentence) for sentence in seen.refusals]
@@ -236,16 +238,20 @@ def _read_by(
         warned = [line.removeprefix("warning: ") for line in seen.lines if line.startswith("warning: ")]
         lost = {reading.lost(0.5) for reading in seen.readings}
         findings += [Finding(level="warning", says=line) for line in warned if line not in lost | refusal]
-        prompts, answers = map(list, zip(*prepared.lengths, strict=True))
+        # Answers to sentences without a translation are as long as those of the pairs.
+        answers = [answer for (_, answer), _ in zip(cycle(pairs.lengths), prepared.lengths, strict=False)]
+        prompts = [prompt for prompt, _ in prepared.lengths]
         findings += _fits(policy.model, config, prompts, answers)
         batch = slice(0, min(step.batch_size, len(prompts)))
         cost = step_cost(policy, config, prompts[batch], answers[batch], generations=step.num_generations)
     else:
-        texts = list(dict.fromkeys(record.targets[0] for own in read[0].values() for record in own))
-        for name, one in encoders.items():
-            from lsemrl.data.carried import spaced
+        from lsemrl.data.carried import spaced
 
-            reading = read_by_encoder(name, one, spaced(texts))
+        texts = {"references": [record.targets[0] for own in read[0].values() for record in own]}
+        if plan.untranslated:
+            texts["sources"] = [record.inputs[plan.task.inputs[0]] for record in read_untranslated(plan)[0]]
+        for (name, use), (what, own) in product(encoders.items(), texts.items()):
+            reading = read_by_encoder(name, use.encoder, spaced(list(dict.fromkeys(own))), what)
             if reading is not None:
                 readings.append(reading)
                 for level, says in (("refused", reading.refusal), ("warning", reading.lost(0.01))):

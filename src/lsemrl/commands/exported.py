@@ -195,13 +195,15 @@ def _card(run: Trained, tokenizer: PreTrainedTokenizerBase, figures: tuple[Repor
     module = run.config["model"]["class_path"].rpartition(".")[2]
     plan, loading = run.data.plan, run.data.loading
     steps = _steps(run.folder)
-    source = markdown(name_only(plan.source.path))
+    source = f"{markdown(name_only(plan.source.path))} (part {plan.splits.part})"
+    if plan.untranslated:
+        source = f"{markdown(name_only(plan.untranslated.path))} (sentences without a translation)"
     rank = json.loads((run.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     lines = [
         f"# {markdown(f'{name_only(run.policy.model)}, {plan.task.name}, by {module}')}",
         "",
-        f"Trained with lsemrl {__version__}, LoRA rank {markdown(str(rank))}, on {source} "
-        f"(part {plan.splits.part}), {steps} batches of {loading.batch_size} rows.",
+        f"Trained with lsemrl {__version__}, LoRA rank {markdown(str(rank))}, on {source}, "
+        f"{steps} batches of {loading.batch_size} rows.",
         "",
     ]
     if run.policy.adapter_scale != 1:

@@ -26,11 +26,12 @@ from lsemrl.commands.task_rows import (
 )
 from lsemrl.commands.wordings import asked_for, asked_of_questions
 from lsemrl.data.base import TaskData
+from lsemrl.data.inspection import inspect_untranslated
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.sources import Source
 from lsemrl.data.survey import Column, Survey, alike, profile_of, survey
-from lsemrl.data.task import HELD_OUT, Prepared, prepare
+from lsemrl.data.task import HELD_OUT, Prepared, prepare, read_untranslated
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.types import UserError
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 FILES = ("README.md", "rehearse.yaml", "cold_start.yaml", "rl.yaml", "measure.yaml", "experiment.yaml")
 IDENTIFIER = "language.yaml"
 """Written too where the language is in the script of the one that is translated from."""
-_FEWEST, _WANTED_STEPS, _MOST_TOKENS = 40, 100, 2**30
+_FEWEST, _WANTED_STEPS = 40, 100
+_NO_LIMITS = Limits(max_prompt_tokens=2**30, max_target_tokens=2**30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +178,17 @@ def _shown(
     rows = partial(
         kind, source=train_rows, **held_out, splits=splits, template=PromptTemplate(template=template or None), **fields
     )
-    untranslated = untranslated_of(asked.untranslated, train_rows, asked.from_) if asked.untranslated else None
+    untranslated = None
+    if asked.untranslated:
+        untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_].name)
     tokenizer = _tokenizer(asked)
     prepared, limits, foreseen = _read(asked, rows, tokenizer)
     train = len(prepared.train)
-    cold_start, rl = _parts(train, untranslated, rows, tokenizer, limits)
+    cold_start = train if untranslated else min(max(train // 4, 16), 2000)
+    rl = train - cold_start
+    if untranslated:
+        rl, said = _sentences(asked, untranslated, rows, tokenizer, limits)
+        foreseen += said
     report = prepared.report["train"]
     return {
         **vars(asked),
@@ -240,7 +248,7 @@ def _read(
     asked: Asked, rows: Callable[..., TaskData], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Prepared, Limits, list[str]]:
     """The rows as `lsemrl fit` will read them, limits for them, and what these will touch."""
-    data = rows(limits=Limits(max_prompt_tokens=_MOST_TOKENS, max_target_tokens=_MOST_TOKENS))
+    data = rows(limits=_NO_LIMITS)
     prepared = prepare(data.plan, tokenizer)
     if len(prepared.train) < _FEWEST or not prepared.test:
         raise UserError(
@@ -252,24 +260,28 @@ def _read(
     return prepared, limits, foretold(data.plan.task.name, lengths, prepared.report, limits)
 
 
-def _parts(
-    train: int,
-    untranslated: Source | None,
-    rows: Callable[..., TaskData],
-    tokenizer: PreTrainedTokenizerBase,
-    limits: Limits,
-) -> tuple[int, int]:
-    """How many rows the cold start has, and how many RL."""
-    if untranslated is None:
-        cold_start = min(max(train // 4, 16), 2000)
-        return cold_start, train - cold_start
-    sentences = len(prepare(rows(limits=limits, untranslated=untranslated).plan, tokenizer).train)
-    if sentences < _FEWEST:
+def _sentences(
+    asked: Asked, source: Source, rows: Callable[..., TaskData], tokenizer: PreTrainedTokenizerBase, limits: Limits
+) -> tuple[int, list[str]]:
+    """How many sentences without a translation RL will train on, and what `lsemrl fit` will say of them."""
+    plan = rows(limits=_NO_LIMITS, untranslated=source).plan
+    for one in inspect_untranslated(read_untranslated(plan)[0], {}, plan.task, usual_profile(asked.from_)):
+        if one.level == "refused":
+            raise UserError(f"--untranslated is {source.path!r}: {one.says}; give sentences in {asked.from_}")
+    prepared = prepare(plan, tokenizer)
+    said = foretold(
+        plan.task.name,
+        {"untranslated": prepared.lengths},
+        {"untranslated": prepared.report["train"]},
+        limits,
+    )
+    fitting = sum(prompt <= limits.max_prompt_tokens for prompt, _ in prepared.lengths)
+    if fitting < _FEWEST:
         raise UserError(
-            f"--untranslated is {untranslated.path!r}, which leaves {sentences} of the {_FEWEST} sentences that it "
-            "takes; give more"
+            f"--untranslated is {source.path!r}, of which {fitting} can be used ({said[0]}); give {_FEWEST} or "
+            "more, a sentence a line"
         )
-    return train, sentences
+    return fitting, said
 
 
 def _pace(rows: int, batch: int, *, least: int, most: int) -> Pace:

@@ -8,14 +8,12 @@ from dataclasses import replace
 from typing import Literal
 
 from lsemrl.data.base import TaskData
-from lsemrl.data.formats import TABLES
 from lsemrl.data.headline import HeadlineData
 from lsemrl.data.instruction import InstructionData
 from lsemrl.data.sources import Source, alone, check_source
 from lsemrl.data.splits import Splits
-from lsemrl.data.survey import Column, Survey, find_column
+from lsemrl.data.survey import Column, Survey, find_column, survey
 from lsemrl.data.translation import TranslationData
-from lsemrl.layouts import format_of
 from lsemrl.types import UserError
 
 Task = Literal["translation", "headline", "instruction"]
@@ -111,20 +109,23 @@ def check_untranslated(path: str | None, task: Task) -> None:
         raise UserError(f"--untranslated is {path!r}, but the task is {task}; leave it out")
 
 
-def untranslated_of(path: str, pairs: Source, from_: str) -> Source:
-    """Sentences without a translation: a text file, or rows with the columns that the pairs have.
+def untranslated_of(path: str, from_: str, column: str) -> Source:
+    """Sentences without a translation: a text file, or rows of whatever columns.
 
     Args:
         path: Where they are.
-        pairs: The rows that have one.
         from_: The language of the sentences.
+        column: That of the language in the rows that have a translation, which may be there too.
 
     Raises:
-        UserError: There is no such file.
+        UserError: There is no such file, or it cannot be told which column they are in.
     """
     source = Source(path=path, on_bad_row="skip")
     check_source(alone(source))
-    if alone(source).target_path:  # a text file, which has no columns
+    if source.world_split is not None or alone(source).target_path:  # neither has columns to choose from
         return source
-    own = {field: name for field, name in pairs.columns.items() if field == from_}
-    return replace(source, columns=own, header=pairs.header or format_of(path) not in TABLES)
+    found = survey(source)
+    names = [each.name for each in found.columns]
+    only = names[0] if len(names) == 1 else column if column in names else None
+    name = only or find_column(found, from_, None, option="a text file").name
+    return replace(source, columns={from_: name} if name != from_ else {}, header=found.header)

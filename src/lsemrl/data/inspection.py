@@ -106,7 +106,7 @@ def inspect(
         found += _ratios(every, task, ratios)
     for name, own in texts.items():
         found += _characters(name, own, every, task)
-    found += _untranslated(untranslated, rows, task, languages.get(task.inputs[0]))
+    found += inspect_untranslated(untranslated, rows, task, languages.get(task.inputs[0]))
     order = ("refused", "warning", "note")
     return Inspection(
         rows={name: len(records) for name, records in rows.items()}
@@ -189,9 +189,17 @@ def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
     return found
 
 
-def _untranslated(
+def inspect_untranslated(
     records: Sequence[Record], rows: Mapping[str, Sequence[Record]], task: Task, language: Language | None
 ) -> list[Finding]:
+    """Look at records without outputs.
+
+    Args:
+        records: To train on.
+        rows: Those with outputs, by the names of splits.
+        task: Of which they are.
+        language: Of the inputs; None where nothing is known of it.
+    """
     name = task.inputs[0]
     texts = [record.inputs[name] for record in records]
     found = [*_language(name, texts, records, task, language), *_characters(name, texts, records, task)]

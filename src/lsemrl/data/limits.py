@@ -139,7 +139,8 @@ def _measured(
         chunk = records[start : start + _CHUNK]
         prompts = [render(record.inputs) for record in chunk]
         prompt_lengths = map(len, prompt_ids(tokenizer, prompts))
-        target_lengths = map(len, target_ids(tokenizer, [next(iter(record.targets), "") for record in chunk]))
+        targets = target_ids(tokenizer, [next(iter(record.targets), "") for record in chunk])
+        target_lengths = (len(ids) if record.targets else 0 for record, ids in zip(chunk, targets, strict=True))
         yield from zip(chunk, prompts, prompt_lengths, target_lengths, strict=True)
 
 
@@ -174,6 +175,8 @@ def describe(name: str, counts: Mapping[str, int], limits: Limits) -> str:
         ("prompt", limits.max_prompt_tokens, dealt),
         ("target", limits.max_target_tokens, "skipped" if counts["targets_skipped"] else "kept"),
     ):
+        if not counts[f"longest_{what}"]:  # of rows without targets
+            continue
         over = counts[f"{what}s_over"]
         line = f"{over:,} {what}s over {limit:,} tokens (longest {counts[f'longest_{what}']:,})"
         parts.append(f"{line} {fate}" if over else line)

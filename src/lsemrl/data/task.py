@@ -192,11 +192,12 @@ def prepare(
     held_out = [*rows["validation"], *rows["test"]]
     pairs = without_shared(rows["train"], task.contents, held_out, elsewhere)
     shown, rest = take_by_content(pairs, task.key, count=template.shots, seed=plan.splits.seed)
-    source, kept["train"] = plan.source, pairs
+    source, kept["train"], faulty_pairs = plan.source, pairs, bad["train"]
     if plan.untranslated is not None:
         source = plan.untranslated
-        rows["train"], bad["train"] = _read(plan, source, "train", target="")
-        rest = kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
+        rows["train"], bad["train"] = read_untranslated(plan)
+        kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
+        rest = without_shared(kept["train"], task.contents, shown)
     shared = {name: len(rows[name]) - len(kept[name]) for name in rows}
     if trains and not kept["train"]:
         raise UserError(
@@ -224,7 +225,10 @@ def prepare(
         report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
     if plan.untranslated is not None:
-        lines.append(f"{task.name}: what is trained on has no {task.target}; pairs are for validation and test")
+        skipped = f"; {faulty_pairs:,} bad rows of theirs skipped" if faulty_pairs else ""
+        lines.append(
+            f"{task.name}: what is trained on has no {task.target}; pairs are for validation and test{skipped}"
+        )
     lines.append(f"{task.name}: {template.describe(tokenizer, _texts(next(chain(*kept.values())).inputs))}")
     if plan.source.world_split is None:
         lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]
@@ -266,6 +270,16 @@ def read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:
         if source is not None:
             rows[name], bad[name] = _read(plan, source, name)
     return rows, bad
+
+
+def read_untranslated(plan: Plan) -> tuple[list[Record], int]:
+    """The records without outputs of a plan that has some, before any is left out, and how many bad rows there were.
+
+    Raises:
+        UserError: See `sources` and `records`.
+    """
+    assert plan.untranslated is not None
+    return _read(plan, plan.untranslated, "train", target="")
 
 
 def _read(plan: Plan, source: Source, name: Split, target: str | None = None) -> tuple[list[Record], int]:

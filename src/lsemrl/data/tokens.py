@@ -52,6 +52,8 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, split_special_tokens: bool) -> list[list[int]]:
+    if not texts:  # which a tokenizer does not take
+        return []
     encoded = tokenizer(
         list(texts), add_special_tokens=False, split_special_tokens=split_special_tokens, padding=False, verbose=False
     )

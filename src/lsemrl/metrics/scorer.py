@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lsemrl import languages
 from lsemrl.metrics import cmrc, comet, metricx
@@ -15,12 +14,10 @@ from lsemrl.metrics.metricx import MetricX
 from lsemrl.metrics.settings import Metric, MetricSettings
 from lsemrl.micro import oracle
 from lsemrl.rewards.cache import identity
+from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.rewards.guards import CopyOfSource
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import Completion, Example, UserError
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 _GIVES: dict[Metric, tuple[str, ...]] = {
     "meaning": ("meaning_f1", "meaning_exact"),
@@ -64,9 +61,9 @@ class Scorer:
         self._metricx = MetricX(settings.metricx, settings.metricx_tokenizer) if "metricx" in settings.names else None
 
     @property
-    def encoders(self) -> dict[str, SentenceTransformer]:
-        """What reads references, by the field that names it and its value."""
-        return {f"metrics.encoder {self.encoder.name!r}": self.encoder.encoder} if self.encoder else {}
+    def encoders(self) -> dict[str, EncoderUse]:
+        """Sentence encoders, by the field that names each and its value."""
+        return {f"metrics.encoder {self.encoder.name!r}": EncoderUse(self.encoder.encoder)} if self.encoder else {}
 
     def __call__(self, completions: Sequence[Completion]) -> dict[str, float]:
         """Score outputs against their references; the corpus scores of `score`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -41,11 +41,9 @@ from lsemrl.modules.sampling import Sampling, check_tokens
 from lsemrl.modules.step_faults import SkippedSteps, skipped_rows, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.modules.trainer_settings import check_trainer, planned_steps
+from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.runs import SKIPPED
 from lsemrl.types import Completion, Example, PromptBatch, Rollouts, Sequences
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 
 class PolicyModule(LightningModule):
@@ -114,8 +112,8 @@ class PolicyModule(LightningModule):
             for line in self.scorer.look_at(self.scored_examples(stage)):
                 self.say(line)
 
-    def encoders(self) -> dict[str, SentenceTransformer]:
-        """What reads references, by the field that names it and its value."""
+    def encoders(self) -> dict[str, EncoderUse]:
+        """Sentence encoders, by the field that names each and its value."""
         return self.scorer.encoders
 
     def scored_examples(self, stage: str | None) -> list[Example]:

@@ -7,18 +7,18 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.pretrained import fingerprint
+from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.types import Example, UserError
 
 _TRIED = 64  # rows
 
 
-def ground(policy: Policy, rows: Iterable[Example], encoders: Mapping[str, nn.Module]) -> dict[str, str]:
+def ground(policy: Policy, rows: Iterable[Example], encoders: Mapping[str, EncoderUse]) -> dict[str, str]:
     """Hashes of what a run stands on, by the field that names it.
 
     Args:
@@ -32,7 +32,7 @@ def ground(policy: Policy, rows: Iterable[Example], encoders: Mapping[str, nn.Mo
     }
     if policy.adapter:
         found["policy.adapter"] = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale)
-    return found | {field: fingerprint(encoder) for field, encoder in encoders.items()}
+    return found | {field: fingerprint(one.encoder) for field, one in encoders.items()}
 
 
 def check_ground(before: Mapping[str, str], now: Mapping[str, str], folder: Path, *, same_run: bool) -> None:

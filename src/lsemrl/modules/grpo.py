@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,14 +35,11 @@ from lsemrl.modules.step_faults import within_memory
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.coverage import Coverage
+from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.runs import ALARMS, SAMPLES
 from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
 
 _WATCH_EVERY = 5
 """Rollout steps between two looks at what was logged."""
@@ -138,10 +135,10 @@ class GRPO(PolicyModule):
         check_windows(self.optimizer_batch_size, batch_size, self.sampling.num_generations)
         self.windows = completions // self.window_size
 
-    def encoders(self) -> dict[str, SentenceTransformer]:
+    def encoders(self) -> dict[str, EncoderUse]:
         """Those of rewards too."""
         return super().encoders() | {
-            f"rewards.{name}.encoder {part.name!r}": part.encoder
+            f"rewards.{name}.encoder {part.name!r}": EncoderUse(part.encoder, part.against == "source")
             for name, part in self.reward_mix.parts.items()
             if isinstance(part, SemanticSimilarity | Coverage)
         }

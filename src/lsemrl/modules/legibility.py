@@ -21,6 +21,7 @@ from lsemrl.data.chat import turn_end
 from lsemrl.data.mixed import REPLAY
 from lsemrl.data.tokens import prompt_ids, target_ids
 from lsemrl.modules.families import reach
+from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def look(
     model: str,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
-    encoders: Mapping[str, SentenceTransformer],
+    encoders: Mapping[str, EncoderUse],
     *,
     learned: bool,
 ) -> Legibility:
@@ -159,21 +160,27 @@ def look(
         model: The policy, as it is named.
         tokenizer: Its own.
         examples: Rows of whatever the command uses; so many as `carried.ROWS` are looked at.
-        encoders: What reads references, by the field that names it and its value.
+        encoders: Sentence encoders, by the field that names each and its value.
         learned: Whether references are learned.
     """
     rows = spaced(examples)
-    references = list(dict.fromkeys(text for row in rows for text in row.references))
-    answered = [row for row in rows if row.references]
+    answered = spaced([row for row in examples if row.references])  # which may be few among many sentences
     texts = {
         "references": [row.reference for row in answered],
         "sources": [row.source for row in rows],
         "wording": _wordings(tokenizer, rows),
     }
+    encoded = {
+        "references": list(dict.fromkeys(text for row in answered for text in row.references)),
+        "sources": list(dict.fromkeys(texts["sources"])),
+    }
     by = f"policy.model {model!r}"
     readings = [Reading(by=by, what=what, carried=carried(tokenizer, own)) for what, own in texts.items() if own]
     readings += [
-        reading for field, encoder in encoders.items() if (reading := read_by_encoder(field, encoder, references))
+        reading
+        for field, one in encoders.items()
+        for what in ("references", "sources")[: 1 + one.of_sources]
+        if (reading := read_by_encoder(field, one.encoder, encoded[what], what))
     ]
     others, garbled = changed(tokenizer, answered)
     inside = [row for row in rows if thoughts.opened(row.prompt) and not thoughts.answer(row.reference, row.prompt)]
@@ -274,7 +281,7 @@ def check_run(
     policy: Policy,
     data: Any,
     splits: Sequence[str],
-    encoders: Mapping[str, SentenceTransformer],
+    encoders: Mapping[str, EncoderUse],
     new: int,
     *,
     learned: bool = False,
@@ -308,7 +315,7 @@ def check_run(
 
 
 def check_examples(
-    policy: Policy, rows: Mapping[str, Sequence[Example]], encoders: Mapping[str, SentenceTransformer], new: int
+    policy: Policy, rows: Mapping[str, Sequence[Example]], encoders: Mapping[str, EncoderUse], new: int
 ) -> list[str]:
     """What carries rows by their names, of which encoders read the first, as lines.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -112,12 +113,13 @@ def likeness(completions: Sequence[Completion]) -> dict[str, float]:
     Returns:
         `completions/shared`, the share of completions that another prompt got too, but for those that are references;
         `completions/template`, of all pairs of neighbouring units the most that one is in more completions than first
-        references, as shares over the prompts but for the one that has most of it, whose own words it may be;
+        references, as shares over the prompts but for the one that has most of it, whose own words it may be, NaN where
+        there are no references;
         `completions/copied`, the mean of what `CopyOfSource` takes off, NaN where it does not apply.
     """
     askers: dict[str, set[str]] = {}
     for one in completions:
-        askers.setdefault(canonical(one.text), set()).add(one.example.id)
+        askers.setdefault(canonical(one.text), set()).add(one.example.prompt)
     shared = [
         len(askers[canonical(one.text)]) > 1 and canonical(one.text) not in map(canonical, one.example.references)
         for one in completions
@@ -127,12 +129,13 @@ def likeness(completions: Sequence[Completion]) -> dict[str, float]:
     for one in answered:
         said, meant = (set(pairwise(units(text))) for text in (one.text, one.example.reference))
         for pair in said ^ meant:
-            excess.setdefault(pair, Counter())[one.example.id] += 1 if pair in said else -1
-    many = Counter(one.example.id for one in answered)
+            excess.setdefault(pair, Counter())[one.example.prompt] += 1 if pair in said else -1
+    many = Counter(one.example.prompt for one in answered)
     shares = [[count / many[asker] for asker, count in each.items()] for each in excess.values()]
     most = max((sum(each) - max(each) for each in shares), default=0.0)
     return {
         "completions/shared": sum(shared) / len(shared),
-        "completions/template": max(most, 0.0) / max(len(many) - 1, 1),  # of a single prompt nothing can be said
+        # Of a single prompt nothing can be said, and of rows without references nothing is known.
+        "completions/template": max(most, 0.0) / max(len(many) - 1, 1) if many else math.nan,
         "completions/copied": float((1 - CopyOfSource()(completions)).nanmean()),
     }

@@ -30,6 +30,9 @@ class Reward(ABC):
         weight: What the part is multiplied by in the mix. 0 only watches: the part is logged and trains nothing.
         opens_from: As a gate the part stands open from this score on.
 
+    Attributes:
+        counts: Whether the part decides anything: it has a weight, or is a gate, whose weight plays no role.
+
     Raises:
         UserError: The weight is not finite, or `opens_from` not in (0, 1].
     """
@@ -43,6 +46,7 @@ class Reward(ABC):
         if not 0 < opens_from <= 1:
             raise UserError(f"opens_from is {opens_from} in {type(self).__name__}: set it above 0 and at most 1")
         self.weight, self.opens_from = weight, opens_from
+        self.counts = bool(weight)
 
     @abstractmethod
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
@@ -128,6 +132,8 @@ class RewardMix:
         self.parts = dict(parts)
         self.combine, self._settings = combine, AdvantageSettings(resolution=resolution)
         self.gates = gates if combine == "gate" else ()
+        for name in self.gates:
+            parts[name].counts = True
         self._attendants: dict[str, Attendant[Tensor]] = {name: Attendant(name, patience) for name in parts}
 
     def __call__(self, completions: Sequence[Completion], num_generations: int) -> Rewards:
@@ -162,12 +168,12 @@ class RewardMix:
             UserError: One cannot score them, or counts and reads references that some rows lack.
         """
         bare = sum(not example.references for example in examples)
-        needy = [name for name, part in self.parts.items() if part.reads_references and part.weight]
+        needy = [name for name, part in self.parts.items() if part.reads_references and part.counts]
         if bare and needy:
             raise UserError(
                 f"rewards.{needy[0]} is {type(self.parts[needy[0]]).__name__}, which reads references, and {bare:,} of "
                 f"{len(examples):,} rows have none; take one that reads the source (SemanticSimilarity with against: "
-                "source; a class of yours says reads_references = False), or set its weight to 0"
+                "source; a class of yours says reads_references = False), or set its weight to 0 and let it be no gate"
             )
         return [f"rewards.{name}: {line}" for name, part in self.parts.items() if (line := part.look_at(examples))]
 

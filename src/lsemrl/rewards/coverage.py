@@ -105,13 +105,21 @@ class Coverage(Reward):
         """What counts as nothing, or that the part does not apply.
 
         Raises:
-            UserError: To the encoder all tokens are alike.
+            UserError: To the encoder all tokens are alike; or there is no reference to measure the floor by.
         """
         rows = [example for example in examples if self._wholes(example)]
         if not rows:
-            return "Coverage of the source is left out: sources and references are in one language here"
+            why = "no row has one" if self.against == "reference" else "sources and references are in one language here"
+            return f"Coverage of the {self.against} is left out: {why}"
         if self.floor is None:
             rows = list({canonical(each.reference).strip(): each for each in rows if each.references}.values())
+            if not rows:
+                if not self.counts:
+                    return "Coverage: no row has a reference, so that its floor is not known and taken for 0"
+                raise UserError(
+                    "floor is null in Coverage, and no row has a reference to measure it by; give what counts as "
+                    "nothing, such as floor: 0.4 (with pairs to train on lsemrl fit says what it is)"
+                )
             rows = rows[:: max(len(rows) // _ROWS, 1)][:_ROWS]
             # Another row's reference may be the same by chance; the next one is as good as any.
             others = [*rows[1:], *rows[:1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 EncoderDtype = Literal["auto", "float32", "bfloat16"]
 
 _UNUSED = "pooler."  # what sentence encoders pool by is a module of their own
+
+
+@dataclass(frozen=True)
+class EncoderUse:
+    """What a sentence encoder is for.
+
+    Attributes:
+        encoder: Outputs are in the language of references, so that it reads these whatever it is for.
+        of_sources: Whether it reads sources too, because outputs are held against them.
+    """
+
+    encoder: SentenceTransformer
+    of_sources: bool = False
 
 
 def computing_device(device: str | None, asker: str) -> torch.device:

@@ -77,11 +77,12 @@ class LanguageConsistency(Reward):
         found = f"{references:.1%} of {known:,} references pass, and {sources:.1%} of their sources"
         if not known:
             found = f"{sources:.1%} of {len(pairs):,} sources pass"
-        if sources >= _BLIND and self.weight:
+        if sources >= _BLIND and self.counts:
             raise UserError(
                 f"rewards: LanguageConsistency cannot tell an untranslated source ({self.language}; {found}), so that "
-                "copying would be rewarded; fit an identifier (lsemrl fit-language) and name it, such as language: "
-                f"{{code: {self.language.code}, identifier: runs/language}}, or set the weight of the part to 0"
+                "copying would be rewarded; if it is in another language, fit an identifier (lsemrl fit-language) and "
+                f"name it, such as language: {{code: {self.language.code}, identifier: runs/language}}, or set the "
+                "weight of the part to 0"
             )
         doubt = "; a copy may earn it" if sources > _DOUBTFUL else ""
         return f"{self.language}; {found}{doubt}"
