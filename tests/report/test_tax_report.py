@@ -104,6 +104,23 @@ def test_arms_are_held_against_cold_start_and_rl_by_shared_seeds(report: Report)
     assert {each.of for each in chosen.contrasts if each.against == "sft"} == {"rl", "cold_start"}
 
 
+def test_arms_are_held_against_each_other_by_shared_seeds_and_told_which() -> None:
+    pairs = found("base", "rl", "sft") + found("cold_start", seeds=(1,)) + found("sft_replay", seeds=(7, 8))
+    report = tax_report(pairs, command="", against=("cold_start", "rl"))
+    gain = report.contrast("rl", "cold_start", "target.meaning_f1")
+    assert gain is not None and (gain.seeds, gain.left_out) == ((1,), (2, 3))
+    whole = report.contrast("sft", "rl", "target.meaning_f1")
+    assert whole is not None and (whole.seeds, whole.left_out) == (SEEDS, ())
+    shown = page.markdown(report, [])
+    assert "Strong SFT against RL: meaning F1 is" in shown
+    assert "RL against Cold start (seed 1 alone): meaning F1 is" in shown
+    assert re.search(r"\| RL \|[^|]*\[[^|]*\], seed 1 alone\)", shown.split("## Arms against each other")[1])
+    for other in ("Cold start", "RL"):
+        assert f"SFT + replay and {other} share no seed, so that they are not held against each other." in shown
+    by_default = page.markdown(tax_report(found("base", "rl") + found("cold_start", seeds=(1, 2)), command=""), [])
+    assert "RL against Cold start (2 of 3 seeds): " in by_default
+
+
 def test_a_single_seed_has_intervals_and_no_spread() -> None:
     single = tax_report(found("base", "rl", seeds=(1,)), command="")
     shown, rows = columns.grid(single, columns.SUMMARY)

@@ -32,13 +32,13 @@ def tax(
     ]
     words += [word for arms in path or () for word in ("--path", *arms)]
     measured = find_measurements(folders)
-    from lsemrl.report.tax_report import AGAINST, tax_report  # scipy, for which words that cannot be do not wait
+    from lsemrl.report.tax_report import tax_report  # scipy, for which words that cannot be do not wait
     from lsemrl.report.write import table, write_report
 
     report = tax_report(
         measured,
         command=shlex.join(words),
-        against=against or AGAINST,
+        against=against,
         judged=find_judgement(folders, measured),
         paths=path or (),
         general=find_general(folders),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lsemrl.report.contrasts import Contrast
 from lsemrl.report.findings import SCORE_NAMES, number, unmeasured
-from lsemrl.report.records import KEPT, Arm, Contrast, Report
+from lsemrl.report.records import KEPT, Arm, Report
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from lsemrl.report.columns import DRIFT, LEARNED_GROUP, LOST, SCORES, Cell, Column, Rows, column_of, interval, named
+from lsemrl.report.contrasts import part_of
 from lsemrl.report.findings import MISSING, unmeasured
 from lsemrl.report.records import KEPT, Report
 
@@ -24,11 +25,11 @@ def differences(report: Report) -> tuple[list[Column], Rows]:
                 continue
             shown.append(replace(column, group=f"minus {other.label}"))
             for (_, cells), contrast in zip(rows, found, strict=True):
-                cells.append(
-                    Cell(text=column.show(contrast.value, "+"), interval=interval(column, contrast))
-                    if contrast
-                    else Cell(text=MISSING)
-                )
+                if contrast:
+                    aside = ", ".join(filter(None, (interval(column, contrast), part_of(contrast))))
+                    cells.append(Cell(text=column.show(contrast.value, "+"), interval=aside))
+                else:
+                    cells.append(Cell(text=MISSING))
     return shown, [row for row in rows if any(cell.interval for cell in row[1])]
 
 

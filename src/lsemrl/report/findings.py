@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from lsemrl.report.records import KEPT, Arm, Contrast, Report
+from lsemrl.report.contrasts import Contrast, part_of
+from lsemrl.report.records import KEPT, Arm, Report
 
 MISSING = "\N{EN DASH}"
 SCORE_NAMES = {
@@ -192,7 +193,8 @@ def finding(report: Report) -> str:
 
 def comparisons(report: Report) -> list[str]:
     """RL against the cold start and each alternative, a sentence each; at the same score where that is known."""
-    name, lines = SCORE_NAMES[report.score], [*_contrasted(report), *_same(report), *_leaks(report)]
+    name, lines = SCORE_NAMES[report.score], [*_contrasted(report), *_unpaired(report)]
+    lines += [*_same(report), *_leaks(report)]
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
@@ -248,8 +250,16 @@ def _contrasted(report: Report) -> list[str]:
             worse = _moved(loss, "more", "less") if loss and not unmeasured(report) else ""
             lost = worse and f"; of {report.general_name} it lost {worse}"
             name = SCORE_NAMES[report.score]
-            lines.append(f"{arms[of].label} against {arms[against].label}: {name} is {better}{lost}.")
+            part = f" ({seeds})" if (seeds := part_of(gain)) else ""
+            lines.append(f"{arms[of].label} against {arms[against].label}{part}: {name} is {better}{lost}.")
     return lines
+
+
+def _unpaired(report: Report) -> Iterator[str]:
+    """Which arms were to be held against each other and cannot be."""
+    labels = {arm.name: arm.label for arm in report.arms}
+    for of, against in report.unpaired[:_NAMED]:
+        yield f"{labels[of]} and {labels[against]} share no seed, so that they are not held against each other."
 
 
 def _moved(contrast: Contrast, up: str, down: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lsemrl.evaluation.measurement import UNBOUNDED
 from lsemrl.json_records import read_record, write_json
+from lsemrl.report.contrasts import Contrast, SameScore
 
 VERSION = 2
 """Of the JSON; raised when a field changes its meaning. The first knew no general ability but Chinese QA."""
@@ -94,28 +95,6 @@ class Alarm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """What one arm scored more than another on the same rows, with a 95% interval (see `bootstrap`).
-
-    Attributes:
-        of: An arm's name.
-        against: Another's.
-        metric: A field of `Arm` and a key in it, such as "target.meaning_f1"; or "tax." with one of `KEPT`, what was
-            lost of it, and "tax.nll", mean NLL drift, both counted against the base.
-        value: The mean difference.
-        low: Lower bound.
-        high: Upper bound.
-    """
-
-    of: str
-    against: str
-    metric: str
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class HarnessScore:
     """One score of one task of lm-evaluation-harness, in the harness's own unit; means over seeds.
 
@@ -129,29 +108,6 @@ class HarnessScore:
 
     before: float
     after: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SameScore:
-    """What two ways of training had lost when they scored the same, seed by seed.
-
-    Attributes:
-        of: The last arm of one path (see `Report.paths`).
-        against: That of the other.
-        scores: Where each seed's two paths are compared: the lower of their two best.
-        losses: The base's main score of general ability minus the first path's there, a fraction.
-        losses_against: The other's.
-        low: Lower bound of what the other lost more, 95% by Student's t over seeds; NaN of a single seed.
-        high: Upper bound.
-    """
-
-    of: str
-    against: str
-    scores: tuple[float, ...]
-    losses: tuple[float, ...]
-    losses_against: tuple[float, ...]
     low: float
     high: float
 
@@ -252,6 +208,7 @@ class Report:
         general_name: What general ability was measured, for people, such as "English QA"; files of the first version
             know no other than Chinese QA.
         text_name: The language of the plain text.
+        unpaired: Arms that were to be held against each other, and share no seed.
 
     Raises:
         ValueError: Two arms share a name, or none is the base.
@@ -275,6 +232,7 @@ class Report:
     same_scores: tuple[SameScore, ...] = ()
     general_name: str = "Chinese QA"
     text_name: str = "Chinese"
+    unpaired: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]

@@ -8,36 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import BASE, Measured, Rows
-from lsemrl.metrics.corpus import pooled
-from lsemrl.report.bootstrap import Interval, half_width, paired_bootstrap, pooled_bootstrap
-from lsemrl.report.findings import same_score
 from lsemrl.report.folders import Found, General
 from lsemrl.report.harness import by_arm, harness
-from lsemrl.report.records import GENERAL, KEPT, SCORES, TARGET, Arm, Contrast, Report, SameScore, Sample
-from lsemrl.report.rows import Array, alarms_of, counts_of, drifts_of, kl_rows_of, mean_rows_of, rows_of, values_of
+from lsemrl.report.paired import contrasts, pairs_of, same_scores
+from lsemrl.report.records import GENERAL, TARGET, Arm, Report, Sample
+from lsemrl.report.rows import alarms_of, drifts_of, kl_rows_of, mean_rows_of, values_of
 
 _FIRST = (BASE, "cold_start", "cold_start_anchored", "rl", "rl_anchored", "sft", "sft_anchored", "sft_replay")
 _SAMPLES = 8
 _NONE = Rows(count=0, sha256="")
 AGAINST = ("cold_start", "rl")
-_CLAIMED = (*(f"target.{name}" for name in SCORES), "target.similarity", *(f"tax.{name}" for name in KEPT), "tax.nll")
-"""What they are compared in: seeds that both have are paired."""
 
 
 def tax_report(
     found: Sequence[Found],
     command: str,
-    against: Sequence[str] = AGAINST,
+    against: Sequence[str] | None = None,
     judged: Mapping[str, float] | None = None,
     paths: Sequence[Sequence[str]] = (),
     general: Sequence[General] = (),
@@ -47,7 +40,7 @@ def tax_report(
     Args:
         found: Measurements and where they are from; one arm is the base.
         command: What was typed.
-        against: Arms, beside the base, that the others are held against, where they are there.
+        against: Arms, beside the base, that the others are held against; None takes those of `AGAINST` that are there.
         judged: See `find_judgement`.
         paths: Each the arms that are one way of training at rising strength; what the first had lost is compared with
             what each of the others had when they scored the same.
@@ -67,6 +60,8 @@ def tax_report(
         if name not in groups or name == BASE:
             raise UserError(f"--path names {name!r}; choose among the trained arms: {', '.join(order[1:])}")
     asked = by_arm(general, found)
+    groups = {name: groups[name] for name in order}
+    pairs = list(pairs_of(groups, AGAINST if against is None else against))
     report = Report(
         lsemrl=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -78,12 +73,13 @@ def tax_report(
         signatures=base.signatures,
         seconds=sum(measured.seconds for _, measured in found),
         arms=tuple(_arm(groups[name], groups[BASE], (judged or {}).get(name), asked.get(name, ())) for name in order),
-        contrasts=tuple(_contrasts({name: groups[name] for name in order}, against)),
+        contrasts=tuple(contrasts(groups, pairs)),
         paper=_paper(base),
         setup=_setup(base),
         paths=tuple(map(tuple, paths)),
         general_name=base.general_name,
         text_name=base.text_name,
+        unpaired=tuple((each.of, each.against) for each in pairs if against is not None and not each.seeds),
     )
     if paths and not report.kept:
         raise UserError(
@@ -95,47 +91,8 @@ def tax_report(
             "--path compares ways of training where they scored the same, and the measurements have no score to "
             "compare by; measure again with chrf in metrics.names, or leave --path out"
         )
-    same = _same_scores(groups, report.paths, f"target.{report.score}", f"general.{report.kept}")
+    same = same_scores(groups, report.paths, f"target.{report.score}", f"general.{report.kept}")
     return dataclasses.replace(report, same_scores=tuple(same))
-
-
-def _same_scores(
-    groups: Mapping[str, Sequence[Measured]], paths: Sequence[tuple[str, ...]], metric: str, kept: str
-) -> Iterator[SameScore]:
-    """The first path beside each of the others, wherever both can be compared on some seed."""
-    if not paths:
-        return
-    base = mean_rows_of(groups[BASE])
-    before = float(base[kept].mean())
-    start = fmean(values_of(each, base)[metric] for each in groups[BASE])
-    by_seed = {name: {each.seed: values_of(each, base) for each in seeds} for name, seeds in groups.items()}
-
-    def points(path: tuple[str, ...], seed: int) -> list[tuple[float, float, float]]:
-        """(place on the path, score, what is kept)"""
-        measured = [(start, before)]
-        measured += [(values[metric], values[kept]) for values in (by_seed[arm][seed] for arm in path)]
-        return [(at, *each) for at, each in enumerate(measured)]
-
-    for path in paths[1:]:
-        found: list[tuple[float, float, float]] = []
-        for seed in sorted(set.intersection(*(set(by_seed[arm]) for arm in (*paths[0], *path)))):
-            met = same_score(points(paths[0], seed), points(path, seed))
-            if met is not None and met[0] > start:  # else both are met at the base, where neither has lost anything
-                score, (_, own), (_, others) = met
-                found.append((score, before - own, before - others))
-        if found:
-            scores, losses, against = zip(*found, strict=True)
-            more = np.subtract(against, losses)
-            half = half_width(more)
-            yield SameScore(
-                of=paths[0][-1],
-                against=path[-1],
-                scores=scores,
-                losses=losses,
-                losses_against=against,
-                low=float(more.mean() - half),
-                high=float(more.mean() + half),
-            )
 
 
 def _check(found: Sequence[Found]) -> None:
@@ -247,53 +204,3 @@ def _samples(measured: Measured) -> Iterator[Sample]:
             output=output.output,
             rewards={name: measured.target_rows[name][at] for name in names},
         )
-
-
-def _contrasts(groups: dict[str, list[Measured]], against: Sequence[str]) -> Iterator[Contrast]:
-    """Every arm against the base in every metric, and against some of the others in what is claimed of them."""
-    rows = {name: {each.seed: rows_of(each) for each in seeds} for name, seeds in groups.items()}
-    counts = {name: {each.seed: counts_of(each) for each in seeds} for name, seeds in groups.items()}
-    base = mean_rows_of(groups[BASE])
-    before = {metric: np.mean([of[metric] for of in counts[BASE].values()], axis=0) for metric in _shared(counts[BASE])}
-    for name in groups:
-        if name == BASE:
-            continue
-        for metric in (each for each in _shared(rows[name]) if each in base):
-            differences = [each[metric] - base[metric] for each in rows[name].values()]
-            yield _contrast(name, BASE, metric, differences)
-        for metric in (each for each in _shared(counts[name]) if each in before):
-            pairs = [(each[metric], before[metric]) for each in counts[name].values()]
-            yield _pooled_contrast(name, BASE, metric, pairs)
-        for other in against:
-            if name == other:
-                break  # the cold start is not held against RL
-            shared = [seed for seed in rows[name] if seed in rows.get(other, {})]
-            if not shared:
-                continue
-            for metric in _CLAIMED:
-                if metric in base and all(metric in rows[each][seed] for each in (name, other) for seed in shared):
-                    differences = [rows[name][seed][metric] - rows[other][seed][metric] for seed in shared]
-                    yield _contrast(name, other, metric, differences)
-                elif all(metric in counts[each][seed] for each in (name, other) for seed in shared):
-                    pairs = [(counts[name][seed][metric], counts[other][seed][metric]) for seed in shared]
-                    yield _pooled_contrast(name, other, metric, pairs)
-
-
-def _shared(by_seed: Mapping[int, Mapping[str, Array]]) -> list[str]:
-    """The metrics that all seeds have."""
-    first, *others = by_seed.values()
-    return [metric for metric in first if all(metric in each for each in others)]
-
-
-def _contrast(name: str, other: str, metric: str, differences: Sequence[Array]) -> Contrast:
-    return _as_contrast(name, other, metric, paired_bootstrap(np.stack(differences)))
-
-
-def _pooled_contrast(name: str, other: str, metric: str, pairs: Sequence[tuple[Array, Array]]) -> Contrast:
-    own, others = map(np.stack, zip(*pairs, strict=True))
-    score = functools.partial(pooled, metric.removeprefix("target."))
-    return _as_contrast(name, other, metric, pooled_bootstrap(own, others, score))
-
-
-def _as_contrast(name: str, other: str, metric: str, found: Interval) -> Contrast:
-    return Contrast(of=name, against=other, metric=metric, value=found.value, low=found.low, high=found.high)

@@ -1,0 +1,133 @@
+"""Arms and ways of training held against each other, by the seeds that both have."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+
+import numpy as np
+
+from lsemrl.evaluation.measurement import BASE, Measured
+from lsemrl.metrics.corpus import pooled
+from lsemrl.report.bootstrap import Interval, half_width, paired_bootstrap, pooled_bootstrap
+from lsemrl.report.contrasts import Contrast, SameScore
+from lsemrl.report.findings import same_score
+from lsemrl.report.records import KEPT, SCORES
+from lsemrl.report.rows import Array, counts_of, mean_rows_of, rows_of, values_of
+
+_CLAIMED = (*(f"target.{name}" for name in SCORES), "target.similarity", *(f"tax.{name}" for name in KEPT), "tax.nll")
+"""What they are compared in: seeds that both have are paired."""
+
+BySeed = Mapping[int, Mapping[str, Array]]
+"""Seed -> metric -> its values."""
+Values = Sequence[tuple[Array, Array]]
+"""Of one metric, for each seed: one arm's and another's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two arms that are held against each other, by seeds that both have; see `Contrast`."""
+
+    of: str
+    against: str
+    seeds: tuple[int, ...]
+    left_out: tuple[int, ...] = ()
+
+    def values(self, of: Mapping[str, BySeed], metric: str) -> Values:
+        """What both have of it, for each seed; [] where any lacks it."""
+        found = [(of[self.of][seed], of[self.against][seed]) for seed in self.seeds]
+        there = all(metric in own and metric in others for own, others in found)
+        return [(own[metric], others[metric]) for own, others in found] if there else []
+
+    def contrast(self, metric: str, values: Values) -> Contrast:
+        """Of a score that each row has, for each seed."""
+        own, others = map(np.stack, zip(*values, strict=True))
+        return self._contrast(metric, paired_bootstrap(own - others))
+
+    def pooled(self, metric: str, values: Values) -> Contrast:
+        """Of a score of a corpus, from what each row adds to it."""
+        own, others = map(np.stack, zip(*values, strict=True))
+        score = functools.partial(pooled, metric.removeprefix("target."))
+        return self._contrast(metric, pooled_bootstrap(own, others, score))
+
+    def _contrast(self, metric: str, found: Interval) -> Contrast:
+        return Contrast(**asdict(self), metric=metric, **asdict(found))
+
+
+def pairs_of(groups: Mapping[str, Sequence[Measured]], against: Sequence[str]) -> Iterator[Pair]:
+    """Each arm and another that it is held against."""
+    seeds = {name: {each.seed for each in measured} for name, measured in groups.items() if name != BASE}
+    for name, own in seeds.items():
+        for other in against:
+            if name == other:
+                break  # the cold start is not held against RL
+            if other in seeds:
+                shared, left_out = own & seeds[other], own ^ seeds[other]
+                yield Pair(of=name, against=other, seeds=tuple(sorted(shared)), left_out=tuple(sorted(left_out)))
+
+
+def contrasts(groups: Mapping[str, Sequence[Measured]], pairs: Sequence[Pair]) -> Iterator[Contrast]:
+    """Every arm against the base in every metric, and each pair in what is claimed of them."""
+    rows = {name: {each.seed: rows_of(each) for each in seeds} for name, seeds in groups.items()}
+    counts = {name: {each.seed: counts_of(each) for each in seeds} for name, seeds in groups.items()}
+    base = mean_rows_of(groups[BASE])
+    before = {metric: np.mean([of[metric] for of in counts[BASE].values()], axis=0) for metric in _shared(counts[BASE])}
+    for name in (each for each in groups if each != BASE):
+        pair = Pair(of=name, against=BASE, seeds=tuple(rows[name]))
+        for metric in (each for each in _shared(rows[name]) if each in base):
+            yield pair.contrast(metric, [(each[metric], base[metric]) for each in rows[name].values()])
+        for metric in (each for each in _shared(counts[name]) if each in before):
+            yield pair.pooled(metric, [(each[metric], before[metric]) for each in counts[name].values()])
+    for pair in pairs:
+        for metric in _CLAIMED if pair.seeds else ():
+            if metric in base and (values := pair.values(rows, metric)):
+                yield pair.contrast(metric, values)
+            elif values := pair.values(counts, metric):
+                yield pair.pooled(metric, values)
+
+
+def _shared(by_seed: BySeed) -> list[str]:
+    """The metrics that all seeds have."""
+    first, *others = by_seed.values()
+    return [metric for metric in first if all(metric in each for each in others)]
+
+
+def same_scores(
+    groups: Mapping[str, Sequence[Measured]], paths: Sequence[tuple[str, ...]], metric: str, kept: str
+) -> Iterator[SameScore]:
+    """The first path beside each of the others, wherever both can be compared on some seed."""
+    if not paths:
+        return
+    base = mean_rows_of(groups[BASE])
+    before = float(base[kept].mean())
+    start = fmean(values_of(each, base)[metric] for each in groups[BASE])
+    by_seed = {name: {each.seed: values_of(each, base) for each in seeds} for name, seeds in groups.items()}
+
+    def points(path: tuple[str, ...], seed: int) -> list[tuple[float, float, float]]:
+        """(place on the path, score, what is kept)"""
+        measured = [(start, before)]
+        measured += [(values[metric], values[kept]) for values in (by_seed[arm][seed] for arm in path)]
+        return [(at, *each) for at, each in enumerate(measured)]
+
+    for path in paths[1:]:
+        found: list[tuple[float, float, float]] = []
+        for seed in sorted(set.intersection(*(set(by_seed[arm]) for arm in (*paths[0], *path)))):
+            met = same_score(points(paths[0], seed), points(path, seed))
+            if met is not None and met[0] > start:  # else both are met at the base, where neither has lost anything
+                score, (_, own), (_, others) = met
+                found.append((score, before - own, before - others))
+        if found:
+            scores, losses, against = zip(*found, strict=True)
+            more = np.subtract(against, losses)
+            half = half_width(more)
+            yield SameScore(
+                of=paths[0][-1],
+                against=path[-1],
+                scores=scores,
+                losses=losses,
+                losses_against=against,
+                low=float(more.mean() - half),
+                high=float(more.mean() + half),
+            )
