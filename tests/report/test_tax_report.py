@@ -261,6 +261,14 @@ def test_one_seed_twice_is_refused() -> None:
         tax_report([*found("base", "rl", seeds=(1,)), (Path("again"), make_measured("rl"))], command="")
 
 
+def test_one_adapter_is_no_two_seeds() -> None:
+    twice = dataclasses.replace(make_measured("rl"), seed=2)
+    with pytest.raises(UserError, match=r"again and rl/1 are two seeds of arm 'rl', but .* of one adapter"):
+        tax_report([*found("base", "rl", seeds=(1,)), (Path("again"), twice)], command="")
+    alike = dataclasses.replace(make_measured("sft"), adapter_fingerprint="rl-1")
+    assert tax_report([*found("base", "rl", seeds=(1,)), (Path("other"), alike)], command="").trained
+
+
 def write(folder: Path, *arms: str, seeds: tuple[int, ...] = SEEDS) -> None:
     for arm in arms:
         for seed in seeds:
