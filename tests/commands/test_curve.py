@@ -78,7 +78,7 @@ def test_what_was_measured_is_not_measured_again_and_no_other_adapter_beside_it(
     monkeypatch.setattr(measuring, "measure", lambda *asked, **settings: 1 / 0)
     curve(tmp_path, "--scales", "1", *small)
     assert Report.from_json(tmp_path / "report.json").arms == report.arms
-    for other in (("--scales", "0.5"), ("--scales", "1", "--max_new_tokens", "5")):
+    for other in (("--scales", "0.5"), ("--scales", "1", "--threshold", "0.5")):
         with pytest.raises(ZeroDivisionError):
             curve(tmp_path, *small, *other)
     path = tmp_path / "scale_1_0" / FILE

@@ -20,9 +20,12 @@ from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
-from lsemrl.evaluation.measure import read_battery, run_measure
+from lsemrl.evaluation import measure as measuring
+from lsemrl.evaluation.measure import read_battery, read_measured, run_measure
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import FILE, Measured, check_own, hash_rows
+from lsemrl.languages import Language
+from lsemrl.metrics.scorer import Scorer
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.alarm_log import Told
 from lsemrl.modules.policy import Policy
@@ -293,6 +296,33 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
     same = {"created": "", "seconds": 0.0}
     assert dataclasses.replace(again, **same) == dataclasses.replace(whole, **same)
     assert again.seconds > sum(json.loads(line)[0] for line in done)
+
+
+def test_what_was_measured_does_only_for_what_is_asked_again(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = MetricSettings(names=("chrf",))
+    settings = dataclasses.replace(tiny_settings(PolicySettings(model=tiny_model)), metrics=metrics)
+    battery, scorer = read_measured(settings)
+    there = run_measure(settings, tmp_path, (battery, scorer))
+    assert run_measure(settings, tmp_path, (battery, scorer), keep=True) == there
+    monkeypatch.setattr(measuring, "measure", lambda *asked, **settings: 1 / 0)
+    for change in (
+        {"max_new_tokens": 5},
+        {"threshold": 0.5},
+        {"label": "Another"},
+        {"general_label": "My QA"},
+        {"metrics": dataclasses.replace(metrics, names=("chrf", "bleu"))},
+        {"metrics": dataclasses.replace(metrics, language="zh")},
+        {"metrics": dataclasses.replace(metrics, language=Language(code="bo", threshold=0.5))},
+    ):
+        other = dataclasses.replace(settings, **change)  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError):
+            run_measure(other, tmp_path, (battery, Scorer(other.metrics)), keep=True)
+    untold = dataclasses.replace(there, asked="")  # as an earlier lsemrl wrote it
+    untold.write(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        run_measure(settings, tmp_path, (battery, scorer), keep=True)
 
 
 def test_rows_are_told_apart_by_prompt_and_references_in_order() -> None:

@@ -184,3 +184,4 @@ def test_a_similarity_says_of_which_weights_it_is(tmp_path: Path) -> None:
         scorer(completions(WORLD))
     one, same, other = (scorer.signatures["similarity"] for scorer in scorers)
     assert one == same != other and str(tmp_path) not in one
+    assert scorers[0].asked == scorers[1].asked != scorers[2].asked

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -63,7 +65,7 @@ def run_measure(
     data = {name: hash_rows(examples) for name, examples in battery.parts.items()}
     if keep and (there := _measured(settings, folder, battery, scorer, base, adapter)):
         return there
-    asked = {
+    decides_batches = {  # no metric does: outputs are kept, which are scored when all are there
         "lsemrl": __version__,
         "policy": repr(settings.policy),
         "fingerprints": [base, policy.fingerprint, adapter],
@@ -74,7 +76,7 @@ def run_measure(
     }
     make_folder(folder, "output")
     with Unfinished(folder / FILE) as part:
-        part.take_up(asked)
+        part.take_up(decides_batches)
         if part.lines:
             say(f"going on with a measurement that was stopped; {len(part.lines):,} batches are done")
         batches = Batches(settings.batch_size, say, part)
@@ -112,6 +114,7 @@ def run_measure(
             general_name=(settings.general_label or battery.general_name) if battery.general else "",
             text_name=language_of([f"{each.source}{each.reference}" for each in battery.text]) or "text",
             alarms=tuple(read_alarms(Path(policy.adapter).parent / ALARMS)) if policy.adapter else (),
+            asked=_asked(settings, scorer),
         )
         write_lines(folder / "predictions.jsonl", map(dataclasses.asdict, outputs(found.outputs)))
         measured.write(folder)
@@ -230,9 +233,15 @@ def _measured(
         "adapter_fingerprint": adapter,
         "data": {name: hash_rows(examples) for name, examples in battery.parts.items()},
         "conditions": _conditions(settings, len(battery.target)),
-        "signatures": there.signatures | scorer.signatures,
+        "versions": versions(),
+        "asked": _asked(settings, scorer),
     }
     return there if all(getattr(there, name) == value for name, value in same.items()) else None
+
+
+def _asked(settings: MeasureSettings, scorer: Scorer) -> str:
+    facts = [scorer.asked, settings.threshold, settings.label, settings.trained_by, settings.general_label]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _conditions(settings: MeasureSettings, target_rows: int) -> dict[str, float | str]:

@@ -116,6 +116,7 @@ class Measured:
         target_counts: What each row of the new task adds to a corpus score that is made of sums, such as matches and
             lengths of BLEU; an interval of that score is drawn from them.
         alarms: What RL said was going wrong while it trained the adapter.
+        asked: A hash of what else decides all this: the metrics, tau and the names; empty where it was not told yet.
     """
 
     version: int = VERSION
@@ -148,6 +149,7 @@ class Measured:
     text_name: str = "Chinese"
     target_counts: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     alarms: tuple[Told, ...] = ()
+    asked: str = ""
 
     def __post_init__(self) -> None:
         if not self.arm.isidentifier() or "adapter" not in self.policy:

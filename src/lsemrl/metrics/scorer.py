@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lsemrl import languages
 from lsemrl.metrics import cmrc, comet, metricx
@@ -74,6 +75,12 @@ class Scorer:
         """What the encoder is: its weights, which a path or a name on a hub may have others of tomorrow."""
         assert self.encoder is not None
         return identity(self.encoder.encoder) or Path(self.settings.encoder).name
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that decides a score besides outputs and references; encoder and identifier by what they are."""
+        language = [self.language.code, self.language.unit, self.language.rule]
+        return asdict(self.settings) | {"language": language, "encoder": self.encoder and self._encoder}
 
     def look_at(self, examples: Sequence[Example]) -> list[str]:
         """What is left out of the scores of `examples`, or says little of them, in a sentence each.
