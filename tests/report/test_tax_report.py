@@ -337,17 +337,19 @@ def test_a_verdict_on_other_outputs_is_refused(tmp_path: Path) -> None:
         find_judgement([tmp_path / "judge"], measured)
 
 
-def test_ways_of_training_are_compared_at_the_same_score() -> None:
-    def at(arm: str, seed: int, f1: float, em: float) -> tuple[Path, Measured]:
-        made = make_measured(arm, seed)
-        rows = {"meaning_f1": (f1,) * 120, "similarity_reward": (f1,) * 120}
-        right = {"em": (em,) * 120}
-        made = dataclasses.replace(
-            made, target=made.target | {"meaning_f1": f1}, target_rows=made.target_rows | rows,
-            general=made.general | {"em": em}, general_rows=made.general_rows | right,
-        )  # fmt: skip
-        return Path(arm, str(seed)), made
+def at(arm: str, seed: int, f1: float, em: float) -> tuple[Path, Measured]:
+    """An arm whose rows all score alike."""
+    made = make_measured(arm, seed)
+    rows = {"meaning_f1": (f1,) * 120, "similarity_reward": (f1,) * 120}
+    right = {"em": (em,) * 120}
+    made = dataclasses.replace(
+        made, target=made.target | {"meaning_f1": f1}, target_rows=made.target_rows | rows,
+        general=made.general | {"em": em}, general_rows=made.general_rows | right,
+    )  # fmt: skip
+    return Path(arm, str(seed)), made
 
+
+def test_ways_of_training_are_compared_at_the_same_score() -> None:
     pairs = [at("base", 1, 0.0, 0.9)]
     for seed, luck in ((1, 0.0), (2, 0.1)):
         pairs += [at("cold_start", seed, 0.5, 0.8), at("rl", seed, 0.7, 0.7 + luck)]
@@ -369,9 +371,30 @@ def test_ways_of_training_are_compared_at_the_same_score() -> None:
     assert "| arm | Score compared at | QA exact match lost by RL | QA exact match lost by the other |" in shown
     # RL never comes up to this base, where both would be met before either has lost anything.
     above = [at("base", 1, 0.75, 0.9), *pairs[1:]]
-    assert tax_report(above, command="", paths=[("cold_start", "rl"), ("sft", "sft_replay")]).same_scores == ()
+    none = tax_report(above, command="", paths=[("cold_start", "rl"), ("sft", "sft_replay")])
+    assert none.same_scores[0].scores == () and none.same_scores[0].below == (1, 2)
+    told = "RL and the way to SFT + replay cannot be compared at the same meaning F1: in seeds 1, 2 RL never came above"
+    assert f"{told} the base." in html.unescape(page.html(none, {}))
     with pytest.raises(UserError, match="--path names 'grpo'; choose among the trained arms: cold_start, rl"):
         tax_report(pairs, command="", paths=[("grpo",)])
+
+
+def test_seeds_that_never_came_above_the_base_are_told_and_leave_no_interval() -> None:
+    pairs = [at("base", 1, 0.3, 0.9)]
+    for seed, f1, em in ((1, 0.7, 0.85), (2, 0.7, 0.80), (3, 0.29, 0.2)):
+        pairs += [at("rl", seed, f1, em), at("sft", seed, 0.8, 0.5)]
+    report = tax_report([*pairs, at("sft_replay", 7, 0.8, 0.5)], command="", paths=[("rl",), ("sft",), ("sft_replay",)])
+    some, none = report.same_scores
+    assert (some.seeds, some.left_out, some.below, some.below_against) == ((1, 2), (3,), (3,), ())
+    assert np.isnan([some.low, some.high]).all()
+    assert (none.seeds, none.left_out, none.below) == ((), (1, 2, 3, 7), ())
+    shown = page.markdown(report, [])
+    assert "At the same meaning F1 of 70.0 (2 of 3 seeds), RL has lost 7.5 points of Chinese QA and the way to" in shown
+    assert ": +24.5; in seed 3 RL never came above the base." in shown
+    assert "the way to SFT + replay cannot be compared at the same meaning F1: there is no seed of which both" in shown
+    table = shown.split("## What was lost at the same score")[1].split("##")[0]
+    assert "| Strong SFT | 70.0 ±0.0 (2 of 3 seeds) | 7.5 ±3.5 |" in table
+    assert "| SFT + replay | – (0 of 4 seeds) | – |" in table
 
 
 @pytest.mark.usefixtures("no_plots")

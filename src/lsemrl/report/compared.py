@@ -50,12 +50,17 @@ def same_scores(report: Report) -> tuple[list[Column], Rows]:
     ]
     rows: Rows = []
     for each in report.same_scores:
+        if not each.scores:
+            missing = Cell(text=MISSING)
+            rows.append((arms[each.against], [replace(missing, interval=part_of(each)), *[missing] * 4]))
+            continue
         losses, against = fmean(each.losses), fmean(each.losses_against)
         cells = [
             Cell(text=column.show(fmean(values)), spread=f"±{column.show(stdev(values))}" if len(values) > 1 else "")
             for column, values in ((score, each.scores), (own, each.losses), (other, each.losses_against))
         ]
-        bounds = f"[{more.show(each.low)}, {more.show(each.high)}]" if len(each.scores) > 1 else ""
+        cells[0] = replace(cells[0], interval=part_of(each))
+        bounds = f"[{more.show(each.low)}, {more.show(each.high)}]" if math.isfinite(each.low) else ""
         cells.append(Cell(text=more.show(against - losses, "+"), interval=bounds))
         cells.append(Cell(text=share.show(losses / against if against > 0 else None)))
         rows.append((arms[each.against], cells))

@@ -38,11 +38,16 @@ class SameScore:
     Attributes:
         of: The last arm of one path (see `records.Report.paths`).
         against: That of the other.
-        scores: Where each seed's two paths are compared: the lower of their two best.
+        scores: Where the two paths of each of `seeds` are compared: the lower of their two best.
         losses: The base's main score of general ability minus the first path's there, a fraction.
         losses_against: The other's.
-        low: Lower bound of what the other lost more, 95% by Student's t over seeds; NaN of a single seed.
+        low: Lower bound of what the other lost more, 95% by Student's t over seeds; NaN of a single seed, and where one
+            that both have cannot be compared: those that can may be the lucky ones.
         high: Upper bound.
+        seeds: What is compared, by their seeds; empty in files that did not tell yet.
+        left_out: The other seeds that an arm of either path was trained from.
+        below: Those of them in which the first path never came above the base.
+        below_against: Likewise, the other.
     """
 
     of: str
@@ -52,9 +57,13 @@ class SameScore:
     losses_against: tuple[float, ...]
     low: float
     high: float
+    seeds: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+    below: tuple[int, ...] = ()
+    below_against: tuple[int, ...] = ()
 
 
-def part_of(of: Contrast) -> str:
+def part_of(of: Contrast | SameScore) -> str:
     """Of which seeds a comparison is, where that is not all; "" where it is."""
     if not of.left_out:
         return ""

@@ -214,15 +214,24 @@ def _same(report: Report) -> Iterator[str]:
     """What two ways of training had lost at the same score."""
     labels = {arm.name: arm.label for arm in report.arms}
     for each in [] if unmeasured(report) else report.same_scores[:_NAMED]:
+        of, other, name = labels[each.of], f"the way to {labels[each.against]}", SCORE_NAMES[report.score]
+        why = [
+            f"in seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} {way} never came above the base"
+            for way, seeds in ((of, each.below), (other, each.below_against))
+            if seeds
+        ]
+        if not each.scores:
+            none = "; ".join(why) or "there is no seed of which both are known"
+            yield f"{of} and {other} cannot be compared at the same {name}: {none}."
+            continue
         score, lost, against = map(fmean, (each.scores, each.losses, each.losses_against))
-        bounds = (
-            f" [{number(100 * each.low, 1, '+')}, {number(100 * each.high, 1, '+')}]" if len(each.scores) > 1 else ""
-        )
+        low, high = (number(100 * bound, 1, "+") for bound in (each.low, each.high))
+        bounds = f" [{low}, {high}]" if math.isfinite(each.low) else ""
+        part = f" ({seeds})" if (seeds := part_of(each)) else ""
         yield (
-            f"At the same {SCORE_NAMES[report.score]} of {100 * score:.1f}, {labels[each.of]} has lost "
-            f"{number(100 * lost)} points of {report.general_name} and the way to {labels[each.against]} "
-            f"{number(100 * against)}: "
-            f"{number(100 * (against - lost), 1, '+')}{bounds}."
+            f"At the same {name} of {100 * score:.1f}{part}, {of} has lost {number(100 * lost)} points of "
+            f"{report.general_name} and {other} {number(100 * against)}: {number(100 * (against - lost), 1, '+')}"
+            f"{'; '.join((bounds, *why))}."
         )
 
 
@@ -314,7 +323,8 @@ def notes(report: Report) -> list[str]:
         lines.append(
             "A way of training is its arms in order of strength, joined from the base on. Two ways are compared, seed "
             "by seed, at the lower of their two best scores, where each first climbs to it on a straight line between "
-            "its arms. The interval is Student's t over seeds."
+            "its arms. The interval is Student's t over seeds; there is none where a way never comes above the base in "
+            "one of them, which is left out."
         )
     if not report.kept:
         lines.append("General ability was not measured, so that nothing can be said of what was lost.")

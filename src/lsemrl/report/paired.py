@@ -97,7 +97,7 @@ def _shared(by_seed: BySeed) -> list[str]:
 def same_scores(
     groups: Mapping[str, Sequence[Measured]], paths: Sequence[tuple[str, ...]], metric: str, kept: str
 ) -> Iterator[SameScore]:
-    """The first path beside each of the others, wherever both can be compared on some seed."""
+    """The first path beside each of the others, on the seeds in which both come above the base."""
     if not paths:
         return
     base = mean_rows_of(groups[BASE])
@@ -112,22 +112,35 @@ def same_scores(
         return [(at, *each) for at, each in enumerate(measured)]
 
     for path in paths[1:]:
-        found: list[tuple[float, float, float]] = []
-        for seed in sorted(set.intersection(*(set(by_seed[arm]) for arm in (*paths[0], *path)))):
-            met = same_score(points(paths[0], seed), points(path, seed))
-            if met is not None and met[0] > start:  # else both are met at the base, where neither has lost anything
+        seeds = [set(by_seed[arm]) for arm in (*paths[0], *path)]
+        ways = {seed: (points(paths[0], seed), points(path, seed)) for seed in sorted(set.intersection(*seeds))}
+        # At the base, where they would be met else, neither has lost anything.
+        below, below_against = ([seed for seed in ways if not _best(ways[seed][at]) > start] for at in (0, 1))
+        found: dict[int, tuple[float, float, float]] = {}
+        for seed in (each for each in ways if each not in (*below, *below_against)):
+            if met := same_score(*ways[seed]):
                 score, (_, own), (_, others) = met
-                found.append((score, before - own, before - others))
-        if found:
-            scores, losses, against = zip(*found, strict=True)
-            more = np.subtract(against, losses)
-            half = half_width(more)
-            yield SameScore(
-                of=paths[0][-1],
-                against=path[-1],
-                scores=scores,
-                losses=losses,
-                losses_against=against,
-                low=float(more.mean() - half),
-                high=float(more.mean() + half),
-            )
+                found[seed] = (score, before - own, before - others)
+        scores, losses, against = zip(*found.values(), strict=True) if found else ((), (), ())
+        left_out = sorted(set.union(*seeds) - found.keys())
+        more = np.subtract(against, losses)
+        low, high = np.nan, np.nan
+        if found and len(found) == len(ways):
+            low, high = more.mean() + half_width(more) * np.array([-1, 1])
+        yield SameScore(
+            of=paths[0][-1],
+            against=path[-1],
+            scores=scores,
+            losses=losses,
+            losses_against=against,
+            low=float(low),
+            high=float(high),
+            seeds=tuple(found),
+            left_out=tuple(left_out),
+            below=tuple(below),
+            below_against=tuple(below_against),
+        )
+
+
+def _best(way: Sequence[tuple[float, float, float]]) -> float:
+    return max(score for _, score, _ in way)
