@@ -47,6 +47,27 @@ def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, luck: float) 
     assert 0.915 <= held / trials <= 0.99
 
 
+@pytest.mark.parametrize(("share", "seeds"), [(0.01, 1), (0.005, 1), (0.01, 3)])
+def test_of_rows_right_or_wrong_that_never_differ_it_holds_the_truth_too(share: float, seeds: int) -> None:
+    rng, held, trials = np.random.default_rng(0), 0, 200
+    for trial in range(trials):
+        lost_SN = np.repeat((rng.random((1, 200)) < share).astype(float), seeds, axis=0)
+        found = paired_bootstrap(lost_SN, right_or_wrong=True, draws=200, seed=trial)
+        held += found.low <= share <= found.high
+    assert held / trials >= 0.93
+
+
+def test_the_rule_of_three_by_hand() -> None:
+    same = paired_bootstrap(np.zeros((2, 100)), right_or_wrong=True)
+    assert (same.value, same.low, same.high) == pytest.approx((0, -0.03, 0.03), abs=1e-4)
+    gained = paired_bootstrap(np.ones((1, 100)), right_or_wrong=True)
+    assert (gained.value, gained.low, gained.high) == pytest.approx((1, 0.97, 1), abs=1e-4)
+    # One row that differs is drawn as ever, and so is what has no rows right or wrong.
+    one_SN = np.eye(1, 100)
+    assert paired_bootstrap(one_SN, right_or_wrong=True) == paired_bootstrap(one_SN)
+    assert paired_bootstrap(np.zeros((1, 100))).high == 0
+
+
 def test_same_arguments_same_interval() -> None:
     differences_SN = np.random.default_rng(0).normal(size=(3, 40))
     assert paired_bootstrap(differences_SN) == paired_bootstrap(differences_SN.copy())

@@ -32,7 +32,9 @@ class Interval:
     high: float
 
 
-def paired_bootstrap(differences_SN: Array, *, level: float = 0.95, draws: int = _DRAWS, seed: int = 0) -> Interval:
+def paired_bootstrap(
+    differences_SN: Array, *, right_or_wrong: bool = False, level: float = 0.95, draws: int = _DRAWS, seed: int = 0
+) -> Interval:
     """The mean of paired differences and its bootstrap interval; NaN where a difference is not finite.
 
     A single row has no interval: every draw is that row, and none would look like certainty.
@@ -42,8 +44,13 @@ def paired_bootstrap(differences_SN: Array, *, level: float = 0.95, draws: int =
     themselves with replacement would do for many; of three, no draw leaves the range of the three, which holds the
     truth three times in four only.
 
+    Of rows that are right or wrong and of which none differs, every draw is the same, and none would look like
+    certainty again. There the rule of three gives the interval (Hanley and Lippman-Hand 1983): what was seen in none of
+    N rows is a share of less than 3 / N.
+
     Args:
         differences_SN: float64, one arm's score minus the other's for each seed and row.
+        right_or_wrong: Both arms' scores are 0 or 1.
         level: Share of repetitions in which the interval should hold the truth.
         draws: How many, R.
         seed: The same arguments give the same interval.
@@ -61,6 +68,10 @@ def paired_bootstrap(differences_SN: Array, *, level: float = 0.95, draws: int =
     mean_N = differences_SN.mean(axis=0)
     if rows == 1:
         return Interval(value=float(mean_N.mean()), low=np.nan, high=np.nan)
+    if right_or_wrong and np.ptp(differences_SN) == 0:
+        few = float(-np.log(1 - level) / rows)
+        value = float(mean_N[0])
+        return Interval(value=value, low=max(value - few, -1.0), high=min(value + few, 1.0))
     # Around the mean, so that rows which do not differ leave no rounding.
     means_R = mean_N.mean() + _drawn_rows(rows, draws, seed) @ (mean_N - mean_N.mean()) / rows
     return _interval(differences_SN.mean(axis=1), means_R, level, seed)

@@ -44,7 +44,8 @@ class Pair:
     def contrast(self, metric: str, values: Values) -> Contrast:
         """Of a score that each row has, for each seed."""
         own, others = map(np.stack, zip(*values, strict=True))
-        return self._contrast(metric, paired_bootstrap(own - others))
+        right_or_wrong = bool(np.isin(np.abs([own, others]), (0, 1)).all())  # what is lost of them is 0 or -1
+        return self._contrast(metric, paired_bootstrap(own - others, right_or_wrong=right_or_wrong))
 
     def pooled(self, metric: str, values: Values) -> Contrast:
         """Of a score of a corpus, from what each row adds to it."""
