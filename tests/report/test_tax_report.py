@@ -102,6 +102,8 @@ def test_arms_are_held_against_cold_start_and_rl_by_shared_seeds(report: Report)
     assert lone.contrast("sft", "rl", "tax.em") is None and lone.contrast("sft", "base", "tax.em") is not None
     chosen = tax_report(found("base", "rl", "sft", "cold_start"), command="", against=("sft",))
     assert {each.of for each in chosen.contrasts if each.against == "sft"} == {"rl", "cold_start"}
+    with pytest.raises(UserError, match="--against names 'sfft', which nobody measured; choose among base, rl, sft"):
+        tax_report(found("base", "rl", "sft"), command="", against=("rl", "sfft"))
 
 
 def test_arms_are_held_against_each_other_by_shared_seeds_and_told_which() -> None:

@@ -38,7 +38,7 @@ def tax(
     report = tax_report(
         measured,
         command=shlex.join(words),
-        against=against,
+        against=against or None,
         judged=find_judgement(folders, measured),
         paths=path or (),
         general=find_general(folders),

@@ -47,8 +47,8 @@ def tax_report(
         general: Scores of lm-evaluation-harness, each of an adapter that was measured too.
 
     Raises:
-        UserError: There is no base, a path names an arm that was not measured, a general.json is of another adapter, or
-            the measurements cannot be compared with each other.
+        UserError: There is no base, `against` or a path names an arm that was not measured, a general.json is of
+            another adapter, or the measurements cannot be compared with each other.
     """
     _check(found)
     groups: dict[str, list[Measured]] = {}
@@ -59,6 +59,9 @@ def tax_report(
     for name in (name for arms in paths for name in arms):
         if name not in groups or name == BASE:
             raise UserError(f"--path names {name!r}; choose among the trained arms: {', '.join(order[1:])}")
+    for name in against or ():
+        if name not in groups:
+            raise UserError(f"--against names {name!r}, which nobody measured; choose among {', '.join(order)}")
     asked = by_arm(general, found)
     groups = {name: groups[name] for name in order}
     pairs = list(pairs_of(groups, AGAINST if against is None else against))
