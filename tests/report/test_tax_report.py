@@ -263,6 +263,18 @@ def test_one_seed_twice_is_refused() -> None:
         tax_report([*found("base", "rl", seeds=(1,)), (Path("again"), make_measured("rl"))], command="")
 
 
+def test_what_arms_were_measured_by_is_told_where_it_differs() -> None:
+    h100 = {"machine": {"cores": 2, "device": "H100"}, "versions": {"torch": "2.11.0"}, "lsemrl": "0.0.1"}
+    pairs = found("base", "rl", "sft", seeds=(1, 2))
+    pairs[3] = (pairs[3][0], dataclasses.replace(pairs[3][1], **h100))  # type: ignore[arg-type]
+    report = tax_report(pairs, command="")
+    torch, device, own = "2.13.0 (RL: 2.13.0, 2.11.0)", "– (RL: –, H100)", "0.1.0 (RL: 0.1.0, 0.0.1)"
+    assert report.versions == {"lsemrl": own, "torch": torch}
+    assert report.machine == {"cores": 2, "device": device}
+    for shown in (page.markdown(report, []), html.unescape(page.html(report, {}))):
+        assert torch in shown and device in shown and own in shown
+
+
 def test_one_adapter_is_no_two_seeds() -> None:
     twice = dataclasses.replace(make_measured("rl"), seed=2)
     with pytest.raises(UserError, match=r"again and rl/1 are two seeds of arm 'rl', but .* of one adapter"):

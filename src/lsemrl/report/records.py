@@ -195,8 +195,8 @@ class Report:
         task: For example "translation zh→bo".
         seed: Of the whole run; None where every arm has seeds of its own.
         command: What was typed.
-        machine: Processor, cores, memory and the like.
-        versions: Library -> version.
+        machine: Processor, cores, memory and the like; where arms differ, the base's and theirs.
+        versions: Library -> version, likewise.
         signatures: Metric -> how it was computed.
         seconds: Of the whole run.
         arms: In the order to show; exactly one is named "base".

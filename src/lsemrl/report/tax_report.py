@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import BASE, Measured, Rows
+from lsemrl.report.findings import MISSING
 from lsemrl.report.folders import Found, General
 from lsemrl.report.harness import by_arm, harness
 from lsemrl.report.paired import contrasts, pairs_of, same_scores
@@ -71,8 +73,8 @@ def tax_report(
         task=_task(base),
         seed=None,
         command=command,
-        machine=base.machine,
-        versions=base.versions,
+        machine=_by_arm(groups, lambda each: each.machine),
+        versions=_by_arm(groups, lambda each: {"lsemrl": each.lsemrl} | each.versions),
         signatures=base.signatures,
         seconds=sum(measured.seconds for _, measured in found),
         arms=tuple(_arm(groups[name], groups[BASE], (judged or {}).get(name), asked.get(name, ())) for name in order),
@@ -161,6 +163,19 @@ def _setup(base: Measured) -> dict[str, str]:
     rows = ", ".join(f"{rows.count} {part} ({rows.sha256[:8]})" for part, rows in base.data.items())
     conditions = ", ".join(f"{key} {value}" for key, value in base.conditions.items())
     return {"base model": f"{base.base} ({base.base_fingerprint})", "rows": rows, "conditions": conditions}
+
+
+def _by_arm(groups: Mapping[str, Sequence[Measured]], told: Callable[[Measured], Mapping[str, Any]]) -> dict[str, Any]:
+    """What the base's measurement tells, and beside it whatever else those of an arm do."""
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys(key for seeds in groups.values() for each in seeds for key in told(each)):
+        first, others = told(groups[BASE][0]).get(key, MISSING), []
+        for seeds in groups.values():
+            its = list(dict.fromkeys(told(each).get(key, MISSING) for each in seeds))
+            if its != [first]:
+                others.append(f"{seeds[0].label}: {', '.join(map(str, its))}")
+        found[key] = f"{first} ({'; '.join(others)})" if others else first
+    return found
 
 
 def _arm(
