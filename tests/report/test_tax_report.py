@@ -507,6 +507,10 @@ def test_scores_are_of_the_adapter_that_was_asked_whatever_its_path(tmp_path: Pa
     (tmp_path / "a" / "general.json").write_text(json.dumps(content))
     report = tax_report(find_measurements([tmp_path / "runs"]), command="", general=find_general([tmp_path]))
     assert [arm.name for arm in report.trained if arm.harness] == ["sft"]
+    alike = dataclasses.replace(make_measured("sft_replay"), adapter_fingerprint="sft-1")  # one adapter as two arms
+    pairs = [*find_measurements([tmp_path / "runs"]), (Path("alike"), alike)]
+    report = tax_report(pairs, command="", general=find_general([tmp_path]))
+    assert [arm.name for arm in report.trained if arm.harness] == ["sft", "sft_replay"]
 
 
 def test_a_page_of_ones_own_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

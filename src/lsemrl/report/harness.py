@@ -15,15 +15,17 @@ from lsemrl.report.records import HarnessScore
 
 
 def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
-    """By the arm whose adapter was asked; each once, and each task of all alike."""
+    """By the arms whose adapter was asked; each once, and each task of all alike."""
     # Not by their paths: those of two projects may be alike.
-    arms = {one.adapter_fingerprint: one.arm for _, one in found if one.adapter_fingerprint}
+    arms: dict[str, set[str]] = {}
+    for _, one in found:
+        if one.adapter_fingerprint:
+            arms.setdefault(one.adapter_fingerprint, set()).add(one.arm)
     asked: dict[str, list[General]] = {}
     seen: dict[tuple[str, str], Path] = {}
     first: dict[str, General] = {}
     for each in general:
-        arm = arms.get(each.fingerprint)
-        if arm is None:
+        if each.fingerprint not in arms:
             at = "" if each.scale == 1 else f" at {each.scale:g}"
             raise UserError(
                 f"{each.path} is of the adapter {each.adapter!r}{at}, of which there is no measurement: run lsemrl "
@@ -43,7 +45,8 @@ def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list
                         f"{before.path} and {each.path} asked {task} in two ways ({name} {then} and {now}); ask again "
                         "in one, or leave out one of the two"
                     )
-        asked.setdefault(arm, []).append(each)
+        for arm in arms[each.fingerprint]:
+            asked.setdefault(arm, []).append(each)
     return asked
 
 
