@@ -186,18 +186,19 @@ def _scatter(
     if len(points) < 2:
         return None
     figure = Figure(figsize=_MANY_SIZE if len(points) > _MANY else (7.4, 4.2), layout="constrained")
-    ax, colour = figure.add_subplot(), colours(report)
+    ax, colour, obstacles = figure.add_subplot(), colours(report), [[(x, y)] for _, x, y in points]
     for arm, x, y in points:
         xs, ys = (arm.by_seed.get(metric, ()) for metric in metrics)
         small = [scale * value for value in ys]
         ax.plot(xs, small, color=colour[arm.name], marker="o", markersize=3.5, alpha=0.6, linestyle="none")
+        obstacles += [[dot] for dot in zip(xs, small, strict=True)]
         marker = "s" if arm.name == "base" else "o"
         ax.plot(x, y, color=colour[arm.name], marker=marker, markersize=9, markeredgecolor="white", zorder=4)
     ax.margins(x=0.14, y=0.12)
     ax.set_xlabel(words[0])
     ax.set_ylabel(words[1])
     ends = [(x, y, visible(arm.label), colour[arm.name]) for arm, x, y in points]
-    _label(ax, ends, [[(x, y)] for _, x, y in points])
+    _label(ax, ends, obstacles)
     return figure
 
 
