@@ -21,8 +21,10 @@ from lsemrl.commands import rehearse as command
 from lsemrl.data.rehearsal import identity_path, likeliest_path, read_rehearsal
 from lsemrl.locks import held
 from lsemrl.modules import rehearsing
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import UserError
 
+ASKED: dict[str, Any] = {"rows": 12, "batch_size": 8, "max_prompt_tokens": 96, "max_new_tokens": 24, "top_k": 4}
 SMALL = ["--rows", "12", "--batch-size", "8", "--max-prompt-tokens", "96", "--max-new-tokens", "24", "--top-k", "4"]
 
 
@@ -111,11 +113,30 @@ def test_text_of_other_settings_is_not_gone_on_with(whole: Path, tmp_path: Path)
     with pytest.raises(SystemExit):
         rehearse(output)
     assert output.read_bytes() == before[:-9]  # not filled up
+    output.write_bytes(before + before.splitlines(keepends=True)[0])
+    with pytest.raises(UserError, match="to which rows were added since it was written; name another"):
+        command.rehearse(output=output, **ASKED)
     output.write_bytes(before)
+    found = json.loads(identity_path(output).read_text(encoding="utf-8"))
+    identity_path(output).write_text(json.dumps({**found, "model": "elsewhere/micro", "lsemrl": "0.0.9"}))
+    rehearse(output)  # the same model by another path
+    with pytest.raises(UserError, match=r"which was written with other top_p; name another file"):
+        command.rehearse(output=output, **ASKED, top_p=0.9)
     identity_path(output).write_text("{")
     with pytest.raises(SystemExit):
         rehearse(output)
     assert output.read_bytes() == before
+
+
+def test_a_call_that_was_killed_before_its_first_batch_goes_on(whole: Path, tmp_path: Path) -> None:
+    output = shutil.copytree(whole.parent, tmp_path / "copy") / whole.name
+    found = json.loads(identity_path(output).read_text(encoding="utf-8"))
+    found["progress"] = {"batches": 0, "free": 0, "dropped": {}, "bytes": 0}
+    for begun in (b"", None):  # some bytes of a batch, or no file yet
+        identity_path(output).write_text(json.dumps(found))
+        output.unlink() if begun is None else output.write_bytes(b'{"torn')
+        rehearse(output)
+        assert output.read_bytes() == whole.read_bytes()
 
 
 def test_prompts_of_the_users_own_are_answered_and_others_written_besides(tmp_path: Path) -> None:
@@ -143,6 +164,17 @@ def test_a_base_without_a_chat_template_writes_from_where_texts_begin(tiny_model
     )
     for row in read_rehearsal(tmp_path / "own.jsonl"):
         assert row.prompt == "" and row.prompt_ids == (tokenizer.eos_token_id,) and row.response
+    with pytest.raises(UserError, match=r"rows 0 could be kept \(\d+ since --without speaks of it.*let --without"):
+        command.rehearse(
+            output=tmp_path / "none.jsonl",
+            policy=PolicySettings(model=str(model)),
+            rows=2,
+            batch_size=2,
+            max_new_tokens=4,
+            cut_answers=True,
+            without=".",
+            top_k=0,
+        )
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -164,13 +196,23 @@ def _file(folder: Path, text: str) -> Path:
             r"no row could be kept \(1 since the answer did not end\)",
         ),
         (lambda path: {"without": "("}, r"--without is '\(', which is no regular expression"),
-        (lambda path: {"max_prompt_tokens": 1}, r"of \d+ rows 0 could be kept \(\d+ since the prompt did not end"),
+        (
+            lambda path: {"max_prompt_tokens": 1},
+            r"of \d+ rows 0 could be kept \(\d+ since the prompt did not end.*raise --max-prompt-tokens",
+        ),
+        (
+            lambda path: {"max_prompt_tokens": 1, "prompts": _file(path, "复述：老师喝了茶。\n复述：牧民做了鞋。\n")},
+            r"of \d+ rows 0 could be kept",
+        ),
+        (lambda path: {"max_prompt_tokens": 0}, "--max-prompt-tokens is 0; give 1 or more"),
+        (lambda path: {"temperature": -1.0}, r"temperature is -1\.0"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(change: Callable[[Path], dict[str, Any]], says: str, tmp_path: Path) -> None:
     settings = {"output": tmp_path / "own.jsonl", "rows": 4, "batch_size": 2, **change(tmp_path)}
-    with pytest.raises(UserError, match=says):
-        command.rehearse(**settings)
+    for _ in range(2):  # the same command again says the same, and ends
+        with pytest.raises(UserError, match=says):
+            command.rehearse(**settings)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.md"])
@@ -209,3 +251,13 @@ def test_kinds_of_text_are_kept_out_and_any_task_is_asked(tmp_path: Path) -> Non
     assert len(own) == 12 and not any("？" in row.prompt + row.response for row in own)
     dropped = json.loads(identity_path(output).read_text(encoding="utf-8"))["progress"]["dropped"]
     assert dropped["--without speaks of it"] > 0
+    # What the user is taken to say is what was asked, wording included; another wording is another file.
+    tokenizer = AutoTokenizer.from_pretrained(micro.POLICY)
+    turn = [{"role": "user", "content": asked[0].prompt}]
+    assert tokenizer.decode(asked[0].prompt_ids) == tokenizer.apply_chat_template(
+        turn, tokenize=False, add_generation_prompt=True
+    )
+    questions["init_args"]["template"] = {"template": "{context}{question}"}
+    config.write_text(json.dumps({"without": "[？?]", "prompts": questions}), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        rehearse(output, "--config", str(config))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ from lsemrl.reading import Unreadable, read_json, read_lines
 from lsemrl.types import UserError
 
 _HOPELESS = 20
+"""Batches of what the base wrote from nothing, of which as many rows as are in one must be kept."""
+_REMEDIES = {
+    "the answer did not end": "raise --max-new-tokens, or give --cut-answers",
+    "the prompt did not end": "raise --max-prompt-tokens",
+    "--without speaks of it": "let --without match less",
+    "it was there already": "ask for fewer --rows",
+}
+_NO_MATTER = ("model", "lsemrl")
+"""Settings that are told and not compared: the fingerprint says what the model is, wherever it lies."""
 _SHOWN = 12
 
 
@@ -83,9 +93,17 @@ def rehearse(
     check_seed(seed, "--seed")
     if output.suffix != ".jsonl":
         raise UserError(f"--output is {str(output)!r}; name a file that ends in .jsonl")
-    for name, value, least in (("rows", rows, 0), ("batch-size", batch_size, 1), ("top-k", top_k, 0)):
+    for name, value, least in (
+        ("rows", rows, 0),
+        ("batch-size", batch_size, 1),
+        ("top-k", top_k, 0),
+        ("max-prompt-tokens", max_prompt_tokens, 1),
+        ("max-new-tokens", max_new_tokens, 1),
+    ):
         if value < least:
             raise UserError(f"--{name} is {value}; give {least} or more")
+    asking = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_prompt_tokens)
+    answering = replace(asking, max_new_tokens=max_new_tokens)
     if not rows and prompts is None:
         raise UserError("--rows is 0 and --prompts is not given; ask for rows, or name a file of prompts")
     try:
@@ -110,6 +128,14 @@ def rehearse(
         quiet()
         base = Policy(policy)
         turn = turn_of(base)
+        special = [at for at, token in base.tokenizer.added_tokens_decoder.items() if token.special]
+        if rows and turn.after and turn.after[0] not in special:
+            end = str(base.tokenizer.decode(turn.after[:1]))
+            print(
+                f"warning: the chat template ends a user's words with {end!r}, which may stand in them too; what the "
+                "base writes is cut at the first",
+                file=sys.stderr,
+            )
         own = given_prompts(base, turn, given)
         if not rows and not own:
             raise UserError(
@@ -132,13 +158,20 @@ def rehearse(
             "batch_size": batch_size,
             "seed": seed,
         }
-        progress = _taken_up(output, settings)
+        if own:
+            asked_ids = json.dumps([each.ids for each in own]).encode()
+            settings["asked"] = hashlib.blake2b(asked_ids, digest_size=16).hexdigest()
+
+        def finished(progress: dict[str, Any]) -> bool:
+            return bool(progress["batches"] * batch_size >= len(own) and progress["free"] >= rows)
+
+        progress = _taken_up(output, settings, finished)
+        write_json(identity_path(output), {**settings, "progress": progress})
         kept = read_rehearsal(output) if progress["bytes"] else []
         dropped, known = Counter(progress["dropped"]), set(map(text_of, kept))
-        asking = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_prompt_tokens)
-        answering = replace(asking, max_new_tokens=max_new_tokens)
         wanted, already, pace = rows + len(own), len(kept), Pace(at_once=False)
-        while (answered := progress["batches"] * batch_size) < len(own) or progress["free"] < rows:
+        while not finished(progress):
+            answered = progress["batches"] * batch_size
             drawn = 2 * (seed * 1_000_003 + progress["batches"])  # a seed of its own for every batch, and for each half
             asked = part = own[answered : answered + batch_size]
             if not part:
@@ -146,7 +179,7 @@ def rehearse(
                 dropped += Counter({"the prompt did not end": cut})  # which keeps no zeros
             new = []
             for row, ended in write_answers(base, asked, answering, drawn + 1) if asked else ():
-                if reason := why_not(row, ended or cut_answers, known, kept_out):
+                if reason := why_not(row, ended or cut_answers, known, kept_out, own=bool(part)):
                     dropped[reason] += 1
                 elif part or progress["free"] < rows:
                     new.append(row)
@@ -155,18 +188,17 @@ def rehearse(
             kept += new
             progress |= {"batches": progress["batches"] + 1, "dropped": dict(dropped), "bytes": output.stat().st_size}
             write_json(identity_path(output), {**settings, "progress": progress})
-            if progress["batches"] == _HOPELESS and len(kept) < batch_size:
+            free = progress["batches"] - -(-len(own) // batch_size)
+            if free >= _HOPELESS and progress["free"] * _HOPELESS < free * batch_size and not finished(progress):
                 raise UserError(
-                    f"of {_HOPELESS * batch_size:,} rows {len(kept)} could be kept ({reasons(dropped)}); raise "
-                    "--max-new-tokens, or give --prompts"
+                    f"of {free * batch_size:,} rows {progress['free']} could be kept ({reasons(dropped)}); "
+                    f"{_remedy(dropped)}, or give --prompts"
                 )
             if len(kept) > already and pace.due():
                 left = pace.left(len(kept) - already, wanted - already)
                 print(f"{len(kept):,} of {wanted:,} rows; {left}", file=sys.stderr, flush=True)
         if not kept:
-            raise UserError(
-                f"no row could be kept ({reasons(dropped)}); raise --max-new-tokens, or give other --prompts"
-            )
+            raise UserError(f"no row could be kept ({reasons(dropped)}); {_remedy(dropped)}, or give other --prompts")
         if top_k:
             found = likeliest(base, kept, top_k, batch_size)
             write_bytes(likeliest_path(output), save(found, {"fingerprint": base.fingerprint}))
@@ -187,7 +219,13 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"--prompts is {str(path)!r}, which cannot be read ({reason}); name another file") from None
 
 
-def _taken_up(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _remedy(dropped: Counter[str]) -> str:
+    """What to do about the most frequent reason."""
+    (reason, _), *_ = [*dropped.most_common(1), ("", 0)]
+    return _REMEDIES.get(reason, "name another model")
+
+
+def _taken_up(output: Path, settings: dict[str, Any], finished: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """How far an earlier call came; what it wrote after its last whole batch is cut off."""
     begun: dict[str, Any] = {"batches": 0, "free": 0, "dropped": {}, "bytes": 0}
     beside = identity_path(output)
@@ -199,18 +237,24 @@ def _taken_up(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         found = read_json(beside)
         progress: dict[str, Any] = found.pop("progress")
-        same = found == json.loads(json.dumps(settings))
-        whole = output.stat().st_size >= progress["bytes"]  # else cutting would fill it up with NULs
+        asked = json.loads(json.dumps(settings))
+        odd = [name for name in {**asked, **found} if name not in _NO_MATTER and asked.get(name) != found.get(name)]
+        size = output.stat().st_size if output.exists() else 0  # of one that was killed before its first batch
+        beyond = size - progress["bytes"]
     except (Unreadable, OSError, ValueError, KeyError, AttributeError, TypeError):
-        same, whole, progress = False, True, begun
-    if not same:
-        raise UserError(f"--output is {str(output)!r}, which was written with other settings; name another file")
-    if not whole:
+        odd, beyond, progress = ["settings"], 0, begun
+    if odd:
+        what = {"fingerprint": "model", "asked": "prompts"}.get(odd[0], odd[0])
+        raise UserError(f"--output is {str(output)!r}, which was written with other {what}; name another file")
+    if beyond < 0:  # cutting would fill it up with NULs
         raise UserError(
             f"--output is {str(output)!r}, which is shorter than it was written; restore it, or name another"
         )
-    with told(output):
-        os.truncate(output, progress["bytes"])
+    if beyond and finished(progress):
+        raise UserError(f"--output is {str(output)!r}, to which rows were added since it was written; name another")
+    if beyond:
+        with told(output):
+            os.truncate(output, progress["bytes"])
     return progress
 
 

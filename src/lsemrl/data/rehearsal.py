@@ -115,7 +115,9 @@ def _ids(found: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def why_not(row: Rehearsed, whole: bool, known: set[str], without: re.Pattern[str] | None) -> str | None:
+def why_not(
+    row: Rehearsed, whole: bool, known: set[str], without: re.Pattern[str] | None, *, own: bool = False
+) -> str | None:
     """Why a row is not kept; None if it is.
 
     Args:
@@ -123,12 +125,13 @@ def why_not(row: Rehearsed, whole: bool, known: set[str], without: re.Pattern[st
         whole: Whether its answer came to its end, or need not.
         known: Takes the texts of the rows that are kept.
         without: What no row the base wrote may have in its prompt or answer.
+        own: Whether the prompt is the user's, which `without` does not touch.
     """
     if not whole:
         return "the answer did not end"
     if not row.response.strip() or (row.given < len(row.prompt_ids) and not row.prompt):
         return "nothing was said"
-    if without and row.given < len(row.prompt_ids) and any(map(without.search, (row.prompt, row.response))):
+    if without and not own and any(map(without.search, (row.prompt, row.response))):
         return "--without speaks of it"
     text = text_of(row)
     if text in known:

@@ -37,7 +37,7 @@ class ReplaySampler(DistributedSampler[int]):
 
     Indices below `main` are main rows, those from there on the others, kind after kind. Of any n indices in sequence,
     `share` * n are of a kind, to within one for each kind, so batches of every size keep the shares. No row of a kind
-    comes again before all have come.
+    comes again before all have come, in an epoch.
     """
 
     def __init__(self, *, main: int, others: Sequence[tuple[int, float]], seed: int) -> None:

@@ -87,13 +87,22 @@ def given_prompts(policy: Policy, turn: Turn, own: Sequence[str] | TaskData) -> 
     if isinstance(own, TaskData):
         for line in own.prepare(policy.tokenizer):
             print(line, file=sys.stderr)
-        texts = [example.source for example in own.train_examples]
         whole = prompt_ids(policy.tokenizer, [example.prompt for example in own.train_examples])
+        sources = [example.source for example in own.train_examples]
+        texts = [_words(policy, turn, ids) or source for ids, source in zip(whole, sources, strict=True)]
     else:
         texts = [*own]
         whole = [[*turn.before, *ids, *turn.after] for ids in (prompt_ids(policy.tokenizer, texts) if texts else ())]
     pairs = zip(texts, whole, strict=True)
     return [Asked(text=text, ids=tuple(ids), given=len(ids)) for text, ids in pairs]
+
+
+def _words(policy: Policy, turn: Turn, ids: Sequence[int]) -> str:
+    """What a user says in a whole prompt; "" where more than a turn stands around it, such as shots."""
+    before, after = list(turn.before), list(turn.after)
+    if list(ids[: len(before)]) != before or (after and list(ids[-len(after) :]) != after):
+        return ""
+    return str(policy.tokenizer.decode(ids[len(before) : len(ids) - len(after)], skip_special_tokens=True)).strip()
 
 
 def write_prompts(policy: Policy, turn: Turn, sampling: Sampling, count: int, seed: int) -> tuple[list[Asked], int]:

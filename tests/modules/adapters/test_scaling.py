@@ -44,8 +44,9 @@ def weights(folder: Path | None, scale: float = 1.0) -> dict[str, torch.Tensor]:
         {"use_rslora": True, "rank_pattern": {"q_proj": 2}},
         {"modules_to_save": ["k_proj"]},
         {"trainable_token_indices": {"embed_tokens": [3, 5]}},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     ],
-    ids=["linears", "embeddings", "patterns", "modules_to_save", "tokens"],
+    ids=["linears", "embeddings", "patterns", "modules_to_save", "tokens", "saved and kept tied"],
 )
 def test_every_weight_lies_between_the_base_and_what_was_trained(changes: dict[str, object], tmp_path: Path) -> None:
     folder = adapter(tmp_path / "adapter", **changes)

@@ -35,6 +35,8 @@ def scale_adapter(model: Any, scale: float, folder: str, *, resized: bool = Fals
     scaled: set[int] = set()
 
     def to_scale(weight: Tensor, base: Tensor | float = 0.0) -> None:
+        if id(weight) in scaled:  # two embeddings that are tied
+            return
         weight.copy_(base + scale * (weight - base))
         scaled.add(id(weight))
 
