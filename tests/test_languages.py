@@ -214,3 +214,10 @@ def test_a_profile_of_ones_own_stands_for_a_code() -> None:
         Language(code="km", threshold=0)
     with pytest.raises(UserError, match=r"threshold is 1\.5"):
         Language(code="km", name="Khmer", scripts=("Khmer",), threshold=1.5)
+
+
+def test_texts_are_cut_by_their_script_whatever_is_said() -> None:
+    with pytest.raises(
+        UserError, match=r"language\.unit is 'word', but texts in Tibetan letters are cut into syllables"
+    ):
+        Language(code="bo", unit="word")

@@ -52,7 +52,7 @@ class Language:
     """The share of letters in (0, 1] from which on a text passes for the language; 0.8, and 0.5 in Han. Ours: the
     paper gives none."""
     unit: Unit | None = None
-    """What `units` gives for this language; the tokenizer's name in the signature of a score."""
+    """What `units` gives for this language, by its first script; the tokenizer's name in the signature of a score."""
     identifier: str | None = None
     """What tells it from languages in its script: a folder of `lsemrl fit-language`, or a model of fastText (.bin,
     .ftz), such as GlotLID. null judges by script alone."""
@@ -71,11 +71,17 @@ class Language:
         # Real Tibetan titles are Tibetan to the last letter but for one in 150, and 49 of 50 articles above .88;
         # Chinese prose carries foreign names in Latin letters, one article in a hundred below .60.
         self._fill("threshold", self.threshold or (0.5 if self.scripts[0] == "Han" else 0.8))
-        self._fill("unit", self.unit or unicode_scripts.unit_of(self.scripts[0]))
+        unit = unicode_scripts.unit_of(self.scripts[0])
+        if self.unit not in (None, unit):
+            raise UserError(
+                f"language.unit is {self.unit!r}, but texts in {self.scripts[0]} letters are cut into {unit}s; leave "
+                "it out"
+            )
+        self._fill("unit", unit)
         self._identifier()  # read now, so that one that cannot be is told before weights are
 
     def _identifier(self) -> Identifier | None:
-        return read_identifier(self.identifier, self.code) if self.identifier else None
+        return read_identifier(self.identifier, self.code, is_same) if self.identifier else None
 
     def _fill(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)

@@ -16,6 +16,7 @@ from lsemrl.identification.fit import IdentifierFit, Text, fit
 from lsemrl.identification.ngrams import ABOUT, WEIGHTS, load
 from lsemrl.identification.page import page
 from lsemrl.identification.read import read_identifier
+from lsemrl.languages import Language
 from two_languages import NAMES, fitted, saved, sentences, texts
 
 
@@ -143,12 +144,14 @@ def test_an_identifier_of_another_language_or_none_is_refused(tmp_path: Path) ->
     saved(tmp_path)
     with pytest.raises(UserError, match="tells 'pcm' and not 'yo'; fit one with --to yo"):
         read_identifier(str(tmp_path), "yo")
+    assert Language(code="pcm-Latn", identifier=str(tmp_path)).rule  # the same language by another tag
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
         ({"pcm": texts()["pcm"]}, "texts has no other language"),
+        ({**texts(), "noise": texts()["en"]}, "texts has 'noise', which is what letters out of order are called"),
         ({**texts(), "en": texts()["en"][:20]}, "texts.en has 20 different texts"),
         ({**texts(), "en": [Text("one row", each.text) for each in texts()["en"]]}, "texts.en are all of one row"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,27 @@ def test_validation_is_an_independent_measure() -> None:
     rows = [*rows[:10], {"val/chrf": 0.5}, *rows[10:], {"val/chrf": 0.45}]
     assert "val/chrf fell from 0.500 to 0.450" in alarms(rows, WATCHED, AlarmSettings())["gamed"]
     assert alarms([*rows[:-1], {"val/chrf": 0.49}], WATCHED, AlarmSettings()) == {}
+
+
+def test_what_only_varies_is_not_gamed_however_long_it_is_watched() -> None:
+    watched, random_ = Watched(paid=("similarity",), free=("meaning",), language=()), random.Random(0)
+    rows = [
+        {"reward": 0.6 + 0.08 * random_.gauss(0, 1), "rewards/meaning/mean": 0.5 + 0.1 * random_.gauss(0, 1)}
+        for _ in range(600)
+    ]
+    told = [alarms(rows[:end], watched, AlarmSettings()) for end in range(20, 601, 5)]
+    assert not any("gamed" in each for each in told)
+    fallen = [
+        *rows[:100],
+        *({**row, "rewards/meaning/mean": row["rewards/meaning/mean"] - 0.3} for row in rows[100:120]),
+    ]
+    assert "gamed" in alarms(fallen, watched, AlarmSettings())
+
+
+def test_near_ties_teach_as_little_as_ties() -> None:
+    rows = [{"reward": 0.5, "frac_reward_zero_std": 0.3, "frac_reward_near_tie": 1.0} for _ in range(30)]
+    assert "in 100% of groups" in alarms(rows, WATCHED, AlarmSettings())["ties"]
+    assert "ties" not in alarms([{**row, "frac_reward_near_tie": 0.3} for row in rows], WATCHED, AlarmSettings())
 
 
 def test_what_was_not_measured_trips_nothing() -> None:

@@ -241,6 +241,15 @@ def test_a_static_embedding_is_looked_at_too() -> None:
     assert found is not None and found.carried.unknown == pytest.approx(0.5)
 
 
+def test_a_static_embedding_rewards_too(tmp_path: Path) -> None:
+    tokenizer = word_pieces(*LATIN).backend_tokenizer
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)], device="cpu").save(str(tmp_path / "e"))
+    settings: dict[str, Any] = {"encoder": str(tmp_path / "e"), "device": "cpu", "cache_dir": "none"}
+    assert SemanticSimilarity(**settings).similarity(["a b"], [["a b"]]).tolist() == pytest.approx([1.0])
+    with pytest.raises(UserError, match=r"max_tokens is 4 in SemanticSimilarity, but encoder .* reads all of any text"):
+        SemanticSimilarity(**settings, max_tokens=4)
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [

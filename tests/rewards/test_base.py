@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lsemrl.modules.alarms import AlarmSettings, Watched, alarms
 from lsemrl.modules.rollout_report import reward_metrics
-from lsemrl.rewards import Reward, RewardMix
+from lsemrl.rewards import LanguageConsistency, Reward, RewardMix
 from lsemrl.types import Completion, Example, UserError
 
 NAN = math.nan
@@ -75,6 +75,10 @@ def test_gate_shuts_out_and_its_weight_plays_no_role() -> None:
         "a": Given([0.5, 0.5, 0.5, 0.5, NAN], weight=2.0),
     }
     assert total(RewardMix(parts, combine="gate"), 5) == pytest.approx([1.0, 0.0, 0.0, 1.0, NAN], nan_ok=True)
+
+
+def test_a_language_gate_that_failed_shuts_nothing_out() -> None:
+    assert LanguageConsistency().opens(torch.tensor([NAN, 1.0, 0.5, 0.0])).tolist() == [True, True, False, False]
 
 
 def test_every_one_of_several_gates_must_stand_open() -> None:

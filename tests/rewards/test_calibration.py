@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -24,9 +25,9 @@ from lsemrl.rewards.calibration import (
     Tau,
     anisotropy,
     auc,
-    auc_interval,
     calibrate,
     event_of,
+    is_above_chance,
     length_bias,
     probe,
     quantile,
@@ -45,13 +46,16 @@ def example(source: str, *references: str) -> Example:
     return Example(id=source, prompt="", source=source, references=references)
 
 
-def test_the_interval_of_an_auc() -> None:
-    assert auc_interval(1.0, 5, 5) == (1.0, 1.0)
-    # Hanley and McNeil's own example: .893, 51 abnormal and 58 normal images, standard error .032
-    low, high = auc_interval(0.893, 51, 58)
-    assert (high - low) / 2 / 1.96 == pytest.approx(0.032, abs=1e-3)
-    low, high = auc_interval(0.5, 50, 50)
-    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.058, 0.5 + 1.96 * 0.058), abs=1e-3)  # sqrt(101 / 12 / 2500)
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_what_chance_may_give_is_told_by_mann_and_whitney(count: int) -> None:
+    """Against every order that so many values of two kinds can have."""
+    orders = list(itertools.combinations(range(2 * count), count))
+    found = []
+    for higher in orders:
+        lower = sorted({*range(2 * count)} - {*higher})
+        found.append(auc(torch.tensor(higher, dtype=torch.float), torch.tensor(lower, dtype=torch.float)))
+    assert sum(is_above_chance(each, count, count) for each in found) / len(found) <= 0.025
+    assert is_above_chance(1.0, 4, 4) and is_above_chance(0.7, 60, 60) and not is_above_chance(0.55, 60, 60)
 
 
 def world(count: int) -> list[Example]:

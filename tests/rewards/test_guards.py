@@ -51,6 +51,8 @@ def test_copying_is_no_question_in_one_language_and_where_the_reference_is_a_cop
 def test_what_copies_nothing_is_no_copy() -> None:
     assert score(CopyOfSource(), "") == score(CopyOfSource(), "...") == score(CopyOfSource(), "ཨ་ཅེ") == 1
     assert score(CopyOfSource(), "men") == 0  # shorter than an n-gram
+    # "e no" lies in "she not", and is no copy of it.
+    assert score(CopyOfSource(), "E no", "E no dey", source="She not dey house") == 1
 
 
 @pytest.mark.skipif(not MAFAND.exists(), reason="the sentences of MAFAND are not part of the project")

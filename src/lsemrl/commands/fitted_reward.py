@@ -33,7 +33,7 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.rewards import SemanticSimilarity
-from lsemrl.rewards.calibration import Calibration, Tau, auc_interval, calibrate, probe, quantile
+from lsemrl.rewards.calibration import Calibration, Tau, calibrate, is_above_chance, probe, quantile
 from lsemrl.rewards.calibration_page import write
 from lsemrl.rewards.fit import load_encoder
 from lsemrl.rewards.fit import train as train_encoder
@@ -124,10 +124,9 @@ def adapt(
 
 
 def _chance(calibration: Calibration, pairs: int) -> str | None:
-    """The AUC of matched over shuffled pairs with its interval, where that holds .5 or lies below."""
+    """The AUC of matched over shuffled pairs, where it may be chance."""
     auc = calibration.figures["auc_shuffled"]
-    low, high = auc_interval(auc, pairs, pairs)
-    return f"AUC {auc:.3f}, interval {low:.3f} to {high:.3f}" if low <= 0.5 else None
+    return None if is_above_chance(auc, pairs, pairs) else f"AUC {auc:.3f} of {pairs:,} held-out pairs"
 
 
 def _check_reading(reading: Reading | None) -> None:

@@ -73,7 +73,7 @@ def fit(language: str, texts: Mapping[str, Sequence[Text]], settings: Identifier
         settings: How.
 
     Raises:
-        UserError: There are no two languages, or too few texts of one.
+        UserError: There are no two languages, too few texts of one, or one is called as noise is.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -133,6 +133,8 @@ def _distinct(texts: Mapping[str, Sequence[Text]], settings: IdentifierFit) -> d
     Raises:
         UserError: There are no two languages, or too few texts of one.
     """
+    if NOISE in texts:
+        raise UserError(f"texts has {NOISE!r}, which is what letters out of order are called; name it otherwise")
     if len(texts) < 2:
         raise UserError("texts has no other language; name at least one that it could be taken for, such as the source")
     found = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from lsemrl.errors import UserError
@@ -15,12 +17,13 @@ from lsemrl.reading import user_path
 _PRETRAINED = (".bin", ".ftz")
 
 
-def read_identifier(path: str, language: str) -> Identifier:
+def read_identifier(path: str, language: str, same: Callable[[str, str], bool] = operator.eq) -> Identifier:
     """What tells `language`, read once.
 
     Args:
         path: A folder of `lsemrl fit-language`, or a model of fastText.
         language: The code of a language.
+        same: Whether two codes are of one language.
 
     Raises:
         UserError: It is neither, cannot be read, or tells another language.
@@ -35,7 +38,7 @@ def read_identifier(path: str, language: str) -> Identifier:
         )
     files = [place / name for name in (ABOUT, WEIGHTS) if (place / name).exists()]
     found = _fitted(place, tuple(os.stat(file).st_mtime_ns for file in files))
-    if found.language != language:
+    if not (found.language == language or same(found.language, language)):
         raise UserError(f"{named} tells {found.language!r} and not {language!r}; fit one with --to {language}")
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import NormalDist, fmean, variance
 from typing import Literal
 
 from lsemrl.finite import check_finite
@@ -24,6 +24,8 @@ _LEAST_FALL = 0.01
 """A measure that falls by less is taken to have stayed."""
 _SURE = 4.0
 """Standard errors by which means have to differ: each batch has other prompts, and a run is looked at many times."""
+_BY_CHANCE = 0.001
+"""Share of runs in which something that only varies may be taken for something that fell."""
 _INDEPENDENT = ("val/chrf", "val/meaning_f1")
 """Of what validation measures: what no reward is likely to be made of, but for the paper's ablations."""
 
@@ -130,12 +132,15 @@ def _gamed(rows: Sequence[Row], trained: Sequence[Row], watched: Watched, settin
         return ""
     for column, points in _measured(rows, trained, watched, settings.window):
         *before, now = points
+        # The error of a window of few rows is often too small, and the longer a run, the more windows are compared.
+        usual = math.sqrt(2 * fmean(each.error**2 for each in points))
+        sure = usual * NormalDist().inv_cdf(1 - _BY_CHANCE / len(points) ** 2)
         fallen = [
             each
             for each in before
             if each.reward <= now.reward  # a batch that is hard is hard for both
             and each.value - now.value
-            > max(settings.gamed * abs(each.value), _LEAST_FALL, _SURE * math.hypot(each.error, now.error))
+            > max(settings.gamed * abs(each.value), _LEAST_FALL, _SURE * math.hypot(each.error, now.error), sure)
         ]
         if fallen:
             best = max(fallen, key=lambda each: each.value)
@@ -236,11 +241,12 @@ def _shared(now: Sequence[Row], most: float | None) -> str:
 
 
 def _ties(now: Sequence[Row], most: float | None) -> str:
-    share = _mean(now, "frac_reward_zero_std")
+    near = _mean(now, "frac_reward_near_tie")  # those that are equal too
+    share = _mean(now, "frac_reward_zero_std") if math.isnan(near) else near
     if most is None or not share >= most:
         return ""
     return (
-        f"in {share:.0%} of groups all completions get the same reward, which teaches nothing; raise "
+        f"in {share:.0%} of groups all completions get the same reward, or nearly, which teaches nothing; raise "
         "sampling.temperature or sampling.num_generations, or end here"
     )
 

@@ -6,7 +6,6 @@ tokens. What cannot work is refused here, and what works in part is told with it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from lsemrl.data.chat import turn_end
 from lsemrl.data.mixed import REPLAY
 from lsemrl.data.tokens import prompt_ids, target_ids
 from lsemrl.modules.families import reach
-from lsemrl.rewards.encoder import EncoderUse
+from lsemrl.rewards.encoder import EncoderUse, length_limit
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -220,8 +219,7 @@ def read_by_encoder(
         return None
     if getattr(encoder[0], "do_lower_case", False):
         texts = [text.lower() for text in texts]
-    limit = encoder.max_seq_length
-    limit = None if limit is None or math.isinf(limit) else int(limit)
+    limit = length_limit(encoder)
     read = tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False, verbose=False)
     return Reading(by=field, what=what, carried=carried(tokenizer, texts), confused=alike(texts, read["input_ids"]))
 

@@ -20,6 +20,7 @@ from lsemrl import scripts
 from lsemrl.canonical import canonical
 from lsemrl.micro import grammar, oracle
 from lsemrl.rewards.base import in_one_form
+from lsemrl.rewards.encoder import length_limit
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -204,12 +205,13 @@ def auc(higher: Tensor, lower: Tensor) -> float:
     return float((below + upto).double().mean()) / 2 / len(lower)
 
 
-def auc_interval(figure: float, higher: int, lower: int) -> tuple[float, float]:
-    """95% interval of an AUC over so many `higher` and `lower` values (Hanley and McNeil, 1982)."""
-    both_higher, both_lower = figure / (2 - figure), 2 * figure**2 / (1 + figure)
-    spread = figure * (1 - figure) + (higher - 1) * (both_higher - figure**2) + (lower - 1) * (both_lower - figure**2)
-    margin = 1.96 * math.sqrt(max(0.0, spread) / (higher * lower))
-    return figure - margin, figure + margin
+def is_above_chance(figure: float, higher: int, lower: int) -> bool:
+    """Whether values that are all alike give such an AUC less than once in 40 times (Mann and Whitney, 1947).
+
+    By the normal distribution, with half a step taken off, so that it holds for few values too.
+    """
+    above = (figure - 0.5) * higher * lower - 0.5
+    return above > 1.96 * math.sqrt(higher * lower * (higher + lower + 1) / 12)
 
 
 def anisotropy(vectors_PH: Tensor) -> float:
@@ -309,6 +311,6 @@ def _encode(encoder: SentenceTransformer, texts: Sequence[str]) -> Tensor:
 
 
 def _overlong(encoder: SentenceTransformer, texts: list[str]) -> float:
-    limit = encoder.max_seq_length
+    limit = length_limit(encoder)
     ids = encoder.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
     return sum(len(row) > (limit or math.inf) for row in ids) / len(texts)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EncoderDtype = Literal["auto", "float32", "bfloat16"]
 
+_ANY = 2**31
 _UNUSED = "pooler."  # what sentence encoders pool by is a module of their own
 
 
@@ -132,12 +133,28 @@ def check_weights(name: str, encoder: SentenceTransformer) -> None:
             )
 
 
+def length_limit(encoder: SentenceTransformer) -> int | None:
+    """How many tokens of a text it reads; None if all, which some say by a number that no text reaches."""
+    limit = encoder.max_seq_length
+    return None if limit is None or limit > _ANY else int(limit)
+
+
+def set_length_limit(encoder: SentenceTransformer, tokens: int) -> bool:
+    """Have it read so many tokens; whether it can be told, which an encoder without a transformer cannot."""
+    try:
+        encoder.max_seq_length = tokens
+    except AttributeError:
+        return False
+    return True
+
+
 def reads(encoder: SentenceTransformer) -> bool:
     """Whether it has positions for as many tokens as it is set to read; RoBERTa's can use two fewer than it counts."""
-    if encoder.max_seq_length is None:
+    limit = length_limit(encoder)
+    if limit is None:
         return True
     try:
-        encoder.encode(" ".join(["a"] * encoder.max_seq_length), show_progress_bar=False)
+        encoder.encode(" ".join(["a"] * limit), show_progress_bar=False)
     except (IndexError, RuntimeError):
         return False
     return True

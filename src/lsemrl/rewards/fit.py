@@ -28,7 +28,7 @@ from transformers import AutoModel, PreTrainedModel, PrinterCallback, TrainerCal
 from lsemrl import micro
 from lsemrl.canonical import canonical
 from lsemrl.errors import reason_of
-from lsemrl.rewards.encoder import check_weights, computing_dtype, reads
+from lsemrl.rewards.encoder import check_weights, computing_dtype, length_limit, reads, set_length_limit
 from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.types import UserError
 
@@ -67,8 +67,8 @@ def load_encoder(name: str, training: EncoderTraining) -> SentenceTransformer:
             "or a transformers encoder, as a folder or a hub id"
         ) from error
     encoder.float()
-    own = encoder.max_seq_length
-    encoder.max_seq_length = training.max_tokens if own is None else min(own, training.max_tokens)
+    own = length_limit(encoder)
+    set_length_limit(encoder, training.max_tokens if own is None else min(own, training.max_tokens))
     if training.fresh:
         _forget(encoder)
     else:

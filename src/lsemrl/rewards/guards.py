@@ -148,7 +148,10 @@ def _own_share(completion: Completion) -> float:
     source = _letters(example.source)
 
     def copied(text: str) -> float:
-        grams = _grams(_letters(text), _COPIED)
+        letters = _letters(text)
+        if len(letters) < _COPIED:  # a word or two, which lie in others by chance
+            return float(bool(letters) and f" {letters} " in f" {source} ")
+        grams = _grams(letters, _COPIED)
         return sum(gram in source for gram in grams) / len(grams) if grams else 0.0
 
     allowed = max(map(copied, example.references), default=0.0)

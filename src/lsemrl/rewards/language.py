@@ -56,8 +56,8 @@ class LanguageConsistency(Reward):
         return torch.tensor(verdicts, dtype=torch.float32)
 
     def opens(self, scores_N: Tensor) -> Tensor:
-        """Where a text passes."""
-        return scores_N > UNDECIDED
+        """Where a text passes, and where the part failed."""
+        return scores_N.isnan() | (scores_N > UNDECIDED)
 
     def look_at(self, examples: Sequence[Example]) -> str:
         """By which rule completions are judged, and what it makes of sources and references.

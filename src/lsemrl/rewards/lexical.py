@@ -21,7 +21,9 @@ from lsemrl.types import Completion
 
 
 class Bleu(Reward):
-    """Sentence BLEU-4 over the units of the language, with effective order: orders without a match are left out.
+    """Sentence BLEU-4 over the units of the language, smoothed as sacreBLEU does where an order has no match.
+
+    Orders for which an output is too short are left out (effective order).
 
     NaN, and counted as `unsplit`, where no reference can be cut into units, for BLEU would be 0 whatever is said.
 

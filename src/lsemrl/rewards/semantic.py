@@ -17,7 +17,15 @@ from lsemrl import micro
 from lsemrl.canonical import canonical
 from lsemrl.rewards.base import Against, Reward
 from lsemrl.rewards.cache import VectorCache, fingerprint, user_cache_folder
-from lsemrl.rewards.encoder import EncoderDtype, computing_device, computing_dtype, frozen_encoder, reads
+from lsemrl.rewards.encoder import (
+    EncoderDtype,
+    computing_device,
+    computing_dtype,
+    frozen_encoder,
+    length_limit,
+    reads,
+    set_length_limit,
+)
 from lsemrl.types import Completion, Example, UserError
 
 _CACHE_SIZE = 16_384
@@ -86,8 +94,12 @@ class SemanticSimilarity(Reward):
         self.batch_size = batch_size
         # Loaded now and not at the first use: a bad encoder should stop a run before its policy is loaded.
         self.encoder = frozen_encoder(encoder, computing_dtype(dtype, self.device))
-        own = self.encoder.max_seq_length
-        self.encoder.max_seq_length = own if max_tokens is None else max_tokens
+        own = length_limit(self.encoder)
+        if max_tokens is not None and not set_length_limit(self.encoder, max_tokens):
+            raise UserError(
+                f"max_tokens is {max_tokens} in SemanticSimilarity, but encoder {encoder!r} reads all of any text; set "
+                "it to null"
+            )
         if not reads(self.encoder):
             fewer = f"{own} or fewer" if max_tokens is not None else f"fewer than {own}"
             raise UserError(
@@ -111,13 +123,14 @@ class SemanticSimilarity(Reward):
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N] in [0, 1]."""
         texts = [completion.text for completion in completions]
-        self._counts["broken/outputs"] += sum(_BROKEN in text for text in texts)
-        self._counts["empty/outputs"] += sum(not text.strip() for text in texts)
         # No time is spent on encoding what earns nothing.
         similarity_N = self.similarity(
             [text if says_something(text) else "" for text in texts],
             [self._wholes(completion.example) for completion in completions],
         )
+        # Counted last, for a part that fails is asked again.
+        self._counts["broken/outputs"] += sum(_BROKEN in text for text in texts)
+        self._counts["empty/outputs"] += sum(not text.strip() for text in texts)
         paid = [
             paid_for(text, cosine, self.threshold) for text, cosine in zip(texts, similarity_N.tolist(), strict=True)
         ]
@@ -224,7 +237,7 @@ class SemanticSimilarity(Reward):
         """Which texts are longer than the encoder reads."""
         from transformers import PreTrainedTokenizerBase
 
-        tokenizer, limit = self.encoder.tokenizer, self.encoder.max_seq_length
+        tokenizer, limit = self.encoder.tokenizer, length_limit(self.encoder)
         if limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
             return [False] * len(texts)
         ids = tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
