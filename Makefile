@@ -1,6 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS := benchmarks/results
+SELDOM := '/tests?/|/testing/|/transformers/models/|/(pip|mypyc?|fontTools|pygments|setuptools|pytorch_lightning|lightning_fabric|torchgen|pydantic|aiohttp|trl)/|/sympy/physics/'
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 .PHONY: demo test test-slow test-docs docs format assets bench bench-gpu faults mutants soak clean
@@ -73,7 +74,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PIP) pip
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[dev]'
-	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib >$(VENV)/compiled 2>&1; true
+	@$(BIN)/python -m compileall -q -j 0 -x $(SELDOM) $(VENV)/lib >$(VENV)/compiled 2>&1; true
 	touch $@
 
 $(VENV)/docs: $(VENV)/ready

@@ -6,6 +6,7 @@ python tests/floors.py
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,7 @@ _BESIDE = {"lsemrl", "lsemrl.__main__"}
 """The version, which all may ask for, and the door."""
 
 
+@functools.cache
 def imported(name: str) -> set[str]:
     """Every module that `name` imports anywhere in its text, functions included."""
     found: set[str] = set()
