@@ -81,8 +81,7 @@ def check(
         target_column: The column of the answers, likewise.
         validation: Rows for validation, with the columns of the data; by default a share of them.
         test: Rows for the test, likewise.
-        untranslated: Sentences of the source language that nobody has translated, for RL: a text file, or rows with the
-            columns of the data.
+        untranslated: Sentences of the source language that nobody has translated, for RL: a text file, or rows.
         step: What a step of RL is taken to be.
 
     Raises:
@@ -113,7 +112,7 @@ def check(
     profiles = _profiles(list(columns), task, from_ or "", to, identifier)
     unread: list[Finding] = []
     with aside(partial(inspect, records, plan.task, profiles, sentences)) as inspecting:  # while libraries load
-        tokens, cost = _read_by(policy, encoder, plan, (records, bad), step, unread)
+        tokens, cost = _read_by(policy, encoder, plan, (records, bad), sentences, step, unread)
         inspected = inspecting()
     findings = [*_bad([plan.source, plan.validation, plan.test, plan.untranslated]), *inspected.findings, *unread]
     order = ("refused", "warning", "note")
@@ -202,6 +201,7 @@ def _read_by(
     encoder: str | None,
     plan: Plan,
     read: tuple[dict[str, list[Record]], dict[str, int]],
+    sentences: Sequence[Record],
     step: Step,
     findings: list[Finding],
 ) -> tuple[list[Tokens], Cost | None]:
@@ -248,8 +248,8 @@ def _read_by(
         from lsemrl.data.carried import spaced
 
         texts = {"references": [record.targets[0] for own in read[0].values() for record in own]}
-        if plan.untranslated:
-            texts["sources"] = [record.inputs[plan.task.inputs[0]] for record in read_untranslated(plan)[0]]
+        if sentences:
+            texts["sources"] = [record.inputs[plan.task.inputs[0]] for record in sentences]
         for (name, use), (what, own) in product(encoders.items(), texts.items()):
             reading = read_by_encoder(name, use.encoder, spaced(list(dict.fromkeys(own))), what)
             if reading is not None:

@@ -35,6 +35,7 @@ from lsemrl.modules.sampler import sample
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.calibration import Calibration, Tau, calibrate, is_above_chance, probe, quantile
 from lsemrl.rewards.calibration_page import write
+from lsemrl.rewards.encoder import length_limit
 from lsemrl.rewards.fit import load_encoder
 from lsemrl.rewards.fit import train as train_encoder
 from lsemrl.rewards.fit_settings import EncoderTraining
@@ -97,7 +98,7 @@ def adapt(
     start = f"Encoder {encoder}, its weights drawn anew" if train.fresh else f"Encoder {encoder}"
     trained = f"trained on {len(pairs):,} pairs for {train.epochs:g} epochs in {seconds:.0f} s"
     facts = {
-        "summary": f"{start}, {trained if train.epochs else 'as it is'}, reads {model.max_seq_length} tokens.",
+        "summary": f"{start}, {trained if train.epochs else 'as it is'}, reads {length_limit(model) or 'all'} tokens.",
         "lsemrl": __version__,
         "versions": {name: version(name) for name in ("sentence-transformers", "transformers", "torch")},
         "encoder": encoder,

@@ -116,8 +116,8 @@ def init(
         general: Questions in a language that the model knows, nested as SQuAD or CMRC are, for what it lost.
         validation: Rows for validation, with the columns of the file; by default a share of the file's.
         test: Rows for the test, likewise.
-        untranslated: Sentences of the source language that nobody has translated, a text file or rows with the columns
-            of the file: RL then trains on these, and the cold start on all rows.
+        untranslated: Sentences of the source language that nobody has translated, a text file or rows: RL then trains
+            on these, and the cold start on all rows.
 
     Raises:
         UserError: The file, a column, a language or the model is not what it should be, or `output` holds something.

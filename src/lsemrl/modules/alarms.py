@@ -25,7 +25,8 @@ _LEAST_FALL = 0.01
 _SURE = 4.0
 """Standard errors by which means have to differ: each batch has other prompts, and a run is looked at many times."""
 _BY_CHANCE = 0.001
-"""Share of runs in which something that only varies may be taken for something that fell."""
+"""How likely it may be, by all comparisons of a run so far, that what only varies is taken for what fell; about, for
+windows overlap."""
 _INDEPENDENT = ("val/chrf", "val/meaning_f1")
 """Of what validation measures: what no reward is likely to be made of, but for the paper's ablations."""
 

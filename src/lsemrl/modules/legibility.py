@@ -182,13 +182,13 @@ def look(
         if (reading := read_by_encoder(field, one.encoder, encoded[what], what))
     ]
     others, garbled = changed(tokenizer, answered)
-    inside = [row for row in rows if thoughts.opened(row.prompt) and not thoughts.answer(row.reference, row.prompt)]
+    inside = [row for row in answered if thoughts.opened(row.prompt) and not thoughts.answer(row.reference, row.prompt)]
     return Legibility(
         readings=tuple(readings),
         rows=len(answered),
         changed=tuple(others),
         garbled=tuple(garbled),
-        thought=thoughts.opened(inside[0].prompt) if learned and len(inside) > MOST * len(rows) else None,
+        thought=thoughts.opened(inside[0].prompt) if learned and len(inside) > MOST * len(answered) else None,
         ends=(str(tokenizer.eos_token), str(tokenizer.pad_token)),
         turn_end=turn_end(tokenizer) if _by_chat(tokenizer, rows) else None,
     )

@@ -31,7 +31,7 @@ class Reward(ABC):
         opens_from: As a gate the part stands open from this score on.
 
     Attributes:
-        counts: Whether the part decides anything: it has a weight, or is a gate, whose weight plays no role.
+        decides: Whether the part has a say: it has a weight, or is a gate, whose weight plays no role.
 
     Raises:
         UserError: The weight is not finite, or `opens_from` not in (0, 1].
@@ -46,7 +46,7 @@ class Reward(ABC):
         if not 0 < opens_from <= 1:
             raise UserError(f"opens_from is {opens_from} in {type(self).__name__}: set it above 0 and at most 1")
         self.weight, self.opens_from = weight, opens_from
-        self.counts = bool(weight)
+        self.decides = bool(weight)
 
     @abstractmethod
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
@@ -133,7 +133,7 @@ class RewardMix:
         self.combine, self._settings = combine, AdvantageSettings(resolution=resolution)
         self.gates = gates if combine == "gate" else ()
         for name in self.gates:
-            parts[name].counts = True
+            parts[name].decides = True
         self._attendants: dict[str, Attendant[Tensor]] = {name: Attendant(name, patience) for name in parts}
 
     def __call__(self, completions: Sequence[Completion], num_generations: int) -> Rewards:
@@ -168,7 +168,7 @@ class RewardMix:
             UserError: One cannot score them, or counts and reads references that some rows lack.
         """
         bare = sum(not example.references for example in examples)
-        needy = [name for name, part in self.parts.items() if part.reads_references and part.counts]
+        needy = [name for name, part in self.parts.items() if part.reads_references and part.decides]
         if bare and needy:
             raise UserError(
                 f"rewards.{needy[0]} is {type(self.parts[needy[0]]).__name__}, which reads references, and {bare:,} of "

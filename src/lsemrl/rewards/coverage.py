@@ -114,7 +114,7 @@ class Coverage(Reward):
         if self.floor is None:
             rows = list({canonical(each.reference).strip(): each for each in rows if each.references}.values())
             if not rows:
-                if not self.counts:
+                if not self.decides:
                     return "Coverage: no row has a reference, so that its floor is not known and taken for 0"
                 raise UserError(
                     "floor is null in Coverage, and no row has a reference to measure it by; give what counts as "

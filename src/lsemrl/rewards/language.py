@@ -77,7 +77,7 @@ class LanguageConsistency(Reward):
         found = f"{references:.1%} of {known:,} references pass, and {sources:.1%} of their sources"
         if not known:
             found = f"{sources:.1%} of {len(pairs):,} sources pass"
-        if sources >= _BLIND and self.counts:
+        if sources >= _BLIND and self.decides:
             raise UserError(
                 f"rewards: LanguageConsistency cannot tell an untranslated source ({self.language}; {found}), so that "
                 "copying would be rewarded; if it is in another language, fit an identifier (lsemrl fit-language) and "

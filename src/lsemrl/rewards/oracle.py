@@ -29,7 +29,7 @@ class OracleMeaning(Reward):
     def look_at(self, examples: Sequence[Example]) -> str:
         """Rows that the oracle cannot read."""
         unread = foreign([example.reference for example in examples if example.references])
-        if unread and self.counts:
+        if unread and self.decides:
             raise UserError(f"OracleMeaning is among the rewards, but {unread}; leave it out, or set its weight to 0")
         return f"OracleMeaning is left out where it cannot be had: {unread}" if unread else ""
 
