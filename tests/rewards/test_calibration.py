@@ -10,6 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import StaticEmbedding
+from tokenizers import Tokenizer
 from torch.nn.functional import normalize
 
 from lsemrl import micro
@@ -202,6 +205,13 @@ def test_long_texts_are_counted(encoder_path: str) -> None:
     encoder = load_encoder(encoder_path, EncoderTraining(device="cpu"))
     rows = [example("the cat", "dog " * 17), example("red fish", "a big house"), example("now", "tree by river")]
     assert calibrate(encoder, probe(rows)).figures["overlong"] == pytest.approx(1 / 6)
+
+
+def test_an_encoder_without_a_transformer_reads_all_of_any_text(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(micro.ENCODER / "tokenizer.json"))
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)], device="cpu").save(str(tmp_path))
+    encoder = load_encoder(str(tmp_path), EncoderTraining(device="cpu"))
+    assert calibrate(encoder, probe(world(6))).figures["overlong"] == 0
 
 
 def test_the_report(tmp_path: Path) -> None:

@@ -312,5 +312,7 @@ def _encode(encoder: SentenceTransformer, texts: Sequence[str]) -> Tensor:
 
 def _overlong(encoder: SentenceTransformer, texts: list[str]) -> float:
     limit = length_limit(encoder)
+    if limit is None:
+        return 0.0
     ids = encoder.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
-    return sum(len(row) > (limit or math.inf) for row in ids) / len(texts)
+    return sum(len(row) > limit for row in ids) / len(texts)
