@@ -121,6 +121,11 @@ def test_share_counts_letters_only() -> None:
     assert language("bo").share("\ufffd") == 0.0
 
 
+def test_letters_in_a_mathematical_font_are_of_no_language() -> None:
+    assert language("bo").share("བ𝐜") == language("en").share("b𝐜ー") == 0.5
+    assert language("en").share("ℝℂ𝔞") == 0.0
+
+
 def test_the_threshold_is_inclusive() -> None:
     assert language("bo").accepts("བབབབa", threshold=0.8)
     assert language("bo").accepts("བབབབa")

@@ -4,7 +4,8 @@ Letters are counted with the Unicode character database of the `regex` module. W
 that belong to a script. Neutral, and never counted, are digits, punctuation, spaces, symbols, emoji, combining marks
 and the few letters that Unicode gives to no script of their own (Common, such as ـ and ー): so Tibetan
 with Arabic numerals is Tibetan, and stacking vowel signs on one letter buys nothing. U+FFFD, which is what bytes that
-are no character decode to, counts as a letter of no language.
+are no character decode to, counts as a letter of no language; so do letters in a mathematical font (𝐚, ℝ), in which a
+foreign text could be written in full.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Unit = Literal["syllable", "character", "word"]
 """What a text is cut into: by tsheg, letter by letter, or by spaces."""
 
 _LETTER = r"[\p{L}--\p{Script=Common}]"
-_LETTERS = regex.compile(rf"[{_LETTER}\uFFFD]", regex.V1)
+_LETTERS = regex.compile(rf"[{_LETTER}\uFFFD[\p{{L}}&&\p{{Decomposition_Type=Font}}]]", regex.V1)
 _SYLLABIC = ("Tibetan",)
 # Scripts written without a mark between words or syllables.
 _UNSPACED = (

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from lsemrl import micro
 from lsemrl.rewards import SemanticSimilarity
-from lsemrl.rewards.encoder import reads
+from lsemrl.rewards.encoder import frozen_encoder, overlong, reads
 from lsemrl.rewards.fit import load_encoder
 from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.types import UserError
@@ -59,3 +60,12 @@ def test_an_encoder_that_claims_more_positions_than_it_has_is_told_at_the_start(
     assert not reads(encoder)
     with pytest.raises(UserError, match="has no positions for 100 tokens, set it to 16 or fewer"):
         SemanticSimilarity(encoder=encoder_path, max_tokens=100)
+
+
+def test_texts_are_overlong_by_all_that_the_encoder_reads(encoder_path: str) -> None:
+    """Its prompt, and what its chat template puts before them, are read too."""
+    plain = SentenceTransformer(encoder_path, device="cpu")
+    prompted = SentenceTransformer(encoder_path, device="cpu", prompts={"own": "cat dog "}, default_prompt_name="own")
+    shipped = frozen_encoder(micro.NAME, torch.float32)
+    for encoder, token, fits in ((plain, "cat ", 16), (prompted, "cat ", 14), (shipped, "།", 127)):
+        assert overlong(encoder, [token, token * fits, token * (fits + 1)]) == [False, False, True]

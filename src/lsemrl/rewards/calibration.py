@@ -20,7 +20,7 @@ from lsemrl import scripts
 from lsemrl.canonical import canonical
 from lsemrl.micro import grammar, oracle
 from lsemrl.rewards.base import in_one_form
-from lsemrl.rewards.encoder import length_limit
+from lsemrl.rewards.encoder import overlong
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def calibrate(encoder: SentenceTransformer, texts: Probe) -> Calibration:
         "copy_over_spoiled": _share(cosines["copy"] > cosines["spoiled"]),
         "anisotropy": anisotropy(references_PH),
         "length_bias": length_bias(references_PH, texts.references),
-        "overlong": _overlong(encoder, [*texts.sources, *texts.references]),
+        "overlong": _share(torch.tensor(overlong(encoder, [*texts.sources, *texts.references]))),
     }
     if texts.paraphrases:
         cosines["paraphrase"] = cosine(_encode(encoder, texts.paraphrases), references_PH)
@@ -308,11 +308,3 @@ def _encode(encoder: SentenceTransformer, texts: Sequence[str]) -> Tensor:
     if not vectors_PH.isfinite().all():
         raise UserError("the encoder gives vectors that are not finite; lower train.lr, or start from another encoder")
     return vectors_PH
-
-
-def _overlong(encoder: SentenceTransformer, texts: list[str]) -> float:
-    limit = length_limit(encoder)
-    if limit is None:
-        return 0.0
-    ids = encoder.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
-    return sum(len(row) > limit for row in ids) / len(texts)

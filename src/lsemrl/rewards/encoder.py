@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -146,6 +147,22 @@ def set_length_limit(encoder: SentenceTransformer, tokens: int) -> bool:
     except AttributeError:
         return False
     return True
+
+
+def overlong(encoder: SentenceTransformer, texts: Sequence[str]) -> list[bool]:
+    """Which texts are longer than it reads, by the tokens that it makes of them: its prompt and chat template too."""
+    from transformers import PreTrainedTokenizerBase  # takes seconds, which settings that are refused do not wait for
+
+    limit = length_limit(encoder)
+    if not texts or limit is None or not isinstance(encoder.tokenizer, PreTrainedTokenizerBase):
+        return [False] * len(texts)
+    read = encoder.preprocess(
+        list(texts),
+        prompt=encoder.prompts.get(encoder.default_prompt_name or ""),
+        processing_kwargs={"text": {"truncation": False, "verbose": False}},
+    )
+    longer: list[bool] = (read["attention_mask"].sum(dim=1) > limit).tolist()
+    return longer
 
 
 def reads(encoder: SentenceTransformer) -> bool:

@@ -26,7 +26,7 @@ class LanguageConsistency(Reward):
     the part is open above 0.5, so that what cannot be told opens none.
 
     A completion cut at the length limit is judged by what is there. Digits, punctuation and symbols are neutral; an
-    empty text, or one without a letter, gets 0; U+FFFD counts as a foreign letter.
+    empty text, or one without a letter, gets 0; U+FFFD and mathematical letters (𝐚) count as foreign.
 
     Args:
         weight: 1.0 in the paper.

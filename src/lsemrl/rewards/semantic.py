@@ -23,6 +23,7 @@ from lsemrl.rewards.encoder import (
     computing_dtype,
     frozen_encoder,
     length_limit,
+    overlong,
     reads,
     set_length_limit,
 )
@@ -167,7 +168,7 @@ class SemanticSimilarity(Reward):
         similarity_N = torch.zeros(len(outputs))
         if not rows:
             return similarity_N
-        outputs_UH, overlong_U = self._encode(list(rows)), self._overlong(list(rows))
+        outputs_UH, overlong_U = self._encode(list(rows)), overlong(self.encoder, list(rows))
         for at, (output, texts) in enumerate(zip(outputs, references, strict=True)):
             if output in rows:
                 references_RH = torch.stack([self._reference(text) for text in texts])
@@ -195,7 +196,7 @@ class SemanticSimilarity(Reward):
         return example.references if self.reads_references else (example.source,)
 
     def _embed_reference(self, text: str) -> Tensor:
-        if self._overlong([text])[0]:
+        if overlong(self.encoder, [text])[0]:
             self._overlong_references.add(hashlib.sha256(text.encode()).hexdigest()[:16])
             self._counts["overlong/references"] = len(self._overlong_references)
         vector_H = self._cache.get(text) if self._cache else None
@@ -232,16 +233,6 @@ class SemanticSimilarity(Reward):
         if not vectors_UH.isfinite().all():
             raise UserError(f"encoder {self.name!r} gave a vector that is not finite: use another one")
         return vectors_UH
-
-    def _overlong(self, texts: list[str]) -> list[bool]:
-        """Which texts are longer than the encoder reads."""
-        from transformers import PreTrainedTokenizerBase
-
-        tokenizer, limit = self.encoder.tokenizer, length_limit(self.encoder)
-        if limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
-            return [False] * len(texts)
-        ids = tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
-        return [len(row) > limit for row in ids]
 
     def _warn(self) -> None:
         if not self._warned and self._counts["overlong/outputs"] + self._counts["overlong/references"]:
