@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from transformers import GenerationConfig
 
 from forks import Fork, script
 from full_disk import full_disk
+from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands import answers, trained
 from lsemrl.commands import exported as exporting
@@ -69,6 +71,32 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         main(list(words))
     assert exit_.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
+
+
+def made_up_run(folder: Path, config: str, **sampling: object) -> Path:
+    """A run's folder that nobody trained: the shipped `config`, over the embedded cold start."""
+    made = yaml.safe_load((CONFIGS / config).read_text(encoding="utf-8"))
+    if sampling:
+        made["model"]["init_args"]["sampling"] |= sampling
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(made, allow_unicode=True), encoding="utf-8")
+    shutil.copytree(micro.COLD_START, folder / "adapter")
+    return folder
+
+
+def test_a_run_that_drew_nothing_is_drawn_from_as_a_model_is(tmp_path: Path) -> None:
+    run = read_run(made_up_run(tmp_path / "sft", "sft.yaml"))
+    as_model = take_up(Model(name="micro")).sampling
+    assert run.sampling == dataclasses.replace(as_model, max_new_tokens=32)
+    assert answers.one_each(run.sampling, greedy=True).temperature == 0
+    drawn = answers.one_each(run.sampling, greedy=False)
+    assert (drawn.temperature, drawn.top_p) == (0.8, 0.9)
+
+
+@pytest.mark.parametrize(("engine", "used"), [("graphs", "auto"), ("compiled", "auto"), ("loop", "loop")])
+def test_what_drew_a_run_need_not_be_where_it_answers(tmp_path: Path, engine: str, used: str) -> None:
+    run = read_run(made_up_run(tmp_path / "run", "grpo.yaml", engine=engine))
+    assert answers.one_each(run.sampling, greedy=True).engine == used
 
 
 @pytest.mark.slow
@@ -249,7 +277,7 @@ def test_a_run_of_sft_with_replay_is_asked_as_its_main_task(tmp_path: Path, caps
     small = [word.replace("--data.", f"--data.{part}.") for word in SMALL for part in ("main", "replay")]
     main(["fit", *configs, *small, "--data.main.batch_size=2", f"--trainer.default_root_dir={tmp_path}"])
     found = read_run(tmp_path / "version_0")
-    assert found.data.plan.task.name == "zh-bo" and found.sampling.temperature == 0
+    assert found.data.plan.task.name == "zh-bo"
     assert found.sampling.max_new_tokens == 32
 
 

@@ -20,7 +20,7 @@ from lsemrl.modules.legibility import fitting
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import sample
-from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.types import Example, UserError
 
 
@@ -83,8 +83,8 @@ def check_one_input(run: Trained) -> None:
 
 def one_each(sampling: Sampling, *, greedy: bool) -> Sampling:
     """One answer for each text, drawn as the run drew, or of the likeliest tokens."""
-    # Too few answers to pay for compiling, or to ask a server.
-    engine = "auto" if sampling.engine in ("compiled", "vllm") else sampling.engine
+    # Too few answers to pay for compiling, or to ask a server; and whoever has the run may have no CUDA.
+    engine: Engine = "loop" if sampling.engine == "loop" else "auto"
     sampling = dataclasses.replace(sampling, num_generations=1, engine=engine)
     return dataclasses.replace(sampling, temperature=0.0, top_p=1.0, top_k=0) if greedy else sampling
 

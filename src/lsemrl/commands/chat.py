@@ -32,7 +32,7 @@ def chat(
         run: A finished run, whose task a line is the input of; "newest"; or an adapter, an exported folder, a model, a
             hub id or "micro", to which a line is the whole instruction.
         side_by_side: The base answers too: the model without the adapter, or what full fine-tuning started from.
-        sample: Draw as the run drew (without a run: temperature 0.8, top-p 0.9), rather than greedily.
+        sample: Draw as the run drew (without a run, or a run of SFT: temperature 0.8, top-p 0.9), rather than greedily.
         seed: Of --sample; one higher with every line.
         max_new_tokens: Longest answer; by default the run's own, without a run 256.
         adapter_scale: How much of the adapter to take, in [0, 1]: less gives back what was forgotten.

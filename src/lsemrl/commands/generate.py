@@ -38,7 +38,7 @@ def generate(
         input: File with a text a line; otherwise standard input.
         output: File for an output a line; otherwise standard output. With --input, a command that was interrupted goes
             on where it was when it is given again.
-        sample: Draw as the run drew (without a run: temperature 0.8, top-p 0.9), rather than greedily.
+        sample: Draw as the run drew (without a run, or a run of SFT: temperature 0.8, top-p 0.9), rather than greedily.
         seed: Of --sample.
         batch_size: Texts answered at once; one at a prompt.
         max_new_tokens: Longest answer; by default the run's own, without a run 256.

@@ -57,7 +57,7 @@ class Trained:
         config: All of config.yaml; empty without a run.
         policy: The trained policy's settings.
         data: What it was trained on; not read yet.
-        sampling: How its completions were drawn; greedy, where it drew none.
+        sampling: How its completions were drawn; as `Sampling` has it, where it drew none.
         base: What full fine-tuning started from; None where the base is the policy without its adapter.
     """
 
@@ -102,9 +102,9 @@ def read_run(folder: Path) -> Trained:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         model, data = config["model"]["init_args"], config["data"]
         data = data["init_args"].get("main", data)  # with replay, what was to be learned
-        greedy = {"num_generations": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": model.get("max_new_tokens")}
+        drew_none = {"num_generations": 1, "max_new_tokens": model.get("max_new_tokens")}
         kind, fields = _data_class(data["class_path"]), data.get("init_args", {})
-        read = {"policy": model["policy"], "sampling": model.get("sampling", greedy), "data": fields}
+        read = {"policy": model["policy"], "sampling": model.get("sampling", drew_none), "data": fields}
         if isinstance(model["policy"], dict) and model["policy"].get("trust_remote_code"):
             raise ValueError(
                 "policy.trust_remote_code is true, which is for its owner to say: lsemrl predict --config writes the "
