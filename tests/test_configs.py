@@ -210,7 +210,7 @@ def test_the_other_verbs(verb: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         rows = (tmp_path / "predict_0" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         assert yaml.safe_load((tmp_path / "predict_0" / "config.yaml").read_text())["data"]
         assert len(rows) == 4
-        assert set(json.loads(rows[0])) == {"id", "source", "output", "references"}
+        assert set(json.loads(rows[0])) == {"id", "source", "output", "ended", "references"}
     else:
         assert "meaning_f1" in capsys.readouterr().out
         assert not list(tmp_path.iterdir())

@@ -177,6 +177,18 @@ def test_a_mistake_at_a_prompt_costs_a_line(
     assert "there is none; ask first" in told(capsys, "chat", str(run))
 
 
+def test_an_answer_that_was_cut_is_told_behind_it(
+    run: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS[:2])))
+    main(["chat", str(run), "--max-new-tokens", "3"])
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 2
+    assert shown.err.count("lsemrl: the answer was cut at 3 tokens; raise --max-new-tokens\n") == 2
+    at_terminal(monkeypatch, TEXTS[:1], str(run))
+    assert "the answer was" not in capsys.readouterr().err
+
+
 def test_what_is_shown_grows_only(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["a\ufffd", "a\u0f40", "a\u0f40\r", "a\u0f40\r\nb\x1b", "a\u0f40\r\nb\x1b[2J"]
     for terminal, whole in ((True, "x: a\u0f40\nb\\x1b[2J\n"), (False, "x: a\u0f40 b\x1b[2J\n")):

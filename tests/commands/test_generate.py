@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.report.tax_report import tax_report
-from lsemrl.types import Example
+from lsemrl.types import Completion, Example
 from made_up import make_measured
 from matrix import slow_but
 from small_run import SMALL, fit_small
@@ -219,7 +220,7 @@ def test_an_interrupted_file_of_answers_is_gone_on_from(
     whole = (tmp_path / "whole.txt").read_text(encoding="utf-8")
     drawn, say = [], answers.say
 
-    def stopped(policy: Policy, plan: Plan, texts: list[str], *rest: Any) -> list[str]:
+    def stopped(policy: Policy, plan: Plan, texts: list[str], *rest: Any) -> list[Completion]:
         drawn.append(texts)
         if len(drawn) == 3:
             raise KeyboardInterrupt
@@ -249,7 +250,7 @@ def test_answers_of_other_weights_are_not_gone_on_from(
     words = ["generate", str(model), "--input", str(source), "--batch-size", "1", "--max-new-tokens", "2", "--output"]
     words += [str(tmp_path / "out.txt")]
     said = iter(["first"])
-    monkeypatch.setattr(answers, "say", lambda *asked: [next(said, None) or ask()])
+    monkeypatch.setattr(answers, "say", lambda *asked: [completion(next(said, None) or ask())])
 
     def ask() -> str:
         raise KeyboardInterrupt
@@ -258,6 +259,55 @@ def test_answers_of_other_weights_are_not_gone_on_from(
     weights = load_file(model / "model.safetensors")
     save_file({name: weight * 2 for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"})
     assert "holds what another command worked out (1 lines)" in told(capsys, *words)
+
+
+def completion(text: str, ended: bool = True) -> Completion:
+    return Completion(text=text, ended=ended, example=Example(id="", prompt="", source="", references=()))
+
+
+def test_answers_that_are_not_whole_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("a\nb\n\nc\nd\n", encoding="utf-8")
+    words = ["generate", str(made_up_run(tmp_path / "run", "sft.yaml")), "--input", str(source), "--batch-size", "2"]
+    batches = [[completion("x", False), completion("y")], [completion("", False)], [completion("")]]
+
+    def say(*asked: Any) -> list[Completion]:
+        if not said:
+            raise KeyboardInterrupt
+        return said.pop(0)
+
+    monkeypatch.setattr(answers, "say", say)
+    faults = [
+        "2 of 5 answers were cut at 7 tokens; raise --max-new-tokens",
+        "1 of 5 answers were empty: nothing was said, or only a thought",
+    ]
+    said = [*batches]
+    main([*words, "--max-new-tokens", "7"])
+    shown = capsys.readouterr()
+    assert shown.out == "x\ny\n\n\n\n" and shown.err.splitlines()[-2:] == faults
+    # Those before an interruption count too.
+    words += ["--max-new-tokens", "7", "--output", str(output)]
+    said = batches[:1]
+    assert "interrupted" in told(capsys, *words)
+    said = batches[1:]
+    main(words)
+    assert output.read_text() == "x\ny\n\n\n\n" and capsys.readouterr().err.splitlines()[-2:] == faults
+
+
+def test_a_text_that_is_too_long_is_told_before_weights_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text(f"{TEXTS[0]}\n\n{'小狗' * 40_000}\n{TEXTS[1]}\n", encoding="utf-8")
+    monkeypatch.setattr(Policy, "load", lambda policy: pytest.fail("weights are read"))
+    words = ["generate", str(made_up_run(tmp_path / "run", "sft.yaml")), "--input", str(source)]
+    for output in ([], ["--output", str(tmp_path / "out.txt")]):
+        assert re.search(
+            r"the prompt of line 3, '小狗小狗.*', with 32 new tokens comes to [\d,]+ tokens, .*; shorten the text",
+            told(capsys, *words, *output),
+        )
 
 
 def test_at_a_prompt_until_an_empty_line(

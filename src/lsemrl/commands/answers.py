@@ -15,19 +15,21 @@ from lsemrl.commands.trained import Trained
 from lsemrl.data import thoughts
 from lsemrl.data.collate import encode
 from lsemrl.data.task import Plan
+from lsemrl.data.tokens import prompt_ids
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.legibility import fitting
 from lsemrl.modules.policy import Policy
-from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Engine, Sampling
-from lsemrl.types import Example, UserError
+from lsemrl.types import Completion, Example, UserError
 
 
 def answer(
     run: Trained, policy: Policy, texts: Iterable[str], *, greedy: bool = True, seed: int = 1, batch_size: int = 64
 ) -> Iterator[tuple[str, str]]:
-    """Answer texts as the run was asked: each with its output, in order, a batch at a time; nothing with nothing.
+    """Answer texts as the run was asked: the output to each and its `fault`, in order, a batch at a time.
+
+    Nothing is answered with nothing.
 
     Args:
         run: See `trained.take_up`.
@@ -45,7 +47,16 @@ def answer(
         asked = [text for text in batch if text.strip()]
         said = iter(say(policy, run.data.plan, asked, sampling, seed) if asked else [])
         seed += 1
-        yield from ((text, next(said) if text.strip() else "") for text in batch)
+        for text in batch:
+            one = next(said) if text.strip() else None
+            yield (one.text, fault(one, sampling)) if one else ("", "")
+
+
+def fault(said: Completion, sampling: Sampling) -> str:
+    """What an answer is that is not whole, and what to do about it; "" of one that is."""
+    if not said.ended:
+        return f"cut at {sampling.max_new_tokens:,} tokens; raise --max-new-tokens"
+    return "" if said.text.strip() else "empty: nothing was said, or only a thought"
 
 
 def what_answers(run: Trained, policy: Policy, *, greedy: bool) -> dict[str, Any]:
@@ -81,6 +92,21 @@ def check_one_input(run: Trained) -> None:
         )
 
 
+def check_texts(run: Trained, policy: Policy, texts: Sequence[str]) -> None:
+    """Refuse texts before weights are read, rather than in the middle of the answers.
+
+    Raises:
+        UserError: See `say`; the line of the longest is named.
+    """
+    rows = [row for row, text in enumerate(texts) if text.strip()]
+    asked = [texts[row] for row in rows]
+    lengths = [len(ids) for ids in prompt_ids(policy.tokenizer, _prompts(policy, run.data.plan, asked))]
+    if lengths:
+        longest = max(lengths)
+        row = rows[lengths.index(longest)]
+        _check_length(policy, f"prompt of line {row + 1:,}, {texts[row].strip()[:30]!r},", longest, run.sampling)
+
+
 def one_each(sampling: Sampling, *, greedy: bool) -> Sampling:
     """One answer for each text, drawn as the run drew, or of the likeliest tokens."""
     # Too few answers to pay for compiling, or to ask a server; and whoever has the run may have no CUDA.
@@ -89,9 +115,8 @@ def one_each(sampling: Sampling, *, greedy: bool) -> Sampling:
     return dataclasses.replace(sampling, temperature=0.0, top_p=1.0, top_k=0) if greedy else sampling
 
 
-def load(settings: PolicySettings) -> Policy:
-    """A policy with its weights, where it computes fastest."""
-    policy = Policy(settings)
+def load(policy: Policy) -> Policy:
+    """`policy` with its weights, where it computes fastest."""
     policy.load()
     return policy.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -103,7 +128,7 @@ def say(
     sampling: Sampling,
     seed: int,
     told: Callable[[str], None] | None = None,
-) -> list[str]:
+) -> list[Completion]:
     """Answer texts in one batch.
 
     Args:
@@ -117,22 +142,15 @@ def say(
     Raises:
         UserError: A prompt is longer than the model has positions for, or is to show other rows.
     """
-    asked, template = [text.strip() for text in texts], plan.resolved_template()  # as rows are read for training
-    if template.shots:
-        raise UserError(
-            f"data.template.shots is {template.shots}, but there are no rows here to show before a text; use lsemrl "
-            "measure or lsemrl predict"
-        )
-    prompts = [template.render(policy.tokenizer, {"source": text, plan.task.inputs[0]: text}) for text in asked]
+    prompts = _prompts(policy, plan, texts)
     examples = [
-        Example(id=str(row), prompt=prompt, source=text, references=("",))
-        for row, (prompt, text) in enumerate(zip(prompts, asked, strict=True))
+        Example(id=str(row), prompt=prompt, source=text.strip(), references=("",))
+        for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
     ]
     encoded = encode(policy.tokenizer, examples)
     lengths = encoded.prompt_mask_BP.sum(dim=1)
-    what = f"prompt of {asked[int(lengths.argmax())][:30]!r} with {sampling.max_new_tokens:,} new tokens"
-    tokens = int(lengths.max()) + sampling.max_new_tokens
-    fitting(policy.settings.model, policy.config, {what: tokens}, "shorten the text")
+    longest = int(lengths.argmax())
+    _check_length(policy, f"prompt of {examples[longest].source[:30]!r}", int(lengths[longest]), sampling)
     ids: list[int] = []
 
     def listen(token_N: Tensor) -> None:
@@ -142,7 +160,24 @@ def say(
 
     device = next(policy.parameters()).device
     rollouts = sample(policy, encoded.to(device), sampling, seed, told=listen if told else None)
-    return [one.text for one in rollouts.completions]
+    return [*rollouts.completions]
+
+
+def _prompts(policy: Policy, plan: Plan, texts: Sequence[str]) -> list[str]:
+    """Texts as the policy is shown them; stripped, as rows are read for training."""
+    template = plan.resolved_template()
+    if template.shots:
+        raise UserError(
+            f"data.template.shots is {template.shots}, but there are no rows here to show before a text; use lsemrl "
+            "measure or lsemrl predict"
+        )
+    fields = ("source", plan.task.inputs[0])
+    return [template.render(policy.tokenizer, dict.fromkeys(fields, text.strip())) for text in texts]
+
+
+def _check_length(policy: Policy, what: str, prompt: int, sampling: Sampling) -> None:
+    tokens = {f"{what} with {sampling.max_new_tokens:,} new tokens": prompt + sampling.max_new_tokens}
+    fitting(policy.settings.model, policy.config, tokens, "shorten the text")
 
 
 def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import cached_property
 from typing import TextIO
 
-from lsemrl.commands.answers import check_one_input, load, one_each, say
+from lsemrl.commands.answers import check_one_input, fault, load, one_each, say
 from lsemrl.commands.scored import parts_of, score
 from lsemrl.commands.trained import Trained
 from lsemrl.foreign import visible
@@ -48,12 +48,12 @@ class Conversation:
         check_one_input(run)
         self.run, self.seed, self.out, self.at_prompt = run, seed, out, at_prompt
         self.sampling = one_each(run.sampling, greedy=greedy)
-        policy = load(run.policy)
+        policy = load(Policy(run.policy))
         self.speakers: dict[str, tuple[Policy, Callable[[], AbstractContextManager[None]]]] = {
             "trained": (policy, nullcontext)
         }
         if side_by_side:
-            base = (load(run.base), nullcontext) if run.base else (policy, policy.base)
+            base = (load(Policy(run.base)), nullcontext) if run.base else (policy, policy.base)
             self.speakers = {"base": base, **self.speakers}
         self.text = ""
         self.said: dict[str, str] = {}
@@ -80,6 +80,7 @@ class Conversation:
     def _answer(self, text: str) -> None:
         self.text, self.said = text, {}
         for name, (policy, mode) in self.speakers.items():
+            wrong = ""
             growing = _Growing(self.out, self._head(name))
             with mode(), _until_stopped() if self.at_prompt else nullcontext(lambda: None) as check:
 
@@ -88,8 +89,11 @@ class Conversation:
                     check()
 
                 with suppress(_Stopped):  # what was said until then is the answer
-                    (growing.said,) = say(policy, self.run.data.plan, [text], self.sampling, self.seed, told)
+                    (one,) = say(policy, self.run.data.plan, [text], self.sampling, self.seed, told)
+                    growing.said, wrong = one.text, fault(one, self.sampling)
             growing.end()
+            if wrong:
+                print(f"lsemrl: {self._head(name)}the answer was {wrong}", file=sys.stderr)
             self.said[name] = growing.said
         self.seed += 1
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from lsemrl.commands.named import NEWEST, find
 from lsemrl.commands.quiet import loading, quiet
@@ -16,6 +19,8 @@ from lsemrl.files import replacing, write_text
 from lsemrl.foreign import visible
 from lsemrl.reading import Unreadable, fault_of, lines, read_lines
 from lsemrl.unfinished import Unfinished
+
+T = TypeVar("T")
 
 
 def generate(
@@ -57,40 +62,57 @@ def generate(
     texts = asked("a text and Enter; Ctrl-D or an empty line ends") if at_prompt else _texts(input)
     loading(run)
     # torch, for which words that cannot be do not wait
-    from lsemrl.commands.answers import answer, check_one_input, load, what_answers
+    from lsemrl.commands.answers import answer, check_one_input, check_texts, load, what_answers
     from lsemrl.commands.trained import take_up
+    from lsemrl.modules.policy import Policy
 
     quiet()
     trained = take_up(found, max_new_tokens, adapter_scale)
     check_one_input(trained)
+    policy = Policy(trained.policy)
+    if isinstance(texts, list):
+        check_texts(trained, policy, texts)
     if isinstance(texts, list) and output and (output.is_file() or not output.exists()):
         drawn = {"seed": seed, "batch_size": batch_size} if sample else {}
         with Unfinished(output) as part:
-            policy = load(trained.policy)
+            load(policy)
             what = what_answers(trained, policy, greedy=not sample)
             part.take_up({**what, **drawn, "texts": digest(texts)}, batch_size)
             if part.lines:
                 print(f"{len(part.lines):,} of {len(texts):,} texts were answered already", file=sys.stderr)
             left, seed = texts[len(part.lines) :], seed + len(part.lines) // batch_size
-            said = _lines(answer(trained, policy, left, greedy=not sample, seed=seed, batch_size=batch_size))
-            for line in counted(said, batch_size, len(part.lines), len(texts)):
-                part.add(line)
-            write_text(output, "".join(f"{line}\n" for line in part.lines), "--output")
+            answers = answer(trained, policy, left, greedy=not sample, seed=seed, batch_size=batch_size)
+            for each in counted(answers, batch_size, len(part.lines), len(texts)):
+                part.add(json.dumps(each, ensure_ascii=False))
+            whole = [json.loads(line) for line in part.lines]
+            write_text(output, "".join(f"{_line(said)}\n" for said, _ in whole), "--output")
         print(visible(f"{len(texts):,} answers in {output}"), file=sys.stderr)
+        _tell(Counter(fault for _, fault in whole))
         return
+    faults: Counter[str] = Counter()
     with ExitStack() as files:
         out = files.enter_context(replacing(output, "--output")) if output else sys.stdout
         size = 1 if at_prompt else batch_size
-        said = _lines(answer(trained, load(trained.policy), texts, greedy=not sample, seed=seed, batch_size=size))
-        for line in counted(said, size) if output and not at_prompt else said:
+        answers = answer(trained, load(policy), texts, greedy=not sample, seed=seed, batch_size=size)
+        for said, fault in counted(answers, size) if output and not at_prompt else answers:
+            line = _line(said)
             print(visible(line) if out.isatty() else line, file=out, flush=True)
+            faults[fault] += 1
+    _tell(faults)
 
 
-def _lines(answers: Iterable[tuple[str, str]]) -> Iterator[str]:
-    return (" ".join(said.splitlines()) for _, said in answers)
+def _line(said: str) -> str:
+    return " ".join(said.splitlines())
 
 
-def counted(answers: Iterable[str], batch_size: int, already: int = 0, total: int | None = None) -> Iterator[str]:
+def _tell(faults: Counter[str]) -> None:
+    """Say how many of the answers are not whole: whoever reads a file of them sees no end."""
+    for fault, count in faults.items():
+        if fault:
+            print(f"{count:,} of {faults.total():,} answers were {fault}", file=sys.stderr)
+
+
+def counted(answers: Iterable[T], batch_size: int, already: int = 0, total: int | None = None) -> Iterator[T]:
     """Answers as they come; how many there are is said on standard error, at most every 30 seconds.
 
     Args:

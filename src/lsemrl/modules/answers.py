@@ -35,13 +35,21 @@ class Answers:
 
 
 def write_predictions(folder: Path, completions: Sequence[Completion]) -> Path:
-    """Write id, source, output and references of each row to predictions.jsonl in `folder`, and say where that is.
+    """Write what each row was answered to predictions.jsonl in `folder`, and say where that is.
+
+    A line holds the row's id, source and references, the output, and whether it ended rather than was cut.
 
     Raises:
         UserError: It cannot be written.
     """
     rows = [
-        {"id": row.id, "source": row.source, "output": completion.text, "references": row.references}
+        {
+            "id": row.id,
+            "source": row.source,
+            "output": completion.text,
+            "ended": completion.ended,
+            "references": row.references,
+        }
         for completion in completions
         for row in (completion.example,)
     ]

@@ -305,7 +305,7 @@ class PolicyModule(LightningModule):
         self.validation_step(prompts, batch_idx)
 
     def on_predict_epoch_end(self) -> None:
-        """Write id, source, output and references of each row to predictions.jsonl in the run's folder."""
+        """Write what each row was answered to predictions.jsonl in the run's folder."""
         completions = self._answered()
         if self.trainer.is_global_zero:
             path = write_predictions(self.folder, completions)
