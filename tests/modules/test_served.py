@@ -193,6 +193,11 @@ def choiceless(change: Any) -> Any:
     return 200, {"choices": change(choices)}
 
 
+def said(**fields: Any) -> Any:
+    """An answer with these fields in every choice."""
+    return choiceless(lambda choices: [{**one, **fields} for one in choices])
+
+
 @pytest.mark.parametrize(
     ("path", "said", "sentence"),
     [
@@ -202,10 +207,17 @@ def choiceless(change: Any) -> Any:
         ("/v1/load_lora_adapter", (404, "no"), "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
         ("/v1/completions", (400, {"error": "too long"}), r"refuses /v1/completions \(status 400: .*too long"),
         ("/v1/completions", choiceless(lambda c: c[:2]), "gave 2 completions of a prompt where 3 were asked for"),
-        ("/v1/completions", choiceless(lambda c: [{**one, "token_ids": None} for one in c]), "without the token ids"),
-        ("/v1/completions", choiceless(lambda c: [{**one, "logprobs": None} for one in c]), "without the token ids"),
+        ("/v1/completions", said(token_ids=None), "without the token ids"),
+        ("/v1/completions", said(logprobs=None), "without the token ids"),
         ("/v1/completions", choiceless(lambda c: [{"text": "a"}] * 3), "without the token ids"),
         ("/v1/completions", (200, {"choices": None}), "without the token ids"),
+        ("/v1/completions", said(token_ids=[1, 2.5]), "without the token ids"),
+        ("/v1/completions", said(token_ids=["1", "2"]), "without the token ids"),
+        ("/v1/completions", said(logprobs={"token_logprobs": ["-1", "-1"]}), "without the token ids"),
+        ("/v1/completions", said(token_ids=[1, -3]), r"gives the token -3, and policy\.model .* has 1,\d+; serve that"),
+        ("/v1/completions", said(token_ids=[1, 2**70]), f"gives the token {2**70}, and .*; serve that model"),
+        ("/v1/completions", (302, {"a": 1}), r"refuses /v1/completions \(status 302"),
+        ("/version", (302, {"a": 1}), r"refuses /version \(status 302"),
         ("/v1/completions", choiceless(lambda c: c), "nats a token from those of policy.model"),
         ("/v1/completions", (404, {"error": "does not exist"}), "refuses /v1/completions"),
     ],

@@ -18,6 +18,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import httpx2
@@ -122,7 +123,7 @@ class Served:
         def complete(name: str, again: bool) -> bool:
             """Whether the server has forgotten the adapter, as one that was started again."""
             try:
-                found[:] = self._complete(name, prompts, sampling, seed, ends)
+                found[:] = self._complete(policy, name, prompts, sampling, seed, ends)
             except _Refused as error:
                 if error.code != 404 or again:
                     raise
@@ -158,7 +159,7 @@ class Served:
         return name
 
     def _complete(
-        self, name: str, prompts: PromptBatch, sampling: Sampling, seed: int, ends: list[int]
+        self, policy: Policy, name: str, prompts: PromptBatch, sampling: Sampling, seed: int, ends: list[int]
     ) -> list[dict[str, Any]]:
         """The choices of all prompts, in order."""
         rows = zip(prompts.prompt_ids_BP, prompts.prompt_mask_BP, strict=True)
@@ -182,19 +183,27 @@ class Served:
         ]
         with ThreadPoolExecutor(len(asked)) as pool:
             answers = [*pool.map(lambda body: self._ask("POST", "/v1/completions", body), asked)]
-        return [choice for answer in answers for choice in self._choices(answer, sampling)]
+        return [choice for answer in answers for choice in self._choices(policy, answer, sampling)]
 
-    def _choices(self, answer: dict[str, Any], sampling: Sampling) -> list[dict[str, Any]]:
+    def _choices(self, policy: Policy, answer: dict[str, Any], sampling: Sampling) -> list[dict[str, Any]]:
         try:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             pairs = [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
             whole = all(0 < len(ids) == len(logprobs) <= sampling.max_new_tokens for ids, logprobs in pairs)
+            whole &= all(type(token) is int for ids, _ in pairs for token in ids)
+            whole &= all(type(value) in (float, int, NoneType) for _, logprobs in pairs for value in logprobs)
         except (KeyError, TypeError):
             whole = False
         if not whole:
             raise UserError(
                 f"sampling.server {self._url} answers without the token ids and log-probs of what it drew; start it as "
                 "docs/scale.md says"
+            )
+        rows = policy.model.get_input_embeddings().weight.shape[0]
+        if unknown := [token for ids, _ in pairs for token in ids if not 0 <= token < rows]:
+            raise UserError(
+                f"sampling.server {self._url} gives the token {unknown[0]}, and policy.model {policy.settings.model!r} "
+                f"has {rows:,}; serve that model"
             )
         choices *= 1 if sampling.temperature else sampling.num_generations
         if len(choices) != sampling.num_generations:
@@ -251,7 +260,7 @@ class Served:
             try:
                 response = self._http.request(method, self._url + path, json=body)
                 reason = f"status {response.status_code}: {_said(response)}"
-                if response.status_code < 400:
+                if response.status_code < 300:
                     return _json(response)
                 if response.status_code < 500:
                     break
