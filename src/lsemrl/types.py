@@ -192,11 +192,13 @@ class Rewards:
         plain_N: float32, the total as it is where no part is normalized, and what is told of it: normalized totals
             are 0 on the average of every group, whatever is learned.
         parts_N: Each part by name, unweighted, float32; NaN where it does not apply.
+        open_N: bool, where every gate stands open; everywhere, without one.
     """
 
     total_N: Tensor
     plain_N: Tensor
     parts_N: dict[str, Tensor]
+    open_N: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

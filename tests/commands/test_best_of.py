@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+import short_runs
 from lsemrl.cli.main import main
-from lsemrl.commands.best_rows import FILE, _best
+from lsemrl.commands.best_rows import FILE, _best, write_best
 from lsemrl.config_files import CONFIGS
-from lsemrl.types import Completion, Example, Rewards, Rollouts, Sequences
+from lsemrl.data.task import MicroRows
+from lsemrl.data.translation import TranslationData
+from lsemrl.modules import base
+from lsemrl.modules.policy import Policy
+from lsemrl.modules.sampler import sample
+from lsemrl.modules.sampling import Sampling
+from lsemrl.types import Completion, Example, PromptBatch, Rewards, Rollouts, Sequences, UserError
 
 SMALL = [
     "--data.micro={train: 12, validation: 4, test: 4}",
@@ -47,6 +55,59 @@ def rollouts(*groups: tuple[tuple[str, bool], ...]) -> Rollouts:
     )
 
 
+def rewards(total: list[float], shut: Sequence[int] = ()) -> Rewards:
+    """Those of a mix whose gates are shut for the completions `shut`."""
+    total_N = torch.tensor(total)
+    open_N = torch.tensor([at not in shut for at in range(len(total))])
+    return Rewards(total_N=total_N, plain_N=total_N, parts_N={}, open_N=open_N)
+
+
+def test_what_a_gate_shuts_out_is_not_the_best_of_anything() -> None:
+    """A group that it shuts out whole has totals of 0, as one has that earned no more."""
+    drawn = rollouts(
+        (("a", True), ("b", True)),  # both shut out
+        (("c", True), ("d", True)),  # one shut out: the other
+        (("e", True), ("f", True)),  # both earned nothing: the first
+        (("g", False), ("h", True)),  # cut or shut out
+        (("i", False), ("", True)),  # nothing was said
+    )
+    rows, shut = _best(drawn, rewards([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0], {0, 1, 2, 7}), "zh", "bo")
+    assert [row["bo"] for row in rows] == ["d", "e"] and shut == 2
+
+
+def test_what_was_drawn_before_an_interruption_is_kept(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also memory that ran out meanwhile, which is not to run out once more."""
+    asked: list[tuple[int, int]] = []
+
+    def drawn(policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, parts: int) -> Rollouts:
+        asked.append((seed, parts))
+        if parts == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        return sample(policy, prompts, sampling, seed, parts)
+
+    def best(folder: str) -> str:
+        data = TranslationData(micro=MicroRows(train=6, validation=1, test=1), batch_size=2)
+        return write_best(short_runs.grpo(tiny_model), data, tmp_path / folder, {"seed": 5}).read_text(encoding="utf-8")
+
+    monkeypatch.setattr(Policy, "eos_ids", lambda policy: [*range(0, 1000, 5)])  # so that some end
+    monkeypatch.setattr(base, "sample", drawn)
+    stop = 0
+    whole = best("whole")
+    seeds, asked = [seed for seed, _ in asked], []
+    stop = 4
+    with pytest.raises(UserError, match=r"interrupted; what was done is in .*best_of\.jsonl\.unfinished"):
+        best("parts")
+    assert not (tmp_path / "parts" / FILE).exists()
+    stop, asked = 0, []
+    assert best("parts") == whole
+    assert asked == [(seeds[-1], 2)] and "2 batches were answered already" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [FILE]
+
+
 def test_the_best_is_one_that_was_said_to_its_end() -> None:
     drawn = rollouts(
         (("a", True), ("b", True), ("c", False)),  # the best was cut
@@ -55,7 +116,8 @@ def test_the_best_is_one_that_was_said_to_its_end() -> None:
         (("h", True), ("i", True), ("j", True)),  # a tie: the first
     )
     total = [1.0, 2.0, 3.0, 0.0, 5.0, -1.0, 1.0, 1.0, math.nan, 0.5, 0.5, 0.5]
-    rows = _best(drawn, Rewards(total_N=torch.tensor(total), plain_N=torch.tensor(total), parts_N={}), "zh", "bo")
+    rows, shut = _best(drawn, rewards(total), "zh", "bo")
+    assert not shut
     assert [(row["id"], row["zh"], row["bo"], row["reward"]) for row in rows] == [
         ("r0", "s0", "b", 2.0),
         ("r1", "s1", "d", 0.0),

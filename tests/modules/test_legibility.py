@@ -341,7 +341,7 @@ def test_what_is_longer_than_the_positions_is_refused_at_the_start(
         with pytest.raises(UserError, match=f"longest test prompt with {TOKENS} new tokens comes to {needed} tokens"):
             start(module, data(), verb, tmp_path)
     with pytest.raises(UserError, match=f"longest train prompt with {TOKENS} new tokens comes to"):
-        write_best(short_runs.grpo(save(tmp_path / "best", prompt + TOKENS - 1)), data(), tmp_path)
+        write_best(short_runs.grpo(save(tmp_path / "best", prompt + TOKENS - 1)), data(), tmp_path, {})
 
 
 def test_what_just_fits_is_answered(tmp_path: Path) -> None:

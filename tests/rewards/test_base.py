@@ -13,6 +13,7 @@ from torch import Tensor
 from lsemrl.modules.alarms import AlarmSettings, Watched, alarms
 from lsemrl.modules.rollout_report import reward_metrics
 from lsemrl.rewards import LanguageConsistency, Reward, RewardMix
+from lsemrl.rewards.base import concatenate
 from lsemrl.types import Completion, Example, UserError
 
 NAN = math.nan
@@ -85,6 +86,10 @@ def test_every_one_of_several_gates_must_stand_open() -> None:
     parts = {"x": Given([1.0, 1.0, 0.0]), "y": Given([1.0, 0.0, 1.0]), "a": Given([0.5, 0.5, 0.5])}
     assert total(RewardMix(parts, combine="gate", gate=["x", "y"]), 3) == [0.5, 0.0, 0.0]
     assert total(RewardMix(parts, combine="gate", gate="x"), 3) == [1.5, 0.5, 0.0]
+    found = RewardMix(parts, combine="gate", gate=["x", "y"])(completions(3), 3)
+    assert found.open_N.tolist() == [True, False, False]  # a total of 0 may be one that was earned
+    both = concatenate([found, RewardMix(parts)(completions(3), 3)])
+    assert both.open_N.tolist() == [True, False, False, True, True, True]
 
 
 def test_normalize_then_sum_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from lsemrl.commands.trainer import run_trainer
@@ -28,4 +29,7 @@ def best_of(words: list[str]) -> None:
             raise UserError(
                 f"{name} is {type(value).__name__}; best-of takes the configuration of a GRPO run on one task"
             )
-    write_best(cli.model, cli.datamodule.data, Path(cli.trainer.default_root_dir))
+    # Not what is the trainer's: it takes no part.
+    whole = json.loads(cli.parser.dump(cli.config, format="json", skip_none=False, skip_check=True))
+    asked = {name: whole[name] for name in ("seed_everything", "model", "data")}
+    write_best(cli.model, cli.datamodule.data, Path(cli.trainer.default_root_dir), asked)

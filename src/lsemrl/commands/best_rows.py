@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from lsemrl import __version__
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
+from lsemrl.evaluation.measurement import hash_rows
 from lsemrl.files import make_folder, try_folder, write_lines
 from lsemrl.reading import Unreadable, read_lines
 from lsemrl.types import Rewards, Rollouts, UserError
+from lsemrl.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from lsemrl.modules.grpo import GRPO
@@ -27,16 +31,18 @@ if TYPE_CHECKING:
 FILE = "best_of.jsonl"
 
 
-def write_best(module: GRPO, data: TaskData, folder: Path) -> Path:
+def write_best(module: GRPO, data: TaskData, folder: Path, asked: Mapping[str, Any]) -> Path:
     """Write the best completion of every training row to best_of.jsonl, in the fields of its task.
 
-    A completion that is empty or was cut at the length limit is never chosen; a row that has no other is left out.
-    Each row also says the `reward` of its completion and the `mean_reward` of its group.
+    A completion that is empty, was cut at the length limit or is shut out by a gate is never chosen; a row that has no
+    other is left out. Each row also says the `reward` of its completion and the `mean_reward` of its group. A command
+    that was interrupted goes on after its last whole batch when it is given again.
 
     Args:
         module: A GRPO run that has not started: its policy, sampling, rewards and how they are combined.
         data: Whose training rows are answered; their references only play the part that the rewards give them.
         folder: Made where it is missing.
+        asked: The configuration of all three; a command that was interrupted with another is not gone on from.
 
     Returns:
         The file's path.
@@ -44,8 +50,8 @@ def write_best(module: GRPO, data: TaskData, folder: Path) -> Path:
     Raises:
         UserError: `folder` cannot be written to, the rows have several inputs, or no completion could be kept.
     """
+    from lsemrl.modules.ground import ground
     from lsemrl.modules.legibility import check_run
-    from lsemrl.modules.sampler import sample
 
     task = data.plan.task
     if len(task.inputs) > 1:
@@ -61,28 +67,38 @@ def write_best(module: GRPO, data: TaskData, folder: Path) -> Path:
     checked = check_run(policy, data, ("train",), module.encoders(), module.sampling.max_new_tokens)
     for line in [*prepared, *checked, *module.reward_mix.look_at(data.train_examples)]:
         print(line, file=sys.stderr)
-    policy.load()
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
     examples, size = data.train_examples, data.batch_size
-    rows: list[dict[str, Any]] = []
-    starts = range(0, len(examples), size)
-    for at in track(starts, "answering", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-        batch = encode(policy.tokenizer, examples[at : at + size]).to(module.device)
-        rollouts = sample(policy, batch, module.sampling, module.rollout_seed())
-        rows += _best(
-            rollouts, module.reward_mix(rollouts.completions, rollouts.num_generations), task.inputs[0], task.target
-        )
-        module.rollout_step += 1
+    make_folder(folder, "trainer.default_root_dir")
+    with Unfinished(path) as part:
+        policy.load()
+        module.to("cuda" if torch.cuda.is_available() else "cpu")
+        rows_of = {"lsemrl": __version__, "rows": hash_rows(examples).sha256}
+        part.take_up({**asked, **rows_of, **ground(policy, examples, module.encoders())})
+        if part.lines:
+            _go_on(module, part.lines)
+        starts = range(len(part.lines) * size, len(examples), size)
+        for at in track(starts, "answering", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+            batch = encode(policy.tokenizer, examples[at : at + size]).to(module.device)
+            rollouts = module.draw(batch, module.sampling, module.rollout_seed())
+            rewards = module.reward_mix(rollouts.completions, rollouts.num_generations)
+            best, shut = _best(rollouts, rewards, task.inputs[0], task.target)
+            stands = {"sampling_parts": module.sampling_parts, "rewards": module.reward_mix.state()}
+            part.add(json.dumps({"best": best, "shut": shut, **stands}, ensure_ascii=False))
+            module.rollout_step += 1
+        batches = [json.loads(line) for line in part.lines]
+        rows = [row for batch in batches for row in batch["best"]]
+        if rows:
+            write_lines(path, rows)
+    shut = sum(batch["shut"] for batch in batches)
     if not rows:
         raise UserError(
-            f"none of {len(examples)} rows has a completion that ended by itself and has a reward; raise "
-            "sampling.max_new_tokens, or start from a policy that answers"
+            f"none of {len(examples)} rows has a completion that ended by itself, has a reward and passes every gate; "
+            "raise sampling.max_new_tokens, or start from a policy that answers"
         )
-    make_folder(folder, "trainer.default_root_dir")
-    write_lines(path, rows)
     means = [sum(row[name] for row in rows) / len(rows) for name in ("reward", "mean_reward")]
+    left = f" ({shut:,} left out, all of whose completions a gate shuts out)" if shut else ""
     print(
-        f"{len(rows):,} of {len(examples):,} rows kept; mean reward {means[0]:.3f} of the best of "
+        f"{len(rows):,} of {len(examples):,} rows kept{left}; mean reward {means[0]:.3f} of the best of "
         f"{module.sampling.num_generations}, {means[1]:.3f} of all\n{path}"
     )
     return path
@@ -100,10 +116,20 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{str(path)!r} holds rows of another kind, and would be replaced; move it away")
 
 
-def _best(rollouts: Rollouts, rewards: Rewards, source: str, target: str) -> list[dict[str, Any]]:
+def _go_on(module: GRPO, batches: Sequence[str]) -> None:
+    """Have the module stand where it stood behind the last of `batches`."""
+    last = json.loads(batches[-1])
+    module.rollout_step, module.sampling_parts = len(batches), last["sampling_parts"]
+    module.reward_mix.resume(last["rewards"])
+    print(f"{len(batches):,} batches were answered already", file=sys.stderr)
+
+
+def _best(rollouts: Rollouts, rewards: Rewards, source: str, target: str) -> tuple[list[dict[str, Any]], int]:
+    """The rows that can be kept, and how many of the others could be but for the gates."""
     group = rollouts.num_generations
-    spoken = torch.tensor([one.ended and bool(one.text.strip()) for one in rollouts.completions])
-    fit_BG = rewards.total_N.masked_fill(~spoken | rewards.total_N.isnan(), -torch.inf).view(-1, group)
+    spoken_N = torch.tensor([one.ended and bool(one.text.strip()) for one in rollouts.completions])
+    paid_N = spoken_N & ~rewards.total_N.isnan()
+    fit_BG = rewards.total_N.masked_fill(~(paid_N & rewards.open_N), -torch.inf).view(-1, group)
     rows = []
     for at, (fit_G, plain_G) in enumerate(zip(fit_BG, rewards.plain_N.view(-1, group), strict=True)):
         best = int(fit_G.argmax())
@@ -111,4 +137,4 @@ def _best(rollouts: Rollouts, rewards: Rewards, source: str, target: str) -> lis
             chosen = rollouts.completions[group * at + best]
             row = {"id": chosen.example.id, source: chosen.example.source, target: chosen.text}
             rows.append(row | {"reward": float(plain_G[best]), "mean_reward": float(plain_G.nanmean())})
-    return rows
+    return rows, int(paid_N.view(-1, group).any(dim=1).sum()) - len(rows)

@@ -144,7 +144,7 @@ class RewardMix:
             num_generations: G.
 
         Returns:
-            The totals and every part, on the CPU.
+            The totals, every part, and where gates stand open, on the CPU.
 
         Raises:
             UserError: A part failed, or gave something else than N finite floats or NaNs, as often as `patience` lets
@@ -156,10 +156,14 @@ class RewardMix:
             replace(each, text=canonical(each.text), example=in_one_form(each.example)) for each in completions
         ]
         parts_N = {name: self._ask(name, completions) for name in self.parts}
-        plain_N = total_N = self._total(parts_N)
+        open_N = torch.ones(len(completions), dtype=torch.bool)
+        for name in self.gates:
+            open_N = open_N & self.parts[name].opens(parts_N[name])
+        total_N = self._total(parts_N)
+        plain_N = total_N = total_N.masked_fill(~open_N & ~total_N.isnan(), 0.0)
         if self.combine == "normalize_then_sum":
             total_N = self._total({name: self._normalized(part_N, num_generations) for name, part_N in parts_N.items()})
-        return Rewards(total_N=total_N, plain_N=plain_N, parts_N=parts_N)
+        return Rewards(total_N=total_N, plain_N=plain_N, parts_N=parts_N, open_N=open_N)
 
     def look_at(self, examples: Sequence[Example]) -> list[str]:
         """What the parts say of the rows of a run, before weights are read.
@@ -219,9 +223,6 @@ class RewardMix:
         if stacked_KN.isinf().any() or total_N.isinf().any():
             weights = ", ".join(f"{name} {part.weight:g}" for name, part in self.parts.items())
             raise UserError(f"a total of the rewards is infinite in float32; lower their weights ({weights})")
-        for name in self.gates:
-            shut_N = ~self.parts[name].opens(parts_N[name]) & ~total_N.isnan()
-            total_N = total_N.masked_fill(shut_N, 0.0)
         return total_N
 
     def _normalized(self, part_N: Tensor, num_generations: int) -> Tensor:
@@ -235,6 +236,7 @@ def concatenate(several: Sequence[Rewards]) -> Rewards:
         total_N=torch.cat([one.total_N for one in several]),
         plain_N=torch.cat([one.plain_N for one in several]),
         parts_N={name: torch.cat([one.parts_N[name] for one in several]) for name in several[0].parts_N},
+        open_N=torch.cat([one.open_N for one in several]),
     )
 
 
