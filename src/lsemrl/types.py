@@ -150,8 +150,8 @@ class Completion:
     """One output of the policy, as rewards and metrics see it.
 
     Attributes:
-        text: The answer: the decoded output without special tokens and without thoughts (see `data.thoughts`); bytes
-            that are not UTF-8 read as U+FFFD.
+        text: The answer: the decoded output without the token that ended it, special tokens and thoughts (see
+            `data.thoughts`); bytes that are not UTF-8 read as U+FFFD.
         ended: Whether the policy stopped by itself with an EOS, rather than being cut at the length limit.
         example: What it answers.
     """

@@ -16,10 +16,13 @@ import yaml
 
 from lsemrl.cli.main import main
 from lsemrl.commands import conversation
+from lsemrl.commands.answers import say
 from lsemrl.config_files import CONFIGS
+from lsemrl.data.translation import TranslationData
+from lsemrl.modules.sampling import Sampling
 from matrix import slow_but
 from small_run import SMALL, fit_small
-from tiny import save_tiny_model
+from tiny import make_policy, save_tiny_model
 
 TEXTS = ["小狗在家吃苹果。", "老师昨天写了信。", "妈妈买书。"]
 
@@ -187,6 +190,14 @@ def test_an_answer_that_was_cut_is_told_behind_it(
     assert shown.err.count("lsemrl: the answer was cut at 3 tokens; raise --max-new-tokens\n") == 2
     at_terminal(monkeypatch, TEXTS[:1], str(run))
     assert "the answer was" not in capsys.readouterr().err
+
+
+def test_what_streams_ends_where_the_answer_does(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, shown = make_policy(tiny_model), list[str]()
+    monkeypatch.setattr(policy, "eos_ids", lambda: [*range(5, 1400, 2)])  # which are no special tokens
+    sampling = Sampling(num_generations=1, temperature=1.0, max_new_tokens=50)
+    (one,) = say(policy, TranslationData().plan, TEXTS[:1], sampling, 4, shown.append)
+    assert one.ended and len(shown) > 1 and shown[-1] == one.text
 
 
 def test_what_is_shown_grows_only(monkeypatch: pytest.MonkeyPatch) -> None:

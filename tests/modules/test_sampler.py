@@ -15,7 +15,7 @@ from lsemrl.modules import decoding, engines, replay, sampler
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.modules.sampler import draw, sample
-from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.types import PromptBatch, Rollouts
 from matrix import slow_but
 from tiny import make_policy, plain_logits
@@ -99,6 +99,16 @@ def test_what_cannot_be_compiled_is_told(policy: Policy, prompts: PromptBatch, m
         sample(policy, prompts, replace(SAMPLING, engine="compiled"), seed=0)
 
 
+@pytest.mark.parametrize(("back", "unfit"), [(32_767, True), (32_768, False)])
+def test_a_window_that_no_row_can_reach_is_none(
+    policy: Policy, back: int, unfit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert policy.model.config.max_position_embeddings == 32_768
+    monkeypatch.setattr(engines, "window", lambda model: back)
+    reason = engines._unfit(policy, "compiled", torch.device("cpu"))
+    assert reason == ("the model attends in a sliding window of 32767" if unfit else None)
+
+
 class Recorded:
     """Runs a step as `Replay` does, but that every launch is asked for: what was recorded must lie where it lay."""
 
@@ -154,15 +164,16 @@ def test_validation_leaves_tensors_that_training_can_write_to(policy: Policy, pr
     assert ids(one) == ids(sample(policy, prompts, SAMPLING, seed=0))
 
 
-def test_graphs_that_draw_from_another_model_are_not_taken(
-    policy: Policy, prompts: PromptBatch, recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("engine", ["graphs", "compiled"])
+def test_what_draws_from_another_model_in_place_is_not_taken(
+    engine: Engine, policy: Policy, prompts: PromptBatch, recorded: list[Recorded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = engines.plain_step
     monkeypatch.setattr(engines, "plain_step", lambda model, ids, mask, *about: step(model, ids, 0 * mask, *about))
     with pytest.raises(
-        UserError, match=r"sampling\.engine is graphs, which draws from another model \(log-probs were off"
+        UserError, match=rf"sampling\.engine is {engine}, which draws from another model \(log-probs were off"
     ):
-        sample(policy, prompts, replace(SAMPLING, engine="graphs"), seed=0)
+        sample(policy, prompts, replace(SAMPLING, engine=engine), seed=0)
     one = sample(policy, prompts, SAMPLING, seed=0)
     assert ids(one) == ids(sample(policy, prompts, replace(SAMPLING, engine="loop"), seed=0))
 
@@ -266,6 +277,18 @@ def test_every_eos_id_ends_a_completion(policy: Policy, prompts: PromptBatch) ->
     for row in (0, 5):
         assert ended.ended_N[row]
         assert int(ended.sequences.completion_mask_NT[row].sum()) == 1
+
+
+def test_what_ends_a_text_is_no_part_of_it(
+    policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the tokenizer does not mark it as special."""
+    monkeypatch.setattr(policy, "eos_ids", lambda: [*range(5, 1000, 5)])
+    found = sample(policy, prompts, SAMPLING, seed=1)
+    assert 0 < int(found.ended_N.sum()) < len(found.completions)
+    for one, ids_T, mask_T in zip(found.completions, ids(found), found.sequences.completion_mask_NT, strict=True):
+        said = ids_T[: int(mask_T.sum()) - one.ended]
+        assert one.text == policy.tokenizer.decode(said, skip_special_tokens=True)
 
 
 def test_truncated_completions_are_marked(policy: Policy, prompts: PromptBatch) -> None:

@@ -151,10 +151,10 @@ def say(
     lengths = encoded.prompt_mask_BP.sum(dim=1)
     longest = int(lengths.argmax())
     _check_length(policy, f"prompt of {examples[longest].source[:30]!r}", int(lengths[longest]), sampling)
-    ids: list[int] = []
+    ids, ends = list[int](), policy.eos_ids()
 
     def listen(token_N: Tensor) -> None:
-        ids.extend(token_N.tolist())
+        ids.extend(token for token in token_N.tolist() if token not in ends)
         if told:
             told(thoughts.answers(policy.tokenizer, [ids], prompts)[0])
 

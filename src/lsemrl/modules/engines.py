@@ -12,7 +12,7 @@ from transformers import Cache
 
 from lsemrl.errors import reason_of
 from lsemrl.modules.decoding import Fixed, Growing, compiled_step, plain_step, read_prompts
-from lsemrl.modules.families import expert_blocks, native_positions, unshared, window
+from lsemrl.modules.families import expert_blocks, native_positions, reach, unshared, window
 from lsemrl.modules.forward import OTHERWISE, TOLERANCE, looking_back, probe
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.replay import Directly, Replay
@@ -76,23 +76,24 @@ def _choose(policy: Policy, prompts: PromptBatch, engine: Engine) -> Decoder:
     if reason and engine != "auto":
         raise UserError(f"sampling.engine is {engine}, but {reason}; set it to auto")
     rows = probe(prompts.prompt_ids_BP, prompts.prompt_mask_BP)
-    if engine in ("auto", "graphs") and not reason:
+    if engine != "loop" and not reason:
 
-        def graphs(policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int) -> Fixed:
-            return Fixed(policy, kept, prompt_mask_NP, longest, step=plain_step, run=Replay(device))
+        def in_place(policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int) -> Fixed:
+            run = Directly() if engine == "compiled" else Replay(device)
+            return Fixed(policy, kept, prompt_mask_NP, longest, step=plain_step, run=run)
 
-        reason = _difference(policy, rows, graphs)
+        reason = _difference(policy, rows, in_place)
+        if reason is None and engine == "compiled":  # not before, which would compile for the shapes of the proof
+            return Decoder(decode=partial(Fixed, step=compiled_step(), run=Directly()), about="by a compiled step")
         if reason is None:
-            return Decoder(decode=graphs, about="by graphs")
-        if engine == "graphs":
-            raise UserError(f"sampling.engine is graphs, which draws from another model ({reason}); set it to loop")
+            return Decoder(decode=in_place, about="by graphs")
+        if engine != "auto":
+            raise UserError(f"sampling.engine is {engine}, which draws from another model ({reason}); set it to loop")
     if wrong := _difference(policy, rows, Growing):
         raise UserError(
             f"policy.model is {policy.settings.model!r}, whose cache of what it has read cannot be sampled from "
             f"({wrong}); name a model of another family"
         )
-    if engine == "compiled":  # proving it would compile for the shapes of the proof
-        return Decoder(decode=partial(Fixed, step=compiled_step(), run=Directly()), about="by a compiled step")
     return Decoder(decode=Growing, about=f"by the loop: {reason}" if reason else "by the loop")
 
 
@@ -102,7 +103,8 @@ def _unfit(policy: Policy, engine: Engine, device: torch.device) -> str | None:
         return "its weights are spread over ranks"
     if reason := unshared(policy.model):
         return reason
-    if (back := window(policy.model)) is not None:
+    back, bound = window(policy.model), reach(policy.model.config)
+    if back is not None and (bound is None or back < bound.most):
         return f"the model attends in a sliding window of {back}"
     if engine == "compiled":
         return None

@@ -59,7 +59,9 @@ def sample(
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
     group = sampling.num_generations
     examples = [example for example in prompts.examples for _ in range(group)]
-    said = [row[mask].tolist() for row, mask in zip(ids_NT.cpu(), mask_NT.cpu(), strict=True)]
+    rows = zip(ids_NT.cpu(), mask_NT.cpu(), ended_N.tolist(), strict=True)
+    # Not every token that ends a text is a special one, which decoding would leave out.
+    said = [row[mask].tolist()[: -1 if ended else None] for row, mask, ended in rows]
     texts = answers(policy.tokenizer, said, [example.prompt for example in examples])
     return Rollouts(
         completions=tuple(
