@@ -322,10 +322,12 @@ def test_outputs_are_shown_on_a_terminal_and_kept_in_a_pipe(
     monkeypatch.setattr(out, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stdout", out)
     said = "\x1b[2Jمەن\u200f \u202eabc"
-    monkeypatch.setattr(answers, "load", lambda settings: None)
-    monkeypatch.setattr(answers, "answer", lambda run, policy, texts, **settings: ((text, said) for text in texts))
+    monkeypatch.setattr(answers, "load", lambda policy: None)
+    monkeypatch.setattr(answers, "answer", lambda run, policy, texts, **settings: ((said, "") for _ in texts))
     (tmp_path / "input.txt").write_text("a\n")
-    main(["generate", str(make_run(CONFIG)), "--input", str(tmp_path / "input.txt")])
+    run = make_run(CONFIG)
+    shutil.copytree(micro.COLD_START, run / "adapter", dirs_exist_ok=True)
+    main(["generate", str(run), "--input", str(tmp_path / "input.txt")])
     assert out.getvalue() == (r"\x1b[2Jمەن" + "\u200f " + r"\u202eabc" if terminal else said) + "\n"
 
 
