@@ -20,7 +20,7 @@ from lsemrl.data.comprehension import TASK
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.evaluation import harness_library
 from lsemrl.evaluation.harness import run_harness
-from lsemrl.evaluation.harness_scores import table
+from lsemrl.evaluation.harness_scores import results, table
 from lsemrl.evaluation.harness_settings import HarnessSettings, check_policy
 from lsemrl.evaluation.harness_tasks import cmrc2018
 from lsemrl.evaluation.tax import answer
@@ -293,10 +293,26 @@ def test_cmrc_reads_the_release_and_flat_rows(cmrc: str, tmp_path: Path) -> None
     flat = tmp_path / "flat.jsonl"
     flat.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
     read = [list(cmrc2018.read(cmrc=path, version=1.0)["test"]) for path in (cmrc, str(flat))]
-    assert read[0] == read[1] == [{**row, "answers": list(row["answers"])} for row in ROWS]
+    rows = [{name: row[name] for name in ("context", "question", "answers")} for row in ROWS]
+    assert read[0] == read[1] == [{**row, "answers": list(row["answers"])} for row in rows]
     assert len(cmrc2018.read(cmrc="micro")["test"]) == 500
     with pytest.raises(UserError, match="cmrc is null"):
         cmrc2018.read()
+
+
+def test_tasks_tell_what_questions_they_are_of() -> None:
+    def outcome(*questions: str) -> dict[str, Any]:
+        samples = [{"filter": "none", "acc": 1, "doc_hash": each, "target_hash": "t"} for each in questions]
+        row = {"acc,none": 1.0, "acc_stderr,none": 0.0, "sample_len": len(samples)}
+        return {
+            "results": {"t": row}, "group_subtasks": {}, "versions": {}, "n-shot": {"t": 0}, "samples": {"t": samples},
+        }  # fmt: skip
+
+    one, again, other = (
+        next(results("t", outcome(*questions), outcome(*questions))).questions_sha256
+        for questions in (("a", "b"), ("a", "b"), ("a", "c"))
+    )
+    assert one == again != other
 
 
 def test_cmrc_scores_by_the_official_definition() -> None:

@@ -447,7 +447,13 @@ def test_scores_of_a_harness_that_are_none_are_refused(change: dict[str, object]
 
 
 def general_json(
-    folder: Path, adapter: str, em: tuple[float, float], stderr: float | None = 0.02, **settings: object
+    folder: Path,
+    adapter: str,
+    em: tuple[float, float],
+    stderr: float | None = 0.02,
+    twice: tuple[dict[str, object], ...] = (),
+    dtype: str = "float32",
+    **settings: object,
 ) -> None:
     def scores(value: float, error: float | None) -> dict[str, dict[str, float | None]]:
         return {"em,none": {"value": value, "stderr": error}}
@@ -458,9 +464,13 @@ def general_json(
         "difference": scores(after - before, stderr),
     }  # fmt: skip
     content = {
-        "policy": {"adapter": adapter, "adapter_fingerprint": adapter.removeprefix("runs/").replace("/", "-")},
+        "policy": {
+            "adapter": adapter,
+            "adapter_fingerprint": adapter.removeprefix("runs/").replace("/", "-"),
+            "dtype": dtype,
+        },
         "settings": settings,
-        "tasks": [task, {**task, "name": "cmrc2018_part", "part": True}],
+        "tasks": [*({**task, **facts} for facts in twice or [{}]), {**task, "name": "cmrc2018_part", "part": True}],
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "general.json").write_text(json.dumps(content))
@@ -482,8 +492,9 @@ def test_scores_of_an_adapter_at_another_scale_are_not_those_of_the_whole(tmp_pa
     [
         (("runs/rl/1", {}), "both hold cmrc2018 of 'runs/rl/1'; leave out one"),
         (("runs/rl/2", {"limit": 10}), r"asked cmrc2018 in two ways \(limit None and 10\)"),
-        (("runs/rl/2", {"num_fewshot": {"cmrc2018": 2}}), r"\(num_fewshot None and 2\)"),
+        (("runs/rl/2", {"dtype": "bfloat16"}), r"\(dtype float32 and bfloat16\)"),
         (("runs/rl/2", {"num_fewshot": {"gsm8k": 2}, "batch_size": 4, "device": "cuda"}), ""),
+        (("runs/rl/2", {"cmrc": "/there/cmrc.json", "include": "tasks"}), ""),
     ],
 )
 def test_scores_are_set_side_by_side_once_and_asked_alike(
@@ -496,6 +507,39 @@ def test_scores_are_set_side_by_side_once_and_asked_alike(
     found = find_measurements([tmp_path / "runs"]), find_general([tmp_path])
     with pytest.raises(UserError, match=sentence) if sentence else nullcontext():
         tax_report(found[0], command="", general=found[1])
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"num_fewshot": 0}, r"a.general\.json and .* in two ways \(num_fewshot 25 and 0\)"),
+        ({"num_fewshot": 25, "task_version": "2.0"}, r"\(task_version 1\.0 and 2\.0\)"),
+        ({"questions_sha256": "b"}, r"\(questions_sha256 a and b\)"),
+        ({"num_fewshot": 25}, ""),
+        ({}, ""),  # of a version that told less
+    ],
+)
+def test_scores_of_a_task_that_was_asked_otherwise_are_not_averaged(
+    other: dict[str, object], sentence: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "runs", "base", "rl")
+    first: dict[str, object] = {"num_fewshot": 25, "task_version": "1.0", "questions_sha256": "a"}
+    general_json(tmp_path / "a", "runs/rl/1", (0.8, 0.7), twice=(first,))
+    general_json(tmp_path / "b", "runs/rl/2", (0.8, 0.6), twice=(other,))
+    found = find_measurements([tmp_path / "runs"]), find_general([tmp_path])
+    with pytest.raises(UserError, match=sentence) if sentence else nullcontext():
+        tax_report(found[0], command="", general=found[1])
+
+
+def test_a_task_that_came_in_twice_is_no_second_seed(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "base", "rl")
+    general_json(tmp_path / "a", "runs/rl/1", (0.8, 0.7), twice=({"asked_as": "a tag"}, {"asked_as": "cmrc2018"}))
+    report = tax_report(find_measurements([tmp_path / "runs"]), command="", general=find_general([tmp_path]))
+    score = next(arm for arm in report.arms if arm.name == "rl").harness["cmrc2018, em"]
+    assert (score.low, score.high) == pytest.approx((-0.1 - 1.96 * 0.02, -0.1 + 1.96 * 0.02))
+    general_json(tmp_path / "a", "runs/rl/1", (0.8, 0.7), twice=({"num_fewshot": 25}, {"num_fewshot": 0}))
+    with pytest.raises(UserError, match=r"a.general\.json asked cmrc2018 in two ways \(num_fewshot 25 and 0\)"):
+        tax_report(find_measurements([tmp_path / "runs"]), command="", general=find_general([tmp_path]))
 
 
 def test_scores_are_of_the_adapter_that_was_asked_whatever_its_path(tmp_path: Path) -> None:

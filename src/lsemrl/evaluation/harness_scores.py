@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Real
@@ -35,6 +37,7 @@ class TaskResult:
         task_version: The harness's; scores of different versions do not compare.
         num_fewshot: Worked examples in a prompt; None for a group whose tasks differ.
         questions: How many each model was asked.
+        questions_sha256: Tells them, with their answers, from others.
         before: Of the base, by the harness's "metric,filter", with the harness's standard errors.
         after: Of the base with the adapter, by the same names.
         difference: After minus before. Its standard error is that of the mean over questions of their own differences,
@@ -47,6 +50,7 @@ class TaskResult:
     task_version: str
     num_fewshot: int | None
     questions: int
+    questions_sha256: str
     before: dict[str, Score]
     after: dict[str, Score]
     difference: dict[str, Score]
@@ -118,6 +122,7 @@ def results(asked_as: str, before: Any, after: Any) -> Iterator[TaskResult]:
             task_version=str(before["versions"].get(name)),
             num_fewshot=shots if isinstance(shots, int) else None,
             questions=before["results"][name]["sample_len"],
+            questions_sha256=_hash(name, before),
             before=then,
             after=now,
             difference={
@@ -154,6 +159,16 @@ def _by_question(name: str, key: str, outcome: Any) -> np.ndarray | None:
     if not values or not all(isinstance(value, Real) for value in values):
         return None
     return np.array(values, dtype=float) if np.isclose(np.mean(values), outcome["results"][name][key]) else None
+
+
+def _hash(name: str, outcome: Any) -> str:
+    """Of all questions of `name`, each as often as its answer is read in another way."""
+    hashes = [
+        [sample["doc_hash"], sample["target_hash"]]
+        for task in _leaves(name, outcome["group_subtasks"])
+        for sample in outcome["samples"][task]
+    ]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
 
 
 def _leaves(name: str, children: dict[str, list[str]]) -> list[str]:

@@ -16,14 +16,16 @@ from lsemrl.reading import Json, read_json, read_lines
 Found = tuple[Path, Measured]
 _JUDGE, _GENERAL = "judge.json", "general.json"
 _VERDICTS, _PREDICTIONS = "verdicts.jsonl", "predictions.jsonl"
-_OF_SPEED = ("tasks", "batch_size", "device")  # and what else was asked with it
+# Settings that decide no score (what else was asked, how fast), or that each task tells the outcome of.
+_NOT_OF_ALL = ("tasks", "batch_size", "device", "num_fewshot", "cmrc", "include")
+_OF_POLICY = ("dtype", "base_fingerprint")
 _OF_ASKING = ("concurrency", "attempts", "timeout", "backoff", "max_wait", "key_variable", "template_by")
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class General:
-    """What `lsemrl general` found of one adapter at one scale: `tasks` as it writes them, and how they were asked."""
+    """What `lsemrl general` found of one adapter at one scale: `tasks` as it writes them, and how all were asked."""
 
     path: Path
     adapter: str
@@ -118,14 +120,16 @@ def find_general(folders: Sequence[Path]) -> list[General]:
     for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_GENERAL)}):
         try:
             content = read_json(path)
-            adapter, tasks = content["policy"]["adapter"], tuple(content["tasks"])
+            policy, tasks = content["policy"], tuple(content["tasks"])
+            adapter = policy["adapter"]
             if not isinstance(adapter, str):
                 raise ValueError(f"policy.adapter is {adapter!r}")
             for task in tasks:
                 _check_task(task)
-            scale = float(content["policy"].get("adapter_scale", 1))
-            fingerprint = str(content["policy"]["adapter_fingerprint"])
-            asked = {name: value for name, value in content.get("settings", {}).items() if name not in _OF_SPEED}
+            scale = float(policy.get("adapter_scale", 1))
+            fingerprint = str(policy["adapter_fingerprint"])
+            asked = {name: value for name, value in content.get("settings", {}).items() if name not in _NOT_OF_ALL}
+            asked |= {name: policy[name] for name in _OF_POLICY if name in policy}
             found.append(
                 General(path=path, adapter=adapter, fingerprint=fingerprint, scale=scale, tasks=tasks, asked=asked)
             )

@@ -13,6 +13,9 @@ from lsemrl.report.bootstrap import half_width
 from lsemrl.report.folders import Found, General
 from lsemrl.report.records import HarnessScore
 
+_OF_TASK = ("num_fewshot", "task_version", "questions", "questions_sha256")
+"""What a task says of how it was asked; one that was written before says less."""
+
 
 def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
     """By the arms whose adapter was asked; each once, and each task of all alike."""
@@ -22,8 +25,8 @@ def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list
         if one.adapter_fingerprint:
             arms.setdefault(one.adapter_fingerprint, set()).add(one.arm)
     asked: dict[str, list[General]] = {}
-    seen: dict[tuple[str, str], Path] = {}
-    first: dict[str, General] = {}
+    seen: dict[tuple[str, str, bool], Path] = {}
+    first: dict[tuple[str, bool, str], tuple[Any, Path]] = {}
     for each in general:
         if each.fingerprint not in arms:
             at = "" if each.scale == 1 else f" at {each.scale:g}"
@@ -31,42 +34,39 @@ def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list
                 f"{each.path} is of the adapter {each.adapter!r}{at}, of which there is no measurement: run lsemrl "
                 "measure on that adapter too, or leave the file out of the folders"
             )
-        for task in (str(task["name"]) for task in each.tasks):
-            other = seen.setdefault((each.fingerprint, task), each.path)
+        for task in each.tasks:
+            name, part = task["name"], task["part"]  # a part of a group may be asked as the group is
+            other = seen.setdefault((each.fingerprint, name, part), each.path)
             if other != each.path:
                 raise UserError(
-                    f"{other} and {each.path} both hold {task} of {each.adapter!r}; leave out one of the two"
+                    f"{other} and {each.path} both hold {name} of {each.adapter!r}; leave out one of the two"
                 )
-            before = first.setdefault(task, each)
-            for name in before.asked | each.asked:
-                then, now = (_asked(one, name, task) for one in (before, each))
+            for fact, now in (each.asked | {fact: task[fact] for fact in _OF_TASK if fact in task}).items():
+                then, path = first.setdefault((name, part, fact), (now, each.path))
                 if then != now:
+                    where = " and ".join(dict.fromkeys(map(str, (path, each.path))))
                     raise UserError(
-                        f"{before.path} and {each.path} asked {task} in two ways ({name} {then} and {now}); ask again "
-                        "in one, or leave out one of the two"
+                        f"{where} asked {name} in two ways ({fact} {then} and {now}); ask again in one, or leave out "
+                        "one of the two"
                     )
         for arm in arms[each.fingerprint]:
             asked.setdefault(arm, []).append(each)
     return asked
 
 
-def _asked(general: General, name: str, task: str) -> Any:
-    """A setting with which a task was asked."""
-    value = general.asked.get(name)
-    return value.get(task) if name == "num_fewshot" and isinstance(value, dict) else value
-
-
 def harness(asked: Sequence[General]) -> dict[str, HarnessScore]:
     """The scores of whole tasks and groups, over the adapters of one arm."""
-    scores: dict[str, list[tuple[float, float, float]]] = {}
-    for task in (task for each in asked for task in each.tasks if not task["part"]):
-        for key, then in task["before"].items():
-            stderr = task["difference"][key]["stderr"]
-            row = (then["value"], task["after"][key]["value"], np.nan if stderr is None else stderr)
-            scores.setdefault(f"{task['name']}, {key.removesuffix(',none')}", []).append(row)
+    scores: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for each in asked:
+        for task in (one for one in each.tasks if not one["part"]):
+            for key, then in task["before"].items():
+                stderr = task["difference"][key]["stderr"]
+                row = (then["value"], task["after"][key]["value"], np.nan if stderr is None else stderr)
+                # A task may have come in twice, by itself and by a tag.
+                scores.setdefault(f"{task['name']}, {key.removesuffix(',none')}", {})[each.fingerprint] = row
     found = {}
     for name, rows in scores.items():
-        before, after, stderr = np.array(rows, dtype=float).T
+        before, after, stderr = np.array([*rows.values()], dtype=float).T
         more = after - before
         half = half_width(more) if len(rows) > 1 else 1.96 * stderr[0]
         found[name] = HarnessScore(

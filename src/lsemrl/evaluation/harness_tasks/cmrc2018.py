@@ -41,7 +41,8 @@ def read(cmrc: str | None = None, **_: Any) -> dict[str, Dataset]:
     """
     if cmrc is None:
         raise UserError("cmrc is null, and cmrc2018 is read from a file of yours; name its JSON, or micro")
-    rows = [{"id": record.id, **record.inputs, "answers": list(record.targets)} for record in records(cmrc)]
+    # Without their ids, which may be where they lie: the harness tells questions apart by all that is in them.
+    rows = [{**record.inputs, "answers": list(record.targets)} for record in records(cmrc)]
     return {"test": Dataset.from_list(rows)}
 
 
