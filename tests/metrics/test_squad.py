@@ -88,6 +88,14 @@ def test_by_hand(prediction: str, answer: str, em: int, overlap: float) -> None:
         ("The the", "a", 1),  # nothing is left of either, as for exact match
         ("cat", "the", 0),
         ("costs €", "€", 1),
+        ("Paris's tower", "Paris", 1),
+        ("Answer:Paris", "Paris", 1),
+        ("New York-based", "New York", 1),
+        ("the 1990-1999 period", "1999", 1),
+        ("rooms 3-4 only", "34", 0),
+        ("about 2.5 km", "25", 0),
+        ("in the US", "U.S.", 1),
+        ("some 3,000 men", "3000", 1),
     ],
 )
 def test_an_answer_is_contained_where_it_stands_whole(prediction: str, answer: str, held: int) -> None:
@@ -108,6 +116,9 @@ def test_an_answer_is_contained_where_it_stands_whole(prediction: str, answer: s
         ("有1,200人", "1,200人", 1),
         ("选1,2,3", "2", 1),
         ("有3,分别是", "3", 1),
+        ("1998、1999年", "1999年", 1),
+        ("有iPhone/iPad两种", "iPad", 1),
+        ("第3-4章", "34章", 0),
     ],
 )
 def test_a_chinese_answer_is_contained_character_by_character(prediction: str, answer: str, held: int) -> None:

@@ -6,28 +6,37 @@ from collections.abc import Callable, Sequence
 
 import regex
 
+from lsemrl.canonical import canonical
 from lsemrl.scripts import units
 
-# A joiner stands inside a unit, so that a number is one: 2.5, 1,980.
-_IN_NUMBERS = regex.compile(r"(?<=\p{N})(?:\.(?=\p{N})|,(?=\p{N}{3}(?!\p{N})))")
+# 1,980 is 1980, and U.S. is US; in 2.5 a joiner, which stands inside a unit, keeps 2 and 5 together.
+_UNREAD = regex.compile(r"(?<=\p{N}),(?=\p{N}{3}(?!\p{N}))|(?<=\b\p{L})\.(?=\p{L}\b)")
+_IN_NUMBERS = regex.compile(r"(?<=\p{N})\.(?=\p{N})")
 _JOINER = "\u200d"
 
 
 def contained(prediction: str, answers: Sequence[str], plain: Callable[[str], str]) -> float:
     """1 if an answer stands in `prediction` whole, else 0: no part of a longer word or number counts.
 
+    Texts are compared in the units that BLEU compares, so that punctuation parts words and joins none. Case does not
+    count, nor does a unit of which `plain` leaves nothing, such as an article.
+
     Args:
         prediction: What was said.
         answers: What is accepted.
         plain: How texts are normalised before they are compared for exact match; what matches exactly is contained.
     """
-    said = plain(prediction)
-    return float(any(_holds(said, plain(answer)) for answer in answers))
+    said, run = plain(prediction), _run(prediction, plain)
+    return float(any(_holds(said, run, plain(answer), _run(answer, plain)) for answer in answers))
 
 
-def _holds(said: str, answer: str) -> bool:
-    said, answer = (_IN_NUMBERS.sub(_JOINER, text) for text in (said, answer))
-    run = units(answer)
-    if said == answer or not run:
-        return said == answer or (bool(answer) and answer in said)
-    return f" {' '.join(run)} " in f" {' '.join(units(said))} "
+def _holds(said: str, said_run: str, answer: str, run: str) -> bool:
+    if said == answer:
+        return True
+    return run in said_run if run.strip() else bool(answer) and answer in said
+
+
+def _run(text: str, plain: Callable[[str], str]) -> str:
+    """The units of `text` between spaces."""
+    text = _IN_NUMBERS.sub(_JOINER, _UNREAD.sub("", canonical(text).lower()))
+    return f" {' '.join(unit for unit in units(text) if plain(unit))} "

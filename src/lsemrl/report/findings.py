@@ -27,8 +27,8 @@ _FEW = 4
 _NAMED = 4
 """Arms that a headline has room for."""
 _NOTES = {
-    "contained": "Contained: answers in which a gold answer stands whole, once both are normalised as for exact match; "
-    "a sentence around it costs nothing.",
+    "contained": "Contained: answers in which a gold answer stands whole, case and punctuation aside; a sentence "
+    "around it costs nothing.",
     "accuracy": "Accuracy: the right choice has the highest log-probability of all; per token: the highest mean over "
     "its tokens. Guessed: what choosing blindly gives.",
     "chrf_sentence": "chrF of general ability is the mean over answers.",
