@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
 from lsemrl.cli.main import main
@@ -18,6 +20,7 @@ from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
+from lsemrl.data.tokens import prompt_ids
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.evaluation import measure as measuring
@@ -77,6 +80,24 @@ def test_rows_are_of_the_whole_file(tokenizer_of_tiny_model: PreTrainedTokenizer
             target, None, None, tokenizer_of_tiny_model, target_rows=count, general_rows=1, say=lambda line: None
         )
         assert [example.reference for example in found.target] == places.split()
+
+
+def test_plain_text_begins_as_the_tokenizer_begins_texts(tokenizer_of_tiny_model: PreTrainedTokenizerBase) -> None:
+    target = TranslationData(micro=MicroRows(train=1, validation=0, test=1))
+
+    def texts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        found = read_battery(
+            target, None, PlainText(rows=2), tokenizer, target_rows=1, general_rows=1, say=lambda line: None
+        )
+        return prompt_ids(tokenizer, [row.prompt for row in found.text])
+
+    with_bos = copy.deepcopy(tokenizer_of_tiny_model)
+    with_bos.bos_token = with_bos.eos_token
+    with_bos.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{with_bos.bos_token} $A", special_tokens=[(with_bos.bos_token, with_bos.bos_token_id)]
+    )
+    plain = texts(tokenizer_of_tiny_model)
+    assert texts(with_bos) == [[with_bos.bos_token_id, *ids] for ids in plain]
 
 
 @pytest.mark.parametrize("task", slow_but(["translation", "headline"], ["translation"]))

@@ -125,7 +125,7 @@ class PromptTemplate:
             )
         system = f"{self.system}\n" if self.system else ""
         before = "".join(f"{asked}{said}\n\n" for asked, said in turns)
-        return f"{_bos(tokenizer)}{system}{before}{instruction}"
+        return f"{bos_of(tokenizer)}{system}{before}{instruction}"
 
 
 def _placeholders(template: str) -> set[str]:
@@ -141,7 +141,7 @@ def _placeholders(template: str) -> set[str]:
     return {name for _, name, _, _ in parts if name is not None}
 
 
-def _bos(tokenizer: PreTrainedTokenizerBase) -> str:
+def bos_of(tokenizer: PreTrainedTokenizerBase) -> str:
     """The BOS token, if the tokenizer starts every text with it."""
     ids = tokenizer("a")["input_ids"]
     bos = tokenizer.bos_token

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lsemrl import __version__
 from lsemrl.data.base import TaskData
+from lsemrl.data.prompts import bos_of
 from lsemrl.data.splits import evenly
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.batches import Batches
@@ -181,7 +182,8 @@ def read_battery(
         if not data.test_examples:
             raise UserError(f"{name} has no test rows; give it a test source, or raise splits.test_fraction")
         held_out.append(_chosen(data, count))
-    texts = tuple(text.examples()) if text else ()
+    begins = bos_of(tokenizer)
+    texts = tuple(dataclasses.replace(row, prompt=begins + row.prompt) for row in text.examples()) if text else ()
     if general is None:
         return Battery(target=held_out[0], text=texts)
     task = general.plan.task
