@@ -60,9 +60,20 @@ def test_scores_are_the_programs(install: Install) -> None:
     assert found.rows == (1.0, 0.0, 0.5) and found.value == 0.5
     assert found.signature.startswith("COMET|model:m|nrefs:first|version:unbabel-comet-")
     example = Example(id="1", prompt="p", source="water", references=("wata",))
-    scorer = Scorer(MetricSettings(names=("comet",), language="pcm", comet="/models/x.ckpt"))
+    scorer = Scorer(MetricSettings(names=("comet",), language="pcm"))
     scores = scorer.score([Completion(text="wata", ended=True, example=example)])
-    assert scores.corpus["comet"] == 1 and "model:x.ckpt" in scorer.signatures["comet"]
+    assert scores.corpus["comet"] == 1 and "model:Unbabel/wmt22-comet-da" in scorer.signatures["comet"]
+
+
+def test_models_are_told_apart_whatever_their_files_are_called(install: Install, tmp_path: Path) -> None:
+    install(SCORES)
+    signatures = []
+    for name in ("one", "other", "copy of one"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "model.ckpt"
+        path.write_text(name.removeprefix("copy of "))
+        signatures.append(comet(["a"], ["b"], [["a"]], str(path)).signature)
+    assert signatures[0] == signatures[2] != signatures[1]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from lsemrl.languages import language
 from lsemrl.metrics.metricx import MetricX, unread
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.metrics.settings import MetricSettings
+from lsemrl.rewards.cache import hash_of
 from lsemrl.types import Completion, Example
 
 ROWS = [
@@ -79,7 +80,7 @@ def test_errors_are_those_of_the_model_whatever_the_batch(
     expected = [by_hand(model, tokenizer, row) for row in ROWS]
     assert score.rows == pytest.approx(expected, abs=1e-4) and score.value == pytest.approx(sum(expected) / 3)
     assert len({round(each, 1) for each in expected}) == 3 and min(expected) > 0 and max(expected) < 25
-    assert score.signature.startswith("MetricX|model:metricx-24-tiny|nrefs:first|lower is better|")
+    assert score.signature.startswith(f"MetricX|model:{hash_of(metric._model, {})[:12]}|nrefs:first|lower is better|")
     monkeypatch.setattr("lsemrl.metrics.metricx._BATCH", 1)
     assert metric(outputs, sources, [[each] for each in references]).rows == pytest.approx(expected, abs=1e-4)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -91,9 +92,16 @@ def comet(outputs: Sequence[str], sources: Sequence[str], references: Sequence[S
             raise UserError(f"{PROGRAM} gave no scores that can be read ({error!r}); leave 'comet' out") from error
     if len(rows) != len(outputs):
         raise UserError(f"{PROGRAM} gave {len(rows)} scores for {len(outputs)} outputs; leave 'comet' out")
-    name = Path(model).name if model.endswith(".ckpt") else model
-    signature = f"COMET|model:{name}|nrefs:first|version:unbabel-comet-{_version(program)}"
+    signature = f"COMET|model:{_name(model)}|nrefs:first|version:unbabel-comet-{_version(program)}"
     return Score(value=sum(rows) / len(rows), signature=signature, rows=rows)
+
+
+def _name(model: str) -> str:
+    """A hash of a file, most of which are called model.ckpt; what the program fetches has a name."""
+    if not Path(model).is_file():
+        return model
+    with Path(model).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _has_gpu() -> bool:

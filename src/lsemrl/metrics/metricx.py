@@ -13,6 +13,7 @@ import torch
 from lsemrl.errors import UserError, reason_of
 from lsemrl.languages import Language, is_same
 from lsemrl.metrics.corpus import Score
+from lsemrl.rewards.cache import hash_of
 from lsemrl.rewards.encoder import computing_device
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,6 @@ class MetricX:
     def __init__(self, model: str, tokenizer: str) -> None:
         from transformers import AutoTokenizer, MT5ForConditionalGeneration  # of seconds, which few ask for
 
-        self._name = Path(model).name if Path(model).exists() else model
         self._device = computing_device(None, "metricx")
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
@@ -85,6 +85,8 @@ class MetricX:
                 f"metrics.metricx_tokenizer {tokenizer!r} is none of an mT5, which ends a text by a token of its own "
                 f"and has {len(head):,} tokens at most; name one such as google/mt5-large"
             )
+        # Files of one name may be of several models.
+        self._name = hash_of(read, {})[:12] if Path(model).exists() else model
         self._model = read.eval().requires_grad_(False).to(self._device)
 
     def __call__(self, outputs: Sequence[str], sources: Sequence[str], references: Sequence[Sequence[str]]) -> Score:

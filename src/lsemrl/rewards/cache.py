@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -99,7 +99,7 @@ def identity(encoder: SentenceTransformer) -> str | None:
         12 hexadecimal digits; None for a tokenizer that has no written form to be hashed.
     """
     facts = _facts(encoder)
-    return None if facts is None else _hash(encoder, facts)[:12]
+    return None if facts is None else hash_of(encoder, facts)[:12]
 
 
 def fingerprint(encoder: SentenceTransformer, device: torch.device) -> str | None:
@@ -125,7 +125,7 @@ def fingerprint(encoder: SentenceTransformer, device: torch.device) -> str | Non
         else [device.type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
         "matmul_precision": torch.get_float32_matmul_precision(),
     }
-    return _hash(encoder, facts)
+    return hash_of(encoder, facts)
 
 
 def _facts(encoder: SentenceTransformer) -> dict[str, Any] | None:
@@ -158,9 +158,10 @@ def _configs(encoder: SentenceTransformer) -> list[PretrainedConfig]:
     return [config for config in found.values() if isinstance(config, PretrainedConfig)]
 
 
-def _hash(encoder: SentenceTransformer, facts: dict[str, Any]) -> str:
+def hash_of(model: nn.Module, facts: dict[str, Any]) -> str:
+    """32 hexadecimal digits of its weights and of what else is known of it."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, weight in encoder.state_dict().items():
+    for name, weight in model.state_dict().items():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.reshape(-1).view(torch.uint8).cpu().numpy())
     return digest.hexdigest()[:32]
