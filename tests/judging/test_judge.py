@@ -92,6 +92,12 @@ def judge(behaviour: Callable[[int, str], Answer], pairs: list[Pair], cache: Pat
         ("Verdict: A>B", None),
         ("A: right in meaning\nB: wrong place", None),
         ("A.\nB.", None),
+        ("A - the text is in the wrong language.\nTherefore B is better.", None),
+        ("B (wrong place)\nI prefer candidate A.", None),
+        ("A\n\nis in Chinese, so the better is B", None),
+        ("Tie - no. B is better", None),
+        ("B\nIt is in Tibetan, where A is not.", None),  # asked again
+        ("B\nCandidate B is in Tibetan.", "B"),
         ("I cannot decide.", None),
         ("Verdict: C", None),
         ("Verdict: Apple", None),

@@ -176,6 +176,7 @@ _END = r"""(?=["'*_`\])}>$]*\s*(?:$|[.;!](?:$|["'\s])|,(?!\s*(?-i:[AB])\b)|\s[-â
 _LABEL = rf"\b(?:verdict|answer|winner|choice)\b{_GAP}(?:is\b{_GAP})?"
 _LABELLED = re.compile(rf"{_LABEL}{_VERDICT}{_END}", re.IGNORECASE)
 _ALONE = re.compile(rf"[\W_]*{_LABEL}{_VERDICT}[\W_]*", re.IGNORECASE)
+_NAMED = re.compile(r"\b[AB]\b")
 _BARE = re.compile(rf"[\W_]*{_VERDICT}{_END}", re.IGNORECASE)
 
 
@@ -183,18 +184,24 @@ def read_answer(reply: str) -> Answer | None:
     """The verdict in a reply; None if there is none, or if it cannot be told which.
 
     The last labelled verdict counts ("Verdict: A") that has a line for itself, as it was asked for, else the last
-    labelled one; without a label, what stands at the beginning of a line, if all such lines agree. What a model thought
-    aloud between <think> tags does not count.
+    labelled one; without a label, what stands at the beginning of a line, if no other candidate is named from there on:
+    it may be weighed only. What a model thought aloud between <think> tags does not count.
     """
     if "</think>" in reply:
         reply = reply.rpartition("</think>")[2]
     elif "<think>" in reply:
         reply = reply.partition("<think>")[0]
-    alone = [found["verdict"] for line in reply.splitlines() if (found := _ALONE.fullmatch(line))]
-    labelled = [found["verdict"] for line in reply.splitlines() for found in _LABELLED.finditer(line)]
-    bare = [found["verdict"] for line in reply.splitlines() if (found := _BARE.match(line))]
-    answers: list[Answer] = [_normal(verdict) for verdict in alone[-1:] or labelled[-1:] or bare]
-    return answers[0] if len(set(answers)) == 1 else None
+    lines = reply.splitlines()
+    alone = [found["verdict"] for line in lines if (found := _ALONE.fullmatch(line))]
+    labelled = [found["verdict"] for line in lines for found in _LABELLED.finditer(line)]
+    if alone or labelled:
+        return _normal((alone or labelled)[-1])
+    bare = [(at, _normal(found["verdict"])) for at, line in enumerate(lines) if (found := _BARE.match(line))]
+    if not bare:
+        return None
+    first, answer = bare[0]
+    named = {said for _, said in bare} | {*_NAMED.findall("\n".join(lines[first:]))}
+    return answer if named == {answer} else None
 
 
 def _normal(verdict: str) -> Answer:
