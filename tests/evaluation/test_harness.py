@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -27,6 +28,7 @@ from lsemrl.evaluation.tax import answer
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.micro import corpus
+from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.types import Example, UserError
@@ -265,6 +267,30 @@ def test_a_missing_harness_is_told_with_the_remedy(
         main(["general", "--policy.adapter=micro", "--tasks", "gsm8k", f"--output={tmp_path}"])
     assert exit_.value.code == 2
     assert "pip install 'lsemrl[lm-eval]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("policy", "other", "sentence"),
+    [
+        ({"adapter_scale": 0.5}, {}, r"out', which holds scores of adapter_fingerprint '.*', not '.* \* 0\.5'; name"),
+        ({"dtype": "bfloat16"}, {}, "of dtype 'float32', not 'bfloat16'"),
+        ({}, {"tasks": ["gsm8k", "mmlu"]}, r"of tasks \['gsm8k'\], not \['gsm8k', 'mmlu'\]"),
+        ({}, {"limit": 9}, "of limit None, not 9"),
+        ({}, {"batch_size": 9}, "lm-eval is not installed"),  # which goes on from there
+    ],
+)
+def test_scores_of_another_adapter_or_otherwise_asked_are_not_replaced(
+    policy: dict[str, Any], other: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setattr(harness_library, "_manager", harness_library._manager.__wrapped__)
+    settings = HarnessSettings(tasks=["gsm8k"], device="cpu")
+    asked = {**dataclasses.asdict(settings), "chat": True, "enable_thinking": False, "decoding": "greedy"}
+    by = {"adapter_fingerprint": adapter_fingerprint(micro.COLD_START), "dtype": "float32"}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "general.json").write_text(json.dumps({"settings": asked, "policy": by}))
+    with pytest.raises(UserError, match=sentence):
+        run_harness(PolicySettings(adapter="micro", **policy), dataclasses.replace(settings, **other), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

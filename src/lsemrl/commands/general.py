@@ -22,7 +22,7 @@ def general(
     Args:
         settings: What is asked, and how.
         policy: The model and its adapter.
-        output: Folder for general.json.
+        output: Folder for general.json; another for each adapter.
     """
     check_policy(policy)
     try_folder(output, "--output")

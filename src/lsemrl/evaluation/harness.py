@@ -11,6 +11,7 @@ import datetime
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,12 +19,15 @@ from lsemrl.evaluation.harness_library import evaluate, load_tasks
 from lsemrl.evaluation.harness_scores import General, results
 from lsemrl.evaluation.harness_settings import HarnessSettings
 from lsemrl.files import make_folder
-from lsemrl.json_records import write_json
+from lsemrl.json_records import UNREADABLE, write_json
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.reading import read_json
 from lsemrl.types import UserError
 
+_FILE = "general.json"
+_OF_SPEED = ("batch_size", "device")
 _LIBRARIES = ("lm-eval", "torch", "transformers", "peft", "datasets")
 
 
@@ -37,7 +41,7 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
 
     Raises:
         UserError: lm-eval is not installed, a task is unknown or fixes its examples, no task can be run, or the
-            policy or `folder` cannot be used. Before weights are read.
+            policy or `folder` cannot be used, or other scores lie there. Before weights are read.
     """
     policy = Policy(dataclasses.replace(policy_settings, reference="base"))  # no copy of the adapter is needed
     if settings.chat and not policy.tokenizer.chat_template:
@@ -46,13 +50,21 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
             "chat to null, or give the tokenizer one"
         )
     device = _device(settings.device)
+    asked = {
+        **dataclasses.asdict(settings),
+        "chat": bool(policy.tokenizer.chat_template) if settings.chat is None else settings.chat,
+        "enable_thinking": False,
+        "decoding": "greedy",
+        "device": str(device),
+    }
+    adapter = adapter_fingerprint(Path(str(policy.adapter)), policy_settings.adapter_scale)
+    _check_own(folder, {"adapter_fingerprint": adapter, "dtype": policy_settings.dtype, **asked})
     tasks, skipped = load_tasks(settings)
     if not tasks:
         raise UserError(f"none of the tasks can be run: {'; '.join(skipped.values())}")
     policy.load()
     policy.to(device)
     begun = time.monotonic()
-    chat = bool(policy.tokenizer.chat_template) if settings.chat is None else settings.chat
     general = General(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         policy={
@@ -61,15 +73,9 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
             **({} if policy_settings.adapter_scale == 1 else {"adapter_scale": policy_settings.adapter_scale}),
             "dtype": policy_settings.dtype,
             "base_fingerprint": policy.fingerprint,
-            "adapter_fingerprint": adapter_fingerprint(Path(str(policy.adapter)), policy_settings.adapter_scale),
+            "adapter_fingerprint": adapter,
         },
-        settings={
-            **dataclasses.asdict(settings),
-            "chat": chat,
-            "enable_thinking": False,
-            "decoding": "greedy",
-            "device": str(device),
-        },
+        settings=asked,
         versions={name: version(name) for name in _LIBRARIES},
         tasks=(),
         skipped=skipped,
@@ -77,17 +83,32 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
     )
     for name, loaded in tasks.items():
         with policy.base():
-            before = evaluate(policy, loaded, settings, chat)
+            before = evaluate(policy, loaded, settings, asked["chat"])
         with policy.inference():
-            after = evaluate(policy, loaded, settings, chat)
+            after = evaluate(policy, loaded, settings, asked["chat"])
         general = dataclasses.replace(
             general,
             tasks=(*general.tasks, *results(name, before, after)),
             seconds=time.monotonic() - begun,
         )
         make_folder(folder, "--output")
-        write_json(folder / "general.json", dataclasses.asdict(general))
+        write_json(folder / _FILE, dataclasses.asdict(general))
     return general
+
+
+def _check_own(folder: Path, asked: dict[str, Any]) -> None:
+    """Refuse a folder with other scores, which would be lost; a file that cannot be read is no loss."""
+    try:
+        there = read_json(folder / _FILE)
+        before = {**there["settings"], **there["policy"]}
+    except UNREADABLE:
+        return
+    for name, now in asked.items():
+        if name not in _OF_SPEED and before.get(name) != now:
+            raise UserError(
+                f"--output is {str(folder)!r}, which holds scores of {name} {before.get(name)!r}, not {now!r}; name "
+                "another folder"
+            )
 
 
 def _device(name: str | None) -> torch.device:
