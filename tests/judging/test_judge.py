@@ -280,6 +280,12 @@ def test_the_verb_with_an_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture
         after = (output / "judge.json").read_text(encoding="utf-8"), (output / "verdicts.jsonl").read_text("utf-8")
         assert before == after
         assert len(server.requests) == asked
+        main(["judge", *words, "--endpoint.concurrency=2"])
+        for other in (["--endpoint.model=another"], ["--language=zh"]):
+            with pytest.raises(SystemExit):
+                main(["judge", *words, *other])
+            assert "which holds another judge's verdict; name another folder" in capsys.readouterr().err
+        assert len(server.requests) == asked
     result = json.loads(before[0])
     counts = ("rows", "only_in_first", "only_in_second", "wins", "losses", "ties", "invalid", "asked", "disagreements")
     assert [result[name] for name in counts] == [6, 1, 2, 2, 1, 2, 1, 5, 0]

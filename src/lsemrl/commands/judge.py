@@ -15,7 +15,16 @@ from rich.progress import Progress
 from lsemrl.errors import UserError
 from lsemrl.files import try_folder
 from lsemrl.judging.client import ReplyCache
-from lsemrl.judging.comparison import Comparison, Judgement, Pair, pair_up, read_predictions, table, write_comparison
+from lsemrl.judging.comparison import (
+    Comparison,
+    Judgement,
+    Pair,
+    decides_verdicts,
+    pair_up,
+    read_predictions,
+    table,
+    write_comparison,
+)
 from lsemrl.judging.endpoint import Endpoint
 from lsemrl.judging.judge import PROMPT, Task, judge_by_endpoint, judge_by_oracle
 from lsemrl.reading import Unreadable, read_json, read_text, user_path
@@ -66,15 +75,17 @@ def judge(
     pairs = pair_up(*rows)
     output = output or Path("runs/judge") / f"{first}_{second}"
     files = tuple(os.path.relpath(file.resolve(), output.resolve()) for file in (first_file, second_file))
-    _check_folder(output, files)
-    try_folder(output, "--output")
     by: dict[str, Any] = {"kind": "oracle"}
+    asking: dict[str, Any] = {}
+    if endpoint is not None:
+        asking = {"task": task, "language": language}
+        asking |= {"template": _read_template(prompt) if prompt else PROMPT, "invalid_retries": invalid_retries}
+        by = {"kind": "endpoint", **asdict(endpoint), **asking, "template_by": str(prompt or "lsemrl")}
+    _check_folder(output, files, by)
+    try_folder(output, "--output")
     if endpoint is None:
         judgements = judge_by_oracle(pairs)
     else:
-        asking: dict[str, Any] = {"task": task, "language": language}
-        asking |= {"template": _read_template(prompt) if prompt else PROMPT, "invalid_retries": invalid_retries}
-        by = {"kind": "endpoint", **asdict(endpoint), **asking, "template_by": str(prompt or "lsemrl")}
         judgements = _ask(pairs, endpoint, ReplyCache(cache or output / "cache"), asking)
     comparison = Comparison(
         arms=(first, second),
@@ -89,15 +100,18 @@ def judge(
     print(path)
 
 
-def _check_folder(output: Path, files: tuple[str, ...]) -> None:
-    """Refuse a folder that holds the verdict on other files."""
+def _check_folder(output: Path, files: tuple[str, ...], by: dict[str, Any]) -> None:
+    """Refuse a folder that holds the verdict on other files, or of another judge."""
     path = output / "judge.json"
     if not path.exists():
         return
     try:
-        found = read_json(path)["files"]
+        there = read_json(path)
+        found, judge = there["files"], decides_verdicts(there["judge"])
     except (Unreadable, ValueError, KeyError, TypeError):
-        found = None
+        found, judge = None, None
+    if found == list(files) and judge != decides_verdicts(by):
+        raise UserError(f"--output is {str(output)!r}, which holds another judge's verdict; name another folder")
     if found != list(files):
         of = f" on {' and '.join(map(str, found))}" if isinstance(found, list) else ""
         raise UserError(f"--output is {str(output)!r}, which holds a verdict{of}; name another folder")

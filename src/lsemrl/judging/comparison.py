@@ -29,6 +29,7 @@ _DEFINITIONS = {
     "first_place_rate": "how often the text shown first is named, among answers that name one; 0.5 is no bias",
 }
 DISAGREE = "the orders disagree"
+_OF_ASKING = ("concurrency", "attempts", "timeout", "backoff", "max_wait", "key_variable", "template_by")
 """The note of a row whose two answers contradict each other."""
 
 
@@ -220,6 +221,13 @@ def pair_up(first: dict[str, Prediction], second: dict[str, Prediction]) -> tupl
             f"the two files have no id in common (they begin with {examples}); predict the same rows with both arms"
         )
     return tuple(pairs)
+
+
+def decides_verdicts(judge: Any) -> Any:
+    """What a judge.json holds of its judge, without what is only of how it was asked."""
+    return (
+        {name: value for name, value in judge.items() if name not in _OF_ASKING} if isinstance(judge, dict) else judge
+    )
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Path:

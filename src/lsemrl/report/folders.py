@@ -10,7 +10,7 @@ from typing import Any
 
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import FILE, Measured
-from lsemrl.judging.comparison import read_predictions
+from lsemrl.judging.comparison import decides_verdicts, read_predictions
 from lsemrl.reading import Json, read_json, read_lines
 
 Found = tuple[Path, Measured]
@@ -19,7 +19,6 @@ _VERDICTS, _PREDICTIONS = "verdicts.jsonl", "predictions.jsonl"
 # Settings that decide no score (what else was asked, how fast), or that each task tells the outcome of.
 _NOT_OF_ALL = ("tasks", "batch_size", "device", "num_fewshot", "cmrc", "include")
 _OF_POLICY = ("dtype", "base_fingerprint")
-_OF_ASKING = ("concurrency", "attempts", "timeout", "backoff", "max_wait", "key_variable", "template_by")
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
@@ -75,8 +74,7 @@ def find_judgement(folders: Sequence[Path], measured: Sequence[Found]) -> dict[s
             arms, by = verdict["arms"], verdict["judge"]
             if set(arms) != set(shares):
                 continue
-            if isinstance(by, dict):
-                by = {name: value for name, value in by.items() if name not in _OF_ASKING}
+            by = decides_verdicts(by)
             rows = [Json().parse(line) for line in read_lines(path.with_name(_VERDICTS))]
             said = {arm: {row["id"]: row["outputs"][arm] for row in rows} for arm in arms}
             won = [float(verdict["shares"][outcome]) for outcome in ("win", "loss")]
