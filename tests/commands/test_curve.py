@@ -113,6 +113,16 @@ def test_what_cannot_be_is_one_sentence(
     assert not (tmp_path / "new").exists()
 
 
+def test_metrics_that_tell_no_gain_are_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "measure", lambda *asked, **settings: 1 / 0)
+    with pytest.raises(SystemExit):
+        curve(tmp_path, "--metrics.names", '["chrf_pp"]')
+    assert "metrics.names is ['chrf_pp'], by none of which scales are compared; add chrf" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_without_an_adapter_has_nothing_to_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["curve", "micro", "--output", str(tmp_path / "new"), *SMALL])

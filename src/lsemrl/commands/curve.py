@@ -18,7 +18,7 @@ from lsemrl.evaluation.measurement import BASE, FILE
 from lsemrl.foreign import visible
 from lsemrl.json_records import UNREADABLE
 from lsemrl.reading import read_json
-from lsemrl.report.records import Report
+from lsemrl.report.records import SCORES, Report
 
 _SCALES = [0.25, 0.5, 0.75, 1.0]
 
@@ -69,7 +69,12 @@ def curve(
         raise UserError(f"RUN is {run!r}, which has no adapter to scale; name a run with LoRA, or an adapter")
     _check_folder(output, Path(policy.adapter))
     scale_of = {BASE: 0.0} | {f"scale_{at}".replace(".", "_"): at for at in sorted({*asked} - {0.0})}
-    read = read_measured(replace(settings, arm="trained", policy=policy))
+    read = battery, scorer = read_measured(replace(settings, arm="trained", policy=policy))
+    if not set(scorer.gives(battery.target)) & set(SCORES):  # told here, before anything is measured
+        raise UserError(
+            f"metrics.names is {list(settings.metrics.names)}, by none of which scales are compared; add chrf, or what "
+            f"else gives one of {', '.join(SCORES)}"
+        )
     measured = []
     for arm, scale in scale_of.items():
         at = replace(policy, adapter_scale=scale) if scale else replace(policy, adapter=None)
