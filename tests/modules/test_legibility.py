@@ -45,7 +45,7 @@ from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.families import Reach, reach
 from lsemrl.modules.grpo import GRPO
-from lsemrl.modules.legibility import fitting, look, read_by_encoder
+from lsemrl.modules.legibility import check_examples, fitting, look, read_by_encoder
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.trainer_data import TrainerData
@@ -347,6 +347,19 @@ def test_what_is_longer_than_the_positions_is_refused_at_the_start(
 def test_what_just_fits_is_answered(tmp_path: Path) -> None:
     needed = lengths(data())["test"]["longest_prompt_kept"] + TOKENS
     start(short_runs.sft(save_gpt2(tmp_path / "gpt2", needed)), data(), "test", tmp_path)
+
+
+def test_what_nobody_answers_needs_no_room_for_answers() -> None:
+    policy = Policy(PolicySettings())
+    policy.config = GPT2Config(n_positions=40)
+    text = "朋友" * (30 // len(policy.tokenizer("朋友", add_special_tokens=False)["input_ids"]))
+    row = Example(id="0", prompt=text, source=text, references=("厨师",))
+    choice = dataclasses.replace(row, choices=("厨师", "僧人"))
+    for name, rows in (("general", [choice]), ("text", [row])):
+        lines = check_examples(policy, {name: rows}, {}, 20, unanswered=["text"])
+        assert [line.partition(":")[0] for line in lines if "longest" in line] == [f"the longest {name} row"]
+    with pytest.raises(UserError, match="longest general prompt with 20 new tokens"):
+        check_examples(policy, {"general": [row]}, {}, 20)
 
 
 def test_each_prompt_of_generate_is_held_against_the_positions(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ def read_measured(settings: MeasureSettings, policy: Policy | None = None) -> tu
         say=functools.partial(print, file=sys.stderr),
     )
     scorer = Scorer(settings.metrics)
-    checked = check_examples(policy, battery.parts, scorer.encoders, settings.max_new_tokens)
+    new = settings.max_new_tokens
+    checked = check_examples(policy, battery.parts, scorer.encoders, new, unanswered=["text"])
     leaks = battery.scored_by == "choices" or tells_leaks(battery.general, scorer.language) or not battery.general
     blind = f"leak is left out, for {scorer.language} and so is what general ability is asked in"
     for line in [*checked, *scorer.look_at(battery.target), *([] if leaks else [blind])]:

@@ -6,7 +6,7 @@ tokens. What cannot work is refused here, and what works in part is told with it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -246,14 +246,17 @@ def fitting(
     ]
 
 
-def spans_of(name: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], new: int) -> dict[str, int]:
-    """The longest of `examples` with its reference, and the longest prompt with an output of `new` tokens."""
+def spans_of(
+    name: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], new: int | None
+) -> dict[str, int]:
+    """The longest of `examples` with its reference, and the longest prompt that is answered with `new` tokens."""
     prompts = [len(ids) for ids in prompt_ids(tokenizer, [row.prompt for row in examples])]
     said = [row.choices or (row.reference,) for row in examples]
     texts = [(prompt, text) for prompt, own in zip(prompts, said, strict=True) for text in own]
     targets = target_ids(tokenizer, [text for _, text in texts])
     longest = max(prompt + len(target) for (prompt, _), target in zip(texts, targets, strict=True))
-    return _learned(name, longest) | _answered(name, max(prompts), new)
+    answered = [prompt for prompt, row in zip(prompts, examples, strict=True) if not row.choices]
+    return _learned(name, longest) | (_answered(name, max(answered), new) if new and answered else {})
 
 
 def _learned(name: str, tokens: int) -> dict[str, int]:
@@ -313,9 +316,14 @@ def check_run(
 
 
 def check_examples(
-    policy: Policy, rows: Mapping[str, Sequence[Example]], encoders: Mapping[str, EncoderUse], new: int
+    policy: Policy,
+    rows: Mapping[str, Sequence[Example]],
+    encoders: Mapping[str, EncoderUse],
+    new: int,
+    *,
+    unanswered: Collection[str] = (),
 ) -> list[str]:
-    """What carries rows by their names, of which encoders read the first, as lines.
+    """What carries rows by their names, of which encoders read the first and `unanswered` are only read, as lines.
 
     Raises:
         UserError: Something cannot work.
@@ -323,6 +331,7 @@ def check_examples(
     model, lines = policy.settings.model, []
     for at, (name, examples) in enumerate(rows.items()):
         found = look(model, policy.tokenizer, examples, {} if at else encoders, learned=False)
-        fits = fitting(model, policy.config, spans_of(name, policy.tokenizer, examples, new))
+        spans = spans_of(name, policy.tokenizer, examples, None if name in unanswered else new)
+        fits = fitting(model, policy.config, spans)
         lines += [f"{name}: {line}" for line in settled(found)] + fits
     return lines
