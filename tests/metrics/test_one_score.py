@@ -13,7 +13,7 @@ import pytest
 from lsemrl.evaluation.measurement import Measured
 from lsemrl.report import page, plots
 from lsemrl.report.columns import LEARNED, LOSSES, SUMMARY, TERMINAL, grid, speaking
-from lsemrl.report.findings import SCORE_NAMES, comparisons, finding
+from lsemrl.report.findings import SCORE_NAMES, comparisons, finding, path
 from lsemrl.report.records import Report
 from lsemrl.report.tax_report import tax_report
 from lsemrl.report.write import table
@@ -77,6 +77,25 @@ def test_the_score_of_the_sentence_is_in_the_table_with_its_sign(score: str, see
     gain = cells(report, "rl")[found[3]] - cells(report, "cold_start")[found[3]]
     assert gain * (1 if found[1] == "gained" else -1) == pytest.approx(float(found[2]), abs=0.11)
     assert found[3] in [column.head for column in grid(report, speaking(report, TERMINAL))[0]]
+
+
+def test_answers_of_the_new_task_are_told_by_exact_match() -> None:
+    def answered(arm: str, share: float) -> Measured:
+        rows = {name: tuple(np.full(120, share).tolist()) for name in ("em", "f1", "answer_length", "ended_rate")}
+        return make_measured(arm, target_rows=rows, target=dict.fromkeys((*rows, "average"), share))
+
+    report = report_of(answered("base", 0.2), answered("rl", 0.6))
+    assert report.score == "em" and finding(report).startswith("RL gained 40.0 points of exact match over the base")
+    columns, rows = grid(report, LEARNED)
+    learned = {column.head: cell.text for column, cell in zip(columns, rows[1][1], strict=True)}
+    assert [learned[head] for head in ("exact match", "F1", "average", "length")] == ["60.0", "60.0", "60.0", "0.6"]
+    assert path(report.trained[0], "em", "em")[-1][1:] == (0.6, report.trained[0].general["em"])
+
+
+def test_no_headline_names_a_score_that_nobody_measured() -> None:
+    told = {"target_rows": {"comet": (0.5,) * 120}, "target": {"comet": 0.5}}
+    report = report_of(make_measured("base", **told), make_measured("rl", **told))
+    assert finding(report) == "No arm has both a score that tells a gain and a score of Chinese QA to compare"
 
 
 def test_a_corpus_that_says_the_opposite_of_its_sentences_is_not_beside_the_headline() -> None:

@@ -17,6 +17,7 @@ SCORE_NAMES = {
     "chrf": "chrF",
     "rouge_l": "ROUGE-L",
     "bleu": "BLEU",
+    "em": "exact match",
     "language_rate": "language",
 }
 """What gain is measured in, as sentences, columns and axes name it."""
@@ -52,9 +53,9 @@ def path(arm: Arm, metric: str, kept: str = "em") -> list[tuple[float, float, fl
 
     Points where either was not measured or is not finite are left out.
     """
-    final = {"step": arm.steps, **arm.target, **arm.general}
-    measured = [*(point for point in arm.trajectory if point["step"] != arm.steps), final]
-    rows = [(point["step"], point.get(metric, math.nan), point.get(kept, math.nan)) for point in measured]
+    before = [point for point in arm.trajectory if point["step"] != arm.steps]
+    rows = [(point["step"], point.get(metric, math.nan), point.get(kept, math.nan)) for point in before]
+    rows.append((arm.steps, arm.target.get(metric, math.nan), arm.general.get(kept, math.nan)))
     return [row for row in rows if all(map(math.isfinite, row))]
 
 
@@ -187,7 +188,8 @@ def finding(report: Report) -> str:
         clauses.append(f"{more} more arm{'s' * (more > 1)} below")
     if clauses and none:
         clauses.append(none)
-    both = f"both a {SCORE_NAMES[metric]} and a score of {report.general_name}" if kept else f"a {SCORE_NAMES[metric]}"
+    score = SCORE_NAMES[metric] if any(metric in arm.target for arm in report.arms) else "score that tells a gain"
+    both = f"both a {score} and a score of {report.general_name}" if kept else f"a {score}"
     return "; ".join(clauses) or f"No arm has {both} to compare"
 
 

@@ -40,8 +40,12 @@ TARGET = (
     "language_rate",
     "copied",
     "ended_rate",
+    "em",
+    "f1",
+    "average",
+    "answer_length",
 )
-SCORES = ("meaning_f1", "chrf_sentence", "chrf", "rouge_l", "bleu", "language_rate")
+SCORES = ("meaning_f1", "chrf_sentence", "chrf", "rouge_l", "bleu", "em", "language_rate")
 GENERAL = (
     "em",
     "f1",

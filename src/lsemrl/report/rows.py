@@ -22,8 +22,9 @@ def rows_of(measured: Measured) -> dict[str, Array]:
         for name, values in measured.target_rows.items()
     }
     rows |= {f"general.{name}": np.array(values) for name, values in measured.general_rows.items()}
-    if {"general.em", "general.f1"} <= rows.keys():
-        rows["general.average"] = (rows["general.em"] + rows["general.f1"]) / 2
+    for part in ("target", "general"):
+        if {f"{part}.em", f"{part}.f1"} <= rows.keys():
+            rows[f"{part}.average"] = (rows[f"{part}.em"] + rows[f"{part}.f1"]) / 2
     if {"target.similarity_reward", "target.meaning_f1"} <= rows.keys():
         rows["target.hacking_gap"] = rows["target.similarity_reward"] - rows["target.meaning_f1"]
     # Against the base, a difference.
