@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lsemrl.evaluation.batches import Batches
-from lsemrl.evaluation.choices import _logprobs, score_choices
+from lsemrl.evaluation.choices import _logprobs, _sequences, score_choices
 from lsemrl.evaluation.measurement import hash_rows
 from lsemrl.evaluation.tax import Battery, gold_nll, measure
 from lsemrl.metrics.scorer import Scorer
@@ -91,11 +91,24 @@ def test_adapters_switched_off_merged_and_in_bfloat16(tiny_model: str, asked: li
     assert sums(make_policy(tiny_model, dtype="bfloat16")) == pytest.approx(adapted, rel=2e-2)
 
 
+def test_choices_do_not_count_the_rounding_of_the_head(tiny_model: str, asked: list[Example]) -> None:
+    policy = make_policy(tiny_model, dtype="bfloat16")
+    sequences = _sequences(policy, asked)
+    policy.predictions(sequences)  # which proves the way through the model
+    with policy.inference():
+        states_MH, packed = policy._predictors(sequences)
+    logits_MV = states_MH.float() @ policy.model.get_output_embeddings().weight.float().T
+    known_M = logits_MV.log_softmax(-1).gather(1, packed.targets_M[:, None])[:, 0]
+    expected = [float(part.sum()) for part in known_M.split(sequences.completion_mask_NT.sum(dim=1).tolist())]
+    found = [value for sums_C, _ in _logprobs(policy, asked, Batches(100)) for value in sums_C.tolist()]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_log_probability_that_is_not_finite_is_no_answer(
     policy: Policy, asked: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = policy.logprobs
-    monkeypatch.setattr(policy, "logprobs", lambda sequences: (whole(sequences)[0] * math.nan, None))
+    whole = policy.predictions
+    monkeypatch.setattr(policy, "predictions", lambda sequences: lambda cut: whole(sequences)(cut) * math.nan)
     scored = score_choices(policy, asked, Batches(4))
     assert all(map(math.isnan, (*scored.rows["accuracy"], *scored.rows["accuracy_per_token"])))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from lsemrl.data.collate import encode
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.general import General
+from lsemrl.evaluation.likelihood import nll_of
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, Sequences
 
@@ -51,9 +52,8 @@ def _logprobs(policy: Policy, examples: Sequence[Example], batches: Batches) -> 
 
     def known(rows: Sequence[Example], number: int) -> list[tuple[list[float], list[int]]]:
         sequences = _sequences(policy, rows)
-        with policy.inference():
-            logprobs_NT, _ = policy.logprobs(sequences)
-        sums_N, lengths_N = logprobs_NT.double().sum(dim=1), sequences.completion_mask_NT.sum(dim=1)
+        sums_N = -nll_of(policy, sequences).double().sum(dim=1)
+        lengths_N = sequences.completion_mask_NT.sum(dim=1)
         counts = [len(row.choices) for row in rows]
         each = zip(sums_N.split(counts), lengths_N.split(counts), strict=True)
         return [(sums_C.tolist(), lengths_C.tolist()) for sums_C, lengths_C in each]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from lsemrl.data.collate import encode
 from lsemrl.data.splits import evenly
@@ -21,6 +20,7 @@ from lsemrl.data.task import ScoredBy
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.choices import score_choices
 from lsemrl.evaluation.general import General, score_answers, score_leaks
+from lsemrl.evaluation.likelihood import CHUNK, nll_of
 from lsemrl.evaluation.measurement import Divergence
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.modules.adapters.merging import adapted_weights
@@ -167,10 +167,6 @@ def _apart(
     return found
 
 
-_CHUNK = 1024
-"""Tokens whose distributions over the vocabulary are held at once."""
-
-
 def _general(
     policy: Policy, battery: Battery, max_new_tokens: int, batches: Batches
 ) -> tuple[General, list[Completion]]:
@@ -202,14 +198,7 @@ def gold_nll(policy: Policy, examples: Sequence[Example], batches: Batches) -> t
 
 def _nll(policy: Policy, rows: Sequence[Example], number: int) -> list[float]:
     sequences = _prompts(policy, rows).sequences
-    mask_NT = sequences.completion_mask_NT
-    with policy.inference():
-        # As divergences are: a head in bfloat16 would add its rounding to every drift.
-        logits, targets_M = policy.predictions(sequences), sequences.completion_ids_NT[mask_NT]
-        cuts = [slice(at, at + _CHUNK) for at in range(0, len(targets_M), _CHUNK)]
-        nll_M = torch.cat([cross_entropy(logits(cut), targets_M[cut], reduction="none") for cut in cuts])
-    nll_NT = torch.zeros(mask_NT.shape, device=mask_NT.device).masked_scatter(mask_NT, nll_M)
-    return (nll_NT.sum(dim=1) / mask_NT.sum(dim=1)).tolist()
+    return (nll_of(policy, sequences).sum(dim=1) / sequences.completion_mask_NT.sum(dim=1)).tolist()
 
 
 def divergence(
@@ -247,8 +236,8 @@ def _kl(policy: Policy, sequences: Sequences) -> list[list[float]]:
     row_M = torch.arange(len(mask_NT), device=mask_NT.device)[:, None].expand_as(mask_NT)[mask_NT]
     sums_3N = torch.zeros(3, len(mask_NT), dtype=torch.float64, device=mask_NT.device)
     with torch.no_grad():
-        for at in range(0, len(row_M), _CHUNK):
-            chunk = slice(at, at + _CHUNK)
+        for at in range(0, len(row_M), CHUNK):
+            chunk = slice(at, at + CHUNK)
             now_CV, then_CV = now(chunk).log_softmax(dim=-1), then(chunk).log_softmax(dim=-1)
             apart_CV = now_CV - then_CV
             kl_3C = torch.stack(
