@@ -8,6 +8,7 @@ from lsemrl.data import choice, comprehension, headline, instruction
 from lsemrl.evaluation.general import answered_in, language_of, name_of, score_answers, score_leaks
 from lsemrl.languages import language
 from lsemrl.metrics import cmrc, corpus
+from lsemrl.metrics.contained import SIGNATURE
 from lsemrl.types import Completion, Example
 
 PROSE = {
@@ -62,7 +63,7 @@ def test_chinese_answers_are_scored_by_cmrc_to_the_bit_and_others_by_squad() -> 
     assert found.rows["contained"] == (1.0, 1.0, 0.0) and found.signatures == {"cmrc": "CMRC 2018 v6"}
     assert (found.corpus["em"], found.corpus["f1"], found.corpus["average"]) == (old.em, old.f1, old.average)
     english = score_answers([said(PROSE["English"], "Denver Broncos", "It was the Denver Broncos!")], "answers")
-    assert english.signatures == {"squad": "SQuAD v1.1"}
+    assert english.signatures == {"squad": "SQuAD v1.1", "contained": SIGNATURE}
     assert english.rows == {"em": (0.0,), "f1": (2 / 3,), "contained": (1.0,), "answer_length": (26.0,)}
 
 

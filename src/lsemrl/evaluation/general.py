@@ -16,6 +16,7 @@ from lsemrl.data.survey import scripts_of
 from lsemrl.data.task import ScoredBy, Task
 from lsemrl.languages import UNDECIDED, Language
 from lsemrl.metrics import cmrc, squad
+from lsemrl.metrics.contained import SIGNATURE as CONTAINED
 from lsemrl.metrics.contained import contained
 from lsemrl.metrics.corpus import chrf
 from lsemrl.types import Completion, Example
@@ -99,7 +100,7 @@ def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General
             "contained": tuple(contained(text, gold, by.plain) for text, gold in pairs),
             "answer_length": lengths,
         },
-        signatures={key: by.SIGNATURE},
+        signatures={key: by.SIGNATURE, "contained": CONTAINED},
     )
 
 

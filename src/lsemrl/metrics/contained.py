@@ -14,6 +14,9 @@ _UNREAD = regex.compile(r"(?<=\p{N}),(?=\p{N}{3}(?!\p{N}))|(?<=\b\p{L})\.(?=\p{L
 _IN_NUMBERS = regex.compile(r"(?<=\p{N})\.(?=\p{N})")
 _JOINER = "\u200d"
 
+SIGNATURE = "whole units of the answer, between its marks"
+"""How `contained` is counted; before, marks were dropped first, and joined what they part."""
+
 
 def contained(prediction: str, answers: Sequence[str], plain: Callable[[str], str]) -> float:
     """1 if an answer stands in `prediction` whole, else 0: no part of a longer word or number counts.
