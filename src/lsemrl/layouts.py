@@ -15,6 +15,8 @@ from lsemrl.errors import UserError
 from lsemrl.languages import is_language, is_same
 from lsemrl.reading import user_path
 
+HUB = "hub:"
+"""Begins the name of a Hugging Face dataset, or of a folder that their library is to read."""
 PACKED = (".gz", ".zst")
 """Ends of the names of packed files."""
 _SAVED = ("dataset_dict.json", "state.json")

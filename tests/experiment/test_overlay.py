@@ -75,6 +75,31 @@ def test_a_later_layer_wins_over_a_part_of_an_earlier_one(world: World) -> None:
     assert list(cold.overrides.items()) == [("lr", {"a": 1}), ("lr.a", 2)]
 
 
+def test_an_overlay_of_ones_own_over_a_shipped_experiment_means_ones_own_files(world: World) -> None:
+    (world.folder / "rl.yaml").write_text("a: 1\n")
+    (world.folder / "big.yaml").write_text("configs: {rl.yaml: rl.yaml}\n")
+    shipped = world.write(stages=STAGES).rename(world.configs / "trial.yaml")
+    rl = read_experiment(shipped, world.configs, overlay=world.folder / "big.yaml").stages[1]
+    assert rl.configs == (world.configs / "base.yaml", world.folder / "rl.yaml")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"overrides": ["a"]}, r"overrides is \['a'\]; write"),
+        ({"overrides": {"fit": 5}}, "fit is 5; write"),
+        ({"reports": ["a"]}, r"reports is \['a'\]; write"),
+        ({"reports": {"x": None}}, "reports.x in .* is None; write its fields"),
+        ({"stages": 5}, "stages in .* is 5; list"),
+        ({"stages": [{**STAGES[0], "verb": ["fit"]}]}, r"verb is \['fit'\]; choose"),
+    ],
+)
+def test_mistakes_of_the_experiment_under_it(world: World, fields: dict[str, Any], sentence: str) -> None:
+    (world.folder / "big.yaml").write_text("{overrides: {fit: {a: 1}}, reports: {x: {judge: translation}}}\n")
+    with pytest.raises(UserError, match=sentence):
+        read_experiment(world.write(**{"stages": STAGES, **fields}), world.configs, overlay=world.folder / "big.yaml")
+
+
 @pytest.mark.parametrize(
     ("overlay", "sentence"),
     [

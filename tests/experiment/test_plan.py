@@ -14,6 +14,7 @@ from lsemrl.errors import UserError
 from lsemrl.evaluation import measurement
 from lsemrl.experiment import hashes
 from lsemrl.experiment.plan import VERBS, Run
+from lsemrl.experiment.read import read_experiment
 from lsemrl.identification import ngrams
 from lsemrl.report import folders
 from lsemrl.runs import ADAPTER
@@ -190,11 +191,85 @@ def test_what_is_replaced_does_not_count(file: str, counts: bool, world: World) 
     assert before.hashes["settings"] == after.hashes["settings"]
 
 
-def test_the_version_counts_where_the_embedded_world_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = with_stage(overrides={"data.source.path": "micro:test"})
+FULL = {
+    "model.policy.model": "org/own",
+    "data": {"class_path": "lsemrl.data.translation.TranslationData", "init_args": {"source": {"path": "own.jsonl"}}},
+    "model.rewards": {
+        "a": {"class_path": "lsemrl.rewards.SemanticSimilarity", "init_args": {"encoder": "org/encoder"}}
+    },
+    "model.metrics": {"names": ["similarity"], "encoder": "org/encoder"},
+}
+MEASURE = {"policy": {"model": "org/own"}, "text": None}
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides", "counts"),
+    [
+        ("fit", FULL, False),
+        ("fit", {**FULL, "data.source.path": "micro:test"}, True),
+        ("fit", {**FULL, "model.policy.model": "micro"}, True),
+        ("fit", {name: value for name, value in FULL.items() if name != "model.policy.model"}, True),
+        ("fit", {**FULL, "data": {"class_path": "TranslationData", "init_args": {"batch_size": 2}}}, True),
+        ("fit", {**FULL, "model.rewards": {"a": {"class_path": "lsemrl.rewards.Coverage"}}}, True),
+        ("fit", {**FULL, "model.metrics": {"names": ["chrf", "similarity"]}}, True),
+        ("fit", {**FULL, "model.metrics": {"names": ["chrf"]}}, False),
+        ("measure", MEASURE, False),
+        ("measure", {"policy.model": "org/own", "text.path": "own.txt"}, False),
+        ("measure", {"policy.model": "org/own"}, True),
+        ("measure", {"text": None}, True),
+        ("rehearse", {"rows": 10}, True),
+        ("fit-language", {"to": "pcm"}, False),
+    ],
+)
+def test_the_version_counts_where_the_embedded_world_does(
+    verb: str, overrides: dict[str, Any], counts: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [{"name": "one", "verb": verb, "configs": [], "overrides": overrides}]
     before = runs(world, stages=stages)
     monkeypatch.setattr(hashes, "__version__", "9")
-    assert changed(before, runs(world, stages=stages)) == ["rl seed 1", "rl_test seed 1"]
+    assert bool(changed(before, runs(world, stages=stages))) == counts
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides", "file", "counts"),
+    [
+        ("fit", {"data": "fields.yaml"}, "rows.jsonl", True),  # which it names
+        ("fit", {"data": "fields.yaml", "data.source.path": "b"}, "rows.jsonl", False),
+        ("fit", {"data.source": '{"path": "rows.jsonl"}'}, "rows.jsonl", True),
+        ("fit", {"data.source": "{path: rows.jsonl}"}, "rows.jsonl", True),
+        ("fit", {"data.source.path": "hub:rows"}, "rows/train.jsonl", True),
+        ("fit", {"data.source.split": "rows"}, "rows/train.jsonl", False),  # a word
+        ("fit", {"data.source.split": "rows"}, "rows/zh.txt", False),  # as is this, with two files of zh
+        ("general", {"include": "rows"}, "rows/train.jsonl", True),
+        ("fit", {"data.source.skipped_path": "rows.jsonl"}, "rows.jsonl", False),  # the run writes it
+    ],
+)
+def test_what_is_named_by_a_way_round_counts(
+    verb: str, overrides: dict[str, Any], file: str, counts: bool, world: World
+) -> None:
+    Path("rows").mkdir()
+    for name in ("rows.jsonl", "rows/train.jsonl", "rows/zh.txt", "rows/zh.jsonl", "rows/bo.txt"):
+        Path(name).write_text("1")
+    Path("fields.yaml").write_text("class_path: a.B\ninit_args: {source: more.json, other: fields.yaml}\n")
+    Path("more.json").write_text('{"path": "rows.jsonl"}')
+    stages = [{"name": "one", "verb": verb, "configs": [], "overrides": overrides}]
+    before = runs(world, stages=stages)
+    Path(file).write_text("22")
+    assert bool(changed(before, runs(world, stages=stages))) == counts
+
+
+def test_a_configuration_names_files_of_fields_from_its_own_folder(world: World) -> None:
+    Path("mine").mkdir()
+    Path("mine/own.yaml").write_text("data: data.yaml\n")
+    Path("mine/data.yaml").write_text("source: {path: rows.jsonl}\n")
+    stages = [{"name": "one", "verb": "fit", "configs": ["mine/own.yaml"]}]
+    Path("rows.jsonl").write_text("1")
+    before = runs(world, stages=stages)
+    Path("rows.jsonl").write_text("22")
+    rows = runs(world, stages=stages)
+    assert changed(before, rows)
+    Path("mine/data.yaml").write_text("source: {path: rows.jsonl, split: a}\n")
+    assert changed(rows, runs(world, stages=stages))
 
 
 def test_stated_seconds_go_by_patterns_of_stages_the_last_that_fits(world: World) -> None:
@@ -271,3 +346,11 @@ def test_a_stages_file_that_is_no_configuration(world: World, content: str) -> N
 def test_a_file_of_ones_own_is_found_where_the_command_is_given(world: World) -> None:
     Path("mine.yaml").write_text("a: 1\n")
     assert runs(world, stages=with_stage(configs=["mine.yaml"]))["rl seed 1"].stage.configs == (Path("mine.yaml"),)
+
+
+def test_an_experiment_of_ones_own_means_ones_own_files_and_a_shipped_one_the_shipped(world: World) -> None:
+    Path("rl.yaml").write_text("a: 1\n")
+    assert runs(world)["rl seed 1"].stage.configs == (Path("rl.yaml"),)
+    assert runs(world)["cold seed 1"].stage.configs == (world.configs / "base.yaml",)
+    shipped = world.write().rename(world.configs / "trial.yaml")
+    assert read_experiment(shipped, world.configs).runs()[1].stage.configs == (world.configs / "rl.yaml",)

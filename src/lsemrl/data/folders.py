@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lsemrl.data.formats import read_parquet
-from lsemrl.data.rows import HUB, Row, first_line, numbered
+from lsemrl.data.rows import Row, first_line, numbered
+from lsemrl.layouts import HUB
 from lsemrl.reading import user_path
 from lsemrl.types import UserError
 

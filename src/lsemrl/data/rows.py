@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from lsemrl.layouts import PACKED
+from lsemrl.layouts import HUB, PACKED
 from lsemrl.reading import Unreadable, check_file, decode, lines, memory_of_machine, read_bytes, user_path
 from lsemrl.types import UserError
 
-HUB = "hub:"
 _PIECE = 2**20
 
 

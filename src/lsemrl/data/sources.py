@@ -13,9 +13,9 @@ from lsemrl import micro
 from lsemrl.data.aligned import read_aligned
 from lsemrl.data.folders import read_hub, read_parquets, read_saved
 from lsemrl.data.formats import READERS, TABLES
-from lsemrl.data.rows import HUB, Row, check_path
+from lsemrl.data.rows import Row, check_path
 from lsemrl.data.tmx import TMX, read_tmx
-from lsemrl.layouts import PACKED, Layout, format_of, layout_of, name_among
+from lsemrl.layouts import HUB, PACKED, Layout, format_of, layout_of, name_among
 from lsemrl.micro.grammar import Split
 from lsemrl.reading import Unreadable, read_lines, user_path
 from lsemrl.types import UserError

@@ -13,7 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lsemrl.experiment.hashes import run_hashes
+from lsemrl.config_files import read_config
+from lsemrl.errors import UserError
+from lsemrl.experiment.fields import Field, in_world, strings, told
+from lsemrl.experiment.hashes import file_hashes, run_hashes
 
 ADAPTER = "adapter"
 """In a fit's folder: the adapter it left, wherever in there that lies."""
@@ -38,6 +41,8 @@ class Verb:
         adapter: The adapter to start from; empty where there is none to start from.
         file: The name of what it writes in the folder, where it is not told the folder itself.
         leaves: In the folder of a run that is complete; empty where there need be nothing.
+        goes_on: Whether a second attempt goes on from what the first has left, where that is no checkpoint.
+        left_open: Fields that are the embedded world's where nobody gives them.
     """
 
     folder: str
@@ -45,19 +50,26 @@ class Verb:
     adapter: str
     file: str = ""
     leaves: str = ""
+    goes_on: bool = False
+    left_open: tuple[str, ...] = ()
 
 
-_TRAINER = Verb(folder="trainer.default_root_dir", seed="seed_everything", adapter="model.policy.adapter")
-_OWN = Verb(folder="output", seed="seed", adapter="policy.adapter")
+_TRAINER = Verb(
+    folder="trainer.default_root_dir",
+    seed="seed_everything",
+    adapter="model.policy.adapter",
+    left_open=("model.policy.model",),
+)
+_OWN = Verb(folder="output", seed="seed", adapter="policy.adapter", left_open=("policy.model",))
 VERBS = {
     "fit": replace(_TRAINER, leaves=ADAPTER),
     **dict.fromkeys(("validate", "test", "predict"), _TRAINER),
     "best-of": replace(_TRAINER, leaves="best_of.jsonl"),
-    "measure": replace(_OWN, leaves="measurement.json"),
+    "measure": replace(_OWN, leaves="measurement.json", goes_on=True, left_open=("policy.model", "text.path")),
     "general": replace(_OWN, leaves="general.json"),
     # One identifier for all seeds, since what it tells is measured by it.
     "fit-language": Verb(folder="output", seed="", adapter="", file="identifier", leaves="identifier/identifier.json"),
-    "rehearse": replace(_OWN, file="own.jsonl", leaves="own.jsonl"),
+    "rehearse": replace(_OWN, file="own.jsonl", leaves="own.jsonl", goes_on=True),
 }
 """What a stage may do."""
 
@@ -109,6 +121,7 @@ class Run:
         adapter: Where the stage before it leaves its adapter.
         command: The words for `lsemrl`, less what a second attempt adds.
         hashes: Of its settings (less the seed), its data and its parents, and of everything as `all`.
+        files: Of each text that it is told the hash of what it names; None where that is nothing.
         seconds: A rough duration, as the experiment states it; None where it states none.
     """
 
@@ -118,6 +131,7 @@ class Run:
     adapter: Path | None
     command: tuple[str, ...]
     hashes: Mapping[str, str]
+    files: Mapping[str, str | None]
     seconds: float | None
 
     @property
@@ -187,7 +201,8 @@ class Experiment:
         for stage in self.stages:
             folders = {name: str(self.folder(name, seed)) for name in stage.parents}
             overrides = _resolve(stage.overrides, folders)
-            hashes = _hashes(stage, seed, known)
+            files = file_hashes(_fields(stage))
+            hashes = _hashes(stage, seed, known, files)
             known[stage.name] = hashes["all"]
             adapter = self.folder(stage.after, seed) / ADAPTER if stage.after else None
             verb = VERBS[stage.verb]
@@ -207,6 +222,7 @@ class Experiment:
                     *(f"--{field}={_word(value)}" for field, value in fields.items()),
                 ),
                 hashes=hashes,
+                files=files,
                 seconds=stated[-1] if stated else None,
             )
 
@@ -216,20 +232,9 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _strings(inner)
-    elif isinstance(value, Sequence):
-        for inner in value:
-            yield from _strings(inner)
-
-
 def references(overrides: Mapping[str, Any]) -> Iterator[str]:
     """The stages whose folders `overrides` names as {stage:NAME}."""
-    for text in _strings(overrides):
+    for text in strings(overrides):
         yield from _REFERENCE.findall(text)
 
 
@@ -244,38 +249,44 @@ def _resolve(value: Any, folders: Mapping[str, str]) -> Any:
     return value
 
 
-def _texts(stage: Stage) -> set[str]:
-    """The texts that a run goes by: what a later file, an override or the runner replaces is other commands' business.
+def changed(run: Run) -> tuple[str, ...]:
+    """The files that are others than when `run` was planned: configurations, and what they and overrides name."""
+    stage = run.stage
+    configs = [str(path) for path, was in zip(stage.configs, stage.contents, strict=True) if _content(path) != was]
+    files = file_hashes(_fields(stage))
+    return (*configs, *(text for text, digest in files.items() if digest != run.files.get(text)))
 
-    Of a mapping only the fields that a later one names are replaced; where more are in truth, too many texts count.
-    """
+
+def _content(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_config(path)
+    except UserError:
+        return None
+
+
+def _fields(stage: Stage) -> list[Field]:
+    """The fields that a run goes by; what the runner gives is no matter of the files."""
     verb = VERBS[stage.verb]
     given = dict.fromkeys((verb.folder, verb.seed, *([verb.adapter] if stage.after else [])))
-    told: list[tuple[str, Any]] = []
-    for layer in (*stage.contents, *({field: value} for field, value in stage.overrides.items()), given):
-        fields = list(_fields(layer))
-        covers = tuple(f"{path}." for path, _ in fields)
-        told = [(path, value) for path, value in told if not f"{path}.".startswith(covers)] + fields
-    return set(_strings([value for _, value in told]))
+    here = Path()
+    return told(
+        [
+            *((content, path.parent) for content, path in zip(stage.contents, stage.configs, strict=True)),
+            *(({field: value}, here) for field, value in stage.overrides.items()),
+            (given, here),
+        ]
+    )
 
 
-def _fields(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted fields that hold no others, as users write them, who may leave init_args out."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _fields(inner, f"{path}.{name}")
-    else:
-        yield ".".join(part for part in path.split(".") if part != "init_args"), value
-
-
-def _hashes(stage: Stage, seed: int, known: Mapping[str, str]) -> dict[str, str]:
+def _hashes(stage: Stage, seed: int, known: Mapping[str, str], files: Mapping[str, str | None]) -> dict[str, str]:
     """Of everything that decides the outcome of a run; `known` are those of the stages before it."""
     # By number, since another experiment may give the same stage another name.
     overrides = _resolve(stage.overrides, {name: str(at) for at, name in enumerate(stage.parents)})
     return run_hashes(
         # As a list, for a later override may be of a part of an earlier one.
         [stage.verb, list(stage.contents), bool(stage.after), list(overrides.items())],
-        _texts(stage),
+        files,
+        in_world(_fields(stage), VERBS[stage.verb].left_open),
         [known[name] for name in stage.parents],
         seed,
     )

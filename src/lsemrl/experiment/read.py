@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -13,6 +14,7 @@ from lsemrl.errors import UserError
 from lsemrl.experiment.overlay import over, overlaid
 from lsemrl.experiment.plan import BASE, JUDGED, REPORTS, TASKS, VERBS, Experiment, ReportPlan, Stage
 from lsemrl.finite import check_seed
+from lsemrl.reading import user_path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _REPORT_FIELDS = ("stages", "paths", "against", "judge")
@@ -40,23 +42,21 @@ def read_experiment(
     """
     content, name, unused = read_config(path, "--config"), path.stem, tuple[str, ...]()
     if overlay:
+        _check(content, path)  # before anything is put over what is of another kind
         name = f"{name}_{overlay.stem}"
         content["output"] = f"{_text(content, 'output', str(path)) or f'runs/experiment/{path.stem}'}_{overlay.stem}"
-        content, unused = overlaid(content, read_config(overlay, "--overlay"), str(overlay))
-    _check_fields(
-        content,
-        ("config_version", "description", "output", "seeds", "overrides", "seconds", "stages", "reports"),
-        str(path),
-    )
-    common = _dict(content, "overrides", str(path))
-    for verb in common:
-        _verb(verb, f"overrides in {path}")
-        _check_overrides(_dict(common, verb, f"overrides in {path}"), verb, f"overrides.{verb} in {path}")
-    written = content.get("stages")
-    if not isinstance(written, list) or not written:
-        raise UserError(f"stages in {path} is {written!r}; list at least one stage, each with name, verb and configs")
+        world = read_config(overlay, "--overlay")
+        if isinstance(world.get("configs"), dict):
+            searched = _folders(overlay, configs)
+            world["configs"] = {
+                shipped: os.path.abspath(found) if (found := _found(str(file), searched)) else file
+                for shipped, file in world["configs"].items()
+            }
+        content, unused = overlaid(content, world, str(overlay))
+    _check(content, path)
+    common, folders = _dict(content, "overrides", str(path)), _folders(path, configs)
     read: dict[Path, dict[str, Any]] = {}  # what several stages name is read once
-    stages = [_stage(stage, f"stages[{at}] in {path}", configs, common, read) for at, stage in enumerate(written)]
+    stages = [_stage(stage, path, folders, common, read) for stage in content["stages"]]
     durations = _dict(content, "seconds", str(path))
     folder = _text(content, "output", str(path)) or f"runs/experiment/{name}"
     for pattern, seconds in durations.items():
@@ -76,13 +76,25 @@ def read_experiment(
     )
 
 
-def _stage(
-    written: Any,
-    where: str,
-    configs: Path,
-    common: Mapping[str, Mapping[str, Any]],
-    read: dict[Path, dict[str, Any]],
-) -> Stage:
+def _check(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse fields that are unknown, or of another kind, but for those that are only read here."""
+    known = ("config_version", "description", "output", "seeds", "overrides", "seconds", "stages", "reports")
+    _check_fields(content, known, str(path))
+    common = _dict(content, "overrides", str(path))
+    for verb in common:
+        _verb(verb, f"overrides in {path}")
+        _check_overrides(_dict(common, verb, f"overrides in {path}"), verb, f"overrides.{verb} in {path}")
+    stages = content.get("stages")
+    if not isinstance(stages, list) or not stages:
+        raise UserError(f"stages in {path} is {stages!r}; list at least one stage, each with name, verb and configs")
+    for at, stage in enumerate(stages):
+        _check_stage(stage, f"stages[{at}] in {path}", path)
+    for name, fields in _dict(content, "reports", str(path)).items():
+        if not isinstance(fields, dict):
+            raise UserError(f"reports.{name} in {path} is {fields!r}; write its fields: {', '.join(_REPORT_FIELDS)}")
+
+
+def _check_stage(written: Any, where: str, path: Path) -> None:
     if not isinstance(written, dict):
         raise UserError(f"{where} is {written!r}; write its fields: name, verb, configs")
     _check_fields(written, ("name", "verb", "configs", "overrides", "after", "label", "description"), where)
@@ -91,7 +103,7 @@ def _stage(
         raise UserError(
             f"{where}: name is {name!r}; give one that can be a folder's, of letters, digits, '_', '-' and '.'"
         )
-    where = f"stage {name!r} of {where.rpartition(' in ')[2]}"
+    where = f"stage {name!r} of {path}"
     verb = _verb(written.get("verb"), where)
     files = written.get("configs", [])
     if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
@@ -105,30 +117,46 @@ def _stage(
         raise UserError(f"{where}: after is {after!r}, but {verb} starts from no adapter; leave it out")
     if after is not None and VERBS[verb].adapter in own:
         raise UserError(f"{where}: {VERBS[verb].adapter} is overridden, but after gives it; leave out one of the two")
-    paths = [_config(file, configs, where) for file in files]
-    for path in paths:
-        if path not in read:
-            read[path] = read_config(path, f"{where}: configs")
+
+
+def _stage(
+    written: Mapping[str, Any],
+    path: Path,
+    folders: Sequence[Path],
+    common: Mapping[str, Mapping[str, Any]],
+    read: dict[Path, dict[str, Any]],
+) -> Stage:
+    name, verb = written["name"], written["verb"]
+    where = f"stage {name!r} of {path}"
+    files = []
+    for file in written.get("configs", []):
+        found = _found(file, folders)
+        if found is None:
+            places = " nor ".join("here" if folder == Path() else f"in {folder}" for folder in folders)
+            raise UserError(f"{where}: configs names {file!r}, and there is no such file, neither {places}; correct it")
+        files.append(found)
+        if found not in read:
+            read[found] = read_config(found, f"{where}: configs")
     return Stage(
         name=name,
         verb=verb,
-        configs=tuple(paths),
-        contents=tuple(read[path] for path in paths),
-        overrides=over(common.get(verb) or {}, own),
-        after=after,
+        configs=tuple(files),
+        contents=tuple(read[file] for file in files),
+        overrides=over(common.get(verb) or {}, _dict(written, "overrides", where)),
+        after=written.get("after"),
         label=_text(written, "label", where) or name,
         description=_text(written, "description", where),
     )
 
 
-def _config(name: str, configs: Path, where: str) -> Path:
-    """The shipped file of that name, else the user's own."""
-    path = next((path for path in (configs / name, Path(name).expanduser()) if path.is_file()), None)
-    if path is None:
-        raise UserError(
-            f"{where}: configs names {name!r}, and there is no such file, neither in {configs} nor here; correct it"
-        )
-    return path
+def _folders(path: Path, configs: Path) -> tuple[Path, Path]:
+    """Where the names in a file of experiments are looked up: a shipped one means shipped ones, a user's one's own."""
+    here = Path()
+    return (configs, here) if path.resolve().is_relative_to(configs.resolve()) else (here, configs)
+
+
+def _found(name: str, folders: Sequence[Path]) -> Path | None:
+    return next((path for folder in folders if (path := folder / user_path(name)).is_file()), None)
 
 
 def _ordered(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
@@ -228,8 +256,6 @@ def read_reports(written: Mapping[str, Any], stages: Sequence[Stage], where: str
         place = f"reports.{name} in {where}"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UserError(f"{place}: the name is that of a folder; write it in letters, digits, '_', '-' and '.'")
-        if not isinstance(fields, dict):
-            raise UserError(f"{place} is {fields!r}; write its fields: {', '.join(_REPORT_FIELDS)}")
         _check_fields(fields, _REPORT_FIELDS, place)
         patterns, against = (_texts(fields.get(field, []), f"{place}: {field}") for field in ("stages", "against"))
         paths = fields.get("paths", [])
