@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +23,10 @@ from rich.console import Console
 
 from experiment.world import FAKE, STAGES, World
 from lsemrl.errors import UserError
+from lsemrl.experiment import run
+from lsemrl.experiment.plan import VERBS
 from lsemrl.experiment.run import run_experiment
+from lsemrl.experiment.state import begin
 
 ALL = ["cold 1", "rl 1", "rl_test 1", "other 1"]
 RUNNER = """
@@ -92,9 +98,60 @@ def test_a_change_runs_what_it_reaches_and_sets_aside_what_was_there(world: Worl
     assert (old / "1" / "done.json").is_file()
     assert (old / "1" / "version_0" / "adapter").is_dir()
     assert (folder / "adapter").resolve() == (folder / "version_0" / "adapter").resolve()
-    assert world.run()[0] == 0  # and back again
-    assert world.started() == ["rl 1", "rl_test 1"]
+    status, printed = world.run()  # and back again
+    assert status == 0 and world.started() == []
+    assert f"rl seed 1: copied from {old / '1'}" in printed
     assert sorted(path.name for path in old.iterdir()) == ["1", "2"]
+    shutil.rmtree(old / "1")
+    stages[0]["overrides"] = {"model.loss.beta": 0.3}
+    assert world.run(stages=stages)[0] == 0
+    assert sorted(path.name for path in old.iterdir()) == ["2", "3"]
+
+
+def test_what_an_output_without_a_name_held_is_set_aside_beside_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (world.folder / "here").mkdir()
+    monkeypatch.chdir(world.folder / "here")
+    stages = [{"name": "cold", "verb": "fit", "configs": ["base.yaml"]}]
+    assert world.run(stages=stages, output=".")[0] == 0
+    stages[0]["overrides"] = {"a": 1}
+    assert world.run(stages=stages, output=".")[0] == 0
+    assert (world.folder / "here.superseded" / "cold" / "seed_1" / "1" / "done.json").is_file()
+
+
+def test_data_that_are_not_there_change_nothing(world: World) -> None:
+    Path("rows.jsonl").write_text("1")
+    stages = [{"name": "cold", "verb": "fit", "configs": [], "overrides": {"data.path": "rows.jsonl"}}]
+    world.run(stages=stages)
+    Path("rows.jsonl").rename("away")
+    with pytest.raises(UserError, match=r"cold seed 1 in .* was made by 'rows.jsonl', which is not there; put it back"):
+        world.run(stages=stages)
+    stages[0]["overrides"] = {"data.path": "away"}
+    assert "cold seed 1: run, its settings changed" in world.plan(stages=stages)
+    Path("away").rename("rows.jsonl")
+    stages[0]["overrides"] = {"data.path": "rows.jsonl"}
+    assert "cold seed 1: skip, complete and unchanged" in world.plan(stages=stages)
+
+
+@pytest.mark.parametrize("file", ["configs/rl.yaml", "rows.jsonl"])
+def test_what_is_edited_meanwhile_is_not_run(world: World, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    Path("rows.jsonl").write_text("1")
+    stages = [{"name": "rl", "verb": "fit", "configs": ["rl.yaml"], "overrides": {"data.path": "rows.jsonl"}}]
+    content, finish = Path(file).read_text(), run.finish
+
+    def edited(*args: Any, **words: Any) -> str | None:
+        Path(file).write_text(f"{content} ")
+        if file.endswith("yaml"):
+            Path(file).write_text("a: 1")
+        return finish(*args, **words)
+
+    monkeypatch.setattr(run, "finish", edited)
+    status, printed = world.run(stages=stages, seeds=[1, 2])
+    assert status == 1 and world.started() == ["rl 1"]
+    assert f"{file} changed since this was started; the same command" in printed
+    Path(file).write_text(content)
+    assert "rl seed 1: skip" in (shown := world.plan(stages=stages, seeds=[1, 2])) and "rl seed 2: run, new" in shown
 
 
 def test_a_changed_word_for_people_runs_nothing(world: World) -> None:
@@ -203,6 +260,47 @@ def test_a_signal_stops_the_children_and_another_call_goes_on(world: World, do: 
     assert world.run(stages=doing(rl=do))[0] == 0
     assert world.started() == ALL[1:]
     assert json.loads((world.output / "rl" / "seed_1" / "done.json").read_text())["resumed"]
+
+
+def test_a_child_may_take_its_time_to_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.count(step=3600.0)
+    clock = SimpleNamespace(monotonic=lambda: next(hours), sleep=time.sleep)
+    monkeypatch.setattr("lsemrl.experiment.run.time", clock)
+    (world.folder / "child.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), open('saved', 'w'), sys.exit(143)))\n"
+        "open('ready', 'w')\n"
+        "time.sleep(20)\n"
+    )
+
+    def interrupt() -> None:
+        wait_for((world.folder / "ready").exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=interrupt)
+    asking.start()
+    text = io.StringIO()
+    prefix = (sys.executable, "-S", "child.py")
+    assert run_experiment(world.read(), prefix=prefix, console=Console(file=text, width=200)) == 128 + signal.SIGTERM
+    asking.join()
+    assert (world.folder / "saved").exists()
+    assert "waiting for the steps at work" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("verb", "goes_on"), [("measure", True), ("rehearse", True), ("best-of", False), ("general", False), ("fit", False)]
+)
+def test_what_goes_on_is_said_to_and_tells_no_duration(world: World, verb: str, goes_on: bool) -> None:
+    stages = [{"name": "one", "verb": verb, "configs": [], "overrides": {}}]
+    one = world.read(stages=stages).runs()[0]
+    begin(one, "trial")
+    told = "goes on from what is there" if goes_on else "starts again"
+    assert f"one seed 1: run, not finished; {told}" in world.plan(stages=stages)
+    if verb in ("best-of", "general"):  # the stand-in leaves none
+        (one.folder / VERBS[verb].leaves).write_text("")
+    if verb != "fit":
+        world.run(stages=stages)
+        assert json.loads((one.folder / "done.json").read_text())["resumed"] == goes_on
 
 
 def test_nobody_works_beside_a_child_that_was_left_behind(world: World) -> None:
@@ -333,6 +431,11 @@ def test_what_another_configuration_took_says_nothing(world: World) -> None:
     assert "rl seed 2: run, new; duration unknown" in world.plan(seeds=[2], stages=stages)
 
 
+def test_what_is_left_is_no_less_than_what_waits_for_each_other(world: World) -> None:
+    printed = world.run(seconds={"*": 3600}, parallel=4)[1]
+    assert "cold seed 1: done in 0 s; about 2 h 00 min left" in printed
+
+
 def test_on_a_terminal_one_bar_stands_for_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lsemrl.experiment.run._POLL", 0.1)  # or it is gone before it is drawn
     text = io.StringIO()
@@ -384,3 +487,55 @@ def test_what_another_experiment_has_done_is_copied(world: World) -> None:
     stages[1]["overrides"] = {"model.loss.beta": 0.3}
     world.run(**fields)
     assert world.started() == ["grpo 1", "more 1"]
+
+
+def test_what_was_begun_here_and_is_complete_beside_is_copied(world: World) -> None:
+    stages = [{"name": "cold", "verb": "fit", "configs": ["base.yaml"]}]
+    second = {"stages": stages, "output": str(world.folder / "second")}
+    one = world.read(**second).runs()[0]
+    begin(one, "trial")
+    (one.folder / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
+    world.run(stages=stages)
+    world.started()
+    assert "1 copied" in world.run(**second)[1]
+    assert world.started() == []
+    assert (world.folder / "second.superseded/cold/seed_1/1/version_0/checkpoints/step_5").is_dir()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("how", ["replaced", "gone"])
+def test_what_is_another_run_by_now_is_not_copied(
+    world: World, monkeypatch: pytest.MonkeyPatch, when: str, how: str
+) -> None:
+    stages = [{"name": "cold", "verb": "fit", "configs": ["base.yaml"]}]
+    world.run(stages=stages)
+    first = world.output / "cold" / "seed_1"
+    experiment = world.read(stages=stages, output=str(world.folder / "second"))
+    copied = shutil.copytree
+
+    def change() -> None:
+        if how == "gone":
+            shutil.rmtree(first)
+        elif first.exists():
+            (first / "done.json").write_text('{"hash": "another"}')
+
+    def copytree(*args: Any, **words: Any) -> Any:
+        change()
+        return copied(*args, **words)
+
+    if when == "meanwhile":
+        monkeypatch.setattr(shutil, "copytree", copytree)
+    adopt = run.adopt
+
+    def adopted(*args: Any) -> bool:
+        if when == "before":
+            change()
+        return adopt(*args)
+
+    monkeypatch.setattr(run, "adopt", adopted)
+    text = io.StringIO()
+    world.started()
+    assert run_experiment(experiment, prefix=FAKE, console=Console(file=text, width=300)) == 0
+    assert world.started() == ["cold 1"]
+    assert f"started ({first} is gone, or of another run by now)" in text.getvalue()
+    assert not list((world.folder / "second" / "cold" / "seed_1").glob(".*"))

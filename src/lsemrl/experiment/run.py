@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Console
 
 from lsemrl.durations import spoken
 from lsemrl.experiment.children import Child, claimed, environment, listening, write_pids
-from lsemrl.experiment.plan import Experiment, Run
+from lsemrl.experiment.plan import Experiment, Run, changed
 from lsemrl.experiment.progress import Display, shown
 from lsemrl.experiment.reports import write_reports
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, standing
@@ -27,8 +27,6 @@ from lsemrl.json_records import write_json
 PREFIX = (sys.executable, "-m", "lsemrl")
 """What makes a command of a run's words."""
 _POLL = 0.1
-_PATIENCE = 20.0
-"""Seconds that a child has to end by itself before it is killed."""
 _LAST_LINES = 12
 
 Status = Literal["waiting", "running", "done", "copied", "skipped", "failed", "not run"]
@@ -116,10 +114,11 @@ class _Crew:
         return bool(self.children)
 
     def stop(self, signals: Sequence[int]) -> None:
-        """End the children, by force where they take too long or another signal comes."""
+        """End the children, which may first finish a step and save it; by force where another signal comes."""
         for child in self.children:
             child.signal(signal.SIGTERM)
-        patience = time.monotonic() + _PATIENCE
+        if self.children:
+            self._say("waiting for the steps at work to end and to be saved; once more (Ctrl-C) ends them at once")
         while self.children:
             for child in list(self.children):
                 ended = child.ended()
@@ -127,7 +126,7 @@ class _Crew:
                     self.children.remove(child)
                     if ended[0] == 0:
                         self._note(child, *ended)
-                elif time.monotonic() > patience or len(signals) > 1:
+                elif len(signals) > 1:
                     child.signal(signal.SIGKILL)
             time.sleep(_POLL)
 
@@ -144,13 +143,24 @@ class _Crew:
         return 1 if left else 0
 
     def _start(self, run: Run, stands: Standing) -> None:
-        words = run.command
+        words, at = run.command, self.runs.index(run)
+        if others := changed(run):
+            self.status[_key(run)] = "not run"
+            self._say(
+                f"{run.name} is not run: {', '.join(others)} changed since this was started; the same command runs it "
+                "by what is there now"
+            )
+            return
         with told(run.folder):
-            if stands.twin:
-                adopt(run, self.experiment.name, stands.twin)
+            if stands.twin and adopt(run, self.experiment.name, stands.twin):
                 self.status[_key(run)] = "copied"
-                self._say(f"[{self.runs.index(run) + 1}/{len(self.runs)}] {run.name}: copied from {stands.twin}")
+                self._say(f"[{at + 1}/{len(self.runs)}] {run.name}: copied from {stands.twin}")
                 return
+            if stands.twin:
+                stands = self.standings[at] = Standing(
+                    complete=False, reason=f"{stands.twin} is gone, or of another run by now"
+                )
+                self._reckon()
             begin(run, self.experiment.name)
             append(run.folder / LOG, f"$ {shlex.join(('lsemrl', *words))}\n")
             log = (run.folder / LOG).open("ab")
@@ -169,10 +179,10 @@ class _Crew:
         write_pids(self.lock, [os.getpid(), *(child.process.pid for child in self.children)])
         self.status[_key(run)] = "running"
         if not self.show.live:
-            self._say(f"[{self.runs.index(run) + 1}/{len(self.runs)}] {run.name}: started ({stands.reason})")
+            self._say(f"[{at + 1}/{len(self.runs)}] {run.name}: started ({stands.reason})")
 
     def _note(self, child: Child, code: int, peak_bytes: int) -> None:
-        run, resumed = child.run, child.standing.checkpoint is not None
+        run, resumed = child.run, child.standing.goes_on
         reason: str | None = f"exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
         if code == 0:
             reason = finish(run, seconds=child.seconds, peak_bytes=peak_bytes, resumed=resumed)
@@ -207,7 +217,18 @@ class _Crew:
         if not known:
             return f"{unknown} of unknown duration left" if unknown else ""
         besides = f" and {unknown} of unknown duration" if unknown else ""
-        return f"about {spoken(sum(known) / min(self.parallel, len(open_)))}{besides} left"
+        seconds = max(sum(known) / min(self.parallel, len(open_)), self._longest(working))
+        return f"about {spoken(seconds)}{besides} left"
+
+    def _longest(self, working: Mapping[tuple[str, int], float]) -> float:
+        """The seconds that the longest line of runs takes that wait for each other."""
+        ends: dict[tuple[str, int], float] = {}
+        for run in self.runs:  # parents come before children
+            key = _key(run)
+            before = max((ends[(name, run.seed)] for name in run.stage.parents), default=0.0)
+            own = (self.expected[key] or 0.0) if self.status[key] in ("waiting", "running") else 0.0
+            ends[key] = before + max(own - working.get(key, 0.0), 0.0)
+        return max(ends.values())
 
     def _reckon(self) -> None:
         """What each run is likely to take, from what is complete by now."""

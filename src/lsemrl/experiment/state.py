@@ -7,6 +7,7 @@ made. Both are replaced whole, so that a kill leaves the old one or the new one.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -33,14 +34,14 @@ class Standing:
     Attributes:
         complete: Nothing: its folder holds what it would make.
         reason: Why, for people.
-        checkpoint: Where an earlier attempt will be taken up.
+        goes_on: Whether an earlier attempt is taken up.
         ended: Whether nobody was there to record that it is complete.
-        twin: The folder of another experiment's run that did the very same, to be copied.
+        twin: The folder of another run that did the very same, to be copied.
     """
 
     complete: bool
     reason: str
-    checkpoint: Path | None = None
+    goes_on: bool = False
     ended: bool = False
     twin: Path | None = None
 
@@ -75,6 +76,12 @@ def standing(run: Run, experiment: str) -> Standing:
         )
     if not started:
         return _new(run, "new")
+    gone = [text for text in started.get("files", ()) if run.files.get(text, "") is None]
+    if gone:
+        raise UserError(
+            f"{run.name} in {str(run.folder)!r} was made by {gone[0]!r}, which is not there; put it back, run this "
+            "where it is found, or name another output"
+        )
     for part, meaning in (("settings", "its settings"), ("data", "its data"), ("parents", "what it builds on")):
         if started["hashes"].get(part) != run.hashes[part]:
             return _new(run, f"{meaning} changed")
@@ -84,24 +91,42 @@ def standing(run: Run, experiment: str) -> Standing:
         return Standing(complete=True, reason="complete and unchanged")
     if run.stage.verb == "fit" and _has_ended(run):
         return Standing(complete=True, reason="came to its end after its experiment was killed", ended=True)
-    checkpoint = _last_checkpoint(run) if run.stage.verb == "fit" else None
-    if checkpoint:
-        return Standing(
-            complete=False,
-            reason=f"not finished; goes on from {checkpoint.relative_to(run.folder)}",
-            checkpoint=checkpoint,
-        )
+    stands = _new(run, "not finished")
+    if stands.twin:
+        return stands
+    if run.stage.verb == "fit" and (checkpoint := _last_checkpoint(run)):
+        reason = f"not finished; goes on from {checkpoint.relative_to(run.folder)}"
+        return Standing(complete=False, reason=reason, goes_on=True)
+    if VERBS[run.stage.verb].goes_on:
+        return Standing(complete=False, reason="not finished; goes on from what is there", goes_on=True)
     return Standing(complete=False, reason="not finished; starts again")
 
 
 def _new(run: Run, reason: str) -> Standing:
-    """To be run from its beginning, unless an experiment beside this one has done the same already."""
-    output = run.folder.parents[1]
-    for path in sorted(output.parent.glob(f"*/*/{run.folder.name}/{_DONE}")):
-        done, whole = _read(path), _is_whole(path.parent, run)
-        if done and done["hash"] == run.hashes["all"] and whole and path.parents[2].resolve() != output.resolve():
-            return Standing(complete=False, reason=f"{reason}; a copy of {path.parent}", twin=path.parent)
+    """To be run from its beginning, unless the same was done: beside this experiment, or here before a change."""
+    output, seed = _output(run), run.folder.name
+    beside = sorted(output.parent.glob(f"*/*/{seed}/{_DONE}"))
+    before = sorted(_superseded(output).glob(f"*/{seed}/*/{_DONE}"))
+    for path in (*beside, *before):
+        folder = path.parent
+        if folder.parents[1].resolve() != output.resolve() and _has_done(folder, run):
+            return Standing(complete=False, reason=f"{reason}; a copy of {folder}", twin=folder)
     return Standing(complete=False, reason=reason)
+
+
+def _output(run: Run) -> Path:
+    """The folder of all runs, which has a name and a parent however it was given."""
+    return Path(os.path.abspath(run.folder)).parents[1]
+
+
+def _superseded(output: Path) -> Path:
+    return output.with_name(f"{output.name}.superseded")
+
+
+def _has_done(folder: Path, run: Run) -> bool:
+    """Whether what is in `folder` is what `run` would make."""
+    done = _read(folder / _DONE)
+    return bool(done and done["hash"] == run.hashes["all"]) and _is_whole(folder, run)
 
 
 def _is_whole(folder: Path, run: Run) -> bool:
@@ -132,36 +157,68 @@ def _last_checkpoint(run: Run) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def begin(run: Run, experiment: str) -> None:
+def begin(run: Run, experiment: str, *, anew: bool = False) -> None:
     """Prepare the folder for an attempt.
 
     What another configuration made, or what is left of a complete run, is never deleted; it moves out of the output, to
     <output>.superseded, so that nobody who looks through the output for results finds it.
+
+    Args:
+        run: Whose folder.
+        experiment: Of which.
+        anew: Whether nothing is taken up of an earlier attempt at the same, which moves too.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     started = _read(run.folder / _STARTED)
-    if started and started["hashes"] == run.hashes and not (run.folder / _DONE).exists():
+    if started and started["hashes"] == run.hashes and not (anew or (run.folder / _DONE).exists()):
         return
     if started:
-        output = run.folder.parents[1]
-        old = output.with_name(f"{output.name}.superseded") / run.folder.relative_to(output)
+        output = _output(run)
+        old = _superseded(output) / run.stage.name / run.folder.name
         old.mkdir(parents=True, exist_ok=True)
-        place = old / str(len(list(old.iterdir())) + 1)
+        place = old / str(max((int(path.name) for path in old.iterdir() if path.name.isdecimal()), default=0) + 1)
         place.mkdir()
-        for path in list(run.folder.iterdir()):
+        # What says that it is complete goes first: whoever copies it at this moment looks whether it is still there.
+        for path in sorted(run.folder.iterdir(), key=lambda path: path.name != _DONE):
             if path.name != _STARTED:
                 path.rename(place / path.name)
         write_json(place / _STARTED, started)
     identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
-    write_json(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes})
+    files = sorted(text for text, digest in run.files.items() if digest)
+    write_json(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes, "files": files})
 
 
-def adopt(run: Run, experiment: str, twin: Path) -> None:
-    """Make `run` complete with what another experiment made by the very same settings, data, parents and seed."""
-    begin(run, experiment)
-    own = shutil.ignore_patterns(_STARTED, _DONE)
-    fill_folder(run.folder, lambda part: shutil.copytree(twin, part, symlinks=True, ignore=own, dirs_exist_ok=True))
-    write_json(run.folder / _DONE, {**(_read(twin / _DONE) or {}), "copied_from": str(twin)})
+class _Replaced(Exception):
+    """What was being copied is no longer the same."""
+
+
+def adopt(run: Run, experiment: str, twin: Path) -> bool:
+    """Make `run` complete with what another one made by the very same settings, data, parents and seed.
+
+    Returns:
+        Whether it is: not where that has been replaced, or is gone, since it was found.
+    """
+    done = _read(twin / _DONE)
+    if not _has_done(twin, run):
+        return False
+    begin(run, experiment, anew=True)
+
+    def copy(part: Path) -> None:
+        own = shutil.ignore_patterns(_STARTED, _DONE)
+        try:
+            shutil.copytree(twin, part, symlinks=True, ignore=own, dirs_exist_ok=True)
+        except OSError:
+            if _has_done(twin, run):
+                raise
+        if not _has_done(twin, run):
+            raise _Replaced
+
+    try:
+        fill_folder(run.folder, copy)
+    except _Replaced:
+        return False
+    write_json(run.folder / _DONE, {**(done or {}), "copied_from": str(twin)})
+    return True
 
 
 def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str | None:
