@@ -45,6 +45,14 @@ def test_rows_alone(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot be used" not in capsys.readouterr().out  # what was left out another time
 
 
+def test_what_leaves_nothing_to_measure_by_is_told(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text("zh\tbo\n一二三\tགཅིག་གཉིས།\n四五六\t1234\n", encoding="utf-8")
+    main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--output", "out"])
+    said = capsys.readouterr().out
+    assert "warning: no row is held out for validation; give more rows, or a file of its own (--validation)" in said
+    assert "warning: no row is held out for test" in said and "warning: 1 of 2 'bo' hold no letter" in said
+
+
 def test_with_a_policy_and_an_encoder(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--policy.model", "micro", "--encoder", "micro"])
     said = capsys.readouterr().out

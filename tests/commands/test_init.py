@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands.init import FILES, init
+from lsemrl.commands.lengths import limits_of
 from lsemrl.commands.rendered import _as_yaml
 from lsemrl.commands.task_rows import task_of, untranslated_of
 from lsemrl.config_files import CONFIGS
@@ -25,6 +26,7 @@ from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.survey import survey
 from lsemrl.data.task import prepare, read_splits
+from lsemrl.data.text import PlainText, read_texts
 from lsemrl.data.translation import TranslationData
 from lsemrl.experiment.read import read_experiment
 from lsemrl.languages import Language
@@ -148,6 +150,54 @@ def test_what_the_limits_touch_is_said_as_fit_says_it(
     assert "1 targets over" in said[0] and "skipped" in said[0] and ("truncated" in said[0]) == (task == "headline")
 
 
+def test_what_rl_trains_on_is_counted_as_fit_counts_it(pairs: str) -> None:
+    rows = [[row["zh"], row["bo"]] for row in corpus.translation("train", 101, 0)]
+    many = [*rows[:60], *[rows[100]] * 40]  # equal rows go to one part
+    many[::9] = [[source, target * 20] for source, target in many[::9]]  # longer than what is trained on
+    Path(pairs).write_text("\n".join(["chinese\ttibetan", *map("\t".join, many), ""]), encoding="utf-8")
+    init(pairs, to="bo", output=Path("project"), from_="zh")
+    data, tokenizer = fields("rl.yaml")["data"]["init_args"], AutoTokenizer.from_pretrained(micro.POLICY)
+    kept = len(prepare(_module(data).plan, tokenizer).train)
+    assert f", {kept} for RL, " in Path("project/rl.yaml").read_text(encoding="utf-8")
+    assert 1 <= fields("rl.yaml")["trainer"]["val_check_interval"] <= kept // data["batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "bound", "limits"),
+    [
+        ([(20, 10)] * 99 + [(900, 10)], None, (128, 16)),  # one odd row of few
+        ([(20, 10)] * 99 + [(20, 900)], None, (64, 48)),
+        ([(20, 10)] * 99 + [(60, 30)], None, (64, 32)),
+        ([(20, 10)] * 100, 50, (34, 16)),
+        ([(20, 90)] * 100, 64, (32, 32)),
+    ],
+)
+def test_limits_hold_what_is_usual_and_can_be_read(
+    lengths: list[tuple[int, int]], bound: int | None, limits: tuple[int, int]
+) -> None:
+    found = limits_of(lengths, cut=False, bound=bound)
+    assert (found.max_prompt_tokens, found.max_target_tokens) == limits
+
+
+def test_a_bad_row_is_left_out_of_all_that_is_written(pairs: str, tiny_model: str) -> None:
+    with Path(pairs).open("a", encoding="utf-8") as file:
+        file.write("one column only\n")
+    init(pairs, to="bo", output=Path("project"), from_="zh", model=tiny_model)
+    with pytest.warns(UserWarning, match="1 of 241 rows of pairs.tsv have no text in 'chinese' and are left out"):
+        assert PlainText(**fields("measure.yaml")["text"]).examples()
+
+
+def test_an_identifier_is_fitted_without_the_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = zip(sentences("en", 120), sentences("pcm", 120), strict=True)
+    lines = [json.dumps({"en": en, "pcm": [pcm, en]}) for en, pcm in rows]  # several accepted ones
+    Path("pairs.jsonl").write_text("\n".join([*lines, '{"en": null, "pcm": "x"}', "{"]), encoding="utf-8")
+    init("pairs.jsonl", to="pcm", output=Path("project"), from_="en")
+    texts = fields("language.yaml")["texts"]
+    with pytest.warns(UserWarning, match="have no text in"):
+        assert {name: len(read_texts(**where)) for name, where in texts.items()} == {"en": 120, "pcm": 121}
+
+
 def test_held_out_files_and_questions_of_ones_own(pairs: str, tiny_model: str) -> None:
     """English questions are not asked in Chinese, and what is held out already is not held out again."""
     header, *rows = Path(pairs).read_text(encoding="utf-8").splitlines()
@@ -163,7 +213,11 @@ def test_held_out_files_and_questions_of_ones_own(pairs: str, tiny_model: str) -
         assert (rows_of["validation"]["path"], rows_of["test"]["path"]) == ("dev.tsv", "test.tsv")
         assert rows_of["validation"]["columns"] == rows_of["source"]["columns"] == {"zh": "chinese", "bo": "tibetan"}
         assert rows_of["splits"]["validation_fraction"] == rows_of["splits"]["test_fraction"] == 0
-    assert measured["target_rows"] == 30 and measured["text"] == {"path": "test.tsv", "column": "chinese"}
+    assert measured["target_rows"] == 30 and measured["text"] == {
+        "path": "test.tsv",
+        "column": "chinese",
+        "on_bad_row": "skip",
+    }
     template = {"template": "{context}\nQuestion: {question}"}
     assert measured["general"]["init_args"]["template"] == template
 

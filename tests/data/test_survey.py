@@ -53,6 +53,27 @@ def test_what_cannot_be_told_is_asked_with_what_is_there(tmp_path: Path) -> None
         find_column(found, "pcm", "three")
 
 
+def test_of_several_accepted_outputs_the_first_says_what_the_column_is(tmp_path: Path) -> None:
+    rows = [{"zh": "老师买了书。", "a": ["དགེ་རྒན་", "x"], "b": [{"text": "དེབ་"}], "c": []} for _ in range(3)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = {column.name: column.scripts for column in survey(Source(path=str(tmp_path / "rows.jsonl"))).columns}
+    assert found == {"zh": {"Han": 1.0}, "a": {"Tibetan": 1.0}, "b": {"Tibetan": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("zh;bo", "only one, 'zh;bo'; it seems to be divided by ';', but .csv is read by commas and .tsv by tabs"),
+        ("bo", "only one, 'bo'; give a file with another"),
+    ],
+)
+def test_a_table_with_one_column_is_told(name: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(f"{name}\n" + "书;དེབ་དེབ་དེབ་\n" * 3, encoding="utf-8")
+    found = survey(Source(path=str(tmp_path / "rows.csv")))
+    with pytest.raises(UserError, match=f"which column holds 'zh' cannot be told, for there is {says}"):
+        find_column(found, "zh", None, [find_column(found, "bo", None).name])
+
+
 def test_a_row_where_the_names_should_be_is_taken_for_one(tmp_path: Path) -> None:
     found = look(tmp_path / "a.tsv", table(*PAIRS))
     assert (found.header, found.rows, [column.name for column in found.columns]) == (False, len(PAIRS), ["1", "2"])

@@ -32,7 +32,7 @@ from lsemrl.data.limits import Limits
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
 from lsemrl.data.survey import Column, Survey, survey
-from lsemrl.data.task import Plan, prepare, read_splits, read_untranslated
+from lsemrl.data.task import HELD_OUT, Plan, prepare, read_splits, read_untranslated
 from lsemrl.files import is_free, make_folder, try_folder
 from lsemrl.languages import Language, language, usual_profile
 from lsemrl.modules.policy_settings import PolicySettings
@@ -114,7 +114,8 @@ def check(
     with aside(partial(inspect, records, plan.task, profiles, sentences)) as inspecting:  # while libraries load
         tokens, cost = _read_by(policy, encoder, plan, (records, bad), sentences, step, unread)
         inspected = inspecting()
-    findings = [*_bad([plan.source, plan.validation, plan.test, plan.untranslated]), *inspected.findings, *unread]
+    bad_rows = _bad([plan.source, plan.validation, plan.test, plan.untranslated])
+    findings = [*_unheld(records), *bad_rows, *inspected.findings, *unread]
     order = ("refused", "warning", "note")
     findings.sort(key=lambda one: order.index(one.level))
     inspected = replace(inspected, findings=tuple(findings))
@@ -179,6 +180,12 @@ def _profiles(
 ) -> dict[str, Language | None]:
     target = language(Language(code=to, identifier=identifier) if identifier else to) if usual_profile(to) else None
     return {fields[0]: usual_profile(from_) if task == "translation" or from_ else None, fields[1]: target}
+
+
+def _unheld(records: Mapping[str, Sequence[Record]]) -> list[Finding]:
+    """What has no row to measure by."""
+    says = "no row is held out for {0}; give more rows, or a file of its own (--{0})"
+    return [Finding(level="warning", says=says.format(split)) for split in HELD_OUT if not records[split]]
 
 
 def _bad(sources: Sequence[Source | None]) -> list[Finding]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lsemrl.data.text import read_texts
+from lsemrl.data.text import OnBadRow, read_texts
 from lsemrl.errors import UserError
-from lsemrl.files import is_free, replace_folder, try_folder, write_text
+from lsemrl.files import fill_folder, is_free, replace_folder, try_folder, write_text
 from lsemrl.identification.fit import IdentifierFit, Text
 from lsemrl.identification.fit import fit as fit_identifier
 from lsemrl.identification.ngrams import ABOUT, WEIGHTS
@@ -31,6 +31,8 @@ class Texts:
     """The column of the text, where the file has columns; dots lead into nested ones (translation.pcm)."""
     header: bool = True
     """Whether the first line of a CSV or TSV file names its columns; else they are called 1 and 2."""
+    on_bad_row: OnBadRow = "error"
+    """Stop at a row without a text, or leave it out and say how many."""
 
 
 def fit_language(
@@ -70,7 +72,8 @@ def fit_language(
     begun = time.monotonic()
     rows = {
         code if name == to else name: [
-            Text(place, said) for place, said in read_texts(each.path, each.column, header=each.header)
+            Text(place, said)
+            for place, said in read_texts(each.path, each.column, header=each.header, on_bad_row=each.on_bad_row)
         ]
         for name, each in texts.items()
     }
@@ -80,7 +83,8 @@ def fit_language(
         found.save(folder)
         write_text(folder / PAGE, page(found))
 
-    replace_folder(output, fill, "output")
+    put = fill_folder if is_free(output) else replace_folder
+    put(output, fill, "output")
     longest = found.about.figures["rows"][3]
     told = "" if longest["accuracy"] is None else f"{longest['accuracy']:.1%} of long held-out texts are told right; "
     print(f"{told}fitted in {time.monotonic() - begun:.0f} s. What it is worth: {output / PAGE}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lsemrl import micro
 from lsemrl.commands.lengths import foretold, lengths_of, limits_of
@@ -29,9 +29,10 @@ from lsemrl.data.base import TaskData
 from lsemrl.data.inspection import inspect_untranslated
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
 from lsemrl.data.survey import Column, Survey, alike, profile_of, survey
-from lsemrl.data.task import HELD_OUT, Prepared, prepare, read_untranslated
+from lsemrl.data.task import HELD_OUT, Prepared, prepare, read_splits, read_untranslated
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.types import UserError
@@ -181,14 +182,21 @@ def _shown(
     untranslated = None
     if asked.untranslated:
         untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_].name)
-    tokenizer = _tokenizer(asked)
-    prepared, limits, foreseen = _read(asked, rows, tokenizer)
-    train = len(prepared.train)
-    cold_start = train if untranslated else min(max(train // 4, 16), 2000)
-    rl = train - cold_start
+    bound, tokenizer = _model(asked)
+    read = read_splits(rows(limits=_NO_LIMITS).plan)
+    prepared, limits, foreseen = _read(asked, rows, tokenizer, read, bound)
+    count = min(max(len(prepared.train) // 4, 16), 2000)
+
+    def kept(part: Literal["all", "cold_start", "rl"]) -> int:
+        own = replace(splits, part=part, cold_start_count=count)
+        return len(prepare(rows(limits=limits, splits=own).plan, tokenizer, read=read).train)
+
     if untranslated:
+        cold_start = kept("all")
         rl, said = _sentences(asked, untranslated, rows, tokenizer, limits)
         foreseen += said
+    else:
+        cold_start, rl = kept("cold_start"), kept("rl")
     report = prepared.report["train"]
     return {
         **vars(asked),
@@ -203,18 +211,20 @@ def _shown(
         "language": _written(profile, identifier),
         "identifier": identifier,
         "texts": {
-            field: {"path": asked.path, "column": column.name} | ({} if found.header else {"header": False})
+            field: {"path": asked.path, "column": column.name, "on_bad_row": "skip"}
+            | ({} if found.header else {"header": False})
             for field, column in columns.items()
         },
         # Along what the policy is given: of a translation, in a language that it knows.
-        "text": {"path": asked.test or asked.path, "column": columns[asked.from_].name}
+        "text": {"path": asked.test or asked.path, "column": columns[asked.from_].name, "on_bad_row": "skip"}
         if asked.task == "translation" and found.header
         else None,
         "metrics": ["chrf", "bleu", "rouge_l", "language_rate", "similarity"],
         "tau": 0.2 if asked.in_world else 0.3,
-        "train": train,
+        "train": cold_start if untranslated else cold_start + rl,
         "test_rows": len(prepared.test),
         "cold_start": cold_start,
+        "cold_start_count": count,
         "rl_rows": rl,
         "sources": {"source": train_rows, **held_out},
         "untranslated": untranslated,
@@ -226,7 +236,7 @@ def _shown(
         "on_long": limits.on_long,
         "max_target": limits.max_target_tokens,
         "sft": _pace(cold_start, 16 if cold_start < 640 else 32, least=2, most=10),
-        "rl": _pace(rl, 8 if rl < 160 else 16, least=1, most=5),
+        "rl": _pace(rl, min(rl, 8 if rl < 160 else 16), least=1, most=5),
         # What the base writes by itself: the embedded one is brief.
         "rehearsal": {"rows": 1000, "prompt": 96, "answer": 48}
         if asked.in_world
@@ -237,26 +247,34 @@ def _shown(
     }, [*foreseen, *(line for line in prepared.lines if "/" not in line.partition(":")[0])]
 
 
-def _tokenizer(asked: Asked) -> PreTrainedTokenizerBase:
+def _model(asked: Asked) -> tuple[int | None, PreTrainedTokenizerBase]:
+    """How many tokens the policy is sure to read, None if without end, and its tokenizer."""
     loading(asked.model)
-    from lsemrl.modules.pretrained import read_config_and_tokenizer  # transformers, for which no mistake waits
+    from lsemrl.modules.families import reach  # transformers, for which no mistake waits
+    from lsemrl.modules.pretrained import read_config_and_tokenizer
 
-    return read_config_and_tokenizer(str(micro.POLICY) if asked.in_world else asked.model, trust=False)[1]
+    config, tokenizer = read_config_and_tokenizer(str(micro.POLICY) if asked.in_world else asked.model, trust=False)
+    bound = reach(config)
+    return bound.sure if bound else None, tokenizer
 
 
 def _read(
-    asked: Asked, rows: Callable[..., TaskData], tokenizer: PreTrainedTokenizerBase
+    asked: Asked,
+    rows: Callable[..., TaskData],
+    tokenizer: PreTrainedTokenizerBase,
+    read: tuple[Mapping[str, list[Record]], Mapping[str, int]],
+    bound: int | None,
 ) -> tuple[Prepared, Limits, list[str]]:
     """The rows as `lsemrl fit` will read them, limits for them, and what these will touch."""
     data = rows(limits=_NO_LIMITS)
-    prepared = prepare(data.plan, tokenizer)
+    prepared = prepare(data.plan, tokenizer, read=read)
     if len(prepared.train) < _FEWEST or not prepared.test:
         raise UserError(
             f"{asked.path!r} leaves {len(prepared.train)} rows to train on and {len(prepared.test)} to test on; give a "
             "file with more rows"
         )
     lengths = lengths_of(prepared, tokenizer)
-    limits = limits_of(lengths["train"], cut=asked.task == "headline")
+    limits = limits_of(lengths["train"], cut=asked.task == "headline", bound=bound)
     return prepared, limits, foretold(data.plan.task.name, lengths, prepared.report, limits)
 
 

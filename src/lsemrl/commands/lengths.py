@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LONGEST_CUT, _SHARE = 1024, 0.995
+_USUAL, _ODD = 0.95, 4
+"""What is so many times as long as nearly all is a mistake in the rows, or not worth the memory of a batch."""
 
 
 def lengths_of(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[tuple[int, int]]]:
@@ -26,20 +28,22 @@ def lengths_of(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> dict[s
     return found
 
 
-def limits_of(lengths: Sequence[tuple[int, int]], *, cut: bool) -> Limits:
-    """Limits that hold the prompts and all but the longest targets.
+def limits_of(lengths: Sequence[tuple[int, int]], *, cut: bool, bound: int | None) -> Limits:
+    """Limits that hold the prompts and all but the longest targets, within what the policy reads.
 
     Args:
         lengths: Of the training rows, at least one.
         cut: Whether an input may be cut, as an article may and a sentence may not: then at 1,024 tokens.
+        bound: How many tokens a prompt and an output may have together; None for any number.
     """
-    longest = _rounded(max(prompt for prompt, _ in lengths), 64)
-    targets = sorted(target for _, target in lengths)
-    return Limits(
-        max_prompt_tokens=min(longest, _LONGEST_CUT) if cut else longest,
-        max_target_tokens=_rounded(targets[int(len(targets) * _SHARE)] + 1, 8),
-        on_long="truncate" if cut else "skip",
-    )
+    prompts, targets = (sorted(each) for each in zip(*lengths, strict=True))
+    prompt = _rounded(min(prompts[-1], _ODD * prompts[int(len(prompts) * _USUAL)]), 64)
+    target = min(targets[int(len(targets) * _SHARE)], _ODD * targets[int(len(targets) * _USUAL)])
+    prompt, target = min(prompt, _LONGEST_CUT) if cut else prompt, _rounded(target + 1, 8)
+    if bound is not None and prompt + target > bound:
+        target = min(target, bound // 2)
+        prompt = bound - target
+    return Limits(max_prompt_tokens=prompt, max_target_tokens=target, on_long="truncate" if cut else "skip")
 
 
 def foretold(

@@ -43,6 +43,13 @@ def _within(value: Any, path: str) -> Any:
     return None
 
 
+def text_of(value: Any) -> str | None:
+    """The text that a value is; of a list of accepted ones, as `records` takes it, the first; None if there is none."""
+    if isinstance(value, list) and value:
+        value = value[0].get("text") if isinstance(value[0], Mapping) else value[0]
+    return value if isinstance(value, str) else None
+
+
 def names_in(row: Mapping[str, Any]) -> list[str]:
     """Every name that `value_of` takes, down to a few levels."""
     return list(dict.fromkeys(_names(row, "", _DEPTH)))

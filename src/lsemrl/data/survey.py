@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from fontTools import unicodedata
 
-from lsemrl.data.columns import names_in, value_of
+from lsemrl.data.columns import names_in, text_of, value_of
 from lsemrl.data.formats import TABLES
 from lsemrl.data.rows import Row
 from lsemrl.data.sources import Source, read_rows
@@ -147,6 +147,14 @@ def find_column(
     alike = [column for column in free if profile and column.share(profile) >= 0.5]
     if len(alike) == 1:
         return alike[0]
+    if len(found.columns) == 1:
+        only = found.columns[0].name
+        sign = next((sign for sign in ";|,\t" if sign in only), "")
+        apart = f"it seems to be divided by {sign!r}, but .csv is read by commas and .tsv by tabs" if sign else ""
+        raise UserError(
+            f"which column holds {code!r} cannot be told, for there is only one, {only!r}; "
+            f"{apart or 'give a file with another'}"
+        )
     raise UserError(f"which column holds {code!r} cannot be told; give {option}, one of: {listed}")
 
 
@@ -177,7 +185,7 @@ def _text(row: Row, name: str) -> str:
         value = value_of(row.columns, name)
     except ValueError:
         return ""
-    return value.strip() if isinstance(value, str) else ""
+    return (text_of(value) or "").strip()
 
 
 def _begins_with_row(source: Source, columns: Sequence[Column]) -> bool:

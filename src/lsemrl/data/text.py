@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from lsemrl import micro
-from lsemrl.data.columns import value_of
+from lsemrl.data.columns import text_of, value_of
 from lsemrl.data.sources import LINES, Source, alone, read_rows
 from lsemrl.data.splits import evenly
 from lsemrl.layouts import format_of
@@ -15,6 +17,7 @@ from lsemrl.micro import corpus
 from lsemrl.reading import fault_of
 from lsemrl.types import Example, UserError
 
+OnBadRow = Literal["error", "skip"]
 _SENTENCE = re.compile(r".*?(?:[。！？!?།\n]+|\.(?=\s))", re.DOTALL)
 
 
@@ -31,8 +34,12 @@ class PlainText:
     """Take this many texts, at even distances over the file; fewer where it has fewer."""
     max_characters: int = 1000
     """Cut longer texts here."""
+    on_bad_row: OnBadRow = "error"
+    """Stop at a row that cannot be used, or leave it out and say how many."""
 
     def __post_init__(self) -> None:
+        if self.on_bad_row not in get_args(OnBadRow):
+            raise UserError(f"text.on_bad_row is {self.on_bad_row!r}; choose error or skip")
         for name, least in (("rows", 1), ("max_characters", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"text.{name} is {getattr(self, name)}; give {least} or more")
@@ -60,32 +67,40 @@ class PlainText:
     def _texts(self) -> list[tuple[str, str]]:
         if self.path == micro.NAME:
             return [(str(row["id"]), str(row["text"])) for row in corpus.chinese_text("test", self.rows, seed=0)]
-        return read_texts(self.path, self.column)
+        return read_texts(self.path, self.column, on_bad_row=self.on_bad_row)
 
 
-def read_texts(path: str, column: str, *, header: bool = True) -> list[tuple[str, str]]:
+def read_texts(path: str, column: str, *, header: bool = True, on_bad_row: OnBadRow = "error") -> list[tuple[str, str]]:
     """Every text of a file, with its place.
 
     Args:
         path: A .txt file with one text a line, or whatever else `Source.path` names.
-        column: Where the text is, where the file has columns.
+        column: Where the text is, where the file has columns; of a list of accepted ones the first is taken.
         header: As in `Source`.
+        on_bad_row: Whether a broken row is an error, or left out, with a warning of how many.
 
     Raises:
         UserError: The file cannot be read, or holds a broken row.
     """
     source = Source(path=path) if format_of(path) == LINES else Source(path=path, header=header)
     rows = read_rows(alone(source), (column,))
-    texts = []
+    texts, bad = [], 0
     for row in rows:
         fault = row.fault or fault_of(row.raw)
         try:
-            text = value_of(row.columns, column)
+            text = text_of(value_of(row.columns, column))
         except ValueError as reason:
             text, fault = None, fault or f"column {column!r} {reason}"
-        fault = fault or (fault_of(text) if isinstance(text, str) else "")
-        if fault or not isinstance(text, str):
-            fault = fault or f"has no text in the column {column!r}"
-            raise UserError(f"{row.place}: {fault}; mend the row, or name another column")
+        fault = fault or ("" if text is None else fault_of(text))
+        if not fault and text is None:
+            fault = f"has no text in the column {column!r}"
+        if fault and on_bad_row == "error":
+            raise UserError(f"{row.place}: {fault}; mend the row, name another column, or set on_bad_row to skip")
+        if fault or text is None:
+            bad += 1
+            continue
         texts.append((f"{Path(row.file).name}:{row.line}", text))
+    if bad:
+        told = f"{bad:,} of {len(rows):,} rows of {path} have no text in {column!r} and are left out"
+        warnings.warn(told, stacklevel=2)
     return texts
