@@ -235,7 +235,7 @@ def _shown(
         "max_prompt": limits.max_prompt_tokens,
         "on_long": limits.on_long,
         "max_target": limits.max_target_tokens,
-        "sft": _pace(cold_start, 16 if cold_start < 640 else 32, least=2, most=10),
+        "sft": _pace(cold_start, min(cold_start, 16 if cold_start < 640 else 32), least=2, most=10),
         "rl": _pace(rl, min(rl, 8 if rl < 160 else 16), least=1, most=5),
         # What the base writes by itself: the embedded one is brief.
         "rehearsal": {"rows": 1000, "prompt": 96, "answer": 48}
