@@ -25,10 +25,9 @@ from lsemrl import kernels, micro
 from lsemrl.kernels.divergence import Head, Likeliest, divergence_loss
 from lsemrl.modules.adapters.config import new_config, read_config
 from lsemrl.modules.adapters.embeddings import head_logits, output_head
-from lsemrl.modules.adapters.files import check_passport, read_tensors, write_adapter
+from lsemrl.modules.adapters.files import check_passport, read_tensors, read_written, write_adapter
 from lsemrl.modules.adapters.loading import (
     REFERENCE,
-    adapter_tensors,
     add_reference,
     check_shardable,
     new_adapter,
@@ -45,7 +44,7 @@ from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.pretrained import adapter_tokenizer, declared_eos, fingerprint, read_config_and_tokenizer
 from lsemrl.modules.recomputation import recompute_layers
-from lsemrl.modules.sharding import Traffic, checked, gathered_weights, read_weights, spread, whole_state
+from lsemrl.modules.sharding import Traffic, checked, gathered_weights, spread, whole_state
 from lsemrl.types import Sequences, UserError
 
 
@@ -343,8 +342,6 @@ class Policy(nn.Module):
             with torch.random.fork_rng(devices=[]):  # building it draws from the run's random numbers
                 parameters = read_model(str(folder), self.settings).named_parameters()
             return checked(folder, {f"model.{name}": weight.detach() for name, weight in parameters}, trained)
-        plain = adapter_tensors(self.model)
-        besides = adapter_tensors(self.model, embeddings=self.resized).keys() - plain.keys()
-        found = read_weights(folder, plain, besides)
-        names = {weight: name for name, weight in trained.items()}
-        return {names[weight]: found[key] for key, weight in plain.items()}  # type: ignore[index]
+        names: dict[Tensor, str] = {weight: name for name, weight in trained.items()}
+        found = read_written(self.model, folder, resized=self.resized)
+        return {names[weight]: value for weight, value in found.items()}

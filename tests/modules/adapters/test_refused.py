@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from lsemrl.errors import UserError
 from lsemrl.modules.adapters.config import read_config
+from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
 from modules.adapters.kinds import EVERY, edit, read, save_adapter
 from tiny import make_policy, save_tiny_model
@@ -243,3 +244,27 @@ def test_a_passport_of_an_earlier_lsemrl_is_not_taken_for_that_of_another_model(
         read(tiny_model, copied)
     (copied / "lsemrl.json").unlink()
     read(tiny_model, copied)
+
+
+@pytest.mark.parametrize(
+    ("field", "then", "now"),
+    [
+        ("alpha", 8.0, 80.0),
+        ("trainable_token_indices", [3, 5], [5, 3]),  # whose rows lie in their order
+        ("target_modules", ["q_proj"], ["k_proj"]),
+    ],
+)
+def test_what_was_written_of_another_adapter_is_not_read_into_this_one(
+    field: str, then: Any, now: Any, tiny_model: str, tmp_path: Path
+) -> None:
+    def made(value: Any) -> Policy:
+        return make_policy(tiny_model, lora=LoraSettings(**{"rank": 4, "alpha": 8.0, "dropout": 0.1, field: value}))
+
+    made(then).save(tmp_path)
+    with pytest.raises(UserError) as told:
+        made(now).read(tmp_path)
+    other_names = field == "target_modules"
+    assert ("does not hold this policy's trained weights" in str(told.value)) == other_names
+    assert (f"policy.lora.{field}, or that of policy.adapter, is {now}, and " in str(told.value)) != other_names
+    same = make_policy(tiny_model, lora=LoraSettings(**{"rank": 4, "alpha": 8.0, "dropout": 0.3, field: then}))
+    assert same.read(tmp_path).keys() == same.trained().keys()

@@ -15,14 +15,19 @@ from lsemrl.types import UserError
 
 CONFIG = ADAPTER_CONFIG
 
-_ANY = {
+_MEANING = (
     # what a LoRA is
-    *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout", "lora_bias"),
-    *("use_dora", "fan_in_fan_out"),
+    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias", "use_dora", "fan_in_fan_out"),
     # where it is
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters"),
     # what is trained besides
     *("modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
+)
+"""Fields by which the same weights are another adapter, though their names and shapes may be the same."""
+
+_ANY = {
+    *_MEANING,
+    *("peft_type", "lora_dropout"),
     # where it comes from, and how it was drawn before its first step
     *("base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "peft_version", "eva_config"),
     "runtime_config",
@@ -100,6 +105,28 @@ def new_config(settings: LoraSettings) -> LoraConfig:
         trainable_token_indices=settings.trainable_token_indices,
         task_type="CAUSAL_LM",
     )
+
+
+def check_same(folder: Path, config: LoraConfig) -> None:
+    """Refuse weights that were written of another adapter than they are to be read into.
+
+    Args:
+        folder: They lie there with the adapter_config.json of their own adapter.
+        config: Of the one that is to take them.
+
+    Raises:
+        UserError: The first field by which they would mean something else.
+    """
+    written = LoraConfig.from_pretrained(str(folder))
+    ours = {name: field for field, name in _FIELDS.items()}
+    for name in _MEANING:
+        now, then = (_comparable(name, getattr(one, name)) for one in (config, written))
+        if now != then:
+            raise UserError(
+                f"policy.lora.{ours.get(name, name)}, or that of policy.adapter, is {now}, and {str(folder)!r} was "
+                f"written with {then}, without which its weights mean something else; resume with the configuration "
+                "that wrote it"
+            )
 
 
 def without_effect(settings: LoraSettings, config: LoraConfig) -> str:
@@ -182,6 +209,11 @@ def _check_kind(folder: Path, said: dict[str, Any]) -> None:
             refuse(what, "install the peft that wrote it, or convert it to plain LoRA")
         why, remedy = _REFUSED.get(name, ("is not known to be read as peft reads it", "convert it to plain LoRA"))
         refuse(f"has {name} {value!r}, which {why}", remedy)
+
+
+def _comparable(name: str, value: Any) -> Any:
+    """A field of two adapters that are the same; rows of tokens lie in the order of their list."""
+    return value if name == "trainable_token_indices" else _unordered(value) or None
 
 
 def _unordered(value: Any) -> Any:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lsemrl.errors import reason_of
 from lsemrl.files import write_text
-from lsemrl.modules.adapters.config import CONFIG
-from lsemrl.modules.adapters.loading import TRAINED
-from lsemrl.modules.sharding import whole_state
+from lsemrl.modules.adapters.config import CONFIG, check_same
+from lsemrl.modules.adapters.loading import TRAINED, adapter_tensors
+from lsemrl.modules.sharding import read_weights, whole_state
 from lsemrl.types import UserError
 
 PASSPORT = "lsemrl.json"
@@ -124,6 +124,23 @@ def write_adapter(
     write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
     passport = {"format": _FORMAT, **base, "base_fingerprint": base_fingerprint}
     write_text(folder / PASSPORT, json.dumps(passport, indent=2) + "\n")
+
+
+def read_written(model: Any, folder: Path, *, resized: bool) -> dict[Tensor, Tensor]:
+    """What `write_adapter` wrote, by the weight of the adapter that it is of.
+
+    Args:
+        model: Carries the adapter; it is left as it is.
+        folder: That which was written.
+        resized: As when it was.
+
+    Raises:
+        UserError: It was written of another adapter.
+    """
+    own = adapter_tensors(model)
+    found = read_weights(folder, own, adapter_tensors(model, embeddings=resized).keys() - own.keys())
+    check_same(folder, model.peft_config[TRAINED])
+    return {weight: found[key] for key, weight in own.items()}
 
 
 def _no_card(folder: Path) -> None:
