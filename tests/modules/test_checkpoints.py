@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import platform
 import shutil
@@ -27,6 +26,7 @@ from lsemrl import files
 from lsemrl.errors import UserError
 from lsemrl.modules import run_state
 from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.best import read_best
 from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.reference import held_against
@@ -370,8 +370,11 @@ def test_the_best_is_kept_by_a_metric_that_is_measured(tiny_model: str, tmp_path
     with pytest.raises(UserError, match=r"monitor is 'val/bleu', which validation does not measure; .* val/chrf"):
         run(sft(tiny_model), tmp_path, monitor="val/bleu")
     run(sft(tiny_model), tmp_path / "kept")
-    best = json.loads((tmp_path / "kept" / "checkpoints" / "step_8" / "state.json").read_text())["best"]
-    assert best == pytest.approx(max(float(row["val/chrf"]) for row in metrics(tmp_path / "kept") if row["val/chrf"]))
+    best = read_best(tmp_path / "kept" / "best")
+    assert best
+    rows = reversed(metrics(tmp_path / "kept"))  # of equal ones the first
+    scores = {float(row["val/chrf"]): int(row["step"]) for row in rows if row["val/chrf"]}
+    assert best.value == pytest.approx(max(scores)) and best.step == scores[max(scores)]
 
 
 def test_what_a_kill_left_half_done_is_swept(saved: Path, tiny_model: str) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lsemrl import micro
 from lsemrl.errors import UserError
+from lsemrl.modules.best import read_best
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.rewards import SemanticSimilarity
@@ -125,5 +126,5 @@ def test_the_best_of_another_metric_is_no_bar(tiny_model: str, tmp_path: Path) -
         run(sft(tiny_model), tmp_path / "run", At(4, stop), monitor="val/chrf", mode="min")
     state = tmp_path / "run" / "checkpoints" / "step_3"
     module = run(sft(tiny_model), tmp_path / "run", resume=str(state), monitor="val/chrf", mode="max")
-    best = json.loads((tmp_path / "run" / "checkpoints" / "step_8" / "state.json").read_text())["best"]
-    assert best == float(module.trainer.callback_metrics["val/chrf"])
+    best = read_best(tmp_path / "run" / "best")
+    assert best and best.mode == "max" and best.value == float(module.trainer.callback_metrics["val/chrf"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lsemrl.modules.best import Best
 from lsemrl.modules.run_summary import run_summary
 
 
@@ -21,12 +22,30 @@ def test_the_best_is_told_where_it_is_not_the_last(tmp_path: Path) -> None:
     for name in ("adapter", "best"):
         (tmp_path / name).mkdir()
     (tmp_path / "metrics.csv").write_text("step,val/chrf\n1,.5\n2,.6\n3,nan\n4,.6\n5,.3\n")
-    _, metric, best, next_ = run_summary(tmp_path, "val/chrf")
+    Best(metric="val/chrf", mode="max", value=0.6, step=2).write(tmp_path / "best")
+    place, metric, best, next_ = run_summary(tmp_path, "val/chrf")
+    assert "best (the adapter that did best by val/chrf)" in place
     assert metric == "val/chrf: 0.5 at step 1, 0.3 at step 5"
     assert best == "best val/chrf: 0.6 at step 2, which best/ holds; adapter/ is of the last step"
     assert next_.endswith(f"--policy.adapter {tmp_path}/best")
-    _, _, next_ = run_summary(tmp_path, "val/chrf", "min")
+    Best(metric="val/chrf", mode="min", value=0.3, step=5).write(tmp_path / "best")
+    _, _, next_ = run_summary(tmp_path, "val/chrf")
     assert next_.endswith(f"--policy.adapter {tmp_path}/adapter")
+
+
+def test_the_best_is_what_lies_there_whatever_is_watched_by_now(tmp_path: Path) -> None:
+    """A run may be gone on with by another metric, or by none, and end before it is measured."""
+    for name in ("adapter", "best"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "metrics.csv").write_text("step,val/chrf,val/bleu\n1,.5,7\n5,.3,9\n")
+    place, _, next_ = run_summary(tmp_path, "val/bleu")
+    assert "best (the adapter that did best by a metric of validation)" in place
+    assert next_.endswith(f"--policy.adapter {tmp_path}/adapter")
+    Best(metric="val/chrf", mode="max", value=0.5, step=1).write(tmp_path / "best")
+    place, _, best, next_ = run_summary(tmp_path, "val/bleu")
+    assert "best (the adapter that did best by val/chrf)" in place
+    assert best == "best val/chrf: 0.5 at step 1, which best/ holds; adapter/ is of the last step"
+    assert next_.endswith(f"--policy.adapter {tmp_path}/best")
 
 
 def test_what_was_not_measured_is_not_told(tmp_path: Path) -> None:

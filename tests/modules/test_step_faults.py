@@ -19,6 +19,7 @@ from lsemrl.errors import UserError
 from lsemrl.modules import base
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.best import Best, read_best
 from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.optimizer_settings import OptimizerSettings
@@ -122,7 +123,7 @@ def test_a_score_that_is_no_number_is_never_the_best(
     module = sft(tiny_model)
     monkeypatch.setattr(type(module.scorer), "__call__", lambda *_: {"chrf": next(scores)})
     run(module, tmp_path)
-    assert json.loads((tmp_path / "checkpoints" / "step_8" / "state.json").read_text())["best"] == 0.5
+    assert read_best(tmp_path / "best") == Best(metric="val/chrf", mode="max", value=0.5, step=6)
 
 
 def test_a_policy_that_has_run_away_is_told(tiny_model: str, tmp_path: Path) -> None:

@@ -62,8 +62,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
     cli = _trainer_cli(words, list(callbacks), run, named)
     if run and words[0] == "fit" and cli.trainer.is_global_zero and not callbacks and not cli.trainer.fast_dev_run:
-        kept = cli.config.fit.checkpoints
-        for line in run_summary(cli.model.folder, kept.monitor, kept.mode):
+        for line in run_summary(cli.model.folder, cli.config.fit.checkpoints.monitor):
             print(visible(line))
     return cli
 

@@ -20,13 +20,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint as LightningsOwn
 from lsemrl.files import remove_folder
 from lsemrl.modules.alarm_log import Alarmed
 from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.best import Best, read_best
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.preemption import Signals
 from lsemrl.modules.ranks import highest
 from lsemrl.modules.run_state import gather_state, restore_state, save_policy
 from lsemrl.modules.served import ServerGone
 from lsemrl.modules.snapshot import write_snapshot
-from lsemrl.runs import CHECKPOINTS, checkpoints, finish_run, truncate_files
+from lsemrl.runs import ADAPTER, BEST, CHECKPOINTS, checkpoints, finish_run, truncate_files
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Checkpoints(Checkpoint):
             )
         self.every_n_steps, self.keep, self.monitor, self.mode = every_n_steps, keep, monitor, mode
         self.resume: Path | None = None if resume in ("auto", "never") else Path(resume)
-        self._best: float | None = None
+        self._best: Best | None = None  # what is in best/, if this run put it there
         self._saved = -1  # rollout step of the newest checkpoint
         self._unproven = False  # whether it is still to be seen that training goes on from it
         self._owed: str | None = None  # why a checkpoint that was due has not been written yet
@@ -162,9 +163,10 @@ class Checkpoints(Checkpoint):
         assert isinstance(pl_module, PolicyModule)
         if math.isnan(score) or pl_module.unsound():
             return
-        if self._best is None or (score > self._best if self.mode == "max" else score < self._best):
-            self._best = score
-            save_policy(pl_module, self.folder / "best")
+        found = Best(metric=self.monitor, mode=self.mode, value=score, step=max(pl_module.rollout_step - 1, 0))
+        if found.beats(self._best):
+            save_policy(pl_module, self.folder / BEST, found)
+            self._best = found
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the adapter, save the run for whoever trains on, and say that it has ended."""
@@ -176,7 +178,7 @@ class Checkpoints(Checkpoint):
             kept = checkpoints(self.folder)
             where = f"the last checkpoint is {str(kept[-1])!r}" if kept else "there is no checkpoint"
             raise UserError(f"{reason}, so that the run ends without an adapter; {where}; lower optimizer.lr")
-        save_policy(pl_module, self.folder / "adapter")
+        save_policy(pl_module, self.folder / ADAPTER)
         # Lightning has counted the epoch already where the last step ended it.
         whole = trainer.fit_loop.epoch_progress.current
         done = 0 if whole.completed == whole.ready else trainer.fit_loop.epoch_loop.batch_progress.current.completed
@@ -196,8 +198,7 @@ class Checkpoints(Checkpoint):
         self._owed = reason
         if reason:
             return
-        chosen = {"best": self._best, "monitor": [self.monitor, self.mode]}
-        found = gather_state(trainer, module, epoch, batches, self._stands_on, chosen)
+        found = gather_state(trainer, module, epoch, batches, self._stands_on)
         self._saved, self._unproven = module.rollout_step, True
         if found is None:
             return
@@ -223,8 +224,8 @@ class Checkpoints(Checkpoint):
         state = restore_state(trainer, module, folder, self._stands_on, same_run=own)
         step, ranks = state["rollout_step"], len(state["ranks"])
         self._saved = step
-        if own and state.get("monitor") == [self.monitor, self.mode]:  # what is in best/ was chosen so
-            self._best = state["best"]
+        if own:
+            self._best = read_best(self.folder / BEST)
         if trainer.is_global_zero:
             if own:
                 truncate_files(self.folder, state["appended"])

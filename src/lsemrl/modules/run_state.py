@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lsemrl import __version__
 from lsemrl.files import replace_folder
 from lsemrl.modules.base import PolicyModule
+from lsemrl.modules.best import Best
 from lsemrl.modules.ground import check_ground
 from lsemrl.modules.optimization import set_schedule
 from lsemrl.modules.policy import Policy
@@ -34,7 +35,6 @@ def gather_state(
     epoch: int,
     batches: int,
     stands_on: Mapping[str, str],
-    chosen: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Callable[[Path], None]] | None:
     """What stands before batch `batches` of `epoch`, for `write_snapshot`; all ranks must call.
 
@@ -44,7 +44,6 @@ def gather_state(
         epoch: Counted from 0.
         batches: Of this epoch, which have been learned from.
         stands_on: Hashes of what must be the same when the run goes on.
-        chosen: What is known of the best policy so far.
 
     Returns:
         The state as JSON can hold it, and what writes the other files into a folder; None for all ranks but the first.
@@ -74,7 +73,6 @@ def gather_state(
         "rows_checksum": _checksum_of(trainer),
         "stands_on": stands_on,
         "schedule": {"last_epoch": trainer.lr_scheduler_configs[0].scheduler.last_epoch},
-        **chosen,
         "appended": file_sizes(module.folder),
         "ranks": ranks,
     }
@@ -88,15 +86,26 @@ def gather_state(
     return state, fill
 
 
-def save_policy(module: PolicyModule, folder: Path) -> None:
+def save_policy(module: PolicyModule, folder: Path, chosen: Best | None = None) -> None:
     """Write what is trained to `folder`, whole or not at all; all ranks must call.
+
+    Args:
+        module: What is trained.
+        folder: Replaced where it is there.
+        chosen: What it was chosen by, if it was; it goes along.
 
     Raises:
         UserError: It cannot be written.
     """
     weights = whole_tensors(module.policy.trained())
+
+    def fill(part: Path) -> None:
+        module.policy.save(part, weights)
+        if chosen:
+            chosen.write(part)
+
     if module.trainer.is_global_zero:
-        replace_folder(folder, lambda part: module.policy.save(part, weights))
+        replace_folder(folder, fill)
 
 
 def restore_state(
