@@ -85,6 +85,7 @@ def test_other_kinds_are_refused_by_their_names(config: Any, tiny_model: str, tm
         ({"init_lora_weights": ["pissa"]}, "has init_lora_weights"),
         ({"alora_invocation_tokens": [1, 2]}, "has alora_invocation_tokens [1, 2], which works only behind the tokens"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "has layer_replication [[0, 2], [1, 2]], which stacks the base"),
+        ({"revision": "v1"}, "is of revision 'v1' of its base, and a base is read from its main branch; put that"),
         ({"megatron_config": {"a": 1}}, "has megatron_config {'a': 1}, which is for the layers of Megatron"),
         ({"use_qalora": True}, "has use_qalora True, which is for quantised models"),
         ({"arrow_config": {"top_k": 2}}, "has arrow_config {'top_k': 2}, which is not known to be read as"),
@@ -126,6 +127,17 @@ def test_factors_of_embeddings_that_are_kept_tied_are_refused(tiny_model: str, t
     save_adapter(tiny_model, tmp_path, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
     with pytest.raises(UserError, match="ties factors of embeddings to those of the head"):
         read(tiny_model, tmp_path)
+
+
+def test_an_adapter_that_takes_no_copy_of_itself_is_refused_as_its_own_reference(
+    tiny_model: str, tmp_path: Path
+) -> None:
+    save_adapter(tiny_model, tmp_path, target_modules=["q_proj", "lm_head"], trainable_token_indices=[3, 5])
+    with pytest.raises(
+        UserError, match=r"policy\.reference is initial, and peft puts no copy of this adapter beside it"
+    ):
+        read(tiny_model, tmp_path)
+    assert read(tiny_model, tmp_path, reference="base").adapted
 
 
 UP = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"

@@ -91,6 +91,7 @@ def read_config(folder: Path) -> LoraConfig:
         ) from error
     config.inference_mode = False  # which peft writes, and which would leave it frozen
     config.base_model_name_or_path = None  # what peft puts there is where this machine has it
+    config.revision = None
     return config
 
 
@@ -188,6 +189,12 @@ def _check_kind(folder: Path, said: dict[str, Any]) -> None:
         refuse(f"is of peft_type {said.get('peft_type')!r}, and only LORA is read", f"train a LoRA, or {_MERGE}")
     if said.get("task_type") not in (None, "CAUSAL_LM"):
         refuse(f"is of task_type {said['task_type']!r}, not of a causal language model", "name another")
+    if (said.get("revision") or "main") != "main":
+        refuse(
+            f"is of revision {said['revision']!r} of its base, and a base is read from its main branch",
+            f"put that revision into a folder, name that as policy.model, and in {CONFIG} as base_model_name_or_path, "
+            "with null as revision",
+        )
     begun = said.get("init_lora_weights", True)
     if begun not in _DRAWN:
         reason = "of which it is not proven that it is trained here as peft trains it", "train a plain LoRA"

@@ -163,8 +163,18 @@ def _fill(model: PeftModel, tensors: dict[str, Tensor], folder: Path) -> None:
 
 
 def add_reference(model: PeftModel) -> None:
-    """A frozen copy of the adapter that is trained."""
-    model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[TRAINED]))
+    """A frozen copy of the adapter that is trained.
+
+    Raises:
+        UserError: peft puts no second one beside it.
+    """
+    try:
+        model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[TRAINED]))
+    except _MISFITS as error:
+        raise UserError(
+            f"policy.reference is initial, and peft puts no copy of this adapter beside it ({reason_of(error)}); set "
+            "policy.reference to base, or to none"
+        ) from error
     model.set_adapter(TRAINED)
     reference = adapter_tensors(model, REFERENCE)
     for key, weight in adapter_tensors(model).items():
