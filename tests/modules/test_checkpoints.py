@@ -17,12 +17,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 from torch import Tensor
 
 from full_disk import full_disk
 from lsemrl import files
+from lsemrl.data.task import MicroRows
+from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.modules import run_state
 from lsemrl.modules.base import PolicyModule
@@ -230,6 +233,26 @@ def test_another_configuration_is_refused(saved: Path, tiny_model: str, tmp_path
     ):
         with pytest.raises(UserError, match=reason):
             run(module, tmp_path / "other", resume=str(saved / "step_6"), rows=rows)
+
+
+def test_batches_go_on_where_the_last_one_ended_or_not_at_all(tiny_model: str, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class See(Callback):
+        def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, *_: int) -> None:
+            seen.extend(example.id for example in batch.examples)
+
+    def by(size: int) -> TranslationData:
+        return TranslationData(micro=MicroRows(train=24, validation=4, test=4), batch_size=size)
+
+    with pytest.raises(Stop):
+        run(sft(tiny_model), tmp_path / "a", See(), At(3, stop), data=by(4), epochs=1, monitor=None, every_n_steps=1)
+    saved = tmp_path / "a" / "checkpoints" / "step_2"
+    del seen[8:]
+    with pytest.raises(UserError, match=r"written 8 rows into an epoch, .* resume it with data\.batch_size 4 or 8$"):
+        run(sft(tiny_model), tmp_path / "b", data=by(6), epochs=1, resume=str(saved), monitor=None)
+    run(sft(tiny_model), tmp_path / "b", See(), data=by(8), epochs=1, resume=str(saved), monitor=None)
+    assert len(seen) == len(set(seen)) == 24
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def restore_state(
             f"{str(folder)!r} was written while training on other rows than data now gives; restore the data, or "
             "set checkpoints.resume to never to begin anew"
         )
+    _check_rows(trainer, state["rows"], folder)
     if "stands_on" in state:
         check_ground(state["stands_on"], stands_on, folder, same_run=same_run)
     trained = module.policy.trained()
@@ -192,6 +193,25 @@ def _set_clocks(trainer: Trainer, state: Mapping[str, Any]) -> None:
     counted["epoch_loop.manual_optimization.optim_step_progress"] = {"total": taken, "current": taken}
     counted["state_dict"]["combined_loader"] = [{"batches": batches}]
     loop.load_state_dict(counted)
+
+
+def _check_rows(trainer: Trainer, rows: int, folder: Path) -> None:
+    """Refuse to go on within an epoch by batches that do not begin where the last one ended.
+
+    Raises:
+        UserError: Rows would be learned from twice.
+    """
+    if rows % _rows_a_batch(trainer) == 0:
+        return
+    asked, ranks = trainer.datamodule.data.batch_size, trainer.world_size  # type: ignore[attr-defined]
+    fit = [size for size in range(1, rows + 1) if rows % (size * ranks) == 0]
+    below, above = [size for size in fit if size < asked][-1:], [size for size in fit if size > asked][:1]
+    sizes = " or ".join(map(str, (*below, *above)))
+    raise UserError(
+        f"data.batch_size is {asked} on {ranks} ranks, and {str(folder)!r} was written {rows:,} rows into an epoch, "
+        "which no whole number of such batches makes up; "
+        + (f"resume it with data.batch_size {sizes}" if sizes else "resume it on a number of ranks that divides them")
+    )
 
 
 def _rows_a_batch(trainer: Trainer) -> int:

@@ -133,9 +133,7 @@ def test_an_adapter_that_takes_no_copy_of_itself_is_refused_as_its_own_reference
     tiny_model: str, tmp_path: Path
 ) -> None:
     save_adapter(tiny_model, tmp_path, target_modules=["q_proj", "lm_head"], trainable_token_indices=[3, 5])
-    with pytest.raises(
-        UserError, match=r"policy\.reference is initial, and peft puts no copy of this adapter beside it"
-    ):
+    with pytest.raises(UserError, match=r"policy\.reference is initial, and peft puts no copy of this adapter"):
         read(tiny_model, tmp_path)
     assert read(tiny_model, tmp_path, reference="base").adapted
 
