@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from forks import Fork, script
 from full_disk import full_disk
@@ -27,17 +27,21 @@ from lsemrl.commands import answers, trained
 from lsemrl.commands import exported as exporting
 from lsemrl.commands.generate import counted
 from lsemrl.commands.named import Model, find
-from lsemrl.commands.trained import read_run, take_up
+from lsemrl.commands.trained import Trained, read_run, take_up
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.collate import encode
+from lsemrl.data.instruction import InstructionData
 from lsemrl.data.task import Plan
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.whole_models import write_model
 from lsemrl.report.tax_report import tax_report
 from lsemrl.types import Completion, Example
 from made_up import make_measured
 from matrix import slow_but
+from modules.adapters.kinds import save_adapter
 from small_run import SMALL, fit_small
 from tiny import save_tiny_model
 
@@ -446,10 +450,41 @@ def test_what_is_exported_ends_its_texts_where_generate_does(tmp_path: Path) -> 
     policy.load()
     declared, policy.tokenizer.eos_token = policy.eos_ids(), "<|user|>"
     policy.model.get_base_model().generation_config.repetition_penalty = 1.1  # which generate does not know
-    exporting._save(policy.model.get_base_model(), policy, tmp_path / "saved")
+    write_model(policy.model.get_base_model(), policy.tokenizer, tmp_path / "saved")
     found = GenerationConfig.from_pretrained(tmp_path / "saved")
     assert found.eos_token_id == policy.eos_ids() and set(declared) < set(found.eos_token_id)
     assert found.repetition_penalty in (None, 1.0)
+
+
+def test_a_model_that_was_trained_whole_ends_its_texts_where_generate_does(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    GenerationConfig(eos_token_id=7, repetition_penalty=1.1).save_pretrained(model)  # by which its training ends no text
+    policy = Policy(PolicySettings(model=str(model), train="full", reference="none"))
+    policy.load()
+    ends = policy.eos_ids()
+    policy.save_weights(tmp_path / "saved")
+    found = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert found.eos_token_id == ends == policy.eos_ids() and {7, policy.tokenizer.eos_token_id} <= set(ends)
+    assert found.repetition_penalty in (None, 1.0)
+
+
+def test_a_base_is_exported_as_it_is_though_the_adapter_brings_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = AutoTokenizer.from_pretrained(micro.POLICY)
+    words.add_tokens(["<|bo|>"])
+    adapter = save_adapter(str(micro.POLICY), tmp_path / "new", rows=len(words))
+    words.save_pretrained(adapter)
+    policy = Policy(PolicySettings(adapter=str(adapter)))
+    policy.load()
+    run = Trained(folder=tmp_path, config={}, policy=policy.settings, data=InstructionData(), sampling=Sampling())
+    exporting._write_adapter(run, policy, tmp_path / "out", tmp_path / "out" / "base", "card")
+    read = take_up(find("out", Path("runs"))).policy
+    assert read.model == str(Path("out/base"))
+    again = Policy(read)
+    again.load()
+    assert len(again.base_tokenizer) < len(again.tokenizer) and again.eos_ids() == policy.eos_ids()
 
 
 def test_an_adapter_of_a_hub_answers_on_its_base(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

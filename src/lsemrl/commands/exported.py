@@ -12,7 +12,7 @@ import torch
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from lsemrl import __version__, micro
 from lsemrl.commands.named import READ_AS
@@ -27,6 +27,7 @@ from lsemrl.modules.adapters.files import PASSPORT, adapter_fingerprint
 from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.base_model import read_model
 from lsemrl.modules.policy import Policy
+from lsemrl.modules.whole_models import write_model
 from lsemrl.reading import read_json
 from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.report.records import Report
@@ -140,7 +141,8 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, 
     policy.save(folder)
     if run.policy.model == micro.NAME or run.policy.quantization:  # a model that only lsemrl knows goes along
         base = read_model(policy.path, run.policy, plain=True)
-        _save(base.to(getattr(torch, run.policy.dtype)), policy, output / "base")
+        write_model(base.to(getattr(torch, run.policy.dtype)), policy.base_tokenizer, output / "base")
+        policy.base_tokenizer.save_pretrained(output / "base")
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = str(base_path)
@@ -157,7 +159,8 @@ def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None
     with policy.inference():
         before = policy.model(input_ids=ids).logits.log_softmax(dim=-1)
     model = merge_for_good(policy.model)  # of the copy that was read here
-    _save(model.to(getattr(torch, dtype)), policy, folder)
+    write_model(model.to(getattr(torch, dtype)), policy.tokenizer, folder)
+    policy.tokenizer.save_pretrained(folder)
     stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         after = stored.eval()(input_ids=ids).logits.log_softmax(dim=-1)
@@ -173,17 +176,6 @@ def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None
         f"\nBase and adapter, added in float32 and stored in {dtype}; log-probs differ by {off:.1g} nats on average.\n"
     )
     write_text(folder / "README.md", _front(head) + card + note)
-
-
-def _save(model: PreTrainedModel, policy: Policy, folder: Path) -> None:
-    """Write a model that ends its texts, and draws them, as `generate` does."""
-    model.generation_config = GenerationConfig(
-        bos_token_id=policy.tokenizer.bos_token_id,
-        eos_token_id=policy.eos_ids(),
-        pad_token_id=policy.tokenizer.pad_token_id,
-    )
-    model.save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
 
 
 def _front(fields: dict[str, str]) -> str:

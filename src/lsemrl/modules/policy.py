@@ -42,9 +42,10 @@ from lsemrl.modules.forward import Way, predictors, prove, score_logits
 from lsemrl.modules.losses import LossFunction
 from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.pretrained import adapter_tokenizer, declared_eos, fingerprint, read_config_and_tokenizer
+from lsemrl.modules.pretrained import adapter_tokenizer, fingerprint, read_config_and_tokenizer
 from lsemrl.modules.recomputation import recompute_layers
 from lsemrl.modules.sharding import Traffic, checked, gathered_weights, spread, whole_state
+from lsemrl.modules.whole_models import ends, write_model
 from lsemrl.types import Sequences, UserError
 
 
@@ -55,6 +56,7 @@ class Policy(nn.Module):
         settings: What it was made from.
         config: What the model says of itself.
         tokenizer: Pads on the left; has an EOS and a padding token, which may be the same.
+        base_tokenizer: The same of the base, where the adapter brought another.
         model: The causal LM, wrapped by peft when it carries an adapter.
         fingerprint: Tells this base model from others.
     """
@@ -72,6 +74,7 @@ class Policy(nn.Module):
         self.settings = settings
         self.path = str(micro.POLICY) if settings.model == micro.NAME else settings.model
         self.config, self.tokenizer = read_config_and_tokenizer(self.path, trust=settings.trust_remote_code)
+        self.base_tokenizer = self.tokenizer
         self.adapter: Path | None = None
         if settings.adapter is not None:
             self.adapter = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
@@ -153,8 +156,8 @@ class Policy(nn.Module):
         return isinstance(self.model, PeftModel)
 
     def eos_ids(self) -> list[int]:
-        """Every id that ends a completion: the tokenizer's and all those the model declares (Qwen3 has two)."""
-        return sorted({self.tokenizer.eos_token_id, *declared_eos(self.model.config, self.model.generation_config)})
+        """Every id that ends a completion."""
+        return ends(self.model, self.tokenizer)
 
     @property
     def shares_prompts(self) -> bool:
@@ -329,7 +332,7 @@ class Policy(nn.Module):
             base = self.settings.base_named()
             write_adapter(self.model, folder, base, self.fingerprint, whole, resized=self.resized)
         else:
-            self.model.save_pretrained(folder, state_dict=whole_state(self.model, whole))
+            write_model(self.model, self.tokenizer, folder, whole_state(self.model, whole))
 
     def read(self, folder: Path) -> dict[str, Tensor]:
         """The weights that `save` wrote, by the names of `trained`.
