@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,25 @@ def test_another_address_of_the_server_is_the_same_run(tmp_path: Path) -> None:
     (tmp_path / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
     assert opened(tmp_path, drawn(server="http://b:9", server_timeout=90)) == ("version_0", "step_5")
     assert opened(tmp_path, drawn(server="http://a:8000", top_p=0.5)) == ("version_1", None)
+
+
+def test_where_a_run_began_tells_it_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = Path("runs/version_0/checkpoints/step_5")
+    there.mkdir(parents=True)
+
+    def begun(resume: object) -> dict[str, object]:
+        return {**CONFIG, "trainer": {"default_root_dir": "runs"}, "checkpoints": {"resume": str(resume), "keep": 1}}
+
+    assert opened(Path("runs"), begun("auto")) == ("version_1", None)
+    assert opened(Path("runs"), begun(there)) == ("version_2", None)
+    for name in ("version_1", "version_2"):
+        (Path("runs") / name / "checkpoints" / "step_7").mkdir(parents=True)
+    shutil.rmtree(there)  # which the run needs no longer
+    for typed in (there, there.absolute(), f"./{there}/"):
+        assert opened(Path("runs"), begun(typed)) == ("version_2", "step_7")
+    for typed in ("auto", "never"):
+        assert opened(Path("runs"), begun(typed)) == ("version_1", "step_7")
 
 
 def test_of_several_that_were_interrupted_the_furthest_goes_on(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ CHECKPOINTS, SAMPLES, SKIPPED, ALARMS = "checkpoints", "samples.csv", "skipped.j
 CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
 KEPT = (ADAPTER, BEST)
 """What a run leaves for others."""
+AUTO, NEVER = "auto", "never"
+"""Values of checkpoints.resume that are no folder."""
 APPENDED = (SAMPLES, SKIPPED, ALARMS)
 """Files in a run's folder that steps append to."""
 _ANEW = (CONFIG, SAMPLES, "metrics.csv", "events.out.tfevents.*")
@@ -206,6 +208,9 @@ def is_rank_zero() -> bool:
 def _identity(config: Mapping[str, Any]) -> str:
     root = os.path.realpath(config.get("trainer", {}).get("default_root_dir") or ".")
     kept = _seen(config, root)
+    begun = (config.get("checkpoints") or {}).get("resume", AUTO)
+    if begun not in (AUTO, NEVER):
+        kept["resume"] = os.path.relpath(os.path.realpath(begun), root)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

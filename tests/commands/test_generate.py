@@ -458,7 +458,7 @@ def test_what_is_exported_ends_its_texts_where_generate_does(tmp_path: Path) -> 
 
 def test_a_model_that_was_trained_whole_ends_its_texts_where_generate_does(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model")
-    GenerationConfig(eos_token_id=7, repetition_penalty=1.1).save_pretrained(model)  # by which its training ends no text
+    GenerationConfig(eos_token_id=7, repetition_penalty=1.1).save_pretrained(model)  # with which it ends no text
     policy = Policy(PolicySettings(model=str(model), train="full", reference="none"))
     policy.load()
     ends = policy.eos_ids()

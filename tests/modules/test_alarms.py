@@ -251,7 +251,7 @@ def test_a_run_that_an_alarm_stops_is_saved_and_the_same_command_goes_on(tiny_mo
         module.alarms = AlarmSettings(on_alarm="stop", window=2, kl=1e-9, unrewarded=False, **quiet)
         return module
 
-    with pytest.raises(Alarmed, match=r"stopped by an alarm \(kl is .*\), saved in .*checkpoints; the same"):
+    with pytest.raises(Alarmed, match=r"stopped by an alarm \(kl is .*\), saved in .*step_5; --checkpoints\.resume"):
         run(watched(), tmp_path)
     assert (tmp_path / "checkpoints" / "step_5").is_dir() and not (tmp_path / "adapter").exists()
     run(watched(), tmp_path, resume=str(tmp_path / "checkpoints" / "step_5"))  # past what has been told

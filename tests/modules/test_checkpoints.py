@@ -108,13 +108,52 @@ def test_a_signal_saves_and_stops(
 ) -> None:
     whole, _ = uninterrupted("grpo")
     folder, before = tmp_path / "stopped", signal.getsignal(number)
-    with pytest.raises(Interrupted, match=f"stopped by {signal.Signals(number).name}, saved in") as told:
+    name, saved = signal.Signals(number).name, folder / "checkpoints" / "step_5"
+    with pytest.raises(Interrupted) as told:
         run(grpo(tiny_model), folder, At(5, lambda: os.kill(os.getpid(), number)), every_n_steps=0)
     assert told.value.signal == number
+    said = f"stopped by {name}, saved in {saved}; --checkpoints.resume {saved} goes on from there"
+    assert str(told.value) == said  # for the same command would not find it, outside of `lsemrl fit`
     assert signal.getsignal(number) == before
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_5"]
     resumed = run(grpo(tiny_model), folder, resume=str(folder / "checkpoints" / "step_5"), every_n_steps=0)
     assert all(torch.equal(value, trained(whole)[name]) for name, value in trained(resumed).items())
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_was_not_saved_is_not_said_to_be(tiny_model: str, tmp_path: Path) -> None:
+    def stopped(folder: str, act: Callable[[], object] = terminate, at: int = 1, **keep: Any) -> str:
+        settings = {"every_n_steps": 0, "monitor": None, **keep}
+        with pytest.raises(Interrupted) as told:
+            run(sft(tiny_model), tmp_path / folder, At(at, act), **settings)
+        return str(told.value)
+
+    anew = "the same command begins anew"
+    none = f"not saved, since checkpoints.keep is 0, or trainer.enable_checkpointing false; {anew}"
+    assert stopped("none", keep=0) == f"stopped by SIGTERM, {none}"
+    with ExitStack() as stack:
+        said = stopped("full", lambda: (stack.enter_context(full_disk(20_000)), terminate()))
+    assert said.startswith("stopped by SIGTERM, not saved, since it could not be written (File too large")
+    assert said.endswith(f"; {anew}")
+    with ExitStack() as stack:
+        act = lambda: (stack.enter_context(full_disk(20_000)), terminate())  # noqa: E731
+        said = stopped("later", act, at=2, every_n_steps=1)
+    assert said.endswith(f"; --checkpoints.resume {tmp_path}/later/checkpoints/step_1 goes on from the last checkpoint")
+    assert [path.name for path in tmp_path.glob("*/checkpoints/*")] == ["step_1"]
+
+
+def test_a_run_that_was_stopped_before_its_first_step_stands_where_it_began(tiny_model: str, tmp_path: Path) -> None:
+    class First(Callback):
+        def on_train_batch_start(self, *_: object) -> None:
+            terminate()
+
+    run(sft(tiny_model), tmp_path / "before", epochs=1, monitor=None)
+    saved = tmp_path / "before" / "checkpoints" / "step_4"
+    with pytest.raises(Interrupted, match=f"saved in {saved}; --checkpoints.resume {saved} goes on from there"):
+        run(sft(tiny_model), tmp_path / "after", First(), resume=str(saved), monitor=None)
 
 
 def time_is_up() -> None:

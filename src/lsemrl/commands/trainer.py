@@ -19,7 +19,7 @@ from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
 from lsemrl.foreign import visible
 from lsemrl.modules.run_summary import run_summary
-from lsemrl.runs import find_run, is_rank_zero
+from lsemrl.runs import NEVER, find_run, is_rank_zero
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
@@ -119,7 +119,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
             check_all_finite(config.as_dict())
             if config.trainer.enable_checkpointing is False:
                 config.trainer.enable_checkpointing, config.checkpoints.keep = None, 0
-            parser, auto = self._parser(self.subcommand), config.checkpoints.resume == "auto"
+            parser, again = self._parser(self.subcommand), config.checkpoints.resume != NEVER
             settled = {"skip_none": False, "skip_check": True}  # it has been checked as it was read
             whole = json.loads(parser.dump(config, format="json", **settled))
             root = checkpoint = None
@@ -127,12 +127,12 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
                 root = Path(config.trainer.default_root_dir or "runs")
             if root and is_rank_zero() and self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
                 try_folder(root, "trainer.default_root_dir")
-                checkpoint = find_run(root, whole) if self.subcommand == "fit" and auto else None
+                checkpoint = find_run(root, whole) if self.subcommand == "fit" and again else None
             self.asked = Asked(
                 root=root,
                 config=whole,
                 text=parser.dump(config, **settled),
-                resume=auto,
+                resume=again,
                 checkpoint=checkpoint,
             )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import signal
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from lsemrl.modules.ranks import highest
 from lsemrl.modules.run_state import gather_state, restore_state, save_policy
 from lsemrl.modules.served import ServerGone
 from lsemrl.modules.snapshot import write_snapshot
-from lsemrl.runs import ADAPTER, BEST, CHECKPOINTS, checkpoints, finish_run, truncate_files
+from lsemrl.runs import ADAPTER, AUTO, BEST, CHECKPOINTS, NEVER, checkpoints, truncate_files
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
@@ -40,15 +41,19 @@ class Interrupted(Exception):
         signal: Its number.
     """
 
-    def __init__(self, number: int, folder: Path, reason: str | None) -> None:
+    def __init__(self, number: int, left: str) -> None:
         self.signal = number
-        saved = f"not saved, since {reason}" if reason else f"saved in {folder}"
-        there = "the last checkpoint, if there is one" if reason else "there"
-        super().__init__(f"stopped by {signal.Signals(number).name}, {saved}; the same command goes on from {there}")
+        super().__init__(f"stopped by {signal.Signals(number).name}, {left}")
 
 
 class Checkpoints(Checkpoint):
-    """Saves a run every so many rollout steps and where SIGTERM or Ctrl-C stops it, and takes it up again."""
+    """Saves a run every so many rollout steps and where SIGTERM or Ctrl-C stops it, and takes it up again.
+
+    Attributes:
+        found_again: Whether the same command finds the run again; whoever looks for it says so.
+    """
+
+    found_again = False
 
     def __init__(
         self,
@@ -56,7 +61,7 @@ class Checkpoints(Checkpoint):
         keep: int = 2,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "max",
-        resume: str = "auto",
+        resume: str = AUTO,
     ) -> None:
         """
         Args:
@@ -66,7 +71,8 @@ class Checkpoints(Checkpoint):
                 would keep the best-hacked policy.
             mode: Whether more or less of it is better.
             resume: auto goes on with the last run of the same configuration, if it was interrupted; never begins
-                anew; or a folder under checkpoints/, from which a new run goes on.
+                anew; or a folder under checkpoints/, from which a new run goes on, and which is part of its
+                configuration.
         """
         if every_n_steps < 0:
             raise UserError(f"checkpoints.every_n_steps is {every_n_steps}; give 0 or more")
@@ -78,9 +84,10 @@ class Checkpoints(Checkpoint):
                 "validation, such as val/chrf"
             )
         self.every_n_steps, self.keep, self.monitor, self.mode = every_n_steps, keep, monitor, mode
-        self.resume: Path | None = None if resume in ("auto", "never") else Path(resume)
+        self.resume: Path | None = None if resume in (AUTO, NEVER) else Path(resume)
         self._best: Best | None = None  # what is in best/, if this run put it there
         self._saved = -1  # rollout step of the newest checkpoint
+        self._newest: Path | None = None  # that checkpoint
         self._unproven = False  # whether it is still to be seen that training goes on from it
         self._owed: str | None = None  # why a checkpoint that was due has not been written yet
         self._before: tuple[int, int] | None = None  # epoch and batch of the step that is taken
@@ -128,18 +135,18 @@ class Checkpoints(Checkpoint):
         came = highest(self.signals.came, pl_module.device)
         alarmed = highest(pl_module.alarm is not None, pl_module.device)
         due = self.every_n_steps and step and step % self.every_n_steps == 0
+        unsaved = None
         if (due or came or alarmed or self._owed) and step != self._saved:
-            self._save(trainer, pl_module, trainer.current_epoch, batch_idx)
+            unsaved = self._save(trainer, pl_module, trainer.current_epoch, batch_idx)
         if came:
             trainer.strategy.barrier()
             if trainer.is_global_zero:
                 self.signals.requeue(came)
-            raise Interrupted(came, self.folder / CHECKPOINTS, self._owed)
+            raise Interrupted(came, self._left(unsaved))
         if alarmed:
             trainer.strategy.barrier()
-            saved = f"not saved, since {self._owed}" if self._owed else f"saved in {self.folder / CHECKPOINTS}"
             why = pl_module.alarm or "the first rank says why"
-            raise Alarmed(f"stopped by an alarm ({why}), {saved}; the same command goes on from the last checkpoint")
+            raise Alarmed(f"stopped by an alarm ({why}), {self._left(unsaved)}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -169,7 +176,7 @@ class Checkpoints(Checkpoint):
             self._best = found
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the adapter, save the run for whoever trains on, and say that it has ended."""
+        """Leave the adapter, and save the run for whoever trains on."""
         assert isinstance(pl_module, PolicyModule)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -185,28 +192,45 @@ class Checkpoints(Checkpoint):
         if pl_module.rollout_step != self._saved:
             self._save(trainer, pl_module, whole.completed, done)
         self._rotate(trainer)
-        if trainer.is_global_zero:
-            finish_run(self.folder)
 
-    def _save(self, trainer: Trainer, module: PolicyModule, epoch: int, batches: int) -> None:
-        """Write a checkpoint of what stands before batch `batches` of `epoch`, unless nobody should go on from it."""
+    def _save(self, trainer: Trainer, module: PolicyModule, epoch: int, batches: int) -> str | None:
+        """Write a checkpoint of what stands before batch `batches` of `epoch`; all ranks must call.
+
+        Returns:
+            Why there is none: nobody should go on from it, none is kept, or it could not be written.
+        """
         if not self.keep:
-            return
+            return "checkpoints.keep is 0, or trainer.enable_checkpointing false"
         reason = module.unsound()
         if reason and not self._owed:
             module.say(f"no checkpoint of rollout step {module.rollout_step} is written: {reason}")
         self._owed = reason
         if reason:
-            return
+            return reason
         found = gather_state(trainer, module, epoch, batches, self._stands_on)
-        self._saved, self._unproven = module.rollout_step, True
-        if found is None:
-            return
         target = self.folder / CHECKPOINTS / f"step_{module.rollout_step}"
         try:
-            write_snapshot(target, *found)
+            if found is not None:
+                write_snapshot(target, *found)
         except UserError as error:
             log.warning("%s could not be written (%s); training goes on without it", target, error.__cause__)
+            reason = f"it could not be written ({error.__cause__})"
+        reason = trainer.strategy.broadcast(reason)
+        if reason is None:
+            self._saved, self._newest, self._unproven = module.rollout_step, target, True
+        return reason
+
+    def _left(self, unsaved: str | None) -> str:
+        """What a run that stops leaves, and what goes on from there.
+
+        Args:
+            unsaved: Why it was not saved as it stands; None if it was.
+        """
+        saved = f"not saved, since {unsaved}" if unsaved else f"saved in {self._newest}"
+        if self._newest is None:
+            return f"{saved}; the same command begins anew"
+        command = "the same command" if self.found_again else f"--checkpoints.resume {shlex.quote(str(self._newest))}"
+        return f"{saved}; {command} goes on from {'the last checkpoint' if unsaved else 'there'}"
 
     def _rotate(self, trainer: Trainer) -> None:
         """Delete all checkpoints but the newest."""
@@ -223,7 +247,7 @@ class Checkpoints(Checkpoint):
         own = folder.parent.parent == self.folder
         state = restore_state(trainer, module, folder, self._stands_on, same_run=own)
         step, ranks = state["rollout_step"], len(state["ranks"])
-        self._saved = step
+        self._saved, self._newest = step, folder
         if own:
             self._best = read_best(self.folder / BEST)
         if trainer.is_global_zero:
@@ -238,9 +262,7 @@ class Checkpoints(Checkpoint):
                     f"it was written by {ranks} ranks and is read by {trainer.world_size}: weights, optimizer and the "
                     "rows still to come are the same, the samples drawn will be others"
                 )
-        if trainer.fit_loop.done and own:
-            finish_run(self.folder)  # which a kill prevented; there is nothing left to do
-        elif trainer.fit_loop.done:
+        if trainer.fit_loop.done and not own:  # of its own, a kill prevented only that it was said to have ended
             raise UserError(
                 f"{str(folder)!r} is of a run that has come to its end; raise trainer.max_epochs or trainer.max_steps "
                 "to train on"

@@ -13,7 +13,7 @@ from lsemrl.files import make_folder, write_text
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.metrics_log import MetricsLog
-from lsemrl.runs import CONFIG, begin_run, new_folder
+from lsemrl.runs import CONFIG, begin_run, finish_run, new_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Asked:
         root: Where its folder is to be; None where the user's own loggers say that.
         config: Its whole configuration.
         text: The same as YAML.
-        resume: Whether an interrupted run of the same configuration may be taken up.
+        resume: Whether an interrupted run of the same configuration is to be taken up.
         checkpoint: The one to go on from, if there is one; the first rank knows.
     """
 
@@ -67,6 +67,12 @@ class RunFolder(Callback):
             self._take(trainer, pl_module, Path(trainer.strategy.broadcast(str(folder))))
         self._configuration(trainer, pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say that the run has ended, once everything is there."""
+        assert isinstance(pl_module, PolicyModule)
+        if self._taken and trainer.is_global_zero:
+            finish_run(pl_module.folder)
+
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make a folder for the outputs that are there now."""
         if trainer.is_global_zero and self.asked.root is not None:
@@ -80,6 +86,8 @@ class RunFolder(Callback):
         for each in (*trainer.loggers, *trainer.callbacks, module):  # type: ignore[attr-defined]
             if isinstance(each, MetricsLog | Checkpoints | PolicyModule):
                 each.folder = folder
+            if isinstance(each, Checkpoints):
+                each.found_again = self.asked.resume
 
     def _configuration(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, PolicyModule)
