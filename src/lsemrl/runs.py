@@ -207,18 +207,30 @@ def is_rank_zero() -> bool:
 
 def _identity(config: Mapping[str, Any]) -> str:
     root = os.path.realpath(config.get("trainer", {}).get("default_root_dir") or ".")
-    kept = _seen(config, root)
+    kept = _seen(without_places(config), root)
     begun = (config.get("checkpoints") or {}).get("resume", AUTO)
     if begun not in (AUTO, NEVER):
         kept["resume"] = os.path.relpath(os.path.realpath(begun), root)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _seen(value: Any, root: str, field: str = "") -> Any:
-    """`value` without places, and with ways from `root` to what is read: they stay the same where all of it moves."""
+def without_places(value: Any, field: str = "") -> Any:
+    """A configuration without what says where a run is at work, not what it does.
+
+    Args:
+        value: As YAML is.
+        field: Which of a configuration it is; "" for the whole.
+    """
     if isinstance(value, Mapping):
         places = _PLACES.get(field, ())
-        return {name: _seen(inner, root, name) for name, inner in value.items() if name not in places}
+        return {name: without_places(inner, name) for name, inner in value.items() if name not in places}
+    return [without_places(inner, field) for inner in value] if isinstance(value, list) else value
+
+
+def _seen(value: Any, root: str, field: str = "") -> Any:
+    """`value` with ways from `root` to what is read: they stay the same where all of it moves."""
+    if isinstance(value, Mapping):
+        return {name: _seen(inner, root, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [_seen(inner, root, field) for inner in value]
     there = field in _READ and isinstance(value, str) and os.path.exists(value)

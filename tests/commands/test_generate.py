@@ -487,6 +487,17 @@ def test_a_base_is_exported_as_it_is_though_the_adapter_brings_tokens(
     assert len(again.base_tokenizer) < len(again.tokenizer) and again.eos_ids() == policy.eos_ids()
 
 
+def test_a_checkpoint_answers_whatever_was_trained(tmp_path: Path) -> None:
+    """Of full fine-tuning it has a model where others have an adapter, and so has a stage of an experiment."""
+    inner = tmp_path / "checkpoints" / "step_1" / "adapter"
+    inner.mkdir(parents=True)
+    (inner / "config.json").touch()
+    assert find(str(inner.parent), Path("runs")) == Model(name=str(inner), folder=inner.parent)
+    (inner.parent / "config.yaml").touch()
+    (tmp_path / "adapter").symlink_to("checkpoints/step_1/adapter")
+    assert find(str(tmp_path), Path("runs")) == inner.parent
+
+
 def test_an_adapter_of_a_hub_answers_on_its_base(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trained, "snapshot_download", lambda name, **settings: str(run / "adapter"))

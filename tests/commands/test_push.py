@@ -170,15 +170,19 @@ def test_what_would_be_pushed_names_files_and_does_not_say_where_they_lay(tmp_pa
     sent["adapter's card"] = (home / "out" / "adapter" / "README.md").read_bytes()
     assert not [name for name, body in sent.items() if b"home of someone" in body or str(tmp_path).encode() in body]
     card = sent["README.md"].decode()
-    assert "base_model: tiny" in card and "on rows.jsonl (part all)" in card and "path: rows.jsonl" in card
+    assert "on rows.jsonl (part all)" in card and "path: rows.jsonl" in card and "model: tiny" in card
+    assert "base_model" not in card  # which would be one of the hub
     assert "The base is a folder of that name" in card
     path = home / "runs" / "version_0" / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     config["data"]["init_args"]["untranslated"] = {"path": str(home / "mono.txt")}
+    server = {"engine": "vllm", "server": "http://10.3.7.21:8000", "top_p": 1.0}
+    config["model"]["init_args"]["sampling"] = server
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     main(["export", str(home / "runs" / "version_0"), "--output", str(home / "again")])
     card = (home / "again" / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "LoRA rank 32, on mono.txt (sentences without a translation), " in card
+    assert "engine: vllm" in card and "10.3.7.21" not in card and "server" not in card
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from lsemrl import micro
 from lsemrl.errors import UserError
+from lsemrl.modules.base_model import read_config
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.rewards.encoder import frozen_encoder
@@ -206,3 +207,14 @@ def test_a_tokenizer_that_cannot_be_read_is_told(model: Path) -> None:
         (model / name).write_text("{")
     assert "cannot be read" in refused(model)
     assert AutoTokenizer.from_pretrained(micro.POLICY)  # which is whole
+
+
+def test_a_folder_that_is_not_there_may_be_where_the_run_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no such folder here: if a run names it, run this"):
+        read_config("tiny", trust=False)
+    Path("tiny").mkdir()
+    with pytest.raises(UserError, match=r"it has no config\.json\); name a folder or hub id that holds both, whole$"):
+        read_config("tiny", trust=False)

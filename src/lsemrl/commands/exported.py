@@ -22,7 +22,7 @@ from lsemrl.errors import reason_of
 from lsemrl.files import fill_folder, write_text
 from lsemrl.foreign import fenced, markdown
 from lsemrl.json_records import write_json
-from lsemrl.local_paths import is_local, name_only, names_only
+from lsemrl.local_paths import name_only, names_only
 from lsemrl.modules.adapters.files import PASSPORT, adapter_fingerprint
 from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.base_model import read_model
@@ -31,7 +31,7 @@ from lsemrl.modules.whole_models import write_model
 from lsemrl.reading import read_json
 from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.report.records import Report
-from lsemrl.runs import checkpoints, step_of
+from lsemrl.runs import checkpoints, step_of, without_places
 from lsemrl.types import UserError
 
 _PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེགས། Hello, world."
@@ -93,7 +93,12 @@ def check_push(run: Trained, name: str, *, merged: bool) -> None:
 
 
 def _on_no_hub(run: Trained) -> bool:
-    return run.policy.model == micro.NAME or bool(run.policy.quantization) or Path(run.policy.model).exists()
+    return run.policy.model == micro.NAME or bool(run.policy.quantization) or _is_folder(run)
+
+
+def _is_folder(run: Trained) -> bool:
+    """Whether the base is a folder; one that is there is read before a hub is asked, whatever its name."""
+    return run.policy.model != micro.NAME and Path(run.policy.model).exists()
 
 
 def upload(run: Trained, folders: Sequence[Path], name: str, *, private: bool, dry_run: bool) -> list[str]:
@@ -149,8 +154,7 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, 
         write_json(path, config)
         passport = read_json(folder / PASSPORT)
         write_json(folder / PASSPORT, {name: passport[name] for name in passport if name not in READ_AS})
-    head = {"base_model": name_only(run.policy.model), "library_name": "peft", "pipeline_tag": "text-generation"}
-    write_text(folder / "README.md", _front(head) + card)
+    write_text(folder / "README.md", _front(run, "peft") + card)
 
 
 def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None:
@@ -167,18 +171,16 @@ def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None
     off = float((before - after).abs().mean())
     if not off <= _TOLERANCE[dtype]:  # nor where it is no number
         raise UserError(f"--merged: log-probs of the merged model are off by {off:.2g} nats; use the adapter instead")
-    head = {
-        "base_model": name_only(run.policy.model),
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-    }
     note = (
         f"\nBase and adapter, added in float32 and stored in {dtype}; log-probs differ by {off:.1g} nats on average.\n"
     )
-    write_text(folder / "README.md", _front(head) + card + note)
+    write_text(folder / "README.md", _front(run, "transformers") + card + note)
 
 
-def _front(fields: dict[str, str]) -> str:
+def _front(run: Trained, library: str) -> str:
+    """What a hub reads of a card, which would take the name of a folder for a model of its own."""
+    base = {} if _is_folder(run) else {"base_model": run.policy.model}
+    fields = {**base, "library_name": library, "pipeline_tag": "text-generation"}
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
 
 
@@ -205,12 +207,13 @@ def _card(run: Trained, tokenizer: PreTrainedTokenizerBase, figures: tuple[Repor
             "The base is the embedded model of lsemrl: it knows a small made-up world, and is for trials only.",
             "",
         ]
-    elif is_local(run.policy.model):
+    elif _is_folder(run):
         lines += ["The base is a folder of that name on the machine that trained this; no hub is named for it.", ""]
     if figures:
         lines += [*_figures(*figures, adapter_fingerprint(run.folder / "adapter", run.policy.adapter_scale)), ""]
-    # Where this machine kept its runs is nobody's business.
-    settings = names_only({key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config})
+    # Where this machine kept its runs, and whom it asked, is nobody's business.
+    settings = {key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config}
+    settings = names_only(without_places(settings))
     template = plan.resolved_template()
     asked = dataclasses.replace(template, shots=0).render(tokenizer, dict.fromkeys(PLACEHOLDERS, "..."))
     lines += ["## Use", "", _USE, fenced(asked), ""]

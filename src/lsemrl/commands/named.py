@@ -71,13 +71,13 @@ def find(run: str, root: Path) -> Path | Model:
         )
     if is_finished(folder):
         return folder
+    made = (folder / ADAPTER).resolve().parent
+    if is_finished(made) and made.is_relative_to(folder.resolve()):
+        return made  # to which an experiment's stage has a link
     for inner in (folder, folder / ADAPTER):
         if (inner / ADAPTER_CONFIG).is_file():
-            made = inner.resolve().parent
-            if inner != folder and is_finished(made) and made.is_relative_to(folder.resolve()):
-                return made  # to which an experiment's stage has a link
             return adapter_in(inner, folder)
-    for inner in (folder, folder / _MERGED):
+    for inner in (folder, folder / _MERGED, folder / ADAPTER):  # the last after full fine-tuning
         if (inner / _MODEL).is_file():
             return Model(name=str(inner), folder=folder)
     newest = newest_run(folder)

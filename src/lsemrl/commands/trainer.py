@@ -62,7 +62,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
     cli = _trainer_cli(words, list(callbacks), run, named)
     if run and words[0] == "fit" and cli.trainer.is_global_zero and not callbacks and not cli.trainer.fast_dev_run:
-        for line in run_summary(cli.model.folder, cli.config.fit.checkpoints.monitor):
+        for line in run_summary(cli.model.folder, cli.config.fit.checkpoints.monitor, cli.model.policy.settings.model):
             print(visible(line))
     return cli
 

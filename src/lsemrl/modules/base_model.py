@@ -130,9 +130,12 @@ def refusal(path: str, error: Exception) -> UserError:
     folder = Path(path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         said = "it has no config.json"
+    elsewhere = ""
+    if not (folder.is_absolute() or folder.exists()):
+        elsewhere = "; there is no such folder here: if a run names it, run this where that was trained"
     return UserError(
         f"policy.model is {path!r}, which cannot be read as a causal language model with its tokenizer "
-        f"({type(error).__name__}: {said[:200]}); name a folder or hub id that holds both, whole"
+        f"({type(error).__name__}: {said[:200]}); name a folder or hub id that holds both, whole{elsewhere}"
     )
 
 

@@ -14,17 +14,20 @@ from lsemrl.runs import ADAPTER, ALARMS, BEST, SAMPLES
 _SCORES = ("reward", "loss")
 
 
-def run_summary(folder: Path, monitor: str | None) -> Iterator[str]:
+def run_summary(folder: Path, monitor: str | None, base: str) -> Iterator[str]:
     """Where everything is, what the score was first, last and at its best, and what to do next.
 
     Args:
         folder: Of a run of `fit` that has ended.
         monitor: The validation metric that the best adapter is chosen by, if any.
+        base: What was trained, as `PolicySettings` names it.
     """
     rows, best = _rows(folder / "metrics.csv"), read_best(folder / BEST)
+    whole = (folder / ADAPTER / "config.json").is_file()  # which a model has, and no adapter
+    trained, library = ("model", "transformers") if whole else ("adapter", "peft")
     made = [
-        (ADAPTER, "the adapter, for plain peft too"),
-        (BEST, f"the adapter that did best by {best.metric if best else 'a metric of validation'}"),
+        (ADAPTER, f"the {trained}, for plain {library} too"),
+        (BEST, f"the {trained} that did best by {best.metric if best else 'a metric of validation'}"),
         ("metrics.csv", "a row for every step that is logged"),
         (SAMPLES, "answers with the parts of their rewards"),
         (ALARMS, "what went wrong, with rows"),
@@ -42,8 +45,9 @@ def run_summary(folder: Path, monitor: str | None) -> Iterator[str]:
         )
     for each in read_alarms(folder / ALARMS):
         yield f"alarm at step {each.rollout_step}, {each.kind}: {each.sentence}"
-    run, adapter = shlex.quote(str(folder)), shlex.quote(str(folder / kept))
-    yield f"next: lsemrl chat {run}, or lsemrl measure with --policy.adapter {adapter}"
+    run, left, base = map(shlex.quote, (str(folder), str(folder / kept), base))
+    as_ = f"--policy.train full --policy.model {left} --base {base}" if whole else f"--policy.adapter {left}"
+    yield f"next: lsemrl chat {run}, or lsemrl measure with {as_}"
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
