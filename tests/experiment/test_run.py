@@ -288,7 +288,7 @@ def test_a_child_may_take_its_time_to_save(world: World, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("verb", "goes_on"), [("measure", True), ("rehearse", True), ("best-of", False), ("general", False), ("fit", False)]
+    ("verb", "goes_on"), [("measure", True), ("rehearse", True), ("best-of", True), ("general", False), ("fit", False)]
 )
 def test_what_goes_on_is_said_to_and_tells_no_duration(world: World, verb: str, goes_on: bool) -> None:
     stages = [{"name": "one", "verb": verb, "configs": [], "overrides": {}}]

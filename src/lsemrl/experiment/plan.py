@@ -64,7 +64,7 @@ _OWN = Verb(folder="output", seed="seed", adapter="policy.adapter", left_open=("
 VERBS = {
     "fit": replace(_TRAINER, leaves=ADAPTER),
     **dict.fromkeys(("validate", "test", "predict"), _TRAINER),
-    "best-of": replace(_TRAINER, leaves="best_of.jsonl"),
+    "best-of": replace(_TRAINER, leaves="best_of.jsonl", goes_on=True),
     "measure": replace(_OWN, leaves="measurement.json", goes_on=True, left_open=("policy.model", "text.path")),
     "general": replace(_OWN, leaves="general.json"),
     # One identifier for all seeds, since what it tells is measured by it.
