@@ -163,7 +163,7 @@ MUTANTS = (
         ("test_tax.py",),
         ("(now_CV.exp() * apart_CV)", "(then_CV.exp() * apart_CV)"),
         ("-(then_CV.exp() * apart_CV)", "(then_CV.exp() * apart_CV)"),
-        ("nll_NT.sum(dim=1) / mask_NT.sum(dim=1)", "nll_NT.sum(dim=1) / mask_NT.shape[1]"),
+        ("/ sequences.completion_mask_NT.sum(dim=1)", "/ sequences.completion_mask_NT.shape[1]"),
         ("return math.sqrt(change / size)", "return change / size"),
     ),
     *_room(
