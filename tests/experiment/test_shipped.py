@@ -12,6 +12,7 @@ import yaml
 from experiment.world import World
 from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
+from lsemrl.experiment.plan import Stage
 from lsemrl.experiment.read import read_experiment
 
 FILES = sorted((CONFIGS / "experiment").glob("*.yaml"))
@@ -26,13 +27,14 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return line
 
 
-def test_the_seven_experiments_are_there() -> None:
+def test_the_eight_experiments_are_there() -> None:
     assert [path.stem for path in FILES] == [
         "anchor",
         "few_pairs",
         "few_shot",
         "main",
         "normalization",
+        "rates",
         "reward_ablation",
         "tradeoff",
     ]
@@ -66,18 +68,29 @@ def test_it_is_planned_and_its_longest_commands_are_understood(
             assert policy["adapter"] == str(longest.adapter)
 
 
+_SHARES = {"half": 1 / 2, "a quarter of": 1 / 4, "an eighth of": 1 / 8, "twice": 2, "four times": 4}
+
+
+def _rate(stage: Stage) -> float:
+    """What it is trained at: as it says, or as its first file does."""
+    own = yaml.safe_load(stage.configs[0].read_text())["model"]["init_args"]["optimizer"]["lr"]
+    return float(stage.overrides.get("model.optimizer.lr", own))
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_what_an_arm_is_called_is_so_in_another_world(path: Path) -> None:
     for overlay in (None, CONFIGS / "paper" / "qwen3_4b.yaml"):
         stages = read_experiment(path, CONFIGS, overlay=overlay).stages
         said = [str(stage.overrides.get(field)) for stage in stages for field in ("label", "trained_by")]
-        assert not [text for text in said if re.search(r"\de-\d|times the rate|twice the rate", text)]
-        # Where a stage gives no rate it has that of sft.yaml.
-        rates = {stage.name: stage.overrides.get("model.optimizer.lr", 1e-3) for stage in stages if stage.verb == "fit"}
+        assert not [text for text in said if re.search(r"\de-\d", text)]
+        rates = {stage.name: _rate(stage) for stage in stages if stage.verb == "fit"}
         names = {stage.after: stage.overrides.get("label") or "" for stage in stages if stage.verb == "measure"}
-        for words, share in (("half the rate", 1 / 2), ("a quarter of the rate", 1 / 4)):
-            for name in (name for name, label in names.items() if words in label):
-                assert rates[name] == pytest.approx(share * rates["sft"])
+        for name, label in names.items():
+            found = re.search(r"(half|a quarter of|an eighth of|twice|four times) the rate", label)
+            assert found or "rate" not in label
+            if found:
+                whole = "headline_weak_rl" if "headline" in name else "rl" if name.startswith("rl") else "sft"
+                assert rates[name] == pytest.approx(_SHARES[found[1]] * rates[whole])
 
 
 @pytest.mark.slow
