@@ -170,7 +170,7 @@ def finding(report: Report) -> str:
         if len(clauses) == _NAMED:
             more += 1
             continue
-        gained = f"{'lost' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
+        gained = f"{'fell by' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
         drift = arm.general.get("nll", math.nan) - report.base.general.get("nll", math.nan)
         if none:  # where no answer can be counted, gold answers that became less likely still tell of a loss
             lost = f" at {number(drift, 2, '+')} nats" if round(drift, 2) > 0 else ""
