@@ -57,6 +57,13 @@ def test_of_rows_right_or_wrong_that_never_differ_it_holds_the_truth_too(share: 
     assert held / trials >= 0.93
 
 
+def test_shares_differ_by_all_at_the_most() -> None:
+    nearly_all_SN = np.ones((3, 100))
+    nearly_all_SN[0, :2] = 0.0
+    found = paired_bootstrap(nearly_all_SN, right_or_wrong=True)
+    assert found.low < found.value < found.high == 1.0 < paired_bootstrap(nearly_all_SN).high
+
+
 def test_the_rule_of_three_by_hand() -> None:
     same = paired_bootstrap(np.zeros((2, 100)), right_or_wrong=True)
     assert (same.value, same.low, same.high) == pytest.approx((0, -0.03, 0.03), abs=1e-4)

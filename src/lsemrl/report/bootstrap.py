@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,12 +69,15 @@ def paired_bootstrap(
     if rows == 1:
         return Interval(value=float(mean_N.mean()), low=np.nan, high=np.nan)
     if right_or_wrong and np.ptp(differences_SN) == 0:
-        few = float(-np.log(1 - level) / rows)
-        value = float(mean_N[0])
-        return Interval(value=value, low=max(value - few, -1.0), high=min(value + few, 1.0))
-    # Around the mean, so that rows which do not differ leave no rounding.
-    means_R = mean_N.mean() + _drawn_rows(rows, draws, seed) @ (mean_N - mean_N.mean()) / rows
-    return _interval(differences_SN.mean(axis=1), means_R, level, seed)
+        few, value = float(-np.log(1 - level) / rows), float(mean_N[0])
+        found = Interval(value=value, low=value - few, high=value + few)
+    else:
+        # Around the mean, so that rows which do not differ leave no rounding.
+        means_R = mean_N.mean() + _drawn_rows(rows, draws, seed) @ (mean_N - mean_N.mean()) / rows
+        found = _interval(differences_SN.mean(axis=1), means_R, level, seed)
+    if right_or_wrong:  # shares, which differ by all at the most
+        found = replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
+    return found
 
 
 def pooled_bootstrap(
