@@ -105,7 +105,7 @@ def test_finding_is_made_of_the_numbers() -> None:
         "sft gained 20.3 and lost 20.0"
     )
     assert finding(report_of(BASE, COLD, bare("rl", f1=0.434, em=0.912))) == (
-        "rl lost 6.6 points of meaning F1 from the cold start and gained 1.2 points of Chinese QA against the base"
+        "rl fell by 6.6 points of meaning F1 from the cold start and gained 1.2 points of Chinese QA against the base"
     )
     assert finding(report_of(BASE, COLD)).startswith("cold_start gained 50.0 points of meaning F1 over the base")
     assert finding(report_of(BASE, bare("rl", f1=math.nan, em=0.5))).startswith("No arm has both")
