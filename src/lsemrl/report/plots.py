@@ -55,7 +55,7 @@ _Place = tuple[float, str, str, float, float]
 # Where a label may stand: how far, its alignment, and points from what it names; the first that fits is taken.
 _PLACES: tuple[_Place, ...] = tuple(
     (far, ha, va, dx, dy)
-    for far in (1, 2, 3.5, 6, 9)
+    for far in (1, 2, 3.5, 6, 9, 13, 18, 25)
     for ha, va, dx, dy in (
         ("left", "center", 9, 0), ("right", "center", -9, 0), ("center", "bottom", 0, 8), ("center", "top", 0, -8),
         ("left", "bottom", 7, 6), ("left", "top", 7, -6), ("right", "bottom", -7, 6), ("right", "top", -7, -6),
@@ -215,11 +215,13 @@ def _label(ax: Axes, ends: Sequence[tuple[float, float, str, str]], lines: Itera
     for x, y, text, colour in ends:
         note = ax.annotate(text, (x, y), (0, 0), textcoords="offset points", color=colour, zorder=6)
         note.set_fontweight("normal" if colour == _INK else "bold")
-        costs = []
+        costs = list[float]()
         for place in _PLACES:
+            if costs and min(costs) <= 2 * place[0]:  # nor would one farther away be better
+                break
             box = _stand(note, place, renderer)
             outside = not (ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and ax.bbox.containsy(box.y1))
-            costs.append(box.count_overlaps(busy) + 30 * (box.count_overlaps(labels) + outside) + 2 * place[0])
+            costs.append(box.count_overlaps(busy) + 60 * (box.count_overlaps(labels) + outside) + 2 * place[0])
         best = _PLACES[costs.index(min(costs))]
         labels.append(_stand(note, best, renderer))
         if best[0] > 1:
