@@ -170,6 +170,7 @@ def test_what_rl_trains_on_is_counted_as_fit_counts_it(pairs: str) -> None:
         ([(20, 10)] * 99 + [(60, 30)], None, (64, 32)),
         ([(20, 10)] * 100, 50, (34, 16)),
         ([(20, 90)] * 100, 64, (32, 32)),
+        ([(20, 300)] * 100, 256, (64, 192)),  # short prompts leave more to outputs
     ],
 )
 def test_limits_hold_what_is_usual_and_can_be_read(

@@ -41,8 +41,8 @@ def limits_of(lengths: Sequence[tuple[int, int]], *, cut: bool, bound: int | Non
     target = min(targets[int(len(targets) * _SHARE)], _ODD * targets[int(len(targets) * _USUAL)])
     prompt, target = min(prompt, _LONGEST_CUT) if cut else prompt, _rounded(target + 1, 8)
     if bound is not None and prompt + target > bound:
-        target = min(target, bound // 2)
-        prompt = bound - target
+        target = min(target, max(bound // 2, bound - prompt))
+        prompt = min(prompt, bound - target)
     return Limits(max_prompt_tokens=prompt, max_target_tokens=target, on_long="truncate" if cut else "skip")
 
 

@@ -29,8 +29,9 @@ _DEFINITIONS = {
     "first_place_rate": "how often the text shown first is named, among answers that name one; 0.5 is no bias",
 }
 DISAGREE = "the orders disagree"
-_OF_ASKING = ("concurrency", "attempts", "timeout", "backoff", "max_wait", "key_variable", "template_by")
 """The note of a row whose two answers contradict each other."""
+_OF_ASKING = ("concurrency", "attempts", "timeout", "backoff", "max_wait", "key_variable", "template_by")
+"""Of an endpoint: how it was asked, which decides no verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
