@@ -101,7 +101,7 @@ def test_no_headline_names_a_score_that_nobody_measured() -> None:
 def test_a_corpus_that_says_the_opposite_of_its_sentences_is_not_beside_the_headline() -> None:
     arms = [without(make_measured(arm), *MEANING) for arm in ("base", "rl")]
     report = report_of(with_chrf(arms[0], 0.20, 0.30), with_chrf(arms[1], 0.25, 0.277))
-    assert finding(report).startswith("RL lost 2.3 points of chrF of sentences from the base")
+    assert finding(report).startswith("RL fell by 2.3 points of chrF of sentences from the base")
     shown = cells(report, "rl")
     assert shown["chrF of sentences"] == 27.7 and "chrF" not in shown
     assert "| chrF of sentences |" in page.markdown(report, []).split("## What each arm learned")[0]
