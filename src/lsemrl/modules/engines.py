@@ -13,7 +13,7 @@ from transformers import Cache
 from lsemrl.errors import reason_of
 from lsemrl.modules.decoding import Fixed, Growing, compiled_step, plain_step, read_prompts
 from lsemrl.modules.families import expert_blocks, native_positions, reach, unshared, window
-from lsemrl.modules.forward import OTHERWISE, TOLERANCE, looking_back, probe
+from lsemrl.modules.forward import OTHERWISE, looking_back, probe, too_far
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.replay import Directly, Replay
 from lsemrl.modules.sampling import Engine, Sampling
@@ -124,8 +124,7 @@ def _difference(policy: Policy, rows: Sequences, decode: Decode) -> str | None:
                 read_NT = _read(policy, rows, decode)
         except OTHERWISE as error:
             return f"{type(error).__name__}: {reason_of(error, 150)}"
-    off = (read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item()
-    return None if off <= TOLERANCE[next(policy.model.parameters()).dtype] else f"log-probs were off by {off:.2g} nats"
+    return too_far((read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item(), policy.model)
 
 
 def _read(policy: Policy, rows: Sequences, decode: Decode) -> Tensor:

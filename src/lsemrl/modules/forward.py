@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.attention.flex_attention import BlockMask, and_masks, create_block_mask
 from torch.nn.functional import linear
 
@@ -32,7 +33,7 @@ Way = Literal["shared", "plain"]
 
 _LONGEST = 32  # tokens of a prompt that is probed
 _WRITTEN = (5, 3, 2, 4)  # and of completions behind it, the longest first
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Of the mean difference between two log-probs, in nats: rounding is far below, another computation far above."""
 OTHERWISE = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError)
 """What models raise that are built otherwise than is asked of them here."""
@@ -212,7 +213,7 @@ def check_finite(finite: bool) -> None:
     """Refuse logits from which nothing can be drawn or learned.
 
     Args:
-        finite: Whether the highest of every row is a finite number.
+        finite: Whether the highest of every row, or every weight, is a finite number.
 
     Raises:
         UserError: It is not.
@@ -254,5 +255,21 @@ def _difference(model: Any, sequences: Sequences, way: Way) -> str | None:
     except OTHERWISE as error:
         return f"{type(error).__name__}: {reason_of(error, 150)}"
     off_MV = found_MV.log_softmax(dim=-1) - truth_MV.log_softmax(dim=-1)
-    off = off_MV.gather(1, packed.targets_M[:, None]).abs().mean().item()
-    return None if off <= TOLERANCE[next(model.parameters()).dtype] else f"log-probs were off by {off:.2g} nats"
+    return too_far(off_MV.gather(1, packed.targets_M[:, None]).abs().mean().item(), model)
+
+
+def too_far(off: float, model: Any) -> str | None:
+    """That two ways through a model differ by more than its rounding; None if they do not.
+
+    Args:
+        off: Mean difference of log-probs, nats.
+        model: Whose.
+
+    Raises:
+        UserError: Weights are not finite, which one kernel of attention passes over in silence and another does not.
+    """
+    if off <= _TOLERANCE[next(model.parameters()).dtype]:
+        return None
+    own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters())
+    check_finite(all(bool(weight.isfinite().all()) for weight in own if weight.is_floating_point()))
+    return f"log-probs were off by {off:.2g} nats"
