@@ -51,7 +51,7 @@ def run(words: list[str], tmp_path: Path) -> Path:
     return tmp_path / "version_0"
 
 
-@pytest.mark.parametrize("name", slow_but(FILES, ["anchor.yaml", "grpo.yaml", "replay.yaml", "sft.yaml"]))
+@pytest.mark.parametrize("name", slow_but(FILES, ["anchor.yaml", "grpo.yaml", "replay.yaml"]))
 def test_it_runs(name: str, tmp_path: Path) -> None:
     words = ["fit", *(word for file in (*OVERLAYS.get(name, []), name) for word in ("--config", str(CONFIGS / file)))]
     if name.startswith("real/"):

@@ -237,7 +237,7 @@ def test_headlines_and_replay_step(encoder: Path, home: Path) -> None:
     assert math.isfinite(metrics(home / "replay" / "version_0")["loss"])
 
 
-@pytest.mark.parametrize("path", slow_but(EXPERIMENTS, EXPERIMENTS[:2]), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_but(EXPERIMENTS, EXPERIMENTS[:1]), ids=lambda path: path.stem)
 def test_the_overlay_fits_every_experiment(path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     experiment = read_experiment(path, CONFIGS, overlay=OVERLAY)
     assert experiment.output == Path(f"runs/experiment/{path.stem}_qwen3_4b")

@@ -237,8 +237,8 @@ def test_stages_run_side_by_side(world: World) -> None:
     ("do", "number"),
     [
         ("hang", signal.SIGINT),
-        ("hang", signal.SIGTERM),
-        ("hang", signal.SIGHUP),
+        pytest.param("hang", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("hang", signal.SIGHUP, marks=pytest.mark.slow),
         ("hang_stubbornly", signal.SIGTERM),
     ],
 )

@@ -142,7 +142,7 @@ def test_the_oracle_as_a_judge_says_that_it_cannot_read() -> None:
         judge_by_oracle([Pair(id="a", source="", outputs=("x", "y"), references=(OWN[0],))])
 
 
-@pytest.mark.parametrize("config", slow_but(["sft.yaml", "grpo.yaml"], ["grpo.yaml"]))
+@pytest.mark.parametrize("config", slow_but(["sft.yaml", "grpo.yaml"], ["sft.yaml"]))
 def test_a_shipped_configuration_runs_on_rows_of_ones_own(
     config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

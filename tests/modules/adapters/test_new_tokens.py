@@ -66,10 +66,10 @@ def scored(policy: Policy, whole: Sequences) -> Tensor:
     ("kind", "fields"),
     [
         ("tied", {}),  # the rows that resizing drew are saved along
-        ("untied", {}),
+        pytest.param("untied", {}, marks=pytest.mark.slow),
         ("tied", {"modules_to_save": ["embed_tokens", "lm_head"]}),
-        ("untied", {"modules_to_save": ["embed_tokens", "lm_head"]}),
-        ("untied", {"modules_to_save": ["embed_tokens"]}),
+        pytest.param("untied", {"modules_to_save": ["embed_tokens", "lm_head"]}, marks=pytest.mark.slow),
+        pytest.param("untied", {"modules_to_save": ["embed_tokens"]}, marks=pytest.mark.slow),
         ("tied", {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
         ("tied", {"trainable_token_indices": "new"}),
         ("untied", {"trainable_token_indices": {"embed_tokens": "new", "lm_head": "new"}}),

@@ -15,6 +15,7 @@ from lsemrl.modules.adapters.config import check_placement, new_config, read_con
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.types import PromptBatch
+from matrix import slow_but
 from modules.adapters.kinds import KINDS, plain_peft, read, save_adapter, save_model
 from short_runs import At, Stop, grpo, run, sft, stop, trained
 from tiny import plain_logits
@@ -54,7 +55,7 @@ def make_loaded(module: Any) -> Any:
     return module
 
 
-@pytest.mark.parametrize("kind", ["dora", "saved", "rows", "embedding and head", "biased"])
+@pytest.mark.parametrize("kind", slow_but(["dora", "saved", "rows", "embedding and head", "biased"], ["dora", "rows"]))
 def test_layers_computed_anew_give_the_same_gradients(kind: str, prompts: PromptBatch, tmp_path: Path) -> None:
     name, fields = KINDS[kind]
     model = str(save_model(tmp_path / "model", name))
@@ -67,7 +68,7 @@ def test_layers_computed_anew_give_the_same_gradients(kind: str, prompts: Prompt
     torch.testing.assert_close(found[0], found[1])
 
 
-@pytest.mark.parametrize("kind", ["plain", "dora", "rows", "saved", "embedding and head"])
+@pytest.mark.parametrize("kind", slow_but(["plain", "dora", "rows", "saved", "embedding and head"], ["plain", "dora"]))
 def test_a_base_in_bfloat16_is_what_plain_peft_computes(kind: str, prompts: PromptBatch, tmp_path: Path) -> None:
     name, fields = KINDS[kind]
     model = str(save_model(tmp_path / "model", name))

@@ -41,10 +41,10 @@ def weights(folder: Path | None, scale: float = 1.0) -> dict[str, torch.Tensor]:
     [
         {},
         {"target_modules": ["q_proj", "embed_tokens"]},
-        {"use_rslora": True, "rank_pattern": {"q_proj": 2}},
+        pytest.param({"use_rslora": True, "rank_pattern": {"q_proj": 2}}, marks=pytest.mark.slow),
         {"modules_to_save": ["k_proj"]},
         {"trainable_token_indices": {"embed_tokens": [3, 5]}},
-        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        pytest.param({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, marks=pytest.mark.slow),
     ],
     ids=["linears", "embeddings", "patterns", "modules_to_save", "tokens", "saved and kept tied"],
 )
