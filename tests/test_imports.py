@@ -15,6 +15,7 @@ LIGHTNING = {
     "lsemrl.commands.arms",
     "lsemrl.commands.trainer",
     "lsemrl.modules.base",
+    "lsemrl.modules.callback_states",
     "lsemrl.modules.checkpoints",
     "lsemrl.modules.metrics_log",
     "lsemrl.commands.loggers",

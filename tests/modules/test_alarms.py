@@ -19,6 +19,8 @@ from lsemrl.modules.alarms import AlarmSettings, Row, Watched, alarms
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.rollout_report import likeness
 from lsemrl.modules.run_summary import run_summary
+from lsemrl.rewards import Chrf, Repetition, Reward
+from lsemrl.rewards.base import RewardMix
 from lsemrl.types import Completion, Example
 from short_runs import At, Stop, grpo, run, stop
 
@@ -131,6 +133,13 @@ def test_what_pays_nothing_from_the_start_is_told_and_what_began_to_pay_is_not(c
     assert list(alarms(rows, WATCHED, AlarmSettings())) == ["unrewarded"]
     assert alarms(rows, WATCHED, AlarmSettings(unrewarded=False)) == alarms(rows[:9], WATCHED, AlarmSettings()) == {}
     assert alarms([{**rows[0], column: 0.2}, *rows[1:]], WATCHED, AlarmSettings()) == {}
+
+
+def test_a_penalty_that_nobody_pays_is_well() -> None:
+    parts: dict[str, Reward] = {"chrf": Chrf(), "repeats": Repetition(weight=-1.0), "seen": Chrf(weight=0.0)}
+    watched = Watched.of(RewardMix(parts, "sum", None))
+    assert watched == Watched(paid=("chrf",), free=("seen",), language=())
+    assert "repeats" in Watched.of(RewardMix(parts, "gate", ["repeats"])).paid
 
 
 def test_validation_is_an_independent_measure() -> None:

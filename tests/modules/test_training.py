@@ -226,6 +226,11 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_model: str, tmp_path: Path
         run(grpo(tiny_model, optimizer_batch_size=5), tmp_path)
 
 
+def test_to_log_nothing_is_refused(tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trainer\.log_every_n_steps is 0, so that nothing would be logged"):
+        run(sft(tiny_model), tmp_path, log_every_n_steps=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

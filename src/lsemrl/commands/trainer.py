@@ -48,10 +48,9 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     words, named = _without_logger(prepare_configs(words))
     loading("Lightning")
     quiet()
-    # Lightning's advice on loader workers and log intervals is not about this program.
+    # Lightning's advice on loader workers is not about this program.
     for about in (
         "does not have many workers",
-        "smaller than the logging interval",
         "LightningCLI's args parameter",
         "Experiment logs directory",
         "in eval mode at the start of training",
@@ -173,7 +172,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
         PolicyModule,
         subclass_mode_model=True,
         seed_everything_default=1,
-        trainer_defaults={"callbacks": callbacks},
+        trainer_defaults={"callbacks": callbacks, "log_every_n_steps": 1},
         auto_configure_optimizers=False,
         save_config_callback=None,  # ours is in RunFolder
         load_from_checkpoint_support=False,  # nor are checkpoints Lightning's

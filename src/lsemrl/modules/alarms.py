@@ -80,7 +80,7 @@ class Watched:
     """The parts of the reward that rules of their own hold for, by name.
 
     Attributes:
-        paid: Those that count in the reward, gates too.
+        paid: Those that add to the reward, gates too; a penalty is 0 where all is well.
         free: Those of weight 0 that tell no language.
         language: Those that tell a language.
     """
@@ -93,8 +93,8 @@ class Watched:
     def of(cls, mix: RewardMix) -> Watched:
         """Those of a reward."""
         language = tuple(name for name, part in mix.parts.items() if isinstance(part, LanguageConsistency))
-        paid = tuple(name for name, part in mix.parts.items() if part.weight or name in mix.gates)
-        free = tuple(name for name in mix.parts if name not in (*paid, *language))
+        paid = tuple(name for name, part in mix.parts.items() if part.weight > 0 or name in mix.gates)
+        free = tuple(name for name, part in mix.parts.items() if not part.weight and name not in (*paid, *language))
         return cls(paid=paid, free=free, language=language)
 
 
@@ -257,8 +257,8 @@ def _unrewarded(trained: Sequence[Row], watched: Watched) -> str:
         known = [abs(row[column]) for row in trained if math.isfinite(row.get(column, math.nan))]
         if known and max(known) < _NOTHING:
             return (
-                f"{column} has been 0 for all {len(known)} steps: nothing is learned from it; look at samples.csv, "
-                "lower a threshold such as tau, or start from a stronger cold start"
+                f"{column} has been 0 for all {len(known)} logged steps: nothing is learned from it; look at "
+                "samples.csv, lower a threshold such as tau, or start from a stronger cold start"
             )
     return ""
 

@@ -165,7 +165,7 @@ class PolicyModule(LightningModule):
             loss_of: This rank's share of the loss of a micro-batch, and sums of metrics.
 
         Returns:
-            The sums over all micro-batches, the share of padding, and the norm of the gradient before clipping.
+            Sums over all micro-batches, the gradient's norm before clipping, the learning rate, the share of padding.
 
         Raises:
             UserError: Too many steps were skipped in a row, or memory ran out.
@@ -179,6 +179,7 @@ class PolicyModule(LightningModule):
         )
         self.stopwatch.lap("update")
         self.meet()
+        rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         norm = self._apply_gradients()
         if bool(norm.isfinite()):
             self.skipped.in_a_row = 0
@@ -193,7 +194,8 @@ class PolicyModule(LightningModule):
             writing = rows_of_ranks if self.trainer.is_global_zero else ()
             self.skipped.add(path, writing, self.optimizer.max_skipped_steps)
         totals = {name: torch.stack(values).sum() for name, values in found.items()}
-        return {**totals, "grad_norm": norm, "padding/update": torch.tensor(padding(batches))}
+        same = {"learning_rate": torch.tensor(rate), "padding/update": torch.tensor(padding(batches))}
+        return {**totals, "grad_norm": norm, **same}
 
     def _held_beside(self) -> tuple[Sequences, LossOf] | None:
         """What the anchor holds in this step, and its loss; apart, for ranks count once, however often one tries."""

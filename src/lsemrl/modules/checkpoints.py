@@ -22,6 +22,7 @@ from lsemrl.files import remove_folder
 from lsemrl.modules.alarm_log import Alarmed
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.best import Best, read_best
+from lsemrl.modules.callback_states import states_of
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.preemption import Signals
 from lsemrl.modules.ranks import highest
@@ -117,6 +118,8 @@ class Checkpoints(Checkpoint):
         """Go on from a checkpoint, if there is one to go on from."""
         assert isinstance(pl_module, PolicyModule)
         self._stands_on = pl_module.stands_on()
+        if self.keep:
+            states_of(trainer.callbacks)  # type: ignore[attr-defined]  # which tells what it cannot hold
         if self.resume is not None:
             self._load(trainer, pl_module, self.resume)
 

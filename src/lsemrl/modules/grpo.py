@@ -296,7 +296,7 @@ class GRPO(PolicyModule):
         active = window[mask_NT[window].any(dim=1)]
         # A rank with nothing to learn from still logs what the others log, of a row that weighs nothing.
         found = self.learn(whole, active if len(active) else window[:1], loss_of)
-        same = ("grad_norm", "padding/update")
+        same = ("grad_norm", "learning_rate", "padding/update")
         # The others add up over ranks, and logging averages.
         return {name: value if name in same else value * self.trainer.world_size for name, value in found.items()}
 

@@ -18,6 +18,7 @@ from lsemrl import __version__
 from lsemrl.files import replace_folder
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.best import Best
+from lsemrl.modules.callback_states import restore_states, states_of
 from lsemrl.modules.ground import check_ground
 from lsemrl.modules.optimization import set_schedule
 from lsemrl.modules.policy import Policy
@@ -74,6 +75,7 @@ def gather_state(
         "stands_on": stands_on,
         "schedule": {"last_epoch": trainer.lr_scheduler_configs[0].scheduler.last_epoch},
         "appended": file_sizes(module.folder),
+        "callbacks": states_of(trainer.callbacks),  # type: ignore[attr-defined]
         "ranks": ranks,
     }
 
@@ -118,7 +120,7 @@ def restore_state(
         module: What is trained.
         folder: Of the checkpoint.
         stands_on: Hashes of what is found now.
-        same_run: Whether it is the run itself that goes on.
+        same_run: Whether it is the run itself that goes on; of another, callbacks remember nothing.
 
     Returns:
         The state that was written.
@@ -146,6 +148,8 @@ def restore_state(
     set_schedule(scheduler, state["schedule"]["last_epoch"])
     _set_clocks(trainer, state)
     module.rollout_step = state["rollout_step"]
+    if same_run:
+        restore_states(trainer.callbacks, state.get("callbacks", {}))  # type: ignore[attr-defined]
     if len(state["ranks"]) == trainer.world_size:
         module.resume_state(state["ranks"][trainer.global_rank])
     return state
@@ -191,6 +195,7 @@ def _set_clocks(trainer: Trainer, state: Mapping[str, Any]) -> None:
     }
     taken = {"ready": state["optimizer_step"], "completed": state["optimizer_step"]}
     counted["epoch_loop.manual_optimization.optim_step_progress"] = {"total": taken, "current": taken}
+    counted["epoch_loop.state_dict"]["_batches_that_stepped"] = steps  # the step of what Lightning itself logs
     counted["state_dict"]["combined_loader"] = [{"batches": batches}]
     loop.load_state_dict(counted)
 

@@ -65,6 +65,7 @@ class SFT(PolicyModule):
             {
                 "loss": found["loss"] * self.trainer.world_size,  # it adds up over ranks; logging averages
                 "grad_norm": found["grad_norm"],
+                "learning_rate": found["learning_rate"],
                 "num_tokens": mask_NT.sum().float() * self.trainer.world_size,
                 "padding/update": found["padding/update"],
                 **{
