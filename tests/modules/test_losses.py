@@ -25,6 +25,7 @@ from lsemrl.modules.losses import (
     policy_loss,
     token_weights,
 )
+from lsemrl.modules.windows import over_windows
 from lsemrl.types import LossOutput, UserError
 
 MAX_LENGTH = 6
@@ -403,6 +404,21 @@ def test_masked_positions_never_leak(loss: LossSettings, poison: float) -> None:
         assert torch.equal(poisoned.loss, output.loss)
         assert torch.equal(grad, gradient)
         assert numbers(poisoned) == numbers(output)
+
+
+def test_windows_weigh_what_they_measured_and_nothing_is_no_number() -> None:
+    def window(value: float, rows: int, tokens: int) -> tuple[dict[str, Tensor], WindowCounts]:
+        names = ("loss", "kl", "entropy", "clip_ratio/region_mean", "grad_norm")
+        return dict.fromkeys(names, torch.tensor(value)), WindowCounts(rows=rows, tokens=tokens)
+
+    windows, empty = [window(1.0, 4, 30), window(2.0, 4, 10), window(0.0, 4, 0)], window(0.0, 4, 0)
+    by_tokens = over_windows(windows, LossSettings())
+    assert by_tokens == {**dict.fromkeys(by_tokens, torch.tensor(1.25)), "grad_norm": torch.tensor(1.0)}
+    by_rows = over_windows(windows, LossSettings(importance_sampling_level="sequence", loss_type="grpo"))
+    assert by_rows["loss"] == by_rows["clip_ratio/region_mean"] == 1.5 and by_rows["kl"] == 1.25
+    assert {name for name, value in over_windows([empty] * 2, LossSettings()).items() if value.isnan()} == {
+        *by_tokens
+    } - {"grad_norm"}
 
 
 @every_loss

@@ -127,7 +127,7 @@ def test_ratios_do_not_depend_on_micro_batches_either(level: Any, tiny_model: st
         run(module, tmp_path / str(tokens), steps=6)
         losses.append([float(row["loss"]) for row in rows(tmp_path / str(tokens))])
         weights.append(trained(module))
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5, nan_ok=True)
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
 
@@ -140,7 +140,8 @@ def test_nothing_is_learned_where_every_completion_is_left_out(tiny_model: str, 
     run(module, tmp_path, steps=1)
     (row,) = rows(tmp_path)
     assert float(row["completions/clipped_ratio"]) == 1
-    assert float(row["grad_norm"]) == float(row["loss"]) == float(row["kl"]) == float(row["entropy"]) == 0
+    assert float(row["grad_norm"]) == 0
+    assert all(math.isnan(float(row[name])) for name in ("loss", "kl", "entropy", "clip_ratio/region_mean"))
     assert all(torch.equal(value, before[name]) for name, value in trained(module).items())
 
 

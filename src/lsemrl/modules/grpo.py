@@ -21,7 +21,7 @@ from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.correction import correction
 from lsemrl.modules.engines import check_engine
 from lsemrl.modules.grpo_settings import check_grpo, check_windows
-from lsemrl.modules.losses import LossSettings, active_mask, packed_policy_loss, token_weights
+from lsemrl.modules.losses import LossSettings, WindowCounts, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import MemoryEstimate, beyond_estimate, estimate_memory, filled_up, held_memory, peak_memory
 from lsemrl.modules.metrics_log import MetricsLog, show_text
 from lsemrl.modules.optimizer_settings import OptimizerSettings
@@ -32,6 +32,7 @@ from lsemrl.modules.rollout_report import append_samples, completion_metrics, re
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.scoring import score
 from lsemrl.modules.step_faults import within_memory
+from lsemrl.modules.windows import over_windows
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.coverage import Coverage
@@ -227,7 +228,7 @@ class GRPO(PolicyModule):
         """Optimizer steps on one batch of rollouts.
 
         Returns:
-            Metrics averaged over those steps.
+            Metrics over those steps.
         """
         whole = rollouts.sequences
         mask_NT = active_mask(whole.completion_mask_NT, rollouts.ended_N, self.loss.mask_truncated_completions)
@@ -245,7 +246,7 @@ class GRPO(PolicyModule):
         windows = torch.arange(len(whole), device=self.device).split(self.window_size) * self.num_iterations
         steps = [self.step(whole, window, mask_NT, advantages_N, old_NT, ref_NT, correction_NT) for window in windows]
         self.stopwatch.lap("update")
-        return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]} | differences
+        return over_windows(steps, self.loss) | differences
 
     def step(
         self,
@@ -256,7 +257,7 @@ class GRPO(PolicyModule):
         old_NT: Tensor | None,
         ref_NT: Tensor | None,
         correction_NT: Tensor | None,
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], WindowCounts]:
         """One optimizer step on the rows of a window.
 
         Args:
@@ -268,7 +269,7 @@ class GRPO(PolicyModule):
             correction_NT: See `modules.correction`; None where sampler and trainer agree.
 
         Returns:
-            Metrics over the window.
+            Metrics over the window, and what it holds.
         """
         counts = self.window_counts(mask_NT[window])
         weights_NT = torch.zeros(mask_NT.shape, device=self.device)
@@ -298,7 +299,8 @@ class GRPO(PolicyModule):
         found = self.learn(whole, active if len(active) else window[:1], loss_of)
         same = ("grad_norm", "learning_rate", "padding/update")
         # The others add up over ranks, and logging averages.
-        return {name: value if name in same else value * self.trainer.world_size for name, value in found.items()}
+        ranks = self.trainer.world_size
+        return {name: value if name in same else value * ranks for name, value in found.items()}, counts
 
     def score(self, whole: Sequences) -> Tensor:
         """Log-probs of the sampled tokens as they stand, without gradients: float32 [N, T]."""
