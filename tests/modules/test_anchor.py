@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lsemrl.data.rehearsal import identity_path, likeliest_path, read_rehearsal
+from lsemrl.data.rehearsal import digest_of, identity_path, likeliest_path, read_rehearsal
 from lsemrl.modules.anchor import Anchor
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.packing import micro_batches
@@ -224,8 +224,19 @@ def test_likeliest_tokens_that_are_none_are_refused(change: Any, own_text: Path,
         place(path).write_bytes(place(own_text).read_bytes())
     kept = load_file(likeliest_path(own_text))
     ids, logprobs = change(kept["ids"], kept["logprobs"])
-    save_file({"ids": ids.contiguous(), "logprobs": logprobs.contiguous()}, likeliest_path(path))
-    with pytest.raises(UserError, match=r"safetensors' is not of .*; write the text again"):
+    changed = {"ids": ids.contiguous(), "logprobs": logprobs.contiguous()}
+    save_file(changed, likeliest_path(path), {"text": digest_of(path)})
+    with pytest.raises(UserError, match=r"safetensors' is not of .*, or write the text again"):
+        Anchor(settings(path, top_k=4))
+
+
+def test_rows_in_another_order_are_not_held_to_the_likeliest_tokens_of_others(own_text: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    for place in (identity_path, likeliest_path):
+        place(path).write_bytes(place(own_text).read_bytes())
+    path.write_text("".join(reversed(own_text.read_text().splitlines(keepends=True))))
+    Anchor(settings(path))
+    with pytest.raises(UserError, match=r"is not of '.*own\.jsonl' as it is now; set model\.anchor\.top_k to 0"):
         Anchor(settings(path, top_k=4))
 
 
@@ -235,7 +246,7 @@ def test_tokens_beyond_the_vocabulary_are_refused_at_the_start(own_text: Path, t
         place(path).write_bytes(place(own_text).read_bytes())
     kept = load_file(likeliest_path(own_text))
     kept["ids"][0, 0] = 10_000_000
-    save_file(kept, likeliest_path(path))
+    save_file(kept, likeliest_path(path), {"text": digest_of(path)})
     with pytest.raises(UserError, match="has tokens that the policy lacks"):
         run(sft(tiny_model, anchor=settings(path, top_k=4)), tmp_path / "run")
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lsemrl.data.rehearsal import read_rehearsal
 from lsemrl.errors import UserError
 from lsemrl.modules import base
 from lsemrl.modules.anchor_settings import AnchorSettings
@@ -24,6 +25,7 @@ from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.policy import Policy
+from lsemrl.types import Sequences
 from matrix import slow_but
 from own_text import write_own_text
 from short_runs import At, grpo, metrics, run, sft, trained
@@ -55,6 +57,28 @@ def test_a_step_without_a_finite_gradient_is_skipped(
     rows = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {row["rollout_step"] for row in rows} == {2}
     assert all(row["prompt"] and not row["loss_is_finite"] for row in rows)
+
+
+def test_a_held_row_without_a_finite_gradient_costs_one_step_and_is_named(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = write_own_text(tmp_path / "own.jsonl", tiny_model)
+    module = sft(tiny_model, anchor=AnchorSettings(path=str(own), rows=2))
+    bad = read_rehearsal(own)[3].answer_ids
+    whole = Policy.divergence
+
+    def divergence(self: Policy, sequences: Sequences, *rest: Any) -> Any:
+        loss, kl_M = whole(self, sequences, *rest)
+        ids = [
+            tuple(row[mask].tolist()) for row, mask in zip(sequences.completion_ids_NT, sequences.completion_mask_NT)
+        ]
+        return loss * (torch.nan if bad in ids else 1), kl_M
+
+    monkeypatch.setattr(Policy, "divergence", divergence)
+    run(module, tmp_path)
+    assert module.skipped.count == 2 and module.skipped.in_a_row == 0  # of 8 steps on 2 of 7 rows each
+    written = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {(row["of"], row["loss_is_finite"]) for row in written} == {("anchor", False)}
 
 
 def test_too_many_in_a_row_stop_the_run(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

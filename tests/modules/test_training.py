@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sft import SFT
 from lsemrl.modules.trainer_data import TrainerData
+from lsemrl.modules.trainer_settings import check_manual, planned_steps
 from lsemrl.rewards import Reward
 from lsemrl.rewards.advantages import AdvantageSettings
 from lsemrl.types import Completion
@@ -102,6 +104,35 @@ def trained(module: LightningModule) -> dict[str, Tensor]:
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("updates", "max_steps", "planned"), [(16, 4, 16), (3, 4, 6), (1, 4, 4), (2, -1, 40)])
+def test_a_batch_that_is_begun_takes_all_its_steps(updates: int, max_steps: int, planned: int) -> None:
+    """The schedule would have ended before, and left the last ones a rate of 0."""
+    trainer: Any = SimpleNamespace(
+        datamodule=SimpleNamespace(train_dataloader=lambda: range(10)),
+        limit_train_batches=1.0,
+        val_check_interval=1.0,
+        limit_val_batches=0,
+        check_val_every_n_epoch=None,
+        max_epochs=2,
+        max_steps=max_steps,
+    )
+    assert planned_steps(trainer, updates) == planned
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("accumulate_grad_batches", 4, "raise data.batch_size"),
+        ("gradient_clip_val", 1.0, "set model.optimizer.max_grad"),
+    ],
+)
+def test_what_the_trainer_would_do_for_others_is_refused_with_what_does_it_here(
+    field: str, value: float, says: str
+) -> None:
+    with pytest.raises(UserError, match=f"trainer.{field} is {value}; {says}"):
+        check_manual(Trainer(**{field: value}, accelerator="cpu", logger=False))
 
 
 @pytest.mark.parametrize("make", [grpo, sft])

@@ -18,6 +18,7 @@ from lsemrl.commands.quiet import loading, quiet
 from lsemrl.data.base import TaskData
 from lsemrl.data.rehearsal import (
     Rehearsed,
+    digest_of,
     identity_path,
     likeliest_path,
     read_rehearsal,
@@ -201,7 +202,7 @@ def rehearse(
             raise UserError(f"no row could be kept ({reasons(dropped)}); {_remedy(dropped)}, or give other --prompts")
         if top_k:
             found = likeliest(base, kept, top_k, batch_size)
-            write_bytes(likeliest_path(output), save(found, {"fingerprint": base.fingerprint}))
+            write_bytes(likeliest_path(output), save(found, {"text": digest_of(output)}))
         page = output.with_suffix(".md")
         write_text(page, "\n".join(_page(kept, dropped, policy.model)) + "\n")
         print(f"{len(kept):,} rows in {output}; dropped: {reasons(dropped)}; {page} shows some")

@@ -78,6 +78,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
     from lsemrl.modules.progress_lines import ProgressLines
     from lsemrl.modules.run_folder import Asked, RunFolder
     from lsemrl.modules.trainer_data import TrainerData
+    from lsemrl.modules.trainer_settings import check_manual
 
     verb, words = words[0], words if run else words[1:]
     told = {
@@ -145,6 +146,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
                 trainer = super().instantiate_trainer(**({"logger": False} if ours else {}), **kwargs)
             except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
                 raise UserError(f"trainer: {reason_of(error, 300)}") from error
+            check_manual(trainer)
             if run and trainer.world_size == 1 and not is_rank_zero():
                 raise UserError(
                     "several processes were started, but trainer.devices times trainer.num_nodes is 1; add "

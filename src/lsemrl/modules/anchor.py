@@ -8,7 +8,6 @@ or one on another number of ranks, goes on with the same.
 from __future__ import annotations
 
 import functools
-import hashlib
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lsemrl.data.collate import sequences_of
-from lsemrl.data.rehearsal import Rehearsed, likeliest_path, read_identity, read_rehearsal
+from lsemrl.data.rehearsal import digest_of, likeliest_path, read_identity, read_rehearsal
 from lsemrl.kernels.divergence import Likeliest
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.gradients import LossOf
@@ -44,13 +43,13 @@ class Anchor:
         path = user_path(settings.path)
         self._identity = read_identity(path)
         self._rows = read_rehearsal(path)
-        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        self.digest = digest_of(path)
         if settings.rows > len(self._rows):
             raise UserError(
                 f"model.anchor.rows is {settings.rows}, but {settings.path!r} has {len(self._rows)}; lower it, or "
                 "write more with lsemrl rehearse"
             )
-        self._likeliest = _read_likeliest(path, self._rows, settings.top_k) if settings.top_k else None
+        self._likeliest = self._read_likeliest(path) if settings.top_k else None
 
     def check(self, policy: Policy) -> None:
         """Hold the text against the policy, once its weights are there.
@@ -79,7 +78,7 @@ class Anchor:
         """A rank's rows for an optimizer step, and their numbers: every row once before any comes again.
 
         Args:
-            step: Optimizer steps that were taken before.
+            step: Optimizer steps that were tried before.
             rank: This one.
             ranks: How many share the rows.
             device: Where to put them.
@@ -116,6 +115,31 @@ class Anchor:
 
         return loss_of
 
+    def _read_likeliest(self, path: Path) -> list[tuple[Tensor, Tensor]]:
+        """The K likeliest tokens of each answer's tokens, row by row."""
+        beside, top_k = likeliest_path(path), self.settings.top_k
+        try:
+            with safe_open(beside, framework="pt") as file:
+                ids_MK, logprobs_MK = file.get_tensor("ids"), file.get_tensor("logprobs")
+                of = (file.metadata() or {}).get("text")
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"model.anchor.top_k is {top_k}, but {str(beside)!r} cannot be read ({error}); set it to 0, or write "
+                "the text again with lsemrl rehearse --top-k"
+            ) from error
+        lengths = [len(row.answer_ids) for row in self._rows]
+        whole = ids_MK.shape == logprobs_MK.shape and ids_MK.ndim == 2 and sum(lengths) == len(ids_MK)
+        # Rows in another order have as many tokens, and would be held to those of others.
+        if of != self.digest or not whole or not _is_distribution(ids_MK, logprobs_MK):
+            raise UserError(
+                f"{str(beside)!r} is not of {str(path)!r} as it is now; set model.anchor.top_k to 0, or write the text "
+                "again with lsemrl rehearse --top-k"
+            )
+        if top_k > ids_MK.shape[1]:
+            raise UserError(f"model.anchor.top_k is {top_k}, but {ids_MK.shape[1]} tokens were kept; lower it")
+        pairs = zip(ids_MK[:, :top_k].split(lengths), logprobs_MK[:, :top_k].split(lengths), strict=True)
+        return list(pairs)
+
     def _kept(self, batch: MicroBatch, numbers: list[int]) -> Likeliest | None:
         if self._likeliest is None:
             return None
@@ -127,27 +151,6 @@ class Anchor:
 @functools.lru_cache(maxsize=2)  # a step may end one epoch and begin the next
 def _order(count: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(epoch))
-
-
-def _read_likeliest(path: Path, rows: list[Rehearsed], top_k: int) -> list[tuple[Tensor, Tensor]]:
-    """The K likeliest tokens of each answer's tokens, row by row."""
-    beside = likeliest_path(path)
-    try:
-        with safe_open(beside, framework="pt") as file:
-            ids_MK, logprobs_MK = file.get_tensor("ids"), file.get_tensor("logprobs")
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"model.anchor.top_k is {top_k}, but {str(beside)!r} cannot be read ({error}); set it to 0, or write the "
-            "text again with lsemrl rehearse --top-k"
-        ) from error
-    lengths = [len(row.answer_ids) for row in rows]
-    whole = ids_MK.shape == logprobs_MK.shape and ids_MK.ndim == 2 and sum(lengths) == len(ids_MK)
-    if not whole or not _is_distribution(ids_MK, logprobs_MK):
-        raise UserError(f"{str(beside)!r} is not of {str(path)!r}; write the text again with lsemrl rehearse")
-    if top_k > ids_MK.shape[1]:
-        raise UserError(f"model.anchor.top_k is {top_k}, but {ids_MK.shape[1]} tokens were kept; lower it")
-    pairs = zip(ids_MK[:, :top_k].split(lengths), logprobs_MK[:, :top_k].split(lengths), strict=True)
-    return list(pairs)
 
 
 def _is_distribution(ids_MK: Tensor, logprobs_MK: Tensor) -> bool:

@@ -38,7 +38,7 @@ from lsemrl.modules.ranks import every_rank, leave_at_exit
 from lsemrl.modules.reference import sync_reference
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling, check_tokens
-from lsemrl.modules.step_faults import SkippedSteps, skipped_rows, unsound, within_memory
+from lsemrl.modules.step_faults import Part, Passed, SkippedSteps, skipped_rows, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.modules.trainer_settings import check_trainer, planned_steps
 from lsemrl.rewards.encoder import EncoderUse
@@ -157,7 +157,7 @@ class PolicyModule(LightningModule):
     def learn(self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf) -> dict[str, torch.Tensor]:
         """One optimizer step on `rows` of `whole`, in micro-batches.
 
-        A step whose loss or gradient is not finite on any rank is skipped by all, and its rows are written out.
+        A step whose gradient is not finite on any rank is skipped by all, and its rows are written out.
 
         Args:
             whole: This rank's completions.
@@ -170,10 +170,10 @@ class PolicyModule(LightningModule):
         Raises:
             UserError: Too many steps were skipped in a row, or memory ran out.
         """
-        held = self._held_beside()
-        batches, found = within_memory(
+        parts = [Part("task", whole, rows, loss_of), *self._held_beside()]
+        passed, found = within_memory(
             self.policy,
-            lambda: self._backward(whole, rows, loss_of, held),
+            lambda: self._backward(parts),
             self._halve_micro_batches,
             "model.micro_batch_tokens or policy.lora.rank, or set policy.gradient_checkpointing",
         )
@@ -188,41 +188,36 @@ class PolicyModule(LightningModule):
                 sync_reference(self.policy)
         else:
             about = {"rollout_step": self.rollout_step, "rank": self.global_rank}
-            rows_of_ranks = every_rank(skipped_rows(whole, batches, found["loss"], self.policy, about))
+            rows_of_ranks = every_rank(skipped_rows(passed, self.policy, about))
             path = self.folder / SKIPPED
             self.say(f"the gradient of rollout step {self.rollout_step} is not finite: skipped; its rows are in {path}")
             writing = rows_of_ranks if self.trainer.is_global_zero else ()
             self.skipped.add(path, writing, self.optimizer.max_skipped_steps)
         totals = {name: torch.stack(values).sum() for name, values in found.items()}
-        same = {"learning_rate": torch.tensor(rate), "padding/update": torch.tensor(padding(batches))}
+        same = {"learning_rate": torch.tensor(rate), "padding/update": torch.tensor(padding(passed[0].batches))}
         return {**totals, "grad_norm": norm, **same}
 
-    def _held_beside(self) -> tuple[Sequences, LossOf] | None:
-        """What the anchor holds in this step, and its loss; apart, for ranks count once, however often one tries."""
+    def _held_beside(self) -> list[Part]:
+        """What the anchor holds in this step; apart, for ranks count once, however often one tries."""
         if not self.anchor:
-            return None
-        held, numbers = self.anchor.beside(self.global_step, self.global_rank, self.trainer.world_size, self.device)
+            return []
+        # A step that was skipped is not come back to: its rows would give no finite gradient once more.
+        tried = self.global_step + self.skipped.count
+        held, numbers = self.anchor.beside(tried, self.global_rank, self.trainer.world_size, self.device)
         counts = self.window_counts(held.completion_mask_NT if numbers else held.completion_mask_NT[:0])
-        return held, self.anchor.loss(self.policy, numbers, counts.tokens)
+        loss_of = self.anchor.loss(self.policy, numbers, counts.tokens)
+        return [Part("anchor", held, torch.arange(len(held), device=self.device), loss_of)]
 
-    def _backward(
-        self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf, beside: tuple[Sequences, LossOf] | None
-    ) -> tuple[list[MicroBatch], dict[str, list[torch.Tensor]]]:
-        batches, found = self._accumulate(whole, rows, loss_of)
-        if beside:
-            self.stopwatch.lap("update")
-            held, loss_of_held = beside
-            _, divergence = self._accumulate(held, torch.arange(len(held), device=self.device), loss_of_held)
-            found |= {name: values for name, values in divergence.items() if name != "loss"}
-            self.stopwatch.lap("anchor")
-        return batches, found
-
-    def _accumulate(
-        self, whole: Sequences, rows: torch.Tensor, loss_of: LossOf
-    ) -> tuple[list[MicroBatch], dict[str, list[torch.Tensor]]]:
-        batches = self.micro_batches(whole, rows)
-        counted = in_step(batches, self.policy, self.device)
-        return batches, accumulate(self.trainer.strategy.model, counted, loss_of, self.manual_backward)
+    def _backward(self, parts: list[Part]) -> tuple[list[Passed], dict[str, list[torch.Tensor]]]:
+        passed, found = [], dict[str, list[torch.Tensor]]()
+        for part in parts:
+            batches = self.micro_batches(part.whole, part.rows)
+            counted = in_step(batches, self.policy, self.device)
+            sums = accumulate(self.trainer.strategy.model, counted, part.loss_of, self.manual_backward)
+            passed.append(Passed(part, batches, sums["loss"]))
+            found = sums | found  # the loss that is logged is the task's
+            self.stopwatch.lap("anchor" if part.of == "anchor" else "update")
+        return passed, found
 
     def _halve_micro_batches(self) -> str:
         self.micro_batch_tokens = max(1, self.micro_batch_tokens // 2)

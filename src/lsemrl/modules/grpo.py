@@ -82,7 +82,7 @@ class GRPO(PolicyModule):
             optimizer: How weights move.
             metrics: What validation measures.
             num_iterations: Passes over each batch of rollouts.
-            optimizer_batch_size: Completions per optimizer step; null takes all completions of a batch in one step.
+            optimizer_batch_size: Completions of a rank per optimizer step; null takes all of a batch in one step.
             dropout_in_updates: Whether updates draw what a model draws in training, such as dropout of its adapters
                 or its own, or a router's noise. Without, they see the policy that sampled; with, ratios and KL measure
                 noise too.

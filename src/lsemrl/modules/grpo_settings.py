@@ -29,7 +29,7 @@ def check_grpo(
         advantages: How siblings are compared.
         loss: The objective.
         num_iterations: Passes over each batch.
-        optimizer_batch_size: Completions per optimizer step; None takes all.
+        optimizer_batch_size: Completions of a rank per optimizer step; None takes all.
         samples_every: Rollout steps between two samples.
 
     Raises:

@@ -26,7 +26,7 @@ class OptimizerSettings:
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     max_skipped_steps: int = 5
-    """A step whose loss or gradient is not finite is skipped; after so many in a row the run stops."""
+    """A step whose gradient is not finite is skipped; after so many in a row the run stops."""
 
     def __post_init__(self) -> None:
         check_finite(self, "optimizer")

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from lsemrl.errors import reason_of
 from lsemrl.files import append
+from lsemrl.modules.gradients import LossOf
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
@@ -102,17 +103,50 @@ def unsound(policy: Policy, skipped_in_a_row: int, device: torch.device) -> str 
     return None
 
 
-def skipped_rows(
-    whole: Sequences,
-    batches: Sequence[MicroBatch],
-    losses: Sequence[torch.Tensor],
-    policy: Policy,
-    about: dict[str, int],
-) -> list[dict[str, str | int | bool]]:
+@dataclass(frozen=True)
+class Part:
+    """What goes through the policy in a step.
+
+    Attributes:
+        of: The task, or the anchor beside it.
+        whole: This rank's completions.
+        rows: int64, those of the step.
+        loss_of: This rank's share of the loss of a micro-batch, and sums of metrics.
+    """
+
+    of: Literal["task", "anchor"]
+    whole: Sequences
+    rows: torch.Tensor
+    loss_of: LossOf
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A part that has gone through.
+
+    Attributes:
+        part: See there.
+        batches: Its micro-batches.
+        losses: Of each.
+    """
+
+    part: Part
+    batches: Sequence[MicroBatch]
+    losses: Sequence[torch.Tensor]
+
+    def bad(self) -> list[MicroBatch]:
+        """Those whose loss is not finite."""
+        return [batch for batch, loss in zip(self.batches, self.losses, strict=True) if not loss.isfinite()]
+
+
+def skipped_rows(passed: Sequence[Passed], policy: Policy, about: dict[str, int]) -> list[dict[str, str | int | bool]]:
     """What a rank writes of a step that was skipped: the rows whose loss is not finite, else all of them."""
-    bad = [batch for batch, loss in zip(batches, losses, strict=True) if not loss.isfinite()]
-    said = {**about, "loss_is_finite": not bad}
-    return [{**said, **row} for row in texts(whole, bad or batches, policy)]
+    finite = not any(each.bad() for each in passed)
+    return [
+        {**about, "of": each.part.of, "loss_is_finite": finite, **row}
+        for each in passed
+        for row in texts(each.part.whole, each.batches if finite else each.bad(), policy)
+    ]
 
 
 def texts(whole: Sequences, batches: Sequence[MicroBatch], policy: Policy) -> list[dict[str, str]]:

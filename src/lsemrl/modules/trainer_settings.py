@@ -56,8 +56,25 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
         )
 
 
+def check_manual(trainer: Trainer) -> None:
+    """Refuse what the Trainer does for modules that leave their optimizer steps to it.
+
+    Raises:
+        UserError: Gradients would be accumulated or clipped by it.
+    """
+    if trainer.accumulate_grad_batches != 1:
+        raise UserError(
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; raise data.batch_size instead: "
+            "model.micro_batch_tokens bounds what memory a step takes"
+        )
+    if trainer.gradient_clip_val is not None:
+        raise UserError(
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}; set model.optimizer.max_grad_norm instead"
+        )
+
+
 def planned_steps(trainer: Trainer, updates_per_batch: int) -> int:
-    """The optimizer steps that a run will take.
+    """The optimizer steps that a run will take: a batch that is begun takes all of its own.
 
     Args:
         trainer: Its data and its limits.
@@ -78,8 +95,9 @@ def planned_steps(trainer: Trainer, updates_per_batch: int) -> int:
             "trainer.check_val_every_n_epoch to null to count across epochs"
         )
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
-    limit = math.inf if trainer.max_steps == -1 else trainer.max_steps
-    steps = min(batches * epochs * updates_per_batch, limit)
+    # The Trainer looks at its limit between batches only.
+    limit = math.inf if trainer.max_steps == -1 else math.ceil(trainer.max_steps / updates_per_batch)
+    steps = min(batches * epochs, limit) * updates_per_batch
     if math.isinf(steps):
         raise UserError("the run has no end: set trainer.max_epochs, or trainer.max_steps (in optimizer steps)")
     return int(steps)
