@@ -69,10 +69,8 @@ def test_a_held_row_without_a_finite_gradient_costs_one_step_and_is_named(
 
     def divergence(self: Policy, sequences: Sequences, *rest: Any) -> Any:
         loss, kl_M = whole(self, sequences, *rest)
-        ids = [
-            tuple(row[mask].tolist()) for row, mask in zip(sequences.completion_ids_NT, sequences.completion_mask_NT)
-        ]
-        return loss * (torch.nan if bad in ids else 1), kl_M
+        fed = zip(sequences.completion_ids_NT, sequences.completion_mask_NT, strict=True)
+        return loss * (torch.nan if bad in [tuple(ids_T[mask_T].tolist()) for ids_T, mask_T in fed] else 1), kl_M
 
     monkeypatch.setattr(Policy, "divergence", divergence)
     run(module, tmp_path)

@@ -125,7 +125,7 @@ def test_a_batch_that_is_begun_takes_all_its_steps(updates: int, max_steps: int,
     ("field", "value", "says"),
     [
         ("accumulate_grad_batches", 4, "raise data.batch_size"),
-        ("gradient_clip_val", 1.0, "set model.optimizer.max_grad"),
+        ("gradient_clip_val", 1.0, "set model.optimizer.max"),
     ],
 )
 def test_what_the_trainer_would_do_for_others_is_refused_with_what_does_it_here(
