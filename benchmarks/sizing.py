@@ -52,7 +52,7 @@ class Tell(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """When the run has told it, too."""
         if trainer.is_global_zero:
-            found = {"estimated_mb": pl_module.estimate.total / 1e6, "measured_mb": pl_module.peak / 1e6}
+            found = {"estimated_mb": pl_module.estimate.total / 1e6, "measured_mb": pl_module.held.peak / 1e6}
             self._path.write_text(json.dumps(found))
 
 

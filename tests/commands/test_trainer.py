@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import Logger
 
+from lsemrl.cli.main import main
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
+from lsemrl.errors import UserError
 from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.runs import has_finished
 from short_runs import At
@@ -41,15 +46,63 @@ def test_a_run_from_a_checkpoint_goes_on_by_the_same_command(tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_a_run_that_nobody_finds_again_names_its_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_that_nobody_finds_again_names_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     longer = "--trainer.max_steps=3"
-    own = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=mine", longer]
-    for words in (own, [longer, "--checkpoints.resume=never"]):
-        said = stopped(2, *words)
-        assert said.startswith("stopped by SIGTERM, saved in ") and said.endswith("/step_2 goes on from there")
-        assert "; --checkpoints.resume " in said
-    run_trainer([*WORDS, *own])
-    assert "run.json" not in caplog.text
+    said = stopped(2, longer, "--checkpoints.resume=never")
+    assert said.startswith("stopped by SIGTERM, saved in ") and said.endswith("/step_2 goes on from there")
+    assert "; --checkpoints.resume " in said
+
+
+class Rows(Logger):
+    """Writes where it stands, as W&B does by default."""
+
+    save_dir, name, version = ".", "rows", "0"
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        Path("rows").write_text(f"{step} {metrics['loss']}")
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def test_a_logger_of_ones_own_writes_beside_the_files_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    Path("config.yaml").write_text("# mine\n")
+    run_trainer([*WORDS, "--trainer.logger=test_trainer.Rows", "--trainer.enable_progress_bar=true"])
+    assert Path("config.yaml").read_text() == "# mine\n" and Path("rows").read_text().startswith("0 ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "rows", "runs"]
+    folder = Path("runs/version_0")
+    assert has_finished(folder) and (folder / "adapter").is_dir() and (folder / "metrics.csv").is_file()
+    assert "1 of 1 rollout steps: loss " in capsys.readouterr().err
+
+
+def test_a_trial_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_trainer([*WORDS, "--trainer.fast_dev_run=true", "--checkpoints.monitor=val/chrf"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_word_names_a_logger_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lsemrl.commands.loggers.find_spec", lambda package: None)
+    word, none = Path("word.yaml"), Path("none.yaml")
+    word.write_text("trainer: {logger: trackio}\n")
+    none.write_text("trainer: {logger: false}\n")
+    for words in (["--config=word.yaml"], ["--config=none.yaml", "--trainer.logger", "trackio"]):
+        with pytest.raises(UserError, match=r"trainer\.logger is trackio, whose package is not installed; pip install"):
+            run_trainer([*WORDS, *words])
+    with pytest.raises(SystemExit):
+        main([*WORDS, "--trainer.logger=tensorboard"])
+    assert "mlflow" in capsys.readouterr().err
+
+
+def test_every_step_is_logged_unless_something_else_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_trainer(["fit", "--print_config"])
+    assert "log_every_n_steps: 1\n" in capsys.readouterr().out

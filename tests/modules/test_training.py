@@ -18,7 +18,6 @@ from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.metrics.settings import MetricSettings
-from lsemrl.modules.alarms import AlarmSettings
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
@@ -189,16 +188,6 @@ def test_a_step_says_where_its_time_and_memory_went(
     assert 0 <= float(row["padding/update"]) <= 0.1
     assert 0 <= float(row["padding/rollout"]) < 1
     assert "memory: about" in caplog.text and "memory: the peak was" in caplog.text
-
-
-def test_a_run_without_its_own_log_says_that_it_has_no_alarms(
-    tiny_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for logger, alarms in ((MetricsLog(str(tmp_path)), AlarmSettings()), (False, None), (False, AlarmSettings())):
-        assert "no alarms" not in caplog.text
-        with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
-            run(grpo(tiny_model, alarms=alarms), tmp_path, steps=1, logger=logger, default_root_dir=tmp_path)
-    assert caplog.text.count("no alarms: they read the run's own metrics.csv") == 1
 
 
 def test_grpo_learns_what_is_rewarded(tiny_model: str, tmp_path: Path) -> None:

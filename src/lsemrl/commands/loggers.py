@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from lsemrl.errors import UserError
 
 _PROJECT = "lsemrl"
 
@@ -47,3 +50,19 @@ LOGGERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "trackio": (_trackio, "trackio"),
 }
 """What makes each, given the folder of all runs, and the package that it needs."""
+
+
+def named_logger(word: str, root: Path) -> Any:
+    """The logger of `LOGGERS` that a word names.
+
+    Args:
+        word: A key of theirs.
+        root: The folder of all runs.
+
+    Raises:
+        UserError: Its package is not installed.
+    """
+    make, package = LOGGERS[word]
+    if find_spec(package) is None:
+        raise UserError(f"trainer.logger is {word}, whose package is not installed; pip install {package}")
+    return make(root)

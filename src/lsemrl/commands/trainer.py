@@ -6,12 +6,13 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
-from lsemrl.commands.loggers import LOGGERS
+from lsemrl.commands.loggers import LOGGERS, named_logger
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.config_files import CONFIG_VERSION, prepare_configs
 from lsemrl.errors import UserError, reason_of
@@ -45,7 +46,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     Returns:
         The LightningCLI, whose trainer and model can be asked further.
     """
-    words, named = _without_logger(prepare_configs(words))
+    words = prepare_configs(words)
     loading("Lightning")
     quiet()
     # Lightning's advice on loader workers is not about this program.
@@ -59,17 +60,19 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     ):
         warnings.filterwarnings("ignore", message=f".*{about}")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)
-    cli = _trainer_cli(words, list(callbacks), run, named)
+    with ExitStack() as stack:
+        cli = _trainer_cli(words, list(callbacks), run, stack)
     if run and words[0] == "fit" and cli.trainer.is_global_zero and not callbacks and not cli.trainer.fast_dev_run:
         for line in run_summary(cli.model.folder, cli.config.fit.checkpoints.monitor, cli.model.policy.settings.model):
             print(visible(line))
     return cli
 
 
-def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Callable[[Path], Any] | None) -> Any:
+def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, stack: ExitStack) -> Any:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import ProgressBar
     from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.loggers import Logger
 
     from lsemrl.data.base import Data
     from lsemrl.modules.base import PolicyModule
@@ -97,7 +100,16 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
             return {} if asked is None else {verb: asked | {"ckpt_path", "weights_only"}}
 
         def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.add_lightning_class_args(self.trainer_class, "trainer")
+            # As add_lightning_class_args does, but for the logger, which may be a word.
+            parser.add_class_arguments(
+                self.trainer_class, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip={"logger"}
+            )
+            parser.groups["trainer"].add_argument(  # type: ignore[index]
+                "--trainer.logger",
+                type=Literal[*LOGGERS] | Logger | Iterable[Logger] | bool | None,
+                help=f"Loggers beside the run's own files: {', '.join(LOGGERS)}, or classes (default: none).",
+            )
+            parser.set_defaults({"trainer.log_every_n_steps": 1})  # else a run of fewer than 50 would log nothing
             for name, kind in (("model", PolicyModule), ("data", Data)):
                 parser.add_subclass_arguments(kind, name, fail_untyped=False)
 
@@ -117,17 +129,19 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
                 return
             config = self.config[self.subcommand]
             check_all_finite(config.as_dict())
-            if config.trainer.enable_checkpointing is False:
+            if config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run:
                 config.trainer.enable_checkpointing, config.checkpoints.keep = None, 0
             parser, again = self._parser(self.subcommand), config.checkpoints.resume != NEVER
             settled = {"skip_none": False, "skip_check": True}  # it has been checked as it was read
             whole = json.loads(parser.dump(config, format="json", **settled))
-            root = checkpoint = None
-            if config.trainer.logger in (None, True):
+            checkpoint = None
+            if config.trainer.fast_dev_run:  # which leaves nothing
+                root = Path(stack.enter_context(TemporaryDirectory()))
+            else:
                 root = Path(config.trainer.default_root_dir or "runs")
-            if root and is_rank_zero() and self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
-                try_folder(root, "trainer.default_root_dir")
-                checkpoint = find_run(root, whole) if self.subcommand == "fit" and again else None
+                if is_rank_zero() and self.subcommand in ("fit", "predict"):
+                    try_folder(root, "trainer.default_root_dir")
+                    checkpoint = find_run(root, whole) if self.subcommand == "fit" and again else None
             self.asked = Asked(
                 root=root,
                 config=whole,
@@ -135,15 +149,17 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
                 resume=again,
                 checkpoint=checkpoint,
             )
+            self.word = None
+            if isinstance(config.trainer.logger, str):
+                self.word, config.trainer.logger = config.trainer.logger, None
 
         def instantiate_classes(self) -> None:
             super().instantiate_classes()
             self.datamodule = TrainerData(self.datamodule)
 
         def instantiate_trainer(self, **kwargs: Any) -> Any:
-            ours = run and self.asked.root is not None
             try:
-                trainer = super().instantiate_trainer(**({"logger": False} if ours else {}), **kwargs)
+                trainer = super().instantiate_trainer(logger=False, **kwargs)
             except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
                 raise UserError(f"trainer: {reason_of(error, 300)}") from error
             check_manual(trainer)
@@ -160,21 +176,30 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, named: Calla
                     f"trainer.strategy has data_parallel_size {sharded} and tensor_parallel_size {split}; set them to "
                     f"{trainer.world_size}, which is trainer.devices times trainer.num_nodes, and 1"
                 )
-            if run and not config.trainer.fast_dev_run:
+            if run:
+                trainer.loggers = [] if config.trainer.fast_dev_run else self._loggers()
                 trainer.callbacks.insert(0, RunFolder(self.asked))  # type: ignore[attr-defined]
-                if ours and self.subcommand == "fit":
-                    assert self.asked.root is not None
-                    trainer.loggers = [MetricsLog(events=True), *([named(self.asked.root)] if named else [])]
+                if self.subcommand == "fit":
+                    trainer.loggers = [MetricsLog(events=True), *trainer.loggers]
                     if config.trainer.enable_progress_bar is not False and not sys.stderr.isatty():
                         kept = [each for each in trainer.callbacks if not isinstance(each, ProgressBar)]  # type: ignore[attr-defined]
                         trainer.callbacks[:] = [*kept, ProgressLines()]  # type: ignore[attr-defined]
             return trainer
 
+        def _loggers(self) -> list[Logger]:
+            """Those of the user's own."""
+            if self.word:
+                return [named_logger(self.word, self.asked.root)]
+            given = self._get(self.config_init, "trainer").logger
+            if isinstance(given, Logger):
+                return [given]
+            return list(given) if isinstance(given, Iterable) else []  # true and false: the run has its own log anyway
+
     return Cli(
         PolicyModule,
         subclass_mode_model=True,
         seed_everything_default=1,
-        trainer_defaults={"callbacks": callbacks, "log_every_n_steps": 1},
+        trainer_defaults={"callbacks": callbacks},
         auto_configure_optimizers=False,
         save_config_callback=None,  # ours is in RunFolder
         load_from_checkpoint_support=False,  # nor are checkpoints Lightning's
@@ -188,24 +213,3 @@ def _no_chatter(record: Any) -> bool:
     """Keep what a run says of its data, drop Lightning's greetings; named, so that adding it again adds nothing."""
     greetings = ("GPU available", "TPU available", "💡 Tip", "You are using a CUDA device")  # which asks for Python
     return not str(record.getMessage()).startswith(greetings)
-
-
-def _without_logger(words: list[str]) -> tuple[list[str], Callable[[Path], Any] | None]:
-    """The words but for `--trainer.logger NAME`, and what makes the logger of that name beside the run's own.
-
-    Raises:
-        UserError: Its package is not installed.
-    """
-    others, rest, name = [], iter(words), ""
-    for word in rest:
-        option, equals, value = word.partition("=")
-        if option == "--trainer.logger" and (value or (value := next(rest, ""))) in LOGGERS:
-            name = value
-        else:
-            others += [word] if equals or option != "--trainer.logger" else [word, value]
-    if not name:
-        return words, None
-    make, package = LOGGERS[name]
-    if find_spec(package) is None:
-        raise UserError(f"--trainer.logger is {name}, whose package is not installed; pip install {package}")
-    return others, make

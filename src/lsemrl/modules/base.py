@@ -128,9 +128,9 @@ class PolicyModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a schedule over the optimizer steps that this run will take."""
-        steps = planned_steps(self.trainer, self.updates_per_batch())
+        self.planned_steps = planned_steps(self.trainer, self.updates_per_batch())
         check_float32(self.policy.trained())
-        optimizer, schedule = make_optimizer(self.policy.parameters(), self.optimizer, steps)
+        optimizer, schedule = make_optimizer(self.policy.parameters(), self.optimizer, self.planned_steps)
         return [optimizer], [schedule]
 
     def begin_step(self) -> None:
@@ -304,7 +304,7 @@ class PolicyModule(LightningModule):
     def on_predict_epoch_end(self) -> None:
         """Write what each row was answered to predictions.jsonl in the run's folder."""
         completions = self._answered()
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             path = write_predictions(self.folder, completions)
             self.print(f"{len(completions)} outputs in {path}")
 

@@ -22,7 +22,7 @@ from lsemrl.modules.correction import correction
 from lsemrl.modules.engines import check_engine
 from lsemrl.modules.grpo_settings import check_grpo, check_windows
 from lsemrl.modules.losses import LossSettings, WindowCounts, active_mask, packed_policy_loss, token_weights
-from lsemrl.modules.memory import MemoryEstimate, beyond_estimate, estimate_memory, filled_up, held_memory, peak_memory
+from lsemrl.modules.memory import HeldMemory, MemoryEstimate, beyond_estimate, estimate_memory, filled_up
 from lsemrl.modules.metrics_log import MetricsLog, show_text
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
@@ -111,12 +111,11 @@ class GRPO(PolicyModule):
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
         self.samples_every, self.dropout_in_updates, self.alarms = samples_every, dropout_in_updates, alarms
         self.estimate: MemoryEstimate | None = None  # until a first step tells how long completions are
-        self.peak = self.held_before = 0
 
     def configure_model(self) -> None:
         """Nothing is drawn in updates either, unless that is asked for."""
         if self.policy.model is None:
-            self.held_before = held_memory(self.trainer.strategy.root_device)
+            self.held = HeldMemory(self.trainer.strategy.root_device)
         super().configure_model()
         self.policy.model.train(self.dropout_in_updates)
 
@@ -128,8 +127,6 @@ class GRPO(PolicyModule):
         check_engine(self.policy, self.sampling, self.trainer.strategy.root_device)
         for line in self.reward_mix.look_at(self.trainer.datamodule.data.train_examples):  # type: ignore[attr-defined]
             self.say(line)
-        if self.alarms and not any(isinstance(each, MetricsLog) for each in self.trainer.loggers):
-            self.say("no alarms: they read the run's own metrics.csv, which it has without trainer.logger only")
         batch_size: int = self.trainer.datamodule.data.batch_size  # type: ignore[attr-defined]
         completions = batch_size * self.sampling.num_generations
         self.window_size = self.optimizer_batch_size or completions
@@ -177,10 +174,7 @@ class GRPO(PolicyModule):
         """Say how much memory the run took."""
         if self.estimate is None:  # it was resumed at its end
             return
-        self.peak = peak_memory(self.device) - self.held_before
-        wasted = "" if self.device.type == "cuda" else ", what the allocator wastes included"
-        peak, estimate = (f"{size / 1e6:,.0f} MB" for size in (self.peak, self.estimate.total))
-        self.say(f"memory: the peak was {peak}{wasted}; {estimate} were estimated")
+        self.say(f"memory: the peak was {self.held.ended()}; {self.estimate.total / 1e6:,.0f} MB were estimated")
 
     def own_state(self) -> dict[str, Any]:
         """The counters of the rewards too."""

@@ -15,6 +15,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -172,14 +173,49 @@ def beyond_estimate(device: torch.device) -> str:
     )
 
 
-def held_memory(device: torch.device) -> int:
-    """The bytes held now: by tensors on a CUDA device, elsewhere by the whole process, libraries included."""
-    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _of_process("VmRSS")
+class HeldMemory:
+    """What is held at most beyond what was held when this was made, at the end of a run.
+
+    Attributes:
+        peak: Bytes, from `ended` on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """
+        Args:
+            device: Tensors are counted on a CUDA device, elsewhere the whole process, libraries included.
+        """
+        self._device, self.peak = device, 0
+        self._before = int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _of_process("VmRSS")
+        _begin_peak(device)
+        self._peak_before = peak_memory(device)
+
+    def ended(self) -> str:
+        """Measure, and say what it came to; at most that where an older peak could not be forgotten."""
+        ever = peak_memory(self._device)
+        self.peak = ever - self._before
+        most = "at most " if ever == self._peak_before else ""
+        wasted = "" if self._device.type == "cuda" else ", what the allocator wastes included"
+        return f"{most}{self.peak / 1e6:,.0f} MB{wasted}"
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes ever held, as in `held_memory`."""
+    """The most bytes ever held, or since a `HeldMemory` was made: of tensors on a CUDA device, elsewhere of all."""
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else _of_process("VmHWM")
+
+
+def _begin_peak(device: torch.device) -> None:
+    """Begin `peak_memory` anew, where that can be."""
+    if device.type == "cuda":
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # Linux alone has it
+        mark = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        try:
+            os.write(mark, b"5")
+        finally:
+            os.close(mark)
 
 
 def _of_process(field: str) -> int:

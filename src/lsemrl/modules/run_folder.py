@@ -21,14 +21,14 @@ class Asked:
     """What the command line says of a run.
 
     Attributes:
-        root: Where its folder is to be; None where the user's own loggers say that.
+        root: Where its folder is to be.
         config: Its whole configuration.
         text: The same as YAML.
         resume: Whether an interrupted run of the same configuration is to be taken up.
         checkpoint: The one to go on from, if there is one; the first rank knows.
     """
 
-    root: Path | None
+    root: Path
     config: Mapping[str, Any]
     text: str
     resume: bool = False
@@ -48,7 +48,7 @@ class RunFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the folder of the run that is gone on with."""
-        if stage != "fit" or self.asked.root is None:
+        if stage != "fit":
             return
         found = trainer.strategy.broadcast(str(self.asked.checkpoint) if self.asked.checkpoint else None)
         if found is None:
@@ -61,7 +61,7 @@ class RunFolder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a new folder, unless one is gone on with."""
-        if not self._taken and self.asked.root is not None:
+        if not self._taken:
             own = trainer.is_global_zero
             folder = begin_run(self.asked.root, self.asked.config, resume=self.asked.resume) if own else Path()
             self._take(trainer, pl_module, Path(trainer.strategy.broadcast(str(folder))))
@@ -70,12 +70,12 @@ class RunFolder(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say that the run has ended, once everything is there."""
         assert isinstance(pl_module, PolicyModule)
-        if self._taken and trainer.is_global_zero:
+        if trainer.is_global_zero:
             finish_run(pl_module.folder)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make a folder for the outputs that are there now."""
-        if trainer.is_global_zero and self.asked.root is not None:
+        if trainer.is_global_zero:
             assert isinstance(pl_module, PolicyModule)
             pl_module.folder = new_folder(self.asked.root, "predict")
         self._configuration(trainer, pl_module)
