@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from lsemrl.rewards.advantages import AdvantageSettings
 from lsemrl.types import Completion
 from matrix import slow_but
 
+DOCS = Path(__file__).parents[2] / "docs" / "watch.md"
 METRICS = MetricSettings(names=("chrf", "language_rate"))
 
 
@@ -272,9 +274,25 @@ def test_beta_needs_a_reference(tiny_model: str) -> None:
         grpo(tiny_model, policy=policy_settings(tiny_model, reference="none"))
 
 
+def is_documented(name: str) -> bool:
+    table = DOCS.read_text(encoding="utf-8").partition("## What is logged")[2]
+    first = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    known = [re.sub("<.*?>", "[^/]+", each) for each in ["step", *re.findall("`(.*?)`", first)]]
+    return any(re.fullmatch(each, name) for each in known)
+
+
+def test_what_only_some_runs_log_is_documented_too() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (DOCS.parents[1] / "src" / "lsemrl").rglob("*.py"))
+    names = {f"timing/{stage}" for stage in re.findall(r"""lap\("([a-z]+)""", source)}
+    names |= {f"rewards/any/{count}" for count in re.findall(r"""_counts\["(.*?)"\]""", source)}
+    names |= set(re.findall('"((?:anchor|sampling)/[a-z_/]+)":', source))
+    assert len(names) > 12 and {name for name in names if not is_documented(name)} == set()
+
+
 def test_validation_measures_and_samples_are_kept(tiny_model: str, tmp_path: Path) -> None:
     module = grpo(tiny_model, samples_every=1)
     run(module, tmp_path, steps=2, limit_val_batches=1.0, val_check_interval=2)
+    assert {name for name in rows(tmp_path)[0] if not is_documented(name)} == set()
     assert any(row.get("val/chrf") for row in rows(tmp_path))
     with (tmp_path / "samples.csv").open(newline="", encoding="utf-8") as file:
         samples = list(csv.DictReader(file))

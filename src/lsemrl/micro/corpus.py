@@ -1,7 +1,8 @@
 """What the embedded world is written in: translation pairs, headlines, reading comprehension and plain text.
 
-Every function draws from one split; splits never share an event. The records have the shape of the real
-files they stand for, so the data modules read both alike.
+Every function draws from one split; splits never share an event. A title says only the core of one, which splits may
+share: of 300 test titles 22 say what one of 2,000 train titles says, 13 in the same words. The records have the shape
+of the real files they stand for, so the data modules read both alike.
 """
 
 from __future__ import annotations
