@@ -15,6 +15,7 @@ from lsemrl.data.base import TaskData
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
 from lsemrl.evaluation.measure_settings import MeasureSettings
+from lsemrl.languages import Language
 
 TASK = "lsemrl.data.translation.TranslationData"
 TEXTS = [
@@ -104,6 +105,53 @@ def test_yaml_that_is_no_text_is_refused_where_text_is_meant(value: str, field: 
     with pytest.raises(Exception) as error:
         parse(f"--config={tmp_path / 'a.yaml'}")
     assert "in quotes" in (users_mistake(error.value) or "")
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("data.source=pairs.jsonl", "data.source: 'pairs.jsonl' is neither"),
+        ("data.source=ROWS", "one by one, --data.source.path ROWS; "),
+        ("data.source=[a.jsonl, b.jsonl]", "--data.source.path VALUE; rows of several files are a MixedData"),
+        ("flat.source=[a.jsonl, b.jsonl]", "--flat.source.path VALUE; lsemrl"),
+        ("data.source=3", "--data.source.path 3; "),
+        ("data.validation=ROWS", "--data.validation.path ROWS; "),
+        ("data.template=Say: {source}", "--data.template.template 'Say: {source}'; "),
+        ("flat.template=Say: {source}", "--flat.template.template 'Say: {source}'; "),
+        ("data.template={tmplate: x}", "does not accept option 'tmplate'"),
+        ("data.splits=[1, 2]", "--data.splits.validation_fraction VALUE; "),
+        ("data=ROWS", "--data.FIELD VALUE; "),
+        ("data=no_such_module.Rows", "there is no module 'no_such_module'"),
+    ],
+)
+def test_what_stands_in_place_of_fields_is_told_with_the_field_that_was_meant(
+    word: str, sentence: str, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"zh": "a"}\n{"zh": "b"}\n')
+    with pytest.raises(ArgumentError) as error:
+        parse(f"--{word.replace('ROWS', str(rows))}")
+    assert sentence.replace("ROWS", str(rows)) in (users_mistake(error.value) or "")
+
+
+@pytest.mark.parametrize("value", ["[pairs.jsonl, dev.jsonl]", "pairs.jsonl", "null", "3"])
+def test_a_file_with_something_else_in_place_of_fields(value: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"data: {{class_path: {TASK}, init_args: {{source: {value}}}}}\n")
+    with pytest.raises(ArgumentError) as error:
+        parse(f"--config={tmp_path / 'a.yaml'}")
+    assert "give the fields one by one, --data.source.path" in (users_mistake(error.value) or "")
+
+
+@pytest.mark.parametrize("hint", [str | Language, Language | str, Language | None, str | None | Language], ids=str)
+def test_a_mistake_in_a_member_of_a_union_is_told(hint: Any) -> None:
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--language", type=hint)
+    for said, sentence in {"threshold: 2": "language.threshold is 2.0", "treshold: 1": "the nearest is"}.items():
+        with pytest.raises((ArgumentError, ValueError)) as error:
+            parser.instantiate_classes(parser.parse_args([f"--config=language: {{code: pcm, {said}}}"]))
+        assert sentence in (users_mistake(error.value) or "")
 
 
 @pytest.mark.parametrize("text", TEXTS)

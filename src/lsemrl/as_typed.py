@@ -6,18 +6,26 @@ one method through which every value goes is wrapped. Of a field that is an int 
 first, and Python lists a union as the library had it that was imported first: a whole number may come as a float, and
 1.0 of the batches is all of them. It also takes the beginning of a name for the whole of it,
 as argparse does and its next version no longer will; a name that is unknown is told with the nearest one instead.
+
+Of a mistake in a union it hands on what the first member said, which may be no more than that no text was given; and
+what stands in place of the fields of a group it takes for a module, for YAML, or for them. Both are told as they are.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
+import inspect
+import os
 import re
+import shlex
 from collections.abc import Mapping
-from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 _UNKNOWN = re.compile(
     r"unrecognized arguments: --([\w.-]+)|Option '([\w.]+)' is not accepted|"
@@ -25,10 +33,35 @@ _UNKNOWN = re.compile(
 )
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NULL = ("null", "Null", "NULL", "~")
+_VALUES = (str, bool, int, float, list, dict, tuple, Path, Any)
+"""Types that are no group of fields."""
+_SHOWN = 100
 
 
 class _Typed(str):
     """Marks text that is not to be read before the field that it is meant for is known."""
+
+
+class NotFields(TypeError):
+    """Something else in place of the fields of a group: a text, a file of anything but fields, a list.
+
+    Attributes:
+        text: What was given, as it is shown.
+        several: Whether that is a list.
+        field: The first of the group that are settings; "FIELD" of a class, where that depends.
+        example: A value for it.
+    """
+
+    def __init__(self, name: str, value: Any, group: type) -> None:
+        shown = "null" if value is None else repr(value)
+        self.text = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"
+        self.several = isinstance(value, list) or str(value).startswith("[")
+        self.field, self.example = "FIELD", "VALUE"
+        if is_dataclass(group):
+            self.field = next(iter(inspect.signature(group).parameters))
+            taken = not self.several and len(str(value)) <= _SHOWN and str in kinds(get_type_hints(group)[self.field])
+            self.example = shlex.quote(str(value)) if taken else self.example
+        super().__init__(f'Parser key "{name}": {self.text} is no group of fields')
 
 
 @functools.cache  # once a process
@@ -36,6 +69,8 @@ def take_text_as_typed() -> None:
     """Make every parser of jsonargparse do so."""
     _take_names_whole()
     _take_whole_numbers()
+    _tell_what_a_union_refused()
+    _refuse_what_is_no_fields()
     from jsonargparse._typehints import ActionTypeHint
     from jsonargparse._util import NestedArg
 
@@ -50,18 +85,84 @@ def take_text_as_typed() -> None:
             if any(get_origin(kind) is dict and str in kinds(get_args(kind)[1]) for kind in own):
                 value = {**((cfg and cfg.get(self.dest)) or {}), value.key: value.val}
             elif not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in own):
-                raw = NestedArg(key=value.key, val=_Typed(value.val))
-                if "." in value.key:
-                    return check(self, raw, append=append, cfg=cfg, mode=mode)
-                with suppress(TypeError, ValueError):  # a group of settings is read at once: {train: 20}
-                    return check(self, raw, append=append, cfg=cfg, mode=mode)
+                value = NestedArg(key=value.key, val=_Typed(value.val))
         elif type(value) is str and own & {str, Path} and own <= {str, Path, NoneType}:
             if NoneType in own and value in _NULL:
                 return None
             return value if str in own else Path(value)
-        return check(self, value, append=append, cfg=cfg, mode=mode)
+        try:
+            return check(self, value, append=append, cfg=cfg, mode=mode)
+        except (TypeError, ValueError) as error:
+            (group, *others) = own - {NoneType}
+            if not others and inspect.isclass(group) and group not in _VALUES and _is_no_fields(value, group):
+                raise NotFields(self.dest, value, group) from error
+            raise
 
     setattr(ActionTypeHint, "_check_type", check_typed)  # noqa: B010
+
+
+def _tell_what_a_union_refused() -> None:
+    from jsonargparse import _typehints
+
+    refuse = _typehints.raise_union_unexpected_value
+
+    def refuse_telling(subtypes: Any, val: Any, exceptions: list[Exception]) -> None:
+        refuse(subtypes, val, sorted(exceptions, key=_is_of_another_type))
+
+    setattr(_typehints, "raise_union_unexpected_value", refuse_telling)  # noqa: B010
+
+
+def _is_of_another_type(error: BaseException | None) -> bool:
+    """Whether the parser alone speaks: a value is no such type."""
+    while error is not None:
+        if type(error) not in (TypeError, ValueError):
+            return False
+        error = error.__cause__ or error.__context__
+    return True
+
+
+def _refuse_what_is_no_fields() -> None:
+    from jsonargparse import ArgumentParser
+    from jsonargparse._actions import _ActionConfigLoad
+
+    load, check = _ActionConfigLoad._load_config, ArgumentParser._check_value_key
+
+    @functools.wraps(load)
+    def load_fields(self: Any, value: Any, parser: Any) -> Any:
+        value = str(value) if isinstance(value, _Typed) else value
+        if _is_no_fields(value, self.basetype):
+            raise NotFields(self.dest, value, self.basetype)
+        return load(self, value, parser)
+
+    @functools.wraps(check)
+    def check_fields(self: Any, action: Any, value: Any, *args: Any, **settings: Any) -> Any:
+        group = isinstance(action, _ActionConfigLoad) and not isinstance(value, str)  # those are loaded
+        if group and (value is None or _is_no_fields(value, action.basetype)):
+            raise NotFields(action.dest, value, action.basetype)
+        return check(self, action, value, *args, **settings)
+
+    setattr(_ActionConfigLoad, "_load_config", load_fields)  # noqa: B010
+    setattr(ArgumentParser, "_check_value_key", check_fields)  # noqa: B010
+
+
+def _is_no_fields(value: Any, group: type) -> bool:
+    """Whether a value can be neither the fields of a group, nor a file of them, nor a class that stands for them."""
+    if not isinstance(value, str):
+        return isinstance(value, (list, int, float))
+    written = os.path.isfile(value)
+    if not written and not is_dataclass(group):
+        from jsonargparse._typehints import resolve_class_path_by_name
+
+        parts = str(resolve_class_path_by_name(group, value)).split(".")
+        if len(parts) > 1 and all(part.isidentifier() for part in parts):
+            return False
+    try:
+        found = yaml.safe_load(Path(value).read_bytes() if written else value)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError):
+        return True
+    # A text with a colon is a mapping too.
+    meant = written or value.lstrip().startswith("{") or not is_dataclass(group)
+    return not isinstance(found, dict) or not (meant or {*found} & {*inspect.signature(group).parameters})
 
 
 def _take_whole_numbers() -> None:

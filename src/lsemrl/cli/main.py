@@ -17,6 +17,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 
 from lsemrl import __version__
+from lsemrl.as_typed import NotFields
 from lsemrl.cli.verbs import VERBS, run_verb
 from lsemrl.commands.trainer import TRAINER_VERBS
 from lsemrl.errors import UserError
@@ -88,23 +89,22 @@ def _help() -> str:
     )
 
 
-_ONE_WORD = re.compile(r'Unable to load config "(.*?)"|Expected a dot import path string: (\S+)')
-"""What the parser says where a single word stands for fields."""
-
-
 def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     """What to tell the user about `error` of `verb`, in one sentence; None if the fault is ours.
 
     The parser wraps an error once for every level of the configuration, so the telling one is the innermost: a
-    UserError as it stands, Lightning's complaint about the trainer, a disk that is full, a name that is too long or in
-    a closed folder, memory that ran out, or the parser's own complaint behind the path of fields that led there.
+    UserError as it stands, what stands in place of fields, Lightning's complaint about the trainer, a disk that is
+    full, a name that is too long or in a closed folder, memory that ran out, or the parser's own complaint behind the
+    path of fields that led there.
     """
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(inner)
-    for link in chain:
+    for at, link in enumerate(chain):
         if isinstance(link, UserError):
             return " ".join(str(link).split())
+        if isinstance(link, NotFields):
+            return _instead_of_fields(link, _path(chain[: at + 1]), verb)
         if type(link).__name__ == "MisconfigurationException":  # Lightning's
             return f"trainer: {' '.join(str(link).split())[:300]}"
         if reason := full_disk(link):
@@ -117,12 +117,7 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
             return f"memory ran out ({reason}); docs/scale.md says what takes it, and what to lower"
     if not isinstance(error, ArgumentError):
         return None
-    texts = [str(link) for link in chain]
-    path = ".".join(
-        dict.fromkeys(
-            key.replace(".init_args", "") for text in texts for key in re.findall(r'^Parser key "([^"]+)"', text)
-        )
-    )
+    texts, path = [str(link) for link in chain], _path(chain)
     complaint = " ".join(re.sub(r'^Parser key "[^"]+":', "", texts[-1]).split())
     complaint = re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
     nearest = re.search(r" \(the nearest is [\w.]+\)", texts[0])
@@ -136,12 +131,23 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
         return f"{where}there is no module {missing!r}; it is looked for {places}"
     if re.search(r"Expected a (builtins\.)?str\b", complaint):
         return f"{where}{complaint.rstrip('.')}; put text that YAML reads as something else in quotes"
-    if path and (given := _ONE_WORD.search(complaint)):
-        fields = f"give the fields one by one, --{path}.FIELD VALUE"
-        complaint = f"{given[1] or given[2]!r} is neither a file of its fields nor a class; {fields}"
-    remedy = (
-        f"lsemrl {verb} --config FILE --print_config lists every field with its type"
-        if verb in TRAINER_VERBS
-        else f"lsemrl {verb} --help lists every option"
-    )
-    return f"{where}{complaint.rstrip('.')}; {remedy}"
+    return f"{where}{complaint.rstrip('.')}; {_listing(verb)}"
+
+
+def _path(chain: Sequence[BaseException]) -> str:
+    """The path of fields that led to the last of them."""
+    keys = (key for link in chain for key in re.findall(r'^Parser key "([^"]+)"', str(link)))
+    return ".".join(dict.fromkeys(key.replace(".init_args", "") for key in keys))
+
+
+def _listing(verb: str) -> str:
+    if verb in TRAINER_VERBS:
+        return f"lsemrl {verb} --config FILE --print_config lists every field with its type"
+    return f"lsemrl {verb} --help lists every option"
+
+
+def _instead_of_fields(given: NotFields, path: str, verb: str) -> str:
+    fields = f"give the fields one by one, --{path}.{given.field} {given.example}"
+    if given.several and given.field == "path" and path.startswith("data."):
+        fields += "; rows of several files are a MixedData, with a data for each (docs/data.md)"
+    return f"{path}: {given.text} is neither a file of its fields nor a class; {fields}; {_listing(verb)}"
