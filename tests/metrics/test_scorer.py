@@ -52,6 +52,16 @@ def test_settings_are_checked_when_they_are_made(settings: dict[str, object], me
         MetricSettings(**settings)  # type: ignore[arg-type]
 
 
+def test_a_language_of_which_most_references_are_not_is_refused() -> None:
+    rows = [replace(row, source="ང་ལ་དེབ་ཡོད།", references=("我有一本书。",), pair=True) for row in examples(OWN)]
+    with pytest.raises(UserError, match=r"metrics\.language is 'bo', .*; 0\.0% of 2 references pass, and"):
+        Scorer(MetricSettings(names=("language_rate",), language="bo")).look_at(rows)
+    [line] = Scorer(MetricSettings(names=("language_rate",), language="zh")).look_at(rows)
+    assert line.startswith("metrics.language: Chinese is told by Han letters")
+    assert line.endswith("100.0% of 2 references pass, and 0.0% of their sources")
+    assert Scorer(MetricSettings(names=("chrf",), language="bo")).look_at(rows) == []
+
+
 def test_bleu_as_papers_report_it_and_copies_of_the_source() -> None:
     import sacrebleu
 

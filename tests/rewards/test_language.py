@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,6 +97,8 @@ def test_what_cannot_be_told_opens_no_gate(answer: Callable[..., Completion], pc
 def test_a_rule_that_takes_the_source_for_the_target_is_refused(pcm: Language) -> None:
     rows = pairs("en", "pcm")
     blind = LanguageConsistency(language="pcm")
+    with pytest.raises(UserError, match=r"by the language of the sources \(.*; 0\.0% of 30 references .*; name the"):
+        LanguageConsistency(language="bo").look_at([replace(row, source="བཀྲ་ཤིས་བདེ་ལེགས།") for row in rows])
     with pytest.raises(UserError, match=r"cannot tell an untranslated source \(Nigerian Pidgin is told by Latin .*"):
         blind.look_at(rows)
     said = LanguageConsistency(language=pcm).look_at(rows)

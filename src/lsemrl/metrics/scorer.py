@@ -17,6 +17,7 @@ from lsemrl.micro import oracle
 from lsemrl.rewards.cache import identity
 from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.rewards.guards import CopyOfSource
+from lsemrl.rewards.language import passing
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import Completion, Example, UserError
 
@@ -26,6 +27,8 @@ _GIVES: dict[Metric, tuple[str, ...]] = {
 }
 """Where a metric gives other scores than one of its own name."""
 _COPIES = CopyOfSource()
+_MOST = 0.5
+"""A share of references: where fewer are in the language, its rate says nothing of outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +89,21 @@ class Scorer:
         """What is left out of the scores of `examples`, or says little of them, in a sentence each.
 
         Raises:
-            UserError: A metric would be 0 whatever the outputs say.
+            UserError: A metric would be 0 whatever the outputs say, or refuse what they should say.
         """
         if {"bleu", "rouge_l"} & set(self.settings.names) and examples:
             references = [example.references for example in examples]
             metrics.check_units(references, self.language)
         lines = []
+        if "language_rate" in self.settings.names and examples:
+            references, _, found = passing(self.language, examples)
+            if references < _MOST:
+                raise UserError(
+                    f"metrics.language is {self.language.code!r}, by which right answers would not pass "
+                    f"({self.language}; {found}); name the language of the references, or leave language_rate out of "
+                    "metrics.names"
+                )
+            lines.append(f"metrics.language: {self.language}; {found}")
         if "meaning" in self.settings.names and (unread := oracle.foreign([each.reference for each in examples])):
             lines.append(f"metrics.names: meaning is left out, for {unread}")
         if "copied" in self.settings.names and not any(example.pair for example in examples):

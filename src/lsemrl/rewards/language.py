@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,34 @@ from lsemrl.rewards.base import Reward
 from lsemrl.types import Completion, Example, UserError
 
 _SHOWN = 500
-_BLIND, _DOUBTFUL = 0.5, 0.02
-"""Shares of untranslated sources that pass: from the first on the rule is none, above the second it is doubtful."""
+_MOST, _DOUBTFUL = 0.5, 0.02
+"""Shares of texts that pass: if as many untranslated sources do, the rule is none; above the second it is doubtful."""
+
+
+def passing(
+    language: Language, examples: Sequence[Example], threshold: float | None = None
+) -> tuple[float, float, str]:
+    """What the rule of a language makes of references and of untranslated sources.
+
+    Args:
+        language: That of the references.
+        examples: Of which some are looked at, where they are many.
+        threshold: As in `Language.verdicts`.
+
+    Returns:
+        The shares of both that pass, NaN of none, and what is to be said of them.
+    """
+    some = examples[:: max(len(examples) // _SHOWN, 1)]
+    references = [example.reference for example in some if example.references]
+    sources = [example.source for example in some if example.pair]
+    shares = [
+        sum(verdict > UNDECIDED for verdict in language.verdicts(texts, threshold)) / len(texts) if texts else math.nan
+        for texts in (references, sources)
+    ]
+    of_references = f"{shares[0]:.1%} of {len(references):,} references pass" if references else ""
+    whose = "their" if references else f"{len(sources):,}"
+    of_sources = f"{shares[1]:.1%} of {whose} sources{'' if references else ' pass'}" if sources else ""
+    return shares[0], shares[1], ", and ".join(filter(None, (of_references, of_sources)))
 
 
 class LanguageConsistency(Reward):
@@ -63,26 +90,24 @@ class LanguageConsistency(Reward):
         """By which rule completions are judged, and what it makes of sources and references.
 
         Raises:
-            UserError: Untranslated sources pass, although they are in another language.
+            UserError: Untranslated sources pass, although they are in another language; or they alone do.
         """
         pairs = [example for example in examples if example.pair]
-        pairs = pairs[:: max(len(pairs) // _SHOWN, 1)]
         if not pairs:
             return f"{self.language}"
-        references, sources = (
-            sum(verdict > UNDECIDED for verdict in self._verdicts(texts)) / max(len(texts), 1)
-            for texts in ([each.reference for each in pairs if each.references], [each.source for each in pairs])
-        )
-        known = sum(bool(each.references) for each in pairs)
-        found = f"{references:.1%} of {known:,} references pass, and {sources:.1%} of their sources"
-        if not known:
-            found = f"{sources:.1%} of {len(pairs):,} sources pass"
-        if sources >= _BLIND and self.decides:
+        references, sources, found = passing(self.language, pairs, self.threshold)
+        if sources >= _MOST and self.decides:
+            rule = f"({self.language}; {found})"
+            if references < _MOST:
+                raise UserError(
+                    f"rewards: LanguageConsistency goes by the language of the sources {rule}, so that copies would "
+                    "earn what right answers should; name the language of the references, such as language: pcm"
+                )
             raise UserError(
-                f"rewards: LanguageConsistency cannot tell an untranslated source ({self.language}; {found}), so that "
-                "copying would be rewarded; if it is in another language, fit an identifier (lsemrl fit-language) and "
-                f"name it, such as language: {{code: {self.language.code}, identifier: runs/language}}, or set the "
-                "weight of the part to 0"
+                f"rewards: LanguageConsistency cannot tell an untranslated source {rule}, so that copying would be "
+                "rewarded; if it is in another language, fit an identifier (lsemrl fit-language) and name it, such as "
+                f"language: {{code: {self.language.code}, identifier: runs/language}}, or set the weight of the part "
+                "to 0"
             )
         doubt = "; a copy may earn it" if sources > _DOUBTFUL else ""
         return f"{self.language}; {found}{doubt}"
