@@ -71,8 +71,8 @@ def test_what_a_gate_shuts_out_is_not_the_best_of_anything() -> None:
         (("g", False), ("h", True)),  # cut or shut out
         (("i", False), ("", True)),  # nothing was said
     )
-    rows, shut = _best(drawn, rewards([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0], {0, 1, 2, 7}), "zh", "bo")
-    assert [row["bo"] for row in rows] == ["d", "e"] and shut == 2
+    rows, left = _best(drawn, rewards([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0], {0, 1, 2, 7}), "zh", "bo")
+    assert [row["bo"] for row in rows] == ["d", "e"] and list(left.values()) == [1, 0, 2]
 
 
 def test_what_was_drawn_before_an_interruption_is_kept(
@@ -116,14 +116,14 @@ def test_the_best_is_one_that_was_said_to_its_end() -> None:
         (("h", True), ("i", True), ("j", True)),  # a tie: the first
     )
     total = [1.0, 2.0, 3.0, 0.0, 5.0, -1.0, 1.0, 1.0, math.nan, 0.5, 0.5, 0.5]
-    rows, shut = _best(drawn, rewards(total), "zh", "bo")
-    assert not shut
+    rows, left = _best(drawn, rewards(total), "zh", "bo")
+    assert list(left.values()) == [0, 1, 0]
     assert [(row["id"], row["zh"], row["bo"], row["reward"]) for row in rows] == [
         ("r0", "s0", "b", 2.0),
         ("r1", "s1", "d", 0.0),
         ("r3", "s3", "h", 0.5),
     ]
-    assert rows[0]["mean_reward"] == 2.0
+    assert rows[0]["mean_reward"] == 1.5  # of those among which it was chosen
 
 
 @pytest.mark.slow

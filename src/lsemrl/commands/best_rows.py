@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,25 +82,28 @@ def write_best(module: GRPO, data: TaskData, folder: Path, asked: Mapping[str, A
             batch = encode(policy.tokenizer, examples[at : at + size]).to(module.device)
             rollouts = module.draw(batch, module.sampling, module.rollout_seed())
             rewards = module.reward_mix(rollouts.completions, rollouts.num_generations)
-            best, shut = _best(rollouts, rewards, task.inputs[0], task.target)
+            best, left = _best(rollouts, rewards, task.inputs[0], task.target)
             stands = {"sampling_parts": module.sampling_parts, "rewards": module.reward_mix.state()}
-            part.add(json.dumps({"best": best, "shut": shut, **stands}, ensure_ascii=False))
+            part.add(json.dumps({"best": best, "left": left, **stands}, ensure_ascii=False))
             module.rollout_step += 1
         batches = [json.loads(line) for line in part.lines]
         rows = [row for batch in batches for row in batch["best"]]
         if rows:
             write_lines(path, rows)
-    shut = sum(batch["shut"] for batch in batches)
+    left_out = Counter[str]()
+    for batch in batches:
+        left_out.update(batch["left"])
     if not rows:
         raise UserError(
             f"none of {len(examples)} rows has a completion that ended by itself, has a reward and passes every gate; "
             "raise sampling.max_new_tokens, or start from a policy that answers"
         )
     means = [sum(row[name] for row in rows) / len(rows) for name in ("reward", "mean_reward")]
-    left = f" ({shut:,} left out, all of whose completions a gate shuts out)" if shut else ""
+    why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
     print(
-        f"{len(rows):,} of {len(examples):,} rows kept{left}; mean reward {means[0]:.3f} of the best of "
-        f"{module.sampling.num_generations}, {means[1]:.3f} of all\n{path}"
+        f"{len(rows):,} of {len(examples):,} rows kept{f' (left out: {why})' if why else ''}; mean reward "
+        f"{means[0]:.3f} of the best of {module.sampling.num_generations}, {means[1]:.3f} of all that could be kept"
+        f"\n{path}"
     )
     return path
 
@@ -124,17 +128,26 @@ def _go_on(module: GRPO, batches: Sequence[str]) -> None:
     print(f"{len(batches):,} batches were answered already", file=sys.stderr)
 
 
-def _best(rollouts: Rollouts, rewards: Rewards, source: str, target: str) -> tuple[list[dict[str, Any]], int]:
-    """The rows that can be kept, and how many of the others could be but for the gates."""
+def _best(
+    rollouts: Rollouts, rewards: Rewards, source: str, target: str
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows that can be kept, and how many of the others cannot be for which reason."""
     group = rollouts.num_generations
     spoken_N = torch.tensor([one.ended and bool(one.text.strip()) for one in rollouts.completions])
     paid_N = spoken_N & ~rewards.total_N.isnan()
-    fit_BG = rewards.total_N.masked_fill(~(paid_N & rewards.open_N), -torch.inf).view(-1, group)
+    fit_N = paid_N & rewards.open_N
+    fit_BG = rewards.total_N.masked_fill(~fit_N, -torch.inf).view(-1, group)
+    plain_BG = rewards.plain_N.masked_fill(~fit_N, torch.nan).view(-1, group)
     rows = []
-    for at, (fit_G, plain_G) in enumerate(zip(fit_BG, rewards.plain_N.view(-1, group), strict=True)):
+    for at, (fit_G, plain_G) in enumerate(zip(fit_BG, plain_BG, strict=True)):
         best = int(fit_G.argmax())
         if fit_G[best].isfinite():
             chosen = rollouts.completions[group * at + best]
             row = {"id": chosen.example.id, source: chosen.example.source, target: chosen.text}
             rows.append(row | {"reward": float(plain_G[best]), "mean_reward": float(plain_G.nanmean())})
-    return rows, int(paid_N.view(-1, group).any(dim=1).sum()) - len(rows)
+    spoken, paid = (int(of_N.view(-1, group).any(dim=1).sum()) for of_N in (spoken_N, paid_N))
+    return rows, {
+        "of which none ended with a text": len(fit_BG) - spoken,
+        "of which none has a reward": spoken - paid,
+        "all of which a gate shuts out": paid - len(rows),
+    }

@@ -96,8 +96,8 @@ class Scorer:
             metrics.check_units(references, self.language)
         lines = []
         if "language_rate" in self.settings.names and examples:
-            references, _, found = passing(self.language, examples)
-            if references < _MOST:
+            share, _, found = passing(self.language, examples)
+            if share < _MOST:
                 raise UserError(
                     f"metrics.language is {self.language.code!r}, by which right answers would not pass "
                     f"({self.language}; {found}); name the language of the references, or leave language_rate out of "
