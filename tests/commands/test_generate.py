@@ -33,6 +33,7 @@ from lsemrl.data.collate import encode
 from lsemrl.data.instruction import InstructionData
 from lsemrl.data.task import Plan
 from lsemrl.modules.adapters.files import adapter_fingerprint
+from lsemrl.modules.best import Best
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampling import Sampling
@@ -114,11 +115,11 @@ def test_a_run_whose_reference_followed_it_is_read(run: Path, tmp_path: Path) ->
 
 
 def test_batches_are_counted_by_whatever_was_kept(tmp_path: Path) -> None:
-    assert exporting._steps(tmp_path) == 0
+    assert exporting._steps(tmp_path, tmp_path / "adapter") == 0
     (tmp_path / "metrics.csv").write_text("rollout_step,loss\n9.0,1\n,2\n19.0,1\n")  # logged every ten steps
-    assert exporting._steps(tmp_path) == 20
+    assert exporting._steps(tmp_path, tmp_path / "adapter") == 20
     (tmp_path / "checkpoints" / "step_25").mkdir(parents=True)
-    assert exporting._steps(tmp_path) == 25
+    assert exporting._steps(tmp_path, tmp_path / "adapter") == 25
 
 
 def test_a_file_is_answered_line_by_line_whatever_the_batch(
@@ -421,7 +422,7 @@ def test_whatever_a_run_leaves_behind_answers(
     edit(moved / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone" / "base"))
     bare = shutil.copytree(run / "adapter", tmp_path / "plain")
     (bare / "lsemrl.json").unlink()
-    for folder in (exported, moved, moved / "adapter", exported / "merged", run / "adapter", bare):
+    for folder in (exported, moved, moved / "adapter", exported / "merged", bare):
         main(["generate", str(folder), "--input", str(source)])
         assert capsys.readouterr().out == own, folder
     main(["generate", "micro", "--input", str(source), "--max-new-tokens", "3"])
@@ -443,6 +444,21 @@ def test_a_stage_of_an_experiment_answers_as_its_run(run: Path, tmp_path: Path) 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "adapter").symlink_to(made / "adapter")
     assert isinstance(find(str(tmp_path / "other"), Path("runs")), Model)
+
+
+def test_weights_in_the_folder_of_a_run_are_asked_as_the_run(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", "sft.yaml")
+    step = run / "checkpoints" / "step_7"
+    for weights in (run / "best", step / "adapter"):
+        shutil.copytree(run / "adapter", weights)
+    Best(metric="val/chrf", mode="max", value=0.5, step=3).write(run / "best")
+    whole = read_run(run)
+    for named, weights, steps in (("best", run / "best", 3), ("checkpoints/step_7", step / "adapter", 7)):
+        for typed in {run / named, weights}:
+            found = take_up(find(str(typed), Path("runs")))
+            assert (found.folder, found.sampling) == (run, whole.sampling)
+            assert found.policy == dataclasses.replace(whole.policy, adapter=str(weights))
+            assert exporting._steps(found.folder, weights) == steps
 
 
 def test_what_is_exported_ends_its_texts_where_generate_does(tmp_path: Path) -> None:

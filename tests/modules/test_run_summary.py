@@ -13,8 +13,8 @@ def test_where_everything_is_the_score_first_and_last_and_what_is_next(tmp_path:
     (tmp_path / "metrics.csv").write_text("reward,step,val/chrf\n1.0,0,\n,1,.25\n1.5,1,\n,2,.5\n")
     place, metric, reward, next_ = run_summary(tmp_path, "val/chrf", "micro")
     assert place.startswith(f"done: {tmp_path} holds adapter (") and "best" not in place and "samples" not in place
-    assert metric == "val/chrf: 0.25 at step 1, 0.5 at step 2"
-    assert reward == "reward: 1 at step 0, 1.5 at step 1"
+    assert metric == "val/chrf: 0.25 after 2 rollout steps, 0.5 after 3"
+    assert reward == "reward: 1 after 1 rollout steps, 1.5 after 2"
     assert next_.startswith(f"next: lsemrl chat {tmp_path}")
 
 
@@ -22,13 +22,14 @@ def test_the_best_is_told_where_it_is_not_the_last(tmp_path: Path) -> None:
     for name in ("adapter", "best"):
         (tmp_path / name).mkdir()
     (tmp_path / "metrics.csv").write_text("step,val/chrf\n1,.5\n2,.6\n3,nan\n4,.6\n5,.3\n")
-    Best(metric="val/chrf", mode="max", value=0.6, step=2).write(tmp_path / "best")
+    Best(metric="val/chrf", mode="max", value=0.6, step=3).write(tmp_path / "best")
     place, metric, best, next_ = run_summary(tmp_path, "val/chrf", "micro")
     assert "best (the adapter that did best by val/chrf)" in place
-    assert metric == "val/chrf: 0.5 at step 1, 0.3 at step 5"
-    assert best == "best val/chrf: 0.6 at step 2, which best/ holds; adapter/ is of the last step"
+    assert metric == "val/chrf: 0.5 after 2 rollout steps, 0.3 after 6"
+    assert best == "best val/chrf: 0.6 after 3 rollout steps, which best/ holds; adapter/ is of the last step"
+    assert next_.startswith(f"next: lsemrl chat {tmp_path}/best, ")
     assert next_.endswith(f"--policy.adapter {tmp_path}/best")
-    Best(metric="val/chrf", mode="min", value=0.3, step=5).write(tmp_path / "best")
+    Best(metric="val/chrf", mode="min", value=0.3, step=6).write(tmp_path / "best")
     _, _, next_ = run_summary(tmp_path, "val/chrf", "micro")
     assert next_.endswith(f"--policy.adapter {tmp_path}/adapter")
 
@@ -41,10 +42,10 @@ def test_the_best_is_what_lies_there_whatever_is_watched_by_now(tmp_path: Path) 
     place, _, next_ = run_summary(tmp_path, "val/bleu", "micro")
     assert "best (the adapter that did best by a metric of validation)" in place
     assert next_.endswith(f"--policy.adapter {tmp_path}/adapter")
-    Best(metric="val/chrf", mode="max", value=0.5, step=1).write(tmp_path / "best")
+    Best(metric="val/chrf", mode="max", value=0.5, step=2).write(tmp_path / "best")
     place, _, best, next_ = run_summary(tmp_path, "val/bleu", "micro")
     assert "best (the adapter that did best by val/chrf)" in place
-    assert best == "best val/chrf: 0.5 at step 1, which best/ holds; adapter/ is of the last step"
+    assert best == "best val/chrf: 0.5 after 2 rollout steps, which best/ holds; adapter/ is of the last step"
     assert next_.endswith(f"--policy.adapter {tmp_path}/best")
 
 

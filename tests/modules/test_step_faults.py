@@ -145,7 +145,7 @@ def test_a_score_that_is_no_number_is_never_the_best(
     module = sft(tiny_model)
     monkeypatch.setattr(type(module.scorer), "__call__", lambda *_: {"chrf": next(scores)})
     run(module, tmp_path)
-    assert read_best(tmp_path / "best") == Best(metric="val/chrf", mode="max", value=0.5, step=6)
+    assert read_best(tmp_path / "best") == Best(metric="val/chrf", mode="max", value=0.5, step=7)
 
 
 def test_a_policy_that_has_run_away_is_told(tiny_model: str, tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ def chat(
     """Each line is answered by itself, with nothing before it in view; `= REFERENCE` scores the last answer.
 
     Args:
-        run: A finished run, whose task a line is the input of; "newest"; or an adapter, an exported folder, a model, a
-            hub id or "micro", to which a line is the whole instruction.
+        run: A finished run, or one of its adapters, such as its best/, whose task a line is the input of; "newest"; or
+            another adapter, an exported folder, a model, a hub id or "micro", to which a line is the whole instruction.
         side_by_side: The base answers too: the model without the adapter, or what full fine-tuning started from.
         sample: Draw as the run drew (without a run, or a run of SFT: temperature 0.8, top-p 0.9), rather than greedily.
         seed: Of --sample; one higher with every line.

@@ -28,8 +28,8 @@ def export(
     """Write a run as plain folders, and upload them if asked.
 
     Args:
-        run: A finished run, such as runs/grpo/version_0, or "newest".
-        output: New folder, for adapter/, merged/ and, where no hub has the base, base/.
+        run: A finished run, such as runs/grpo/version_0; one of its adapters, such as its best/; or "newest".
+        output: New folder, for adapter/, merged/ and, of the embedded base or one in 4 bits, base/.
         merged: Write the merged model too.
         adapter_scale: How much of what was trained goes into them, in [0, 1], such as lsemrl curve found best.
         report: A report.json of lsemrl tax, whose figures go into the card.

@@ -26,12 +26,13 @@ from lsemrl.local_paths import name_only, names_only
 from lsemrl.modules.adapters.files import PASSPORT, adapter_fingerprint
 from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.base_model import read_model
+from lsemrl.modules.best import read_best
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.whole_models import write_model
 from lsemrl.reading import read_json
 from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.report.records import Report
-from lsemrl.runs import checkpoints, step_of, without_places
+from lsemrl.runs import BEST, CHECKPOINTS, checkpoints, step_of, without_places
 from lsemrl.types import UserError
 
 _PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེགས། Hello, world."
@@ -43,7 +44,9 @@ _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 
 
 def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Report, str] | None = None) -> list[Path]:
-    """Write adapter/ and, if asked, merged/, each with a README.md that is its model card; base/ where no hub has it.
+    """Write adapter/ and, if asked, merged/, each with a README.md that is its model card.
+
+    base/ goes along where only lsemrl knows the base: the embedded model, or one in 4 bits.
 
     The adapter is a plain peft folder. The merged model is the sum of base and adapter in float32, stored in the dtype
     of the run's policy, read back, and compared with the adapter.
@@ -62,7 +65,7 @@ def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Re
     """
     if run.policy.train == "full":
         raise UserError(
-            f"RUN is {str(run.folder)!r}, which was fully fine-tuned: its adapter/ is a plain model already"
+            f"RUN is {str(run.folder)!r}, which was fully fine-tuned: {run.policy.model} is a plain model already"
         )
     # Of 4 bits the weights depend on the dtype that they are read in.
     policy = Policy(run.policy if run.policy.quantization else dataclasses.replace(run.policy, dtype="float32"))
@@ -141,7 +144,7 @@ def upload(run: Trained, folders: Sequence[Path], name: str, *, private: bool, d
 
 
 def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, card: str) -> None:
-    """Write adapter/, and base/ if no hub has it, to `output`; `base_path` is where the latter will be."""
+    """Write adapter/, and base/ if only lsemrl knows it, to `output`; `base_path` is where the latter will be."""
     folder = output / "adapter"
     policy.save(folder)
     if run.policy.model == micro.NAME or run.policy.quantization:  # a model that only lsemrl knows goes along
@@ -188,11 +191,12 @@ def _card(run: Trained, tokenizer: PreTrainedTokenizerBase, figures: tuple[Repor
     """What was trained, on what, how, and what came of it."""
     module = run.config["model"]["class_path"].rpartition(".")[2]
     plan, loading = run.data.plan, run.data.loading
-    steps = _steps(run.folder)
+    weights = Path(str(run.policy.adapter))
+    steps = _steps(run.folder, weights)
     source = f"{markdown(name_only(plan.source.path))} (part {plan.splits.part})"
     if plan.untranslated:
         source = f"{markdown(name_only(plan.untranslated.path))} (sentences without a translation)"
-    rank = json.loads((run.folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    rank = json.loads((weights / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     lines = [
         f"# {markdown(f'{name_only(run.policy.model)}, {plan.task.name}, by {module}')}",
         "",
@@ -210,7 +214,7 @@ def _card(run: Trained, tokenizer: PreTrainedTokenizerBase, figures: tuple[Repor
     elif _is_folder(run):
         lines += ["The base is a folder of that name on the machine that trained this; no hub is named for it.", ""]
     if figures:
-        lines += [*_figures(*figures, adapter_fingerprint(run.folder / "adapter", run.policy.adapter_scale)), ""]
+        lines += [*_figures(*figures, adapter_fingerprint(weights, run.policy.adapter_scale)), ""]
     # Where this machine kept its runs, and whom it asked, is nobody's business.
     settings = {key: run.config[key] for key in ("seed_everything", "model", "data") if key in run.config}
     settings = names_only(without_places(settings))
@@ -223,8 +227,12 @@ def _card(run: Trained, tokenizer: PreTrainedTokenizerBase, figures: tuple[Repor
     return "\n".join(lines)
 
 
-def _steps(folder: Path) -> int:
-    """Training batches of a run, as far as its log and its checkpoints tell."""
+def _steps(folder: Path, weights: Path) -> int:
+    """Training batches behind weights of a run, as far as its log and its checkpoints tell."""
+    if weights.name == BEST and (best := read_best(weights)):
+        return best.step
+    if weights.parent.parent.name == CHECKPOINTS:
+        return step_of(weights.parent)
     logged, path = 0, folder / "metrics.csv"
     if path.is_file():
         with path.open(encoding="utf-8") as file:

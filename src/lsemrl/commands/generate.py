@@ -38,8 +38,9 @@ def generate(
     """Answer texts, a line each.
 
     Args:
-        run: A finished run, such as runs/grpo/version_0, whose task a text is the input of; "newest"; or an adapter, an
-            exported folder, a model, a hub id or "micro", to which a text is the whole instruction.
+        run: A finished run, such as runs/grpo/version_0, or one of its adapters, such as its best/, whose task a text
+            is the input of; "newest"; or another adapter, an exported folder, a model, a hub id or "micro", to which a
+            text is the whole instruction.
         input: File with a text a line; otherwise standard input.
         output: File for an output a line; otherwise standard output. With --input, a command that was interrupted goes
             on where it was when it is given again.

@@ -14,7 +14,7 @@ from typing import Any
 from lsemrl import micro
 from lsemrl.errors import UserError
 from lsemrl.reading import Unreadable, read_json, user_path
-from lsemrl.runs import ADAPTER, CONFIG, is_finished, newest_run
+from lsemrl.runs import ADAPTER, CHECKPOINTS, CONFIG, KEPT, is_finished, newest_run
 
 NEWEST = "newest"
 """What is written in place of a run to mean the one that was finished last."""
@@ -43,7 +43,7 @@ class Model:
 
 
 def find(run: str, root: Path) -> Path | Model:
-    """The folder of a finished run, or a model.
+    """The folder of a finished run, weights in the folder of one (`run_of`), or a model.
 
     Args:
         run: RUN as it was typed.
@@ -75,6 +75,9 @@ def find(run: str, root: Path) -> Path | Model:
     if is_finished(made) and made.is_relative_to(folder.resolve()):
         return made  # to which an experiment's stage has a link
     for inner in (folder, folder / ADAPTER):
+        if run_of(inner) and any((inner / name).is_file() for name in (ADAPTER_CONFIG, _MODEL)):
+            return inner
+    for inner in (folder, folder / ADAPTER):
         if (inner / ADAPTER_CONFIG).is_file():
             return adapter_in(inner, folder)
     for inner in (folder, folder / _MERGED, folder / ADAPTER):  # the last after full fine-tuning
@@ -85,6 +88,15 @@ def find(run: str, root: Path) -> Path | Model:
     raise UserError(
         f"RUN is {run!r}, which holds no finished run ({CONFIG} and {ADAPTER}/), no adapter and no model; {remedy}"
     )
+
+
+def run_of(weights: Path) -> Path | None:
+    """The run in whose folder weights lie: its adapter/, its best/, or those of a checkpoint; None of others."""
+    above = weights.parents
+    places = [above[0]] if weights.name in KEPT else []
+    if weights.name == ADAPTER and len(above) > 2 and above[1].name == CHECKPOINTS:
+        places.append(above[2])
+    return next((folder for folder in places if (folder / CONFIG).is_file()), None)
 
 
 def adapter_in(adapter: Path, folder: Path) -> Model:

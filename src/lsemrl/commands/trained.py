@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from jsonargparse import ArgumentParser
 
 from lsemrl import micro
-from lsemrl.commands.named import ADAPTER_CONFIG, Model, adapter_in
+from lsemrl.commands.named import ADAPTER_CONFIG, Model, adapter_in, run_of
 from lsemrl.data.base import TaskData
 from lsemrl.data.choice import ChoiceData
 from lsemrl.data.comprehension import ComprehensionData
@@ -53,7 +53,7 @@ class Trained:
     """A run, or a model without one, which is asked in nothing but what is typed.
 
     Attributes:
-        folder: Its own, with config.yaml and adapter/.
+        folder: Its own, with config.yaml.
         config: All of config.yaml; empty without a run.
         policy: The trained policy's settings.
         data: What it was trained on; not read yet.
@@ -90,14 +90,20 @@ def take_up(found: Path | Model, max_new_tokens: int | None = None, adapter_scal
     return dataclasses.replace(run, sampling=dataclasses.replace(run.sampling, max_new_tokens=max_new_tokens))
 
 
-def read_run(folder: Path) -> Trained:
+def read_run(found: Path) -> Trained:
     """Read a run's configuration.
+
+    Args:
+        found: The run, or weights in its folder, which are taken in place of what it left last.
 
     Raises:
         UserError: It is no run's folder, or one whose configuration this version does not understand or does not trust.
     """
-    check_finished(folder)
-    path, adapter = folder / CONFIG, folder / ADAPTER
+    run = run_of(found)
+    if run is None:
+        check_finished(found)
+    folder, adapter = (run, found) if run else (found, found / ADAPTER)
+    path = folder / CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         model, data = config["model"]["init_args"], config["data"]
@@ -116,22 +122,22 @@ def read_run(folder: Path) -> Trained:
         parser.add_argument("--policy", type=PolicySettings)
         parser.add_argument("--sampling", type=Sampling)
         parser.add_class_arguments(kind, "data")
-        found = parser.instantiate_classes(parser.parse_object(read))
+        asked = parser.instantiate_classes(parser.parse_object(read))
     except UNREADABLE as error:
         reason = reason_of(error, 300)
         raise UserError(f"RUN is {str(folder)!r}, whose config.yaml cannot be read ({reason}); restore it") from error
-    check_links(folder, [path, adapter, folder / "metrics.csv", Path(found.policy.model)])
-    full = found.policy.train == "full"
+    check_links(folder, [path, adapter, folder / "metrics.csv", Path(asked.policy.model)])
+    full = asked.policy.train == "full"
     where: dict[str, Any] = {"model": str(adapter), "adapter": None} if full else {"adapter": str(adapter)}
     as_it_is: Any = {"reference": "none", "ref_model_sync_steps": None}
     where |= {"adapter_scale": 1.0, **as_it_is}  # what it began from may have been scaled; what it left is whole
     return Trained(
         folder=folder,
         config=config,
-        policy=dataclasses.replace(found.policy, **where),
-        data=found.data,
-        sampling=found.sampling,
-        base=dataclasses.replace(found.policy, **as_it_is) if full else None,
+        policy=dataclasses.replace(asked.policy, **where),
+        data=asked.data,
+        sampling=asked.sampling,
+        base=dataclasses.replace(asked.policy, **as_it_is) if full else None,
     )
 
 

@@ -19,7 +19,7 @@ class Best:
         metric: Of validation.
         mode: Whether its "max" or its "min" is the best.
         value: The score.
-        step: The rollout step that it was logged at.
+        step: How many rollout steps had been taken, as checkpoints are counted.
     """
 
     metric: str

@@ -173,7 +173,7 @@ class Checkpoints(Checkpoint):
         assert isinstance(pl_module, PolicyModule)
         if math.isnan(score) or pl_module.unsound():
             return
-        found = Best(metric=self.monitor, mode=self.mode, value=score, step=max(pl_module.rollout_step - 1, 0))
+        found = Best(metric=self.monitor, mode=self.mode, value=score, step=pl_module.rollout_step)
         if found.beats(self._best):
             save_policy(pl_module, self.folder / BEST, found)
             self._best = found

@@ -35,17 +35,19 @@ def run_summary(folder: Path, monitor: str | None, base: str) -> Iterator[str]:
     there = ", ".join(f"{name} ({what})" for name, what in made if (folder / name).exists())
     yield f"done: {folder} holds {there}"
     for name, ((first, began), *_, (last, ended)) in _scores(rows, monitor):
-        yield f"{name}: {began:.4g} at step {first}, {ended:.4g} at step {last}"
+        yield f"{name}: {began:.4g} after {first} rollout steps, {ended:.4g} after {last}"
     kept = ADAPTER
-    if best and [str(best.step)] != [step for step, _ in _logged(rows, best.metric)][-1:]:
+    if best and [best.step] != [step for step, _ in _logged(rows, best.metric)][-1:]:
         kept = BEST
         yield (
-            f"best {best.metric}: {best.value:.4g} at step {best.step}, which {BEST}/ holds; {ADAPTER}/ is of the last "
-            "step"
+            f"best {best.metric}: {best.value:.4g} after {best.step} rollout steps, which {BEST}/ holds; {ADAPTER}/ is "
+            "of the last step"
         )
     for each in read_alarms(folder / ALARMS):
         yield f"alarm at step {each.rollout_step}, {each.kind}: {each.sentence}"
-    run, left, base = map(shlex.quote, (str(folder), str(folder / kept), base))
+    # As a run the last adapter is meant, and one of its folders by itself is that run with what lies there.
+    places = folder / BEST if kept == BEST else folder, folder / kept
+    run, left, base = map(shlex.quote, (*map(str, places), base))
     as_ = f"--policy.train full --policy.model {left} --base {base}" if whole else f"--policy.adapter {left}"
     yield f"next: lsemrl chat {run}, or lsemrl measure with {as_}"
 
@@ -57,12 +59,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _logged(rows: Sequence[Mapping[str, str]], name: str) -> list[tuple[str, float]]:
-    """Steps, and what was logged of one name at each."""
-    return [(row["step"], float(row[name])) for row in rows if row.get(name)]
+def _logged(rows: Sequence[Mapping[str, str]], name: str) -> list[tuple[int, float]]:
+    """After how many steps (the rows number them from 0), and what was logged of one name."""
+    return [(int(row["step"]) + 1, float(row[name])) for row in rows if row.get(name)]
 
 
-def _scores(rows: Sequence[Mapping[str, str]], monitor: str | None) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+def _scores(rows: Sequence[Mapping[str, str]], monitor: str | None) -> Iterator[tuple[str, list[tuple[int, float]]]]:
     """By name, what was logged more than once."""
     for name in (*((monitor,) if monitor else ()), *_SCORES):
         known = _logged(rows, name)
