@@ -107,6 +107,12 @@ def test_finding_is_made_of_the_numbers() -> None:
     assert finding(report_of(BASE, COLD, bare("rl", f1=0.434, em=0.912))) == (
         "rl fell by 6.6 points of meaning F1 from the cold start and gained 1.2 points of Chinese QA against the base"
     )
+    above = replace(BASE, target={"meaning_f1": 0.55})
+    fallen = [bare("rl", f1=0.54, em=0.868), bare("rs", f1=0.45, em=0.7), SFT]
+    assert finding(report_of(above, COLD, *fallen)) == (
+        "rl gained 4.0 points of meaning F1 over the cold start (1.0 below the base) and lost 3.2 points of Chinese QA "
+        "against the base; rs fell by 5.0 (10.0 below the base) and lost 20.0; sft gained 20.3 and lost 20.0"
+    )
     assert finding(report_of(BASE, COLD)).startswith("cold_start gained 50.0 points of meaning F1 over the base")
     assert finding(report_of(BASE, bare("rl", f1=math.nan, em=0.5))).startswith("No arm has both")
 

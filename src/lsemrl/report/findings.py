@@ -171,19 +171,22 @@ def finding(report: Report) -> str:
             more += 1
             continue
         gained = f"{'fell by' if round(gain, 1) < 0 else 'gained'} {abs(gain):.1f}"
+        above = 100 * (arm.target[metric] - report.base.target.get(metric, math.nan))
+        # A gain over a cold start that fell is none over the base.
+        below = f" ({abs(above):.1f} below the base)" if start is not report.base and round(above, 1) < 0 else ""
         drift = arm.general.get("nll", math.nan) - report.base.general.get("nll", math.nan)
         if none:  # where no answer can be counted, gold answers that became less likely still tell of a loss
             lost = f" at {number(drift, 2, '+')} nats" if round(drift, 2) > 0 else ""
         else:
             lost = f" and {'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}" if kept else ""
         if clauses:
-            clauses.append(f"{arm.label} {gained}{lost}")
+            clauses.append(f"{arm.label} {gained}{below}{lost}")
         else:
             over = f"{'over' if 'gained' in gained else 'from'} the {'base' if start is report.base else 'cold start'}"
             of = f"points of {SCORE_NAMES[metric]} {over}"
             of_what = "a token of the gold answers to" if none else "points of"
             against = lost and f"{lost} {of_what} {report.general_name} against the base"
-            clauses.append(f"{arm.label} {gained} {of}{against}")
+            clauses.append(f"{arm.label} {gained} {of}{below}{against}")
     if more:
         clauses.append(f"{more} more arm{'s' * (more > 1)} below")
     if clauses and none:
