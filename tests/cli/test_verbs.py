@@ -27,6 +27,7 @@ def test_help_explains_every_setting(
         main([name, "--help"])
     shown = capsys.readouterr().out
     assert exit_.value.code == 0 and shown.startswith(f"usage: lsemrl {name} ") and VERBS[name].line in shown
+    assert not re.search(r"--\w+_ ", shown)  # as it is typed: --from
     assert not re.findall(r"^.*  \((?:required, )?type: .*$", shown, re.MULTILINE)  # of one that has no words
 
 

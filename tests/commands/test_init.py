@@ -19,6 +19,7 @@ from lsemrl.commands.init import FILES, init
 from lsemrl.commands.lengths import limits_of
 from lsemrl.commands.rendered import _as_yaml
 from lsemrl.commands.task_rows import task_of, untranslated_of
+from lsemrl.commands.wordings import stand_ins
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.base import TaskData
 from lsemrl.data.limits import Limits
@@ -60,6 +61,9 @@ def test_what_it_writes_can_be_planned(pairs: str, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert "240 rows, 0 of them alike; from chinese (100% Han) to tibetan (100% Tibetan)" in said
     assert sorted(path.name for path in Path("project").iterdir()) == sorted(FILES)
+    [line] = stand_ins("micro", "micro")
+    assert f"\n{line}\n" in said and f"\n\n{line}\n\n" in Path("project/README.md").read_text(encoding="utf-8")
+    assert "for the encoder: it" in stand_ins("own", "micro")[0] and not stand_ins("own", "own")
     main(["experiment", "--config", "project/experiment.yaml", "--dry-run"])
     assert "to run: 6 of 6" in capsys.readouterr().out
 

@@ -24,6 +24,11 @@ def table(*rows: tuple[str, ...]) -> str:
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
+def test_into_the_embedded_world_nobody_looks() -> None:
+    with pytest.raises(UserError, match="path is 'micro', the embedded world, which is no file; name one"):
+        survey(Source(path="micro"))
+
+
 def test_columns_are_told_by_their_letters(tmp_path: Path) -> None:
     found = look(tmp_path / "a.tsv", table(("one", "two", "note"), *((zh, ug, "7") for zh, ug in PAIRS)))
     assert {column.name: column.scripts for column in found.columns} == {

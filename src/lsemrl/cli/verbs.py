@@ -95,6 +95,8 @@ def run_verb(verb: Verb, words: list[str]) -> None:
     for action in parser._actions:
         if action.dest == placed:  # jsonargparse would show a list as JSON or a file of it
             action.metavar = placed.upper() + (" ..." if item_of(hints[placed]) else "")
+        elif action.dest.endswith("_"):  # none of Python's names, and shown as it is typed
+            action.option_strings, action.metavar = [f"--{action.dest[:-1]}"], action.dest[:-1].upper()
     config = parser.parse_args(spelled_out(words, hints, placed))
     check_all_seeds(config.as_dict())
     found = parser.instantiate_classes(config)

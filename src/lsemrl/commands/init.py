@@ -24,7 +24,7 @@ from lsemrl.commands.task_rows import (
     task_of,
     untranslated_of,
 )
-from lsemrl.commands.wordings import asked_for, asked_of_questions
+from lsemrl.commands.wordings import asked_for, asked_of_questions, stand_ins
 from lsemrl.data.base import TaskData
 from lsemrl.data.inspection import inspect_untranslated
 from lsemrl.data.limits import Limits
@@ -105,7 +105,7 @@ def init(
     """Write a project for the rows of a file; at a terminal, what is missing is asked.
 
     Args:
-        file: Rows as `lsemrl fit` reads them: JSONL, JSON, CSV, TSV or Parquet.
+        file: Rows as `lsemrl fit` reads them: JSONL, JSON, CSV, TSV, Parquet, TMX (packed too), aligned texts.
         to: The language that is to be learned, by its ISO 639 code.
         output: A new folder for the project.
         from_: The language that is translated from.
@@ -159,7 +159,7 @@ def init(
         write_text(output / name, rendered(name, shown))
     if shown["identifier"]:
         write_text(output / IDENTIFIER, rendered(IDENTIFIER, shown))
-    for line in (*lines, shown["summary"], "", shown["commands"]):
+    for line in (*lines, shown["summary"], *shown["stand_ins"], "", shown["commands"]):
         print(line)
 
 
@@ -205,6 +205,7 @@ def _shown(
         if asked.task == "translation"
         else f"{asked.task.capitalize()}s in {name_in(asked.to, 'en')}",
         "summary": _summary(found, columns, profile, identifier),
+        "stand_ins": stand_ins(asked.model, asked.encoder),
         "data_class": f"{kind.__module__}.{kind.__name__}",
         "fields": fields,
         "template": template,

@@ -15,6 +15,18 @@ _HEADLINE = {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name
 """By the language that it is asked in."""
 
 
+def stand_ins(model: str, encoder: str) -> list[str]:
+    """What is to be said where the embedded world's models stand in for those of a project."""
+    names = [what for what, name in (("model", model), ("encoder", encoder)) if name == micro.NAME]
+    if not names:
+        return []
+    options = " and ".join(f"--{what}" for what in names)
+    return [
+        f"micro stands in for the {' and '.join(names)}: it knows a small made-up world alone, and shows that the rows are "
+        f"read, no more. For anything else give {options}."
+    ]
+
+
 def asked_for(task: Task, from_: str, to: str) -> str:
     """The template for rows of `task`; "" for the task's own.
 

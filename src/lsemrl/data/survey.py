@@ -71,8 +71,11 @@ def survey(source: Source) -> Survey:
     """Look into `source`; where the first line of two columns is beyond doubt a row, it is taken for one.
 
     Raises:
-        UserError: It cannot be read, or its first line looks like a row where the names of columns should be.
+        UserError: It cannot be read, is the embedded world, or its first line looks like a row where the names of
+            columns should be.
     """
+    if source.world_split is not None:
+        raise UserError(f"path is {source.path!r}, the embedded world, which is no file; name one of your own")
     rows = read_rows(source, None)
     sound = [row for row in rows if not row.fault]
     names = list(dict.fromkeys(itertools.chain.from_iterable(names_in(row.columns) for row in sound[:_SHOWN])))
