@@ -39,7 +39,7 @@ from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.whole_models import write_model
 from lsemrl.report.tax_report import tax_report
-from lsemrl.types import Completion, Example
+from lsemrl.types import Completion, Example, UserError
 from made_up import make_measured
 from matrix import slow_but
 from modules.adapters.kinds import save_adapter
@@ -459,6 +459,25 @@ def test_weights_in_the_folder_of_a_run_are_asked_as_the_run(tmp_path: Path) -> 
             assert (found.folder, found.sampling) == (run, whole.sampling)
             assert found.policy == dataclasses.replace(whole.policy, adapter=str(weights))
             assert exporting._steps(found.folder, weights) == steps
+
+
+def test_of_a_base_that_was_a_folder_no_hub_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert PolicySettings(model="owner/model").base_named() == {"base": "owner/model"}
+    Path("owner/model").mkdir(parents=True)
+    passport = made_up_run(tmp_path / "run", "sft.yaml") / "adapter" / "lsemrl.json"
+    edit(passport, **PolicySettings(model="owner/model").base_named())
+    edit(Path("run/adapter/adapter_config.json"), base_model_name_or_path="owner/model")
+    config = yaml.safe_load(Path("run/config.yaml").read_text(encoding="utf-8"))
+    config["model"]["init_args"]["policy"]["model"] = "owner/model"
+    Path("run/config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    assert read_run(Path("run")).policy.model == "owner/model"
+    shutil.copytree("run/adapter", "bare")
+    shutil.rmtree("owner")
+    with pytest.raises(UserError, match=r"policy\.model 'owner/model' was a folder where it was trained, and is none"):
+        read_run(Path("run"))
+    with pytest.raises(UserError, match="an adapter whose base is not here"):
+        find("bare", Path("runs"))
 
 
 def test_what_is_exported_ends_its_texts_where_generate_does(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def adapter_in(adapter: Path, folder: Path) -> Model:
     if Path(named[0]).name == _BASE and (beside / _MODEL).is_file():
         return Model(name=str(beside), adapter=adapter, folder=adapter.parent)
     for name in filter(None, named):
-        if name == micro.NAME or _is_folder(user_path(name)) or _is_hub_id(name):
+        if name == micro.NAME or _is_folder(user_path(name)) or (_is_hub_id(name) and not base_was_folder(adapter)):
             read_as = {each: said for each in READ_AS if (said := _field(adapter / _PASSPORT, each))}
             name = name if name == micro.NAME else str(user_path(name))
             return Model(name=name, adapter=adapter, folder=folder, read_as=read_as)
@@ -124,6 +124,11 @@ def adapter_in(adapter: Path, folder: Path) -> Model:
         f"RUN is {str(folder)!r}, an adapter whose base is not here: base_model_name_or_path in its {ADAPTER_CONFIG} "
         f"is {named[0]!r}; write there a folder or a hub id"
     )
+
+
+def base_was_folder(adapter: Path) -> bool:
+    """Whether an adapter says that its base was a folder, for whose name no hub is to be asked."""
+    return _field(adapter / _PASSPORT, "base_is") == "folder"
 
 
 def _field(path: Path, name: str) -> str:

@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from jsonargparse import ArgumentParser
 
 from lsemrl import micro
-from lsemrl.commands.named import ADAPTER_CONFIG, Model, adapter_in, run_of
+from lsemrl.commands.named import ADAPTER_CONFIG, Model, adapter_in, base_was_folder, run_of
 from lsemrl.data.base import TaskData
 from lsemrl.data.choice import ChoiceData
 from lsemrl.data.comprehension import ComprehensionData
@@ -127,6 +127,11 @@ def read_run(found: Path) -> Trained:
         reason = reason_of(error, 300)
         raise UserError(f"RUN is {str(folder)!r}, whose config.yaml cannot be read ({reason}); restore it") from error
     check_links(folder, [path, adapter, folder / "metrics.csv", Path(asked.policy.model)])
+    if not os.path.exists(asked.policy.model) and base_was_folder(adapter):
+        raise UserError(
+            f"RUN is {str(folder)!r}, whose policy.model {asked.policy.model!r} was a folder where it was trained, and "
+            "is none here; run this from there"
+        )
     full = asked.policy.train == "full"
     where: dict[str, Any] = {"model": str(adapter), "adapter": None} if full else {"adapter": str(adapter)}
     as_it_is: Any = {"reference": "none", "ref_model_sync_steps": None}

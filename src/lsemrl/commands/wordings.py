@@ -22,8 +22,8 @@ def stand_ins(model: str, encoder: str) -> list[str]:
         return []
     options = " and ".join(f"--{what}" for what in names)
     return [
-        f"micro stands in for the {' and '.join(names)}: it knows a small made-up world alone, and shows that the rows are "
-        f"read, no more. For anything else give {options}."
+        f"micro stands in for the {' and '.join(names)}: it knows a small made-up world alone, and shows that the rows "
+        f"are read, no more. For anything else give {options}."
     ]
 
 

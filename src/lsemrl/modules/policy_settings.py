@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -116,9 +117,10 @@ class PolicySettings:
             )
 
     def base_named(self) -> dict[str, str]:
-        """The base as an adapter of it names it: one in 4 bits with all that its rounding depends on."""
+        """The base as an adapter of it names it: whether it is a folder, and in 4 bits what its rounding depends on."""
         rounded = {"quantization": self.quantization, "dtype": self.dtype} if self.quantization else {}
-        return {"base": self.model, **rounded}
+        place = {"base_is": "folder"} if self.model != micro.NAME and os.path.isdir(self.model) else {}
+        return {"base": self.model, **place, **rounded}
 
     def check_files(self) -> None:
         """Refuse a model and an adapter that are not there, without reading those that are.
