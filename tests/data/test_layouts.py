@@ -153,6 +153,17 @@ def test_translation_memories(encoding: str, write: Write) -> None:
     assert {column.name for column in survey(Source(path=path)).columns} == {"zh-CN", "bo", "en"}
 
 
+def test_a_variant_that_is_asked_for_is_no_other(write: Write) -> None:
+    """Both are Chinese: one would be trained as the other."""
+    unit = "<tu>{zh}<tuv xml:lang='bo'><seg>{bo}</seg></tuv></tu>\n"
+    china, taiwan = ("<tuv xml:lang='zh-{}'><seg>{}</seg></tuv>".format(*each) for each in (("CN", "汉"), ("TW", "漢")))
+    units = [unit.format(zh=zh, bo=bo) for zh, bo in ((china, "ཀ"), (taiwan, "ཁ"), (taiwan + china, "ག"))]
+    path = write("a.tmx", f"<tmx><body>{''.join(units)}</body></tmx>")
+    columns = {"zh": "zh-CN", "bo": "bo"}
+    found = records(path, columns=columns, on_bad_row="skip")
+    assert [(record.inputs["zh"], record.targets) for record in found] == [("汉", ("ཀ",)), ("汉", ("ག",))]
+
+
 def test_a_unit_without_a_language_is_a_bad_row(write: Write) -> None:
     text = TMX.format(encoding="utf-8").replace('xml:lang="bo"><seg>བཀྲ', 'xml:lang="en"><seg>hello').replace("༎", "")
     path = write("a.tmx", text)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from lsemrl.data import samplers
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.mixed import MixedData, Shared
 from lsemrl.data.samplers import ReplaySampler
@@ -78,6 +79,13 @@ def test_several_files_are_mixed_by_share(tokenizer: PreTrainedTokenizerFast, wr
         assert (drawn["a"], drawn["b"], drawn["c"]) == (5, 3, 2)
     with pytest.raises(UserError, match=r"replay_share and more\.0\.share come to 1\.1; lower them"):
         MixedData(rows("a", 1), rows("b", 1), 0.5, [Shared(data=rows("c", 1), share=0.6)])
+
+
+def test_fewer_rows_of_replay_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process would ever have had one to go on with."""
+    monkeypatch.setattr(samplers, "_rank_and_replicas", lambda: (0, 8))
+    with pytest.raises(UserError, match="there are 5 rows of replay for 8 processes"):
+        ReplaySampler(main=40, others=[(9, 0.3), (5, 0.2)], seed=0)
 
 
 def test_order_depends_on_seed_and_epoch() -> None:

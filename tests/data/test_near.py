@@ -32,6 +32,24 @@ def test_short_texts_are_held_against_short_ones_by_their_letters() -> None:
     assert near(["་", ""], known) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        (LONG.upper(), LONG),
+        ("早上好。", "早上好"),
+        ("「小女孩在山里」", "小女孩在山里"),
+        ("Good morning.", "good morning"),
+        ("ཁྱེད་བདེ་མོ།", "ཁྱེད་བདེ་མོ"),
+    ],
+)
+def test_capitals_and_punctuation_make_no_other_text(text: str, known: str) -> None:
+    assert [one.share for one in near([text], ["something else", known])] == [1.0]
+
+
+def test_other_numbers_make_another_text() -> None:
+    assert near(["Chapter 1."], ["Chapter 2"]) == []
+
+
 def test_texts_a_word_apart_are_near_where_one_is_just_short() -> None:
     short = "one two three four five six seven eight nine ten eleven twelve"
     longer = f"{short} thirteen"

@@ -188,7 +188,7 @@ def test_text_of_another_base_is_refused(tiny_model: str, own_text: Path, tmp_pa
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{torn", r":1 is no row of rehearsal text"),
+        ("\n\n{torn", r":3 is no row of rehearsal text"),
         (json.dumps({"prompt": "a"}), r":1 is no row of rehearsal text \('response'\)"),
         (
             json.dumps({"prompt": "a", "response": "b", "prompt_ids": [1], "given": 2, "answer_ids": [1]}),

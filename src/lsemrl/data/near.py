@@ -1,7 +1,8 @@
 """Texts that are nearly the same, as leaks between splits are: long ones by runs of units, short ones by letters.
 
 A text of which most runs of eight units stand in what is learned is known by heart, whatever else differs; one that is
-too short for that is held against other short ones by its runs of five characters.
+too short for that is held against other short ones by its runs of five characters. Capitals make no difference, nor
+does punctuation around the same units.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Near:
 def near(texts: Sequence[str], known: Sequence[str]) -> list[Near]:
     """Those of `texts` that are nearly, but not to the letter, among `known`."""
     exact = {content_key(text) for text in known}
-    cut = [units(text) for text in known]
+    cut = [units(text.casefold()) for text in known]
+    by_units: dict[tuple[str, ...], int] = {}
     by_run: dict[int, int] = {}
     by_letters: dict[int, list[int]] = defaultdict(list)
     sizes: dict[int, int] = {}
@@ -50,6 +52,7 @@ def near(texts: Sequence[str], known: Sequence[str]) -> list[Near]:
             for run in _runs(own, RUN):
                 by_run.setdefault(run, at)
         if len(own) <= _BOTH:
+            by_units.setdefault(tuple(own), at)
             letters = _letters(text)
             sizes[at] = len(letters)
             for run in letters:
@@ -58,10 +61,11 @@ def near(texts: Sequence[str], known: Sequence[str]) -> list[Near]:
     for at, text in enumerate(texts):
         if content_key(text) in exact:
             continue
-        own = units(text)
+        own = units(text.casefold())
         one = _by_runs(set(_runs(own, RUN)), by_run) if len(own) > _SHORT else None
         if one is None and len(own) <= _BOTH:
-            one = _by_letters(_letters(text), by_letters, sizes)
+            same = by_units.get(tuple(own)) if own else None
+            one = _by_letters(_letters(text), by_letters, sizes) if same is None else (same, 1.0)
         if one:
             found.append(Near(text=at, other=one[0], share=one[1]))
     return found

@@ -83,11 +83,11 @@ def read_rehearsal(path: Path) -> list[Rehearsed]:
         UserError: There is no such file, or a row is none of `lsemrl rehearse`.
     """
     try:
-        lines = [line for line in read_lines(path) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
     except (Unreadable, OSError) as error:
         raise UserError(f"model.anchor.path is {str(path)!r}, which cannot be read ({error}); {_REMEDY}") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         try:
             rows.append(row_of(json.loads(line)))
         except (ValueError, TypeError, KeyError, RecursionError) as error:

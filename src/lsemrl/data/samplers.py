@@ -11,6 +11,8 @@ from typing import cast
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
+from lsemrl.types import UserError
+
 # Seeds this far apart: epoch e of one seed is never epoch 0 of the next, as with seed + epoch.
 _SEED_STRIDE = 1_000_003
 
@@ -47,6 +49,9 @@ class ReplaySampler(DistributedSampler[int]):
             main: How many main rows there are.
             others: How many there are of each other kind, and its share.
             seed: Orders them, together with the epoch.
+
+        Raises:
+            UserError: There are fewer rows of a kind than processes, so that none of it would come.
         """
         order = epoch_sampler(main, seed)
         super().__init__(
@@ -54,6 +59,11 @@ class ReplaySampler(DistributedSampler[int]):
         )
         self.begins = [main, *itertools.accumulate((rows for rows, _ in others), initial=main)][1:]
         self.others = [epoch_sampler(rows, seed) for rows, _ in others]
+        if few := [len(one.dataset) for one in self.others if not len(one)]:  # type: ignore[arg-type]
+            raise UserError(
+                f"there are {few[0]} rows of replay for {self.num_replicas} processes; give at least one to each, or "
+                "start fewer"
+            )
         # In whole numbers, so that length and order agree to the row.
         self.shares = [Fraction(str(share)) for _, share in others]
 

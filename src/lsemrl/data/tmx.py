@@ -83,7 +83,7 @@ class _Reader:
         if tag == "tu":
             self._line, self._unit, self._fault = self._parser.CurrentLineNumber, {}, ""
         elif tag == "tuv":
-            self._language = self._name(attributes.get("xml:lang") or attributes.get("lang") or "")
+            self._language = attributes.get("xml:lang") or attributes.get("lang") or ""
         elif tag == "seg":
             self._text = ""
 
@@ -96,16 +96,28 @@ class _Reader:
         if tag == "seg":
             self._unit.setdefault(self._language, []).append(self._text)
         elif tag == "tu":
-            columns = {name: said[0] if len(said) == 1 else said for name, said in self._unit.items()}
+            unit: dict[str, list[str]] = {}
+            for own, said in self._unit.items():
+                name = self._name(own)
+                unit.setdefault(own if name in self._unit else name, []).extend(
+                    said
+                )  # what is asked for is there itself
+            columns = {name: said[0] if len(said) == 1 else said for name, said in unit.items()}
             self._rows.append(numbered(self._path, self._line, columns, self._fault))
 
     def _name(self, tag: str) -> str:
-        """The column that is asked for where `tag` is its language; else the tag."""
+        """The column that is asked for where `tag` is its language, and its variant if it names one; else the tag."""
         if self._columns is None or tag in self._columns:
             return tag
         if tag not in self._names:
             try:
-                self._names[tag] = name_among(self._columns, tag, self._path)
+                asked = name_among(self._columns, tag, self._path)
             except UserError:  # a language that is not asked for
-                self._names[tag] = tag
+                asked = tag
+            self._names[tag] = asked if _variant(asked) in ([], _variant(tag)) else tag
         return self._names[tag]
+
+
+def _variant(tag: str) -> list[str]:
+    """What a tag has beside the language: script, region."""
+    return tag.casefold().replace("_", "-").split("-")[1:]
