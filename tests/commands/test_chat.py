@@ -137,14 +137,15 @@ def test_after_full_fine_tuning_the_base_is_what_it_started_from(
     assert shown[0].partition(":")[2] != shown[1].partition(":")[2]
 
 
-def test_a_reference_scores_the_answer_before_it_by_the_parts_of_the_run(run: Path, talk: Talk) -> None:
+def test_a_reference_scores_the_answer_before_it_by_the_parts_of_the_run(run: Path, talk: Talk, tmp_path: Path) -> None:
     answer = talk(TEXTS[:1], "chat", str(run)).strip()
     lines = talk([TEXTS[0], f"= {answer}", "=བོད"], "chat", str(run)).splitlines()
     assert lines[:2] == [answer, "similarity 1.0000, language 1.0000, meaning 1.0000"]
     found = re.fullmatch(r"similarity (0\.\d{4}), language 1\.0000, meaning does not apply", lines[2])
     assert found and float(found[1]) < 1
     # Without a run by chrF.
-    answer, scored = talk(["翻译成藏文：妈妈买书。", "= བོད"], "chat", str(run / "adapter")).splitlines()
+    bare = shutil.copytree(run / "adapter", tmp_path / "adapter")
+    answer, scored = talk(["翻译成藏文：妈妈买书。", "= བོད"], "chat", str(bare)).splitlines()
     assert re.fullmatch(r"chrf 0\.\d{4}", scored)
 
 

@@ -110,12 +110,12 @@ class GRPO(PolicyModule):
         self.sampling, self.loss = sampling, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
         self.samples_every, self.dropout_in_updates, self.alarms = samples_every, dropout_in_updates, alarms
+        self.held: HeldMemory | None = None  # until weights are to be read
         self.estimate: MemoryEstimate | None = None  # until a first step tells how long completions are
 
     def configure_model(self) -> None:
         """Nothing is drawn in updates either, unless that is asked for."""
-        if self.policy.model is None:
-            self.held = HeldMemory(self.trainer.strategy.root_device)
+        self.held = self.held or HeldMemory(self.trainer.strategy.root_device)
         super().configure_model()
         self.policy.model.train(self.dropout_in_updates)
 
@@ -172,7 +172,7 @@ class GRPO(PolicyModule):
 
     def on_train_end(self) -> None:
         """Say how much memory the run took."""
-        if self.estimate is None:  # it was resumed at its end
+        if self.estimate is None or self.held is None:  # it was resumed at its end
             return
         self.say(f"memory: the peak was {self.held.ended()}; {self.estimate.total / 1e6:,.0f} MB were estimated")
 
