@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from lsemrl.data import inspection
 from lsemrl.data.findings import reasons
 from lsemrl.data.glance import at_a_glance
 from lsemrl.data.inspection import Inspection, inspect
@@ -100,6 +101,13 @@ def test_leaks_between_splits() -> None:
             one for one in found.findings if one.says.startswith(f"the '{side}' of 1 of 12 test rows is nearly")
         )
         assert leak.rows[0].place == "t.tsv:12" and leak.rows[0].why.endswith("of a.tsv:21")
+
+
+def test_leaks_that_were_looked_for_in_some_rows_only_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "_KNOWN", 12)
+    zh, bo = PAIRS[0]
+    says = [one.says for one in look(PAIRS[:20], [(f"{zh}！", bo), *PAIRS[30:40]]).findings]
+    assert any("nearly that of one of 10 of the 20 training rows, for no others are looked at" in one for one in says)
 
 
 def test_outputs_that_many_inputs_share() -> None:

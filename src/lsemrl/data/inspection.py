@@ -158,6 +158,8 @@ def _equal(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
 def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
     train, found = rows.get("train", ()), []
     known = train[:: max(1, -(-len(train) // _KNOWN))]
+    some = f"one of {len(known):,} of the {len(train):,} training rows, for no others are looked at"
+    which = "a training row" if len(known) == len(train) else some
     contents = {content_key(text) for record in train for text in task.contents(record)}
     for split in HELD_OUT:
         held = rows.get(split, ())
@@ -178,8 +180,8 @@ def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
                 found.append(
                     Finding(
                         level="warning" if len(alike) > 0.01 * len(held) else "note",
-                        says=f"the {name!r} of {len(alike):,} of {len(held):,} {split} rows is nearly that of a "
-                        "training row, so that the score is in part of what was learned by heart",
+                        says=f"the {name!r} of {len(alike):,} of {len(held):,} {split} rows is nearly that of "
+                        f"{which}, so that the score is in part of what was learned by heart",
                         rows=tuple(
                             _shown(held[one.text], task, f"{one.share:.0%} of {known[one.other].place}")
                             for one in alike[:SHOWN]
