@@ -99,9 +99,8 @@ class _Reader:
             unit: dict[str, list[str]] = {}
             for own, said in self._unit.items():
                 name = self._name(own)
-                unit.setdefault(own if name in self._unit else name, []).extend(
-                    said
-                )  # what is asked for is there itself
+                name = own if name in self._unit else name  # what is asked for is there itself
+                unit.setdefault(name, []).extend(said)
             columns = {name: said[0] if len(said) == 1 else said for name, said in unit.items()}
             self._rows.append(numbered(self._path, self._line, columns, self._fault))
 

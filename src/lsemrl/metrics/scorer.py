@@ -17,7 +17,7 @@ from lsemrl.micro import oracle
 from lsemrl.rewards.cache import identity
 from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.rewards.guards import CopyOfSource
-from lsemrl.rewards.language import passing
+from lsemrl.rewards.language import MOST, passing
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import Completion, Example, UserError
 
@@ -27,8 +27,6 @@ _GIVES: dict[Metric, tuple[str, ...]] = {
 }
 """Where a metric gives other scores than one of its own name."""
 _COPIES = CopyOfSource()
-_MOST = 0.5
-"""A share of references: where fewer are in the language, its rate says nothing of outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +95,7 @@ class Scorer:
         lines = []
         if "language_rate" in self.settings.names and examples:
             share, _, found = passing(self.language, examples)
-            if share < _MOST:
+            if share < MOST:
                 raise UserError(
                     f"metrics.language is {self.language.code!r}, by which right answers would not pass "
                     f"({self.language}; {found}); name the language of the references, or leave language_rate out of "

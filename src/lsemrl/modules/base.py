@@ -23,7 +23,7 @@ from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.anchor import Anchor
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.answers import Answers, write_predictions
-from lsemrl.modules.gradients import LossOf, accumulate, in_step, sum_gradients
+from lsemrl.modules.gradients import LossOf, Part, Passed, accumulate, in_step, sum_gradients
 from lsemrl.modules.ground import ground
 from lsemrl.modules.legibility import check_run
 from lsemrl.modules.losses import WindowCounts
@@ -38,7 +38,7 @@ from lsemrl.modules.ranks import every_rank, leave_at_exit
 from lsemrl.modules.reference import sync_reference
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling, check_tokens
-from lsemrl.modules.step_faults import Part, Passed, SkippedSteps, skipped_rows, unsound, within_memory
+from lsemrl.modules.step_faults import SkippedSteps, skipped_rows, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.modules.trainer_settings import check_trainer, planned_steps
 from lsemrl.rewards.encoder import EncoderUse

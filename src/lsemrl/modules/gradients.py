@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,45 @@ from torch.nn.parallel import DistributedDataParallel
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
+from lsemrl.types import Sequences
 
 LossOf = Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes through the policy in a step.
+
+    Attributes:
+        of: The task, or the anchor beside it.
+        whole: This rank's completions.
+        rows: int64, those of the step.
+        loss_of: This rank's share of the loss of a micro-batch, and sums of metrics.
+    """
+
+    of: Literal["task", "anchor"]
+    whole: Sequences
+    rows: Tensor
+    loss_of: LossOf
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A part that has gone through.
+
+    Attributes:
+        part: See there.
+        batches: Its micro-batches.
+        losses: Of each.
+    """
+
+    part: Part
+    batches: Sequence[MicroBatch]
+    losses: Sequence[Tensor]
+
+    def bad(self) -> list[MicroBatch]:
+        """Those whose loss is not finite."""
+        return [batch for batch, loss in zip(self.batches, self.losses, strict=True) if not loss.isfinite()]
 
 
 def accumulate(

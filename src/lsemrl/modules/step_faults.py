@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from lsemrl.errors import reason_of
 from lsemrl.files import append
-from lsemrl.modules.gradients import LossOf
+from lsemrl.modules.gradients import Passed
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
@@ -101,42 +101,6 @@ def unsound(policy: Policy, skipped_in_a_row: int, device: torch.device) -> str 
     if highest(any(not bool(weight.isfinite().all()) for weight in own), device):
         return "the trained weights are not finite"
     return None
-
-
-@dataclass(frozen=True)
-class Part:
-    """What goes through the policy in a step.
-
-    Attributes:
-        of: The task, or the anchor beside it.
-        whole: This rank's completions.
-        rows: int64, those of the step.
-        loss_of: This rank's share of the loss of a micro-batch, and sums of metrics.
-    """
-
-    of: Literal["task", "anchor"]
-    whole: Sequences
-    rows: torch.Tensor
-    loss_of: LossOf
-
-
-@dataclass(frozen=True)
-class Passed:
-    """A part that has gone through.
-
-    Attributes:
-        part: See there.
-        batches: Its micro-batches.
-        losses: Of each.
-    """
-
-    part: Part
-    batches: Sequence[MicroBatch]
-    losses: Sequence[torch.Tensor]
-
-    def bad(self) -> list[MicroBatch]:
-        """Those whose loss is not finite."""
-        return [batch for batch, loss in zip(self.batches, self.losses, strict=True) if not loss.isfinite()]
 
 
 def skipped_rows(passed: Sequence[Passed], policy: Policy, about: dict[str, int]) -> list[dict[str, str | int | bool]]:

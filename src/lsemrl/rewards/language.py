@@ -15,8 +15,9 @@ from lsemrl.rewards.base import Reward
 from lsemrl.types import Completion, Example, UserError
 
 _SHOWN = 500
-_MOST, _DOUBTFUL = 0.5, 0.02
-"""Shares of texts that pass: if as many untranslated sources do, the rule is none; above the second it is doubtful."""
+MOST, _DOUBTFUL = 0.5, 0.02
+"""Shares of texts that pass: where as many untranslated sources do, or fewer references, a rule is none; above the
+second, of sources, it is doubtful."""
 
 
 def passing(
@@ -96,9 +97,9 @@ class LanguageConsistency(Reward):
         if not pairs:
             return f"{self.language}"
         references, sources, found = passing(self.language, pairs, self.threshold)
-        if sources >= _MOST and self.decides:
+        if sources >= MOST and self.decides:
             rule = f"({self.language}; {found})"
-            if references < _MOST:
+            if references < MOST:
                 raise UserError(
                     f"rewards: LanguageConsistency goes by the language of the sources {rule}, so that copies would "
                     "earn what right answers should; name the language of the references, such as language: pcm"
