@@ -18,7 +18,7 @@ from lsemrl.cli.main import main
 from lsemrl.commands.init import FILES, init
 from lsemrl.commands.lengths import limits_of
 from lsemrl.commands.rendered import _as_yaml
-from lsemrl.commands.task_rows import task_of, untranslated_of
+from lsemrl.commands.task_rows import columns_of_task, renamed, task_of, unread, untranslated_of
 from lsemrl.commands.wordings import stand_ins
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.base import TaskData
@@ -337,6 +337,28 @@ def test_columns_say_what_is_learned_where_nobody_does(
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(dict.fromkeys(names, "text")) + "\n")
     assert task_of(survey(Source(path=str(file))), task, from_) == expected
+
+
+def test_an_instruction_is_read_with_its_input_and_what_is_not_read_is_told(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "instruction": "Say it", "input": "two", "output": "tu", "text": "all of it"},
+        {"id": "b", "instruction": "Say three", "input": "", "output": "tri", "text": "all of it"},
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = survey(Source(path=str(file)))
+    columns = columns_of_task(found, "instruction", "", "pcm", None, None)
+    assert renamed(columns) == {"prompt": ["instruction", "input"], "response": "output"}
+    assert unread(found, columns) == "Columns that are not read: 'text' (2 rows)"
+    alone = columns_of_task(found, "instruction", "", "pcm", "instruction", None)
+    assert renamed(alone) == {"prompt": "instruction", "response": "output"} and "'input' (1 rows)" in unread(
+        found, alone
+    )
+    file.write_text(
+        json.dumps({"messages": [{"role": name, "content": "a"} for name in ("system", "user", "assistant")]})
+    )
+    found = survey(Source(path=str(file)))
+    assert not unread(found, columns_of_task(found, "instruction", "", "pcm", None, None))
 
 
 @pytest.mark.slow

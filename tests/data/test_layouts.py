@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from lsemrl.data.instruction import TASK
 from lsemrl.data.records import Record, read_records
 from lsemrl.data.rows import Row
 from lsemrl.data.sources import Source, read_rows
@@ -246,6 +248,16 @@ def test_references_in_several_columns(write: Write) -> None:
         records(path, columns={"zh": ["zh", "a"]})
     with pytest.raises(UserError, match=r"'bo' \[\]; name one column"):
         records(path, columns={"bo": []})
+
+
+def test_a_prompt_in_several_columns(write: Write) -> None:
+    rows = [{"do": "翻译", "with": "你", "say": "ཀ"}, {"do": "好", "with": " ", "say": "ཁ"}]
+    source = Source(path=write("a.jsonl", rows), columns={"prompt": ["do", "with"], "response": "say"})
+    found, _ = read_records(source, **TASK.fields)
+    assert [record.inputs for record in found] == [{"prompt": "翻译\n\n你"}, {"prompt": "好"}]
+    bad = replace(source, path=write("b.jsonl", [*rows, {"do": "", "with": None, "say": "ག"}]))
+    with pytest.raises(UserError, match=r"b\.jsonl:3: field 'prompt' \(column 'do'\) is empty"):
+        read_records(bad, **TASK.fields)
 
 
 def test_a_run_is_another_when_a_file_of_its_layout_changes(write: Write, tmp_path: Path) -> None:

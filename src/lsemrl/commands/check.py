@@ -18,11 +18,14 @@ from lsemrl.commands.questions import SOURCE_LANGUAGE, answered
 from lsemrl.commands.quiet import quiet
 from lsemrl.commands.task_rows import (
     CLASSES,
+    Columns,
     Task,
     check_untranslated,
     columns_of_task,
     held_out_of,
+    renamed,
     task_of,
+    unread,
     untranslated_of,
 )
 from lsemrl.data.base import TaskData
@@ -31,7 +34,7 @@ from lsemrl.data.inspection import Inspection, inspect
 from lsemrl.data.limits import Limits
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
-from lsemrl.data.survey import Column, Survey, survey
+from lsemrl.data.survey import Survey, survey
 from lsemrl.data.task import HELD_OUT, Plan, prepare, read_splits, read_untranslated
 from lsemrl.files import is_free, make_folder, try_folder
 from lsemrl.languages import Language, language, usual_profile
@@ -106,16 +109,17 @@ def check(
     records, bad = read_splits(rows.plan)
     plan, sentences = rows.plan, list[Record]()
     if untranslated:
-        own = untranslated_of(untranslated, from_ or "", columns[from_ or ""].name)
+        own = untranslated_of(untranslated, from_ or "", columns[from_ or ""][0].name)
         plan = replace(plan, untranslated=replace(own, skipped_path=str(output / f"untranslated.{_SKIPPED}")))
         sentences, _ = read_untranslated(plan)
     profiles = _profiles(list(columns), task, from_ or "", to, identifier)
-    unread: list[Finding] = []
+    left = unread(found, columns)
+    tokenized = [Finding(level="note", says=left)] if left else []
     with aside(partial(inspect, records, plan.task, profiles, sentences)) as inspecting:  # while libraries load
-        tokens, cost = _read_by(policy, encoder, plan, (records, bad), sentences, step, unread)
+        tokens, cost = _read_by(policy, encoder, plan, (records, bad), sentences, step, tokenized)
         inspected = inspecting()
     bad_rows = _bad([plan.source, plan.validation, plan.test, plan.untranslated])
-    findings = [*_unheld(records), *bad_rows, *inspected.findings, *unread]
+    findings = [*_unheld(records), *bad_rows, *inspected.findings, *tokenized]
     order = ("refused", "warning", "note")
     findings.sort(key=lambda one: order.index(one.level))
     inspected = replace(inspected, findings=tuple(findings))
@@ -143,19 +147,16 @@ def _data(
     task: Task,
     from_: str,
     to: str,
-    columns: Mapping[str, Column],
+    columns: Columns,
     path: str,
     found: Survey,
     held_out: Mapping[str, str | None],
     output: Path,
 ) -> TaskData:
     """As `init` would name it, but that nothing is left out for its length, nor listed beside the data."""
-    renamed: dict[str, str | list[str]] = {
-        field: column.name for field, column in columns.items() if field != column.name
-    }
     source = Source(
         path=path,
-        columns=renamed,
+        columns=renamed(columns),
         header=found.header,
         on_bad_row="skip",
         skipped_path=str(output / f"train.{_SKIPPED}"),

@@ -17,21 +17,23 @@ from lsemrl.commands.quiet import loading
 from lsemrl.commands.rendered import rendered
 from lsemrl.commands.task_rows import (
     CLASSES,
+    Columns,
     Task,
     check_untranslated,
     columns_of_task,
     held_out_of,
+    renamed,
     task_of,
     untranslated_of,
 )
-from lsemrl.commands.wordings import asked_for, asked_of_questions, stand_ins
+from lsemrl.commands.wordings import asked_for, asked_of_questions, stand_ins, summary_of
 from lsemrl.data.base import TaskData
 from lsemrl.data.inspection import inspect_untranslated
 from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
-from lsemrl.data.survey import Column, Survey, alike, profile_of, survey
+from lsemrl.data.survey import Survey, profile_of, survey
 from lsemrl.data.task import HELD_OUT, Prepared, prepare, read_splits, read_untranslated
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
@@ -152,7 +154,7 @@ def init(
         test=test or "",
         untranslated=untranslated or "",
     )
-    profile = profile_of(to, list(columns.values())[1])
+    profile = profile_of(to, list(columns.values())[1][0])
     shown, lines = _shown(asked, found, columns, profile)
     make_folder(output, "--output")
     for name in FILES:
@@ -163,25 +165,22 @@ def init(
         print(line)
 
 
-def _shown(
-    asked: Asked, found: Survey, columns: Mapping[str, Column], profile: Language
-) -> tuple[dict[str, Any], list[str]]:
+def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> tuple[dict[str, Any], list[str]]:
     """What the templates show, and what the data module says of the rows."""
     kind = CLASSES[asked.task]
     fields = {"source_field": asked.from_, "target_field": asked.to} if asked.task == "translation" else {}
-    renamed = {field: column.name for field, column in columns.items() if field != column.name}
     template = asked_for(asked.task, asked.from_, asked.to)
-    alike = asked.task == "translation" and columns[asked.from_].share(profile) >= (profile.threshold or 0)
+    alike = asked.task == "translation" and columns[asked.from_][0].share(profile) >= (profile.threshold or 0)
     identifier = f"{asked.folder}/language" if alike else ""
     splits = held_out_of(found.rows, asked.validation, asked.test)
-    train_rows = Source(path=asked.path, columns={**renamed}, header=found.header, on_bad_row="skip")
+    train_rows = Source(path=asked.path, columns=renamed(columns), header=found.header, on_bad_row="skip")
     held_out = {name: replace(train_rows, path=path) for name in HELD_OUT if (path := getattr(asked, name))}
     rows = partial(
         kind, source=train_rows, **held_out, splits=splits, template=PromptTemplate(template=template or None), **fields
     )
     untranslated = None
     if asked.untranslated:
-        untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_].name)
+        untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_][0].name)
     bound, tokenizer = _model(asked)
     read = read_splits(rows(limits=_NO_LIMITS).plan)
     prepared, limits, foreseen = _read(asked, rows, tokenizer, read, bound)
@@ -204,7 +203,7 @@ def _shown(
         "title": f"{name_in(asked.from_, 'en')} to {name_in(asked.to, 'en')}"
         if asked.task == "translation"
         else f"{asked.task.capitalize()}s in {name_in(asked.to, 'en')}",
-        "summary": _summary(found, columns, profile, identifier),
+        "summary": summary_of(found, columns, profile, identifier),
         "stand_ins": stand_ins(asked.model, asked.encoder),
         "data_class": f"{kind.__module__}.{kind.__name__}",
         "fields": fields,
@@ -214,10 +213,10 @@ def _shown(
         "texts": {
             field: {"path": asked.path, "column": column.name, "on_bad_row": "skip"}
             | ({} if found.header else {"header": False})
-            for field, column in columns.items()
+            for field, (column, *_) in columns.items()
         },
         # Along what the policy is given: of a translation, in a language that it knows.
-        "text": {"path": asked.test or asked.path, "column": columns[asked.from_].name, "on_bad_row": "skip"}
+        "text": {"path": asked.test or asked.path, "column": columns[asked.from_][0].name, "on_bad_row": "skip"}
         if asked.task == "translation" and found.header
         else None,
         "metrics": ["chrf", "bleu", "rouge_l", "language_rate", "similarity"],
@@ -307,23 +306,6 @@ def _pace(rows: int, batch: int, *, least: int, most: int) -> Pace:
     epoch = max(rows // batch, 1)
     epochs = min(max(math.ceil(_WANTED_STEPS / epoch), least), most)
     return Pace(batch=batch, epochs=epochs, steps=epochs * epoch, epoch=epoch)
-
-
-def _summary(found: Survey, columns: Mapping[str, Column], profile: Language, identifier: str) -> str:
-    faulty = f", {len(found.faults)} that cannot be read" if found.faults else ""
-    source, target = columns.values()
-    usual = usual_profile(profile.code)
-    odd = ""
-    if usual and not set(usual.scripts) & set(profile.scripts):
-        odd = f" It is usually written in {' and '.join(usual.scripts)} letters: is that the column?"
-    headless = "" if found.header else " The first line of the file is a row, so its columns are called 1 and 2."
-    apart = " The source is in the same letters, so that an identifier tells them apart." if identifier else ""
-    own = f" ({profile.own_name})" if profile.own_name != profile.name else ""
-    return (
-        f"{found.rows:,} rows{faulty}, {alike(columns.values()):,} of them alike; from {source} to {target}. "
-        f"{profile.name}{own} is written {profile.direction}, told by {' and '.join(profile.scripts)} letters from a "
-        f"share of {profile.threshold} on, and compared by {profile.unit}.{odd}{headless}{apart}"
-    )
 
 
 def _written(profile: Language, identifier: str) -> str | dict[str, Any]:

@@ -30,6 +30,10 @@ _USUAL: dict[Task, dict[str, tuple[str, ...]]] = {
     },
 }
 """The fields of a task, and the names that their columns usually have."""
+_GOES_ON = {"instruction": "input"}
+"""Usual names, and those of the columns in which their texts go on."""
+Columns = dict[str, tuple[Column, ...]]
+"""By the task's fields: those that a field is read from."""
 
 
 def task_of(found: Survey, task: Task | None, from_: str | None) -> Task:
@@ -51,9 +55,7 @@ def task_of(found: Survey, task: Task | None, from_: str | None) -> Task:
     return "translation"
 
 
-def columns_of_task(
-    found: Survey, task: Task, from_: str, to: str, source: str | None, target: str | None
-) -> dict[str, Column]:
+def columns_of_task(found: Survey, task: Task, from_: str, to: str, source: str | None, target: str | None) -> Columns:
     """The columns of what is asked and of the answers, by the task's fields.
 
     Args:
@@ -71,17 +73,38 @@ def columns_of_task(
         if from_ == to:
             raise UserError(f"--from and --to are both {to!r}; name two, or give --task headline or instruction")
         answers = find_column(found, to, target)
-        return {from_: find_column(found, from_, source, [answers.name], "--source-column"), to: answers}
+        return {from_: (find_column(found, from_, source, [answers.name], "--source-column"),), to: (answers,)}
     named = {column.name: column for column in found.columns}
-    chosen: dict[str, Column] = {}
+    chosen: Columns = {}
     for (field, usual), asked in zip(_USUAL[task].items(), (source, target), strict=True):
         name = asked or next((name for name in usual if name in named), None)
         if name not in named:
             option = "--target-column" if chosen else "--source-column"
             listed = "; ".join(map(str, found.columns))
             raise UserError(f"which column holds the {field} cannot be told; give {option}, one of: {listed}")
-        chosen[field] = named[name]
+        more = None if asked else named.get(_GOES_ON.get(name, ""))
+        chosen[field] = (named[name], more) if more else (named[name],)
     return chosen
+
+
+def renamed(columns: Columns) -> dict[str, str | list[str]]:
+    """What a `Source` is told of columns."""
+    names = {field: [column.name for column in own] for field, own in columns.items()}
+    return {field: own if len(own) > 1 else own[0] for field, own in names.items() if own != [field]}
+
+
+def unread(found: Survey, columns: Columns) -> str:
+    """A sentence on the texts of a file that are left out; "" where there are none, or which is plain.
+
+    Of a translation memory one reads two languages; and turns of a conversation are read, or refused, by themselves.
+    """
+    taken = {"id", *(column.name for own in columns.values() for column in own)}
+    if not columns.keys() <= {field for fields in _USUAL.values() for field in fields}:
+        return ""
+    turns = tuple(f"{name.rpartition('.')[0]}." for name in taken if "." in name)
+    left = [each for each in found.columns if each.name not in taken and not each.name.startswith(turns)]
+    listed = ", ".join(f"{each.name!r} ({each.filled:,} rows)" for each in left)
+    return f"Columns that are not read: {listed}" if left else ""
 
 
 def held_out_of(rows: int, validation: str | None, test: str | None) -> Splits:

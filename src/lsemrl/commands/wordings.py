@@ -1,15 +1,18 @@
-"""What a project asks the policy, where the task's own wording is of other languages."""
+"""What a project asks the policy where the task's own wording is of other languages, and what is said of its rows."""
 
 from __future__ import annotations
 
+from itertools import chain
+
 from lsemrl import micro
-from lsemrl.commands.task_rows import Task
+from lsemrl.commands.task_rows import Columns, Task, unread
 from lsemrl.data import comprehension
 from lsemrl.data.records import read_records
 from lsemrl.data.sources import Source
+from lsemrl.data.survey import Survey, alike
 from lsemrl.data.translation import TEMPLATES, wording
 from lsemrl.evaluation.general import language_of
-from lsemrl.languages import name_in
+from lsemrl.languages import Language, name_in, usual_profile
 
 _HEADLINE = {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name}: {{source}}"}
 """By the language that it is asked in."""
@@ -58,3 +61,29 @@ def asked_of_questions(path: str) -> str:
     )
     chinese = language_of(["\n".join(each.inputs.values()) for each in questions]) == "Chinese"
     return "" if chinese else "{context}\nQuestion: {question}"
+
+
+def summary_of(found: Survey, columns: Columns, profile: Language, identifier: str) -> str:
+    """What a file holds and how it is read.
+
+    Args:
+        found: The file.
+        columns: What is read of it.
+        profile: Of the language that is learned.
+        identifier: Where what tells it from the source's will be; "" where letters do.
+    """
+    faulty = f", {len(found.faults)} that cannot be read" if found.faults else ""
+    source, target = (" and ".join(map(str, own)) for own in columns.values())
+    usual = usual_profile(profile.code)
+    odd = ""
+    if usual and not set(usual.scripts) & set(profile.scripts):
+        odd = f" It is usually written in {' and '.join(usual.scripts)} letters: is that the column?"
+    headless = "" if found.header else " The first line of the file is a row, so its columns are called 1 and 2."
+    apart = " The source is in the same letters, so that an identifier tells them apart." if identifier else ""
+    left = f" {unread(found, columns)}." if unread(found, columns) else ""
+    own = f" ({profile.own_name})" if profile.own_name != profile.name else ""
+    return (
+        f"{found.rows:,} rows{faulty}, {alike(chain(*columns.values())):,} of them alike; from {source} to {target}. "
+        f"{profile.name}{own} is written {profile.direction}, told by {' and '.join(profile.scripts)} letters from a "
+        f"share of {profile.threshold} on, and compared by {profile.unit}.{odd}{headless}{apart}{left}"
+    )

@@ -15,7 +15,10 @@ TASK = Task(name="instruction", inputs=("prompt",), target="response", template=
 
 
 class InstructionData(TaskData):
-    """Prompts with their answers: id, prompt, response; or turns, by `columns: {prompt: messages.user, …}`."""
+    """Prompts with their answers: id, prompt, response; or turns, by `columns: {prompt: messages.user, …}`.
+
+    A prompt may be in several columns: `columns: {prompt: [instruction, input], …}`.
+    """
 
     def __init__(
         self,

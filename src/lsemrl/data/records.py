@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +51,13 @@ class _BadRow(ValueError):
 
 
 def read_records(
-    source: Source, *, inputs: tuple[str, ...], target: str, flatten: Flatten | None = None, choices: str = ""
+    source: Source,
+    *,
+    inputs: tuple[str, ...],
+    target: str,
+    flatten: Flatten | None = None,
+    choices: str = "",
+    in_parts: bool = False,
 ) -> tuple[list[Record], int]:
     """Read and validate every row of `source`.
 
@@ -62,6 +68,8 @@ def read_records(
             "" for rows without outputs, which may then be the lines of one text file.
         flatten: Turns a nested row into flat ones, raising ValueError with the reason if it cannot.
         choices: The field of what there is to choose from, if any; the output is then one of it (see `choices.chosen`).
+        in_parts: Whether an input may be in several columns, which are joined with an empty line between those that
+            are filled in; otherwise it has one.
 
     Returns:
         The records, and how many rows were skipped; those are in `source.skipped`.
@@ -69,7 +77,7 @@ def read_records(
     Raises:
         UserError: Nothing to read, a field that no row has, or a bad row where `on_bad_row` is error.
     """
-    rows = read_fields(source, inputs=inputs, target=target, flatten=flatten, choices=choices)
+    rows = read_fields(source, inputs=inputs, target=target, flatten=flatten, choices=choices, in_parts=in_parts)
     records, skipped = [], []
     for row in rows:
         try:
@@ -90,7 +98,13 @@ def read_records(
 
 
 def read_fields(
-    source: Source, *, inputs: tuple[str, ...], target: str, flatten: Flatten | None = None, choices: str = ""
+    source: Source,
+    *,
+    inputs: tuple[str, ...],
+    target: str,
+    flatten: Flatten | None = None,
+    choices: str = "",
+    in_parts: bool = False,
 ) -> list[Row]:
     """Read the rows of `source`, some of which have each field; whether one can be used is not looked at.
 
@@ -105,7 +119,7 @@ def read_fields(
     unknown = [name for name in source.columns if name not in fields]
     if unknown:
         raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
-    _check_two(source, inputs, target)
+    _check_two(source, inputs, target, several=[*filter(None, (target,)), *(inputs if in_parts else ())])
     check_skipped(source)
     rows = read_rows(source if target else alone(source), needed)
     if flatten is not None:
@@ -133,15 +147,15 @@ def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
         yield replace(row, columns=columns, raw=json.dumps(columns, ensure_ascii=False) if nested else row.raw)
 
 
-def _check_two(source: Source, inputs: tuple[str, ...], target: str) -> None:
+def _check_two(source: Source, inputs: tuple[str, ...], target: str, several: Sequence[str]) -> None:
     """Refuse a source in which the output would be the input, or a line of a table, or of no use."""
     if not target and source.target_path is not None:
         raise UserError(f"target_path is {source.target_path!r}, but outputs are not read here; leave it out")
     for name in (*source.columns, *inputs):
-        if len(source.columns_of(name)) != 1 and (name != target or not source.columns_of(name)):
+        if len(source.columns_of(name)) != 1 and (name not in several or not source.columns_of(name)):
             raise UserError(
                 f"columns give {name!r} {source.columns[name]!r}; name one column"
-                + (f" (several only of {target!r})" if target else "")
+                + (f" (several only of {' or '.join(map(repr, several))})" if several else "")
             )
     for name in inputs:
         for column in set(source.columns_of(name)).intersection(source.columns_of(target)):
@@ -198,13 +212,16 @@ def _record(row: Row, source: Source, inputs: tuple[str, ...], target: str, choi
     if fault := fault_of(name):
         raise _BadRow(f"{label} {fault}")
     options = _options(*read(choices)) if choices else ()
-    shown = {field: _text(*read(field)) for field in inputs}
+    shown = {
+        field: "\n\n".join(_text(*each) for each in _filled([read(field, own) for own in source.columns_of(field)]))
+        for field in inputs
+    }
     given = [read(target, column) for column in source.columns_of(target)] if target else []
     return Record(
         id=name or row.place,
         place=_place(row, source),
         inputs=shown,
-        targets=(_right(*read(target), options),) if choices else _accepted(*given) if target else (),
+        targets=(_right(*read(target), options),) if choices else _accepted(given) if target else (),
         choices=options,
     )
 
@@ -246,14 +263,19 @@ def _right(label: str, value: object, options: tuple[str, ...]) -> str:
         raise _BadRow(f"{label} {reason}") from None
 
 
-def _accepted(*given: tuple[str, object]) -> tuple[str, ...]:
-    """The texts of every column that is filled in; of the first where none is, which says so."""
+def _filled(given: Sequence[tuple[str, object]]) -> Sequence[tuple[str, object]]:
+    """The columns that are filled in; the first where none is, which says so."""
     filled = [
         (label, value)
         for label, value in given
         if not (value is None or (isinstance(value, str) and not value.strip()))
     ]
-    return tuple(dict.fromkeys(text for label, value in filled or given[:1] for text in _texts(label, value)))
+    return filled or given[:1]
+
+
+def _accepted(given: Sequence[tuple[str, object]]) -> tuple[str, ...]:
+    """The texts of every column that is filled in."""
+    return tuple(dict.fromkeys(text for label, value in _filled(given) for text in _texts(label, value)))
 
 
 def _texts(label: str, value: object) -> tuple[str, ...]:

@@ -49,7 +49,8 @@ class Source:
     columns: dict[str, str | list[str]] = field(default_factory=dict)
     """Field of the task -> column of the file, where the two differ. Dots lead into nested columns
     (zh: translation.zh), and into turns by their role (zh: messages.user, bo: messages.assistant). Of outputs also a
-    list (bo: [first, second]): each that is filled in is an accepted one."""
+    list (bo: [first, second]): each that is filled in is an accepted one. Of inputs too, but for translation: those
+    that are filled in are one text, with an empty line between them (prompt: [instruction, input])."""
     header: bool = True
     """Whether the first line of a .csv or .tsv file names the columns; otherwise they are called 1, 2, …"""
     config: str | None = None

@@ -89,7 +89,13 @@ class Task:
     @property
     def fields(self) -> dict[str, Any]:
         """Of its rows, as `read_records` takes them."""
-        return {"inputs": self.inputs, "target": self.target, "flatten": self.flatten, "choices": self.choices}
+        return {
+            "inputs": self.inputs,
+            "target": self.target,
+            "flatten": self.flatten,
+            "choices": self.choices,
+            "in_parts": not self.pairs,  # several columns of a pair are wordings of one text
+        }
 
     def key(self, record: Record) -> str:
         """What equal rows have in common; the same in whichever direction a pair is translated."""
