@@ -404,6 +404,44 @@ def test_a_nucleus_is_as_wide_as_a_flat_row_needs(vocabulary: int) -> None:
     assert len(tokens.unique()) == pytest.approx(0.8 * vocabulary, abs=1)
 
 
+@pytest.mark.parametrize("vocabulary", [300, 5000, 5056])
+def test_the_likeliest_are_found_block_by_block(vocabulary: int) -> None:
+    probabilities_NV = torch.randn(5, vocabulary, generator=torch.Generator().manual_seed(vocabulary)).softmax(-1)
+    probabilities_NV[:, -20:] *= 100  # in the last block, which need not be whole
+    for count in (3, 8):
+        found_NK, ids_NK = sampler._likeliest(probabilities_NV, count)
+        expected_NK, expected_ids_NK = probabilities_NV.topk(count, dim=-1)
+        assert torch.equal(found_NK, expected_NK)
+        assert torch.equal(ids_NK, expected_ids_NK)
+
+
+def test_what_is_read_is_written_in_place_until_there_is_no_room(policy: Policy, prompts: PromptBatch) -> None:
+    """And what follows is what keys and values that are copied with every token lead to."""
+
+    def read(way: type) -> tuple[list[torch.Tensor], list[int]]:
+        _, kept = decoding.read_prompts(policy, prompts.prompt_ids_BP, prompts.prompt_mask_BP, 2, 6)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decoding, "_Room", way)
+            go_on = decoding.Growing(policy, kept, prompts.prompt_mask_BP.repeat_interleave(2, dim=0), 6)
+        found, places = [], []
+        for step in range(6):
+            if step == 3:
+                go_on.keep(torch.tensor([1, 4]))
+            found.append(go_on(torch.arange(2 if step >= 3 else 6) + 10 * step))
+            places.append(go_on._kept.layers[0].keys.data_ptr())  # type: ignore[attr-defined]
+        return found, places
+
+    class Copied:
+        def __new__(cls, layer: Any, longest: int) -> Any:
+            return layer
+
+    with policy.merged():
+        (found, places), (expected, _) = read(decoding._Room), read(Copied)
+    for one_NV, other_NV in zip(found, expected, strict=True):
+        torch.testing.assert_close(one_NV, other_NV, rtol=0, atol=0)
+    assert len({*places[:3]}) == len({*places[3:]}) == 1  # rows were dropped between
+
+
 def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptBatch) -> None:
     rollouts = sample(policy, prompts, SAMPLING, seed=1)
     tokens = int(rollouts.sequences.completion_mask_NT.sum())

@@ -1,9 +1,9 @@
 """The next token's logits, from keys and values that are kept of what was read.
 
 A prompt is read once, and what is kept of it, keys and values or the states of linear attention, is repeated for its
-group. From there on there are two ways: what is kept grows by a copy with every token, as transformers has it, or keys
-and values have their final size from the beginning and are written in place, by a step that is compiled, or recorded
-and replayed (see `replay`).
+group. From there on there are two ways: what is kept grows with every token, in whatever layers the model has, or keys
+and values have their final size from the beginning and all of it is seen, by a step that is compiled, or recorded and
+replayed (see `replay`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from lsemrl.modules.families import native_positions
 from lsemrl.modules.forward import check_length, positions
@@ -64,7 +64,7 @@ def read_prompts(policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int, lo
 
 
 class Growing:
-    """Keys and values that grow by a copy with every token."""
+    """What is kept grows with every token: plain keys and values in place, other layers as transformers has it."""
 
     def __init__(self, policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int) -> None:
         """
@@ -74,6 +74,8 @@ class Growing:
             prompt_mask_NP: bool, which of their tokens are none of the padding.
             longest: Tokens of the longest completion.
         """
+        # A copy of all that was read, with every token, costs a CPU more than the token.
+        kept.layers = [_Room(layer, longest) if type(layer) is DynamicLayer else layer for layer in kept.layers]
         self._policy, self._kept = policy, kept
         self._padded = not bool(prompt_mask_NP.all())
         # A completion that has ended goes on reading its own words until it is dropped; nobody reads it.
@@ -101,8 +103,43 @@ class Growing:
         self._mask_NL, self._position_N = self._mask_NL[rows], self._position_N[rows]
 
 
+class _Room(DynamicLayer):
+    """Keys and values of one layer that grow in place; room is made by halves of what there is, where it is needed."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, layer: DynamicLayer, longest: int) -> None:
+        """
+        Args:
+            layer: What was read of the prompts.
+            longest: Tokens to come.
+        """
+        super().__init__()
+        assert layer.keys is not None and layer.values is not None  # a prompt was read
+        self.keys, self.values = self._keys, self._values = layer.keys, layer.values
+        self.is_initialized = True
+        self._end = self.get_seq_length() + longest
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        """Write behind what was read, and give everything that is read now."""
+        before = self.get_seq_length()
+        if before == self._keys.shape[2]:
+            more = min(before // 2 + _ALIGNED, self._end - before)
+            self._keys, self._values = (pad(each, (0, 0, 0, more)) for each in (self.keys, self.values))
+        read = before + key_states.shape[2]
+        self.keys, self.values = self._keys[:, :, :read], self._values[:, :, :read]
+        self.keys[:, :, before:], self.values[:, :, before:] = key_states, value_states
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Go on with these rows."""
+        super().reorder_cache(beam_idx)
+        self._keys, self._values = self.keys, self.values
+
+
 class Fixed:
-    """Keys and values at their final size, written in place.
+    """Keys and values at their final size, written in place, all of which is seen.
 
     Nothing that a step reads or writes changes its place while the number of rows stays, and that number only halves:
     rows that are no longer wanted are computed along until half of them are.
