@@ -27,7 +27,18 @@ FLOORS = (
     ("types", "languages", "runs", "config_files", "json_records", "unfinished"),
     ("identification", "kernels", "micro"),
     ("scripts", "locks"),
-    ("files", "reading", "foreign", "canonical", "finite", "model_names", "as_typed", "local_paths", "durations"),
+    (
+        "files",
+        "reading",
+        "foreign",
+        "canonical",
+        "finite",
+        "model_names",
+        "as_typed",
+        "local_paths",
+        "durations",
+        "matmul",
+    ),
     ("errors",),
 )
 """From the top: folders, and single modules that lie beside them."""

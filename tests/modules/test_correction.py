@@ -134,9 +134,13 @@ def test_the_sampler_tells_what_scoring_finds(policy: Policy, prompts: PromptBat
         torch.testing.assert_close(rollouts.logprobs_NT, scored_NT, rtol=0, atol=1e-5)
 
 
-def test_only_what_is_rounded_is_corrected(tiny_model: str, tmp_path: Path) -> None:
+def test_only_what_is_rounded_is_corrected(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(grpo(tiny_model), tmp_path / "whole", epochs=1)
     assert not any(name.startswith("sampling/") for row in metrics(tmp_path / "whole") for name in row)
+    with monkeypatch.context() as patch:
+        patch.setattr("lsemrl.modules.grpo.float32_products", lambda device: "tf32")
+        run(grpo(tiny_model), tmp_path / "products", epochs=1)
+    assert "sampling/logp_difference/mean" in metrics(tmp_path / "products")[0]
     run(grpo(tiny_model), tmp_path / "mixed", epochs=1, precision="bf16-mixed")
     rows = [row for row in metrics(tmp_path / "mixed") if row["reward"]]
     assert rows and all(0 < float(row["sampling/logp_difference/mean"]) < 0.5 for row in rows)

@@ -135,6 +135,18 @@ def encoder(encoder_path: str) -> SentenceTransformer:
     return SentenceTransformer(encoder_path, device="cpu")
 
 
+def test_the_fingerprint_can_be_had_whatever_names_precision_was_set_by(encoder: SentenceTransformer) -> None:
+    """PyTorch refuses to say by the old ones what was set by the new ones."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+            torch.get_float32_matmul_precision()
+        assert fingerprint(encoder, CPU) is not None
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
 def test_the_fingerprint_outlasts_loading_and_use(encoder: SentenceTransformer, encoder_path: str) -> None:
     before = fingerprint(encoder, CPU)
     encoder.encode(["the cat", "the big cat saw"])

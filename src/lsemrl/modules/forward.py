@@ -22,6 +22,7 @@ from torch.nn.attention.flex_attention import BlockMask, and_masks, create_block
 from torch.nn.functional import linear
 
 from lsemrl.errors import reason_of
+from lsemrl.matmul import float32_products
 from lsemrl.modules.adapters.embeddings import head_weight
 from lsemrl.modules.families import has_layer_masks, native_positions, unshared, window
 from lsemrl.modules.packing import PROMPT, Packed, pack
@@ -33,7 +34,7 @@ Way = Literal["shared", "plain"]
 
 _LONGEST = 32  # tokens of a prompt that is probed
 _WRITTEN = (5, 3, 2, 4)  # and of completions behind it, the longest first
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 0.1}
 """Of the mean difference between two log-probs, in nats: rounding is far below, another computation far above."""
 OTHERWISE = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError)
 """What models raise that are built otherwise than is asked of them here."""
@@ -268,7 +269,8 @@ def too_far(off: float, model: Any) -> str | None:
     Raises:
         UserError: Weights are not finite, which one kernel of attention passes over in silence and another does not.
     """
-    if off <= _TOLERANCE[next(model.parameters()).dtype]:
+    one = next(model.parameters())
+    if off <= _TOLERANCE["bfloat16" if one.dtype == torch.bfloat16 else float32_products(one.device)]:
         return None
     own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters())
     check_finite(all(bool(weight.isfinite().all()) for weight in own if weight.is_floating_point()))

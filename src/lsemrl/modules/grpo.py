@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lsemrl.kernels import default_chunk_tokens
+from lsemrl.matmul import float32_products
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.alarm_log import tell
 from lsemrl.modules.alarms import AlarmSettings, Watched, alarms
@@ -228,8 +229,8 @@ class GRPO(PolicyModule):
         mask_NT = active_mask(whole.completion_mask_NT, rollouts.ended_N, self.loss.mask_truncated_completions)
         # With a single step the policy that is trained is still the one that sampled, but for what was rounded, or what
         # another engine computed otherwise.
-        rounded = self.trainer.precision != "32-true" or self.policy.settings.dtype != "float32"
-        other = rounded or self.sampling.engine == "vllm"
+        exact = (self.trainer.precision, self.policy.settings.dtype) == ("32-true", "float32")
+        other = self.sampling.engine == "vllm" or not exact or float32_products(self.device) != "float32"
         corrected = other and self.loss.importance_sampling_mode is not None
         old_NT = self.score(whole) if corrected or self.updates_per_batch() > 1 else None
         correction_NT, differences = correction(old_NT if corrected else None, rollouts.logprobs_NT, mask_NT, self.loss)

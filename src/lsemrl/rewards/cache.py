@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lsemrl.matmul import float32_products
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PretrainedConfig
@@ -123,7 +125,7 @@ def fingerprint(encoder: SentenceTransformer, device: torch.device) -> str | Non
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else [device.type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        "products": float32_products(device),
     }
     return hash_of(encoder, facts)
 
