@@ -11,6 +11,7 @@ from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
 from lsemrl.data.loading import Loading
+from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.task import Plan, prepare
 from lsemrl.types import Example
 
@@ -82,7 +83,12 @@ class TaskData(Data):
         self.plan.check_files()
 
     def prepare(
-        self, tokenizer: PreTrainedTokenizerBase, elsewhere: Set[str] = frozenset(), *, trains: bool = True
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        elsewhere: Set[str] = frozenset(),
+        *,
+        trains: bool = True,
+        lists: SkippedRows | None = None,
     ) -> list[str]:
         """Read the rows and write their prompts for `tokenizer`; once, however often it is called.
 
@@ -90,6 +96,7 @@ class TaskData(Data):
             tokenizer: The policy's.
             elsewhere: See `task.prepare`.
             trains: Likewise.
+            lists: Likewise.
 
         Returns:
             A line for each split; none the second time.
@@ -99,7 +106,7 @@ class TaskData(Data):
         """
         if getattr(self, "tokenizer", None) is tokenizer:
             return []
-        prepared = prepare(self.plan, tokenizer, elsewhere, trains=trains)
+        prepared = prepare(self.plan, tokenizer, elsewhere, trains=trains, lists=lists)
         self.tokenizer, self.report = tokenizer, prepared.report
         self.train_examples = prepared.train
         self.validation_examples, self.test_examples = prepared.validation, prepared.test

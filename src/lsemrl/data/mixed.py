@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lsemrl.data.base import Data, TaskData
+from lsemrl.data.skipped import SkippedRows
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
@@ -83,11 +84,12 @@ class MixedData(Data):
         """
         if getattr(self, "tokenizer", None) is tokenizer:
             return []
-        lines = self.main.prepare(tokenizer)
+        lists = SkippedRows()
+        lines = self.main.prepare(tokenizer, lists=lists)
         self.train_examples, self.report = [*self.main.train_examples], {**self.main.report}
         told = []
         for at, one in enumerate(self.others):
-            lines += one.data.prepare(tokenizer, self.main.held_out)
+            lines += one.data.prepare(tokenizer, self.main.held_out, lists=lists)
             rows = one.data.train_examples
             self.train_examples += rows
             self.report[f"{REPLAY}_{at + 1}" if at else REPLAY] = one.data.report["train"]

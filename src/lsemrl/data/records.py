@@ -16,8 +16,8 @@ import regex
 from lsemrl.data.choices import chosen, fault_of_choices, listed
 from lsemrl.data.columns import names_in, value_of
 from lsemrl.data.rows import Row
-from lsemrl.data.sources import FORMATS, Source, alone, check_skipped, read_rows
-from lsemrl.files import write_lines
+from lsemrl.data.skipped import SkippedRows, check_skipped
+from lsemrl.data.sources import FORMATS, Source, alone, read_rows
 from lsemrl.layouts import format_of
 from lsemrl.reading import fault_of, user_path
 from lsemrl.types import UserError
@@ -58,6 +58,7 @@ def read_records(
     flatten: Flatten | None = None,
     choices: str = "",
     in_parts: bool = False,
+    lists: SkippedRows | None = None,
 ) -> tuple[list[Record], int]:
     """Read and validate every row of `source`.
 
@@ -70,6 +71,7 @@ def read_records(
         choices: The field of what there is to choose from, if any; the output is then one of it (see `choices.chosen`).
         in_parts: Whether an input may be in several columns, which are joined with an empty line between those that
             are filled in; otherwise it has one.
+        lists: Those of the sources that are read beside this one.
 
     Returns:
         The records, and how many rows were skipped; those are in `source.skipped`.
@@ -86,8 +88,8 @@ def read_records(
             if source.on_bad_row == "error":
                 raise UserError(f"{_place(row, source)}: {reason}; mend the row, or set on_bad_row to skip") from None
             skipped.append({"file": row.file, "line": row.line, "reason": str(reason), "raw": row.raw})
-    if skipped:
-        write_lines(source.skipped, skipped, "skipped_path")
+    if source.on_bad_row == "skip":
+        (lists or SkippedRows()).add(source, skipped)
     if not records:
         first = skipped[0]
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from lsemrl.data.rows import Row, check_path
 from lsemrl.data.tmx import TMX, read_tmx
 from lsemrl.layouts import HUB, PACKED, Layout, format_of, layout_of, name_among
 from lsemrl.micro.grammar import Split
-from lsemrl.reading import Unreadable, read_lines, user_path
+from lsemrl.reading import user_path
 from lsemrl.types import UserError
 
 FORMATS = (*READERS, TMX)
@@ -27,8 +26,6 @@ LINES = ".txt"
 _TEXTS = {".jsonl", ".json", ".csv", ".tsv", ".tmx", ".txt"}
 _SMALL = 4_000_000
 """Bytes."""
-SKIPPED = {"file", "line", "reason", "raw"}
-"""What is written of a row left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,7 @@ class Source:
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at a row that cannot be used, or leave it out, count it and write it to `skipped_path`."""
     skipped_path: str | None = None
-    """JSONL file for the rows left out; by default `path` with `.skipped.jsonl` added."""
+    """JSONL file for the rows left out, which sources may share; by default `path` with `.skipped.jsonl` added."""
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -99,32 +96,6 @@ class Source:
         hub = self.path.startswith(HUB)
         beside = self.path.removeprefix(HUB).replace("/", "--") if hub else self.path.rstrip("/")
         return user_path(self.skipped_path or f"{beside}.skipped.jsonl")
-
-
-def check_skipped(source: Source) -> None:
-    """Refuse to write the rows left out over anything but the same list of an earlier run.
-
-    Raises:
-        UserError: `skipped_path` is a file of the user's, or no file.
-    """
-    if source.on_bad_row == "error":
-        return
-    path = source.skipped
-    told = f"skipped_path is {str(path)!r}, "
-    if not os.path.lexists(path):
-        return
-    for name in (source.path, source.target_path):
-        if name is not None and os.path.realpath(user_path(name)) == os.path.realpath(path):
-            raise UserError(f"{told}which is the data itself, and would be replaced; name another file")
-    try:
-        rows = [json.loads(line) for line in read_lines(path) if line.strip()]
-        listed = all(isinstance(row, dict) and row.keys() == SKIPPED for row in rows)
-    except (ValueError, RecursionError) as reason:
-        if isinstance(reason, Unreadable):
-            raise UserError(f"{told}which cannot be written ({reason}); name another file") from None
-        listed = False
-    if not listed:
-        raise UserError(f"{told}which holds something else already, and would be replaced; name another file")
 
 
 def check_source(source: Source) -> None:

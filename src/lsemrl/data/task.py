@@ -11,6 +11,7 @@ from lsemrl.data.glance import at_a_glance
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_fields, read_records, to_record
+from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.sources import Source, alone, check_source, is_small
 from lsemrl.data.splits import (
     Splits,
@@ -174,6 +175,7 @@ def prepare(
     *,
     trains: bool = True,
     read: tuple[Mapping[str, list[Record]], Mapping[str, int]] | None = None,
+    lists: SkippedRows | None = None,
 ) -> Prepared:
     """Read, divide and write out the examples of `plan` for the policy of `tokenizer`.
 
@@ -183,13 +185,15 @@ def prepare(
         elsewhere: Content keys of rows that other data hold out, which training rows must not share either.
         trains: Whether there must be something to train on; a measurement needs none.
         read: What `read_splits` gave, where it has been called.
+        lists: Those of rows left out of other data that are read beside these.
 
     Raises:
         UserError: See `sources`, `records`, `splits`, `prompts` and `limits`; or there is nothing to train on.
     """
     complete_tokenizer(tokenizer)
     template, task = plan.resolved_template(), plan.task
-    found, faulty = read or read_splits(plan)
+    lists = lists or SkippedRows()
+    found, faulty = read or read_splits(plan, lists)
     rows, bad = dict(found), dict(faulty)
     report: dict[str, dict[str, int]] = {}
     # No text of the test is in another split, and none of the validation rows in training, whatever file it is from.
@@ -201,7 +205,7 @@ def prepare(
     source, kept["train"], faulty_pairs = plan.source, pairs, bad["train"]
     if plan.untranslated is not None:
         source = plan.untranslated
-        rows["train"], bad["train"] = read_untranslated(plan)
+        rows["train"], bad["train"] = read_untranslated(plan, lists)
         kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
         rest = without_shared(kept["train"], task.contents, shown)
     shared = {name: len(rows[name]) - len(kept[name]) for name in rows}
@@ -252,18 +256,23 @@ def _texts(inputs: Mapping[str, str]) -> dict[str, str]:
     return {"source": "\n".join(inputs.values()), **inputs}
 
 
-def read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:
+def read_splits(plan: Plan, lists: SkippedRows | None = None) -> tuple[dict[str, list[Record]], dict[str, int]]:
     """The records of each split, before any is left out, and how many bad rows its source had.
+
+    Args:
+        plan: What to read.
+        lists: As for `prepare`.
 
     Raises:
         UserError: See `sources` and `records`.
     """
+    lists = lists or SkippedRows()
     rows: dict[str, list[Record]] = {}
     bad: dict[str, int] = dict.fromkeys(SPLITS, 0)
     if plan.source.world_split == "":
         rows = {name: _draw(plan, name) for name in SPLITS}
     else:
-        records, bad["train"] = _read(plan, plan.source, "train")
+        records, bad["train"] = _read(plan, plan.source, "train", lists)
         rows["train"], rows["validation"], rows["test"] = split_by_content(
             records,
             plan.task.key,
@@ -274,24 +283,31 @@ def read_splits(plan: Plan) -> tuple[dict[str, list[Record]], dict[str, int]]:
     for name in HELD_OUT:
         source = getattr(plan, name)
         if source is not None:
-            rows[name], bad[name] = _read(plan, source, name)
+            rows[name], bad[name] = _read(plan, source, name, lists)
     return rows, bad
 
 
-def read_untranslated(plan: Plan) -> tuple[list[Record], int]:
+def read_untranslated(plan: Plan, lists: SkippedRows | None = None) -> tuple[list[Record], int]:
     """The records without outputs of a plan that has some, before any is left out, and how many bad rows there were.
+
+    Args:
+        plan: What to read.
+        lists: As for `prepare`.
 
     Raises:
         UserError: See `sources` and `records`.
     """
     assert plan.untranslated is not None
-    return _read(plan, plan.untranslated, "train", target="")
+    return _read(plan, plan.untranslated, "train", lists, target="")
 
 
-def _read(plan: Plan, source: Source, name: Split, target: str | None = None) -> tuple[list[Record], int]:
+def _read(
+    plan: Plan, source: Source, name: Split, lists: SkippedRows | None, target: str | None = None
+) -> tuple[list[Record], int]:
     if source.world_split is not None:
         return _draw(plan, source.world_split or name, target), 0
-    return read_records(source, **plan.task.fields | ({} if target is None else {"target": target}))
+    fields = plan.task.fields | ({} if target is None else {"target": target})
+    return read_records(source, **fields, lists=lists)
 
 
 def _draw(plan: Plan, split: Split, target: str | None = None) -> list[Record]:

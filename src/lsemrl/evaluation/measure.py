@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from lsemrl import __version__
 from lsemrl.data.base import TaskData
 from lsemrl.data.prompts import bos_of
+from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.splits import evenly
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.batches import Batches
@@ -174,11 +175,12 @@ def read_battery(
         UserError: The data cannot be read, or have no test rows.
     """
     held_out: list[tuple[Example, ...]] = []
+    lists = SkippedRows()
     for name, data, count in (("target", target, target_rows), ("general", general, general_rows)):
         if data is None:
             held_out.append(())
             continue
-        for line in data.prepare(tokenizer, trains=False):
+        for line in data.prepare(tokenizer, trains=False, lists=lists):
             say(line)
         if not data.test_examples:
             raise UserError(f"{name} has no test rows; give it a test source, or raise splits.test_fraction")
