@@ -133,7 +133,7 @@ def test_bad_question_is_named_and_only_it_is_skipped(tokenizer: PreTrainedToken
     broken = json.loads(json.dumps(RELEASE))
     broken["data"][0]["paragraphs"][0]["qas"][1]["answers"] = []
     path = write("dev.json", json.dumps(broken, indent=1))
-    with pytest.raises(UserError, match=r"dev.json:4 \(DEV_0_QUERY_1\): field 'answers' is empty"):
+    with pytest.raises(UserError, match=r"dev.json:4#2 \(DEV_0_QUERY_1\): field 'answers' is empty"):
         train(tokenizer, path)
     assert [example.id for example in train(tokenizer, path, on_bad_row="skip")] == ["DEV_0_QUERY_0"]
     written = json.loads(Path(f"{path}.skipped.jsonl").read_text(encoding="utf-8"))

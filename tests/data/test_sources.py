@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from lsemrl.data.records import read_records
 from lsemrl.data.rows import Row
 from lsemrl.data.sources import Source, read_rows
 from lsemrl.types import UserError
@@ -76,6 +77,20 @@ def test_rows_know_their_lines(write: Write, tmp_path: Path) -> None:
     assert [row.line for row in read(write("rows.json", text))] == [2, 3, 4]
     assert [row.line for row in read(write("rows.csv", 'a,b\n1,"two\nlines"\n3,4\n'))] == [2, 4]
     assert read(write("rows.tsv", 'a\tb\n"1\t2\n'))[0].place == f"{tmp_path / 'rows.tsv'}:2"
+
+
+def test_rows_of_one_line_are_told_apart(write: Write) -> None:
+    """As `json.dump` and many exporters of TMX write them; the judge wants ids that differ."""
+    unit = "<tu><tuv xml:lang='zh'><seg>{0}</seg></tuv><tuv xml:lang='bo'><seg>{0}</seg></tuv></tu>"
+    memory = "<tmx><body>\n" + "".join(map(unit.format, "abc")) + "\n" + unit.format("d") + "</body></tmx>"
+    for path, places in (
+        (write("rows.json", '[{"a": 1}, {"a": 2},\n{"a": 3}, {"a": 4}]'), ["1", "1#2", "2", "2#4"]),
+        (write("rows.tmx", memory), ["2", "2#2", "2#3", "3"]),
+    ):
+        assert [row.place for row in read(path)] == [f"{path}:{place}" for place in places]
+    nested = Source(path=write("nested.json", '[{"q": []}, {"q": ["x", "y"]}, {"q": ["z"]}]'))
+    flat, _ = read_records(nested, inputs=("q",), target="a", flatten=lambda row: [{"q": q, "a": q} for q in row["q"]])
+    assert [record.id for record in flat] == [f"{nested.path}:1", f"{nested.path}:1#2", f"{nested.path}:1#3"]
 
 
 def test_json_list_is_found_wherever_it_stands(write: Write) -> None:

@@ -15,7 +15,7 @@ import regex
 
 from lsemrl.data.choices import chosen, fault_of_choices, listed
 from lsemrl.data.columns import names_in, value_of
-from lsemrl.data.rows import Row
+from lsemrl.data.rows import Row, told_apart
 from lsemrl.data.skipped import SkippedRows, check_skipped
 from lsemrl.data.sources import FORMATS, Source, alone, read_rows
 from lsemrl.layouts import format_of
@@ -32,8 +32,8 @@ class Record:
     """One valid row.
 
     Attributes:
-        id: Its own id, or file:line where it has none.
-        place: file:line, with the row's own id if it has one.
+        id: Its own id, or its place in the file where it has none (see `rows.Row.place`).
+        place: That place, with the row's own id if it has one.
         inputs: What the policy is shown, by field, in the task's order.
         targets: The accepted outputs; none where the rows were read without.
         choices: What there is to choose from, the target among it; empty where the task gives no choice.
@@ -125,7 +125,7 @@ def read_fields(
     check_skipped(source)
     rows = read_rows(source if target else alone(source), needed)
     if flatten is not None:
-        rows = [flat for row in rows for flat in _flat(row, flatten)]
+        rows = list(told_apart(flat for row in rows for flat in _flat(row, flatten)))
     _check_columns(source, rows, (*needed, *(["id"] if "id" in source.columns else [])))
     return rows
 
@@ -229,7 +229,7 @@ def _record(row: Row, source: Source, inputs: tuple[str, ...], target: str, choi
 
 
 def _place(row: Row, source: Source) -> str:
-    """file:line, and the row's own id: a nested line has many rows."""
+    """Where it is, and the row's own id."""
     own = row.columns.get(source.columns_of("id")[0])
     return f"{row.place} ({own})" if isinstance(own, str | int) and not fault_of(str(own)) else row.place
 

@@ -7,9 +7,9 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +30,7 @@ class Row:
         raw: The text of the row.
         columns: Its values by column.
         fault: Why it cannot be read; empty if it can.
+        number: Of the rows of its file, from 1, where one before it has its line (a .json of one line); otherwise 0.
     """
 
     file: str
@@ -37,11 +38,27 @@ class Row:
     raw: str
     columns: dict[str, Any]
     fault: str = ""
+    number: int = 0
+
+    @property
+    def at(self) -> str:
+        """Where it is in its file, as no other row of it is: its line, and its number where it has one."""
+        return f"{self.line}#{self.number}" if self.number else str(self.line)
 
     @property
     def place(self) -> str:
-        """file:line."""
-        return f"{self.file}:{self.line}"
+        """file:line, and its number where it has one."""
+        return f"{self.file}:{self.at}"
+
+
+def told_apart(rows: Iterable[Row]) -> Iterator[Row]:
+    """`rows`, in the order of their files, with a number where the line is that of the row before."""
+    file, line, count = "", 0, 0
+    for row in rows:
+        count = count + 1 if row.file == file else 1
+        number = count if (row.file, row.line) == (file, line) else 0
+        file, line = row.file, row.line
+        yield row if row.number == number else replace(row, number=number)
 
 
 def numbered(path: str, number: int, columns: dict[str, Any], fault: str = "") -> Row:

@@ -12,7 +12,7 @@ from lsemrl import micro
 from lsemrl.data.aligned import read_aligned
 from lsemrl.data.folders import read_hub, read_parquets, read_saved
 from lsemrl.data.formats import READERS, TABLES
-from lsemrl.data.rows import Row, check_path
+from lsemrl.data.rows import Row, check_path, told_apart
 from lsemrl.data.tmx import TMX, read_tmx
 from lsemrl.layouts import HUB, PACKED, Layout, format_of, layout_of, name_among
 from lsemrl.micro.grammar import Split
@@ -155,7 +155,7 @@ def read_rows(source: Source, fields: Sequence[str] | None) -> list[Row]:
         UserError: No such file, an empty one, an unknown format, or one that cannot be read as its name says.
     """
     check_source(source)
-    read = list(_rows(source, fields))
+    read = list(told_apart(_rows(source, fields)))
     if not read:
         raise UserError(f"path {source.path!r} holds no rows; give a file with at least one")
     return read

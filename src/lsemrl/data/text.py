@@ -99,7 +99,7 @@ def read_texts(path: str, column: str, *, header: bool = True, on_bad_row: OnBad
         if fault or text is None:
             bad += 1
             continue
-        texts.append((f"{Path(row.file).name}:{row.line}", text))
+        texts.append((f"{Path(row.file).name}:{row.at}", text))
     if bad:
         told = f"{bad:,} of {len(rows):,} rows of {path} have no text in {column!r} and are left out"
         warnings.warn(told, stacklevel=2)
