@@ -55,6 +55,8 @@ def test_clean_rows_say_what_they_are_and_nothing_else() -> None:
         (("students", "སློབ་མ་སློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'zh' are not Chinese by its letters"),
         (("学生在学校。", "༡༢༣"), "warning", "1 of 61 'bo' hold no letter"),
         (("学生\u200b在学校。", "སློབ་མ་སློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'zh' hold characters that are not seen"),
+        (("学生\u200f在学校。", "སློབ་མ་སློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'zh' hold characters that are not seen"),
+        (("学生\x07在学校。", "སློབ་མ་སློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'zh' hold control characters"),
         (("学生在学校。", "སློབ་མ་\ufffdསློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'bo' hold what looks like text decoded by"),
         (("学生在学校。", "སློབ་མ་སློབ་གྲྭར་ཡོད།" * 9), "warning", "1 of 61 outputs are over 3 times longer"),
         (PAIRS[0], "note", "1 training rows are another row again"),

@@ -59,6 +59,9 @@ def test_validation_share_does_not_move_the_test() -> None:
 
 def test_content_key_sees_through_writing() -> None:
     assert content_key("e\u0301  a\n") == content_key("\u00e9 a")
+    assert content_key("\ufeffe\u200e\u0301 \u200f\u061ca\u00ad\u200b") == content_key("\u00e9 a")
+    for read in ("\u200c", "\u200d", "\u180e", "\ufe0f"):  # not seen, but what is beside them is written otherwise
+        assert content_key(f"a{read}b") != content_key("ab")
     assert content_key("ab", "c") != content_key("a", "bc")
 
 

@@ -13,7 +13,7 @@ from lsemrl.data.findings import Finding, Level, Shown
 from lsemrl.data.glance import not_composed
 from lsemrl.data.near import copied, near
 from lsemrl.data.records import Record
-from lsemrl.data.splits import content_key
+from lsemrl.data.splits import HIDDEN, content_key
 from lsemrl.data.survey import scripts_of
 from lsemrl.data.task import HELD_OUT, Task
 from lsemrl.languages import UNDECIDED, Language
@@ -27,7 +27,7 @@ _KNOWN = 50_000
 """Near leaks are looked for in so many training rows at most."""
 _FACTOR = 3.0
 """A length ratio this far from the usual one is odd."""
-_HIDDEN = regex.compile(r"[\u200B\u2060\uFEFF\u00AD\u202A-\u202E\u2066-\u2069]|[\p{Cc}--[\t\n\r]]", regex.V1)
+_CONTROL = regex.compile(r"[\p{Cc}--[\t\n\r]]", regex.V1)
 _FORMS = regex.compile(r"[\uFB1D-\uFDFF\uFE70-\uFEFC]")
 _MOJIBAKE = regex.compile(r"\uFFFD|[ÃÂ][\u0080-\u00BF]|â€|à[¤¥½¼]")
 _LETTER = regex.compile(r"\p{L}")
@@ -247,7 +247,8 @@ def _characters(name: str, texts: Sequence[str], rows: Sequence[Record], task: T
         says = f"{{}} {name!r} are not in the Unicode form NFC: the same word is written in several ways"
         found.append(_of_rows(level, says if mixed else says.partition(":")[0], odd, rows, task))
     for pattern, says in (
-        (_HIDDEN, "hold characters that are not seen, such as zero-width spaces"),
+        (HIDDEN, "hold characters that are not seen, such as zero-width spaces and marks of direction"),
+        (_CONTROL, "hold control characters"),
         (_FORMS, "hold presentation forms, which no keyboard writes"),
         (_MOJIBAKE, "hold what looks like text decoded by the wrong table"),
     ):

@@ -1,7 +1,8 @@
 """Divides rows by a hash of their content: equal rows stay together, and a row's place depends on no other row.
 
-Rows are equal when their content is, after Unicode normalisation (NFC) and with white space collapsed; only the hash
-sees that form. A hash rather than a shuffle, so that a grown file keeps its test set.
+Rows are equal when their content is, after Unicode normalisation (NFC), without characters that are not seen and with
+white space collapsed; only the hash sees that form. A hash rather than a shuffle, so that a grown file keeps its test
+set.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import regex
+
 from lsemrl.canonical import canonical
 from lsemrl.types import UserError
 
 T = TypeVar("T")
+# Joiners, variation selectors and the Mongolian vowel separator are no more seen, but change what is.
+HIDDEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}--[\u200C\u200D\u180E\p{Variation_Selector}]]", regex.V1)
+"""Characters that are not seen, such as zero-width spaces and marks of direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class Splits:
 
 def content_key(*texts: str) -> str:
     """What equal content has in common."""
-    return "\x1f".join(" ".join(canonical(text).split()) for text in texts)
+    return "\x1f".join(" ".join(canonical(HIDDEN.sub("", text)).split()) for text in texts)
 
 
 def split_by_content(
