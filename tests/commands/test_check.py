@@ -54,9 +54,11 @@ def test_what_leaves_nothing_to_measure_by_is_told(rows: Path, capsys: pytest.Ca
 
 
 def test_with_a_policy_and_an_encoder(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text(rows.read_text(encoding="utf-8") + "学生<|end|>\tསློབ་མ།\n", encoding="utf-8")
     main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--policy.model", "micro", "--encoder", "micro"])
     said = capsys.readouterr().out
     assert "estimate: memory: about" in said and "positions" in said
+    assert "warning: 1 of 62 rows hold the text of a special token" in said and "(such as pairs.tsv:64)" in said
     record = found("check")
     assert {(one["by"], one["what"]) for one in record["tokens"]} == {
         ("policy.model 'micro'", "references"),

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from lsemrl.data import inspection
 from lsemrl.data.findings import reasons
 from lsemrl.data.glance import at_a_glance
-from lsemrl.data.inspection import Inspection, inspect
+from lsemrl.data.inspection import Inspection, inspect, inspect_special
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
@@ -102,7 +102,11 @@ def test_leaks_between_splits() -> None:
         leak = next(
             one for one in found.findings if one.says.startswith(f"the '{side}' of 1 of 12 test rows is nearly")
         )
-        assert leak.rows[0].place == "t.tsv:12" and leak.rows[0].why.endswith("of a.tsv:21")
+        assert leak.rows[0].place == "t.tsv:12" and leak.rows[0].why.endswith(
+            "of its runs are known, most from a.tsv:21"
+        )
+    short = look(PAIRS[:20], [(f"{PAIRS[0][0]}！", "ཨོ་ན།")]).findings
+    assert [row.why for one in short if "nearly" in one.says for row in one.rows] == ["100% like a.tsv:1"]
 
 
 def test_leaks_that_were_looked_for_in_some_rows_only_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +138,14 @@ def test_the_start_of_training_says_it_in_short(tokenizer: PreTrainedTokenizerFa
     said = [line for line in lines if "warning" in line]
     assert len(said) == 1 and said[0].startswith("zh-bo: warning: ") and "lsemrl check says more" in said[0]
     assert not [line for line in TranslationData().prepare(tokenizer) if "warning" in line]
+    rows[20]["zh"] += "<|end|>好"
+    (line,) = [
+        one for one in TranslationData(Source(path=write("b.jsonl", rows[9:]))).prepare(tokenizer) if "warn" in one
+    ]
+    assert "1 of 51 rows hold the text of a special token, as '<|end|>': in a prompt" in line and "b.jsonl:12" in line
+    quoting = records([*PAIRS, ("<|user|>", "<|end|>"), ("学生", "<|end|>")])  # what is in an answer is read as text
+    (found,) = inspect_special(quoting, TASK, tokenizer)
+    assert found.says.startswith("1 of 62 rows") and [row.place for row in found.rows] == ["a.tsv:61"]
     mixed = [(zh, "\u0f43" + bo if at < 9 else bo) for at, (zh, bo) in enumerate(PAIRS)]
     assert "9 of 60 outputs are not in the Unicode form NFC" in at_a_glance(records(mixed), "zh")[0]
 

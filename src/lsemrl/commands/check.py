@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import cycle, product
+from itertools import chain, cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from lsemrl.commands.task_rows import (
 )
 from lsemrl.data.base import TaskData
 from lsemrl.data.findings import Finding, reasons
-from lsemrl.data.inspection import Inspection, inspect
+from lsemrl.data.inspection import Inspection, inspect, inspect_special
 from lsemrl.data.limits import Limits
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
@@ -249,6 +249,7 @@ def _read_by(
         # Answers to sentences without a translation are as long as those of the pairs.
         answers = [answer for (_, answer), _ in zip(cycle(pairs.lengths), prepared.lengths, strict=False)]
         prompts = [prompt for prompt, _ in prepared.lengths]
+        findings += inspect_special([*chain(*read[0].values()), *sentences], plan.task, tokenizer)
         findings += _fits(policy.model, config, prompts, answers)
         batch = slice(0, min(step.batch_size, len(prompts)))
         cost = step_cost(policy, config, prompts[batch], answers[batch], generations=step.num_generations)

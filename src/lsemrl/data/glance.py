@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lsemrl.data.near import copied
 from lsemrl.data.records import Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ROWS, _TOLERATED = 1000, 0.01
 
@@ -31,6 +36,20 @@ def at_a_glance(rows: Sequence[Record], source_field: str | None) -> list[str]:
     if most < odd < len(looked) - most:
         found.append(f"{odd:,} of {len(looked):,} outputs are not in the Unicode form NFC, as the others are")
     return [f"warning: {one}; lsemrl check says more" for one in found]
+
+
+def special_tokens(rows: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Record], str]:
+    """Rows with an input that quotes a special token of the policy, and a sentence on them; "" where there are none."""
+    marks = sorted((token.content for token in tokenizer.added_tokens_decoder.values() if token.special), key=len)
+    quoted = re.compile("|".join(map(re.escape, reversed(marks))) or "(?!)")
+    found = [(row, mark[0]) for row in rows if (mark := quoted.search("\n".join(row.inputs.values())))]
+    if not found:
+        return [], ""
+    says = (
+        f"{len(found):,} of {len(rows):,} rows hold the text of a special token, as {found[0][1]!r}: in a prompt it is "
+        "the token itself, and may end what is asked"
+    )
+    return [row for row, _ in found], says
 
 
 def not_composed(text: str) -> bool:

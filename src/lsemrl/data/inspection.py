@@ -6,18 +6,22 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import regex
 
 from lsemrl.data.findings import Finding, Level, Shown
-from lsemrl.data.glance import not_composed
-from lsemrl.data.near import copied, near
+from lsemrl.data.glance import not_composed, special_tokens
+from lsemrl.data.near import Near, copied, near
 from lsemrl.data.records import Record
 from lsemrl.data.splits import HIDDEN, content_key
 from lsemrl.data.survey import scripts_of
 from lsemrl.data.task import HELD_OUT, Task
 from lsemrl.languages import UNDECIDED, Language
 from lsemrl.scripts import units
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHOWN = 5
 """So many rows are shown of each finding."""
@@ -183,12 +187,17 @@ def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
                         says=f"the {name!r} of {len(alike):,} of {len(held):,} {split} rows is nearly that of "
                         f"{which}, so that the score is in part of what was learned by heart",
                         rows=tuple(
-                            _shown(held[one.text], task, f"{one.share:.0%} of {known[one.other].place}")
-                            for one in alike[:SHOWN]
+                            _shown(held[one.text], task, _nearest(one, known[one.other].place)) for one in alike[:SHOWN]
                         ),
                     )
                 )
     return found
+
+
+def _nearest(one: Near, place: str) -> str:
+    return (
+        f"{one.share:.0%} of its runs are known, most from {place}" if one.by_runs else f"{one.share:.0%} like {place}"
+    )
 
 
 def inspect_untranslated(
@@ -215,6 +224,18 @@ def inspect_untranslated(
             _of_rows("note", f"{{}} {name!r} are of held-out rows; training leaves them out", shared, records, task)
         )
     return [replace(one, says=f"without a translation: {one.says}") for one in found]
+
+
+def inspect_special(records: Sequence[Record], task: Task, tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+    """Look for texts that quote a special token of the policy.
+
+    Args:
+        records: Of all splits.
+        task: Of which they are.
+        tokenizer: The policy's.
+    """
+    odd, says = special_tokens(records, tokenizer)
+    return [Finding(level="warning", says=says, rows=tuple(_shown(row, task) for row in odd[:SHOWN]))] if odd else []
 
 
 def _language(

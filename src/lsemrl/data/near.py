@@ -31,12 +31,15 @@ class Near:
     Attributes:
         text: Its place among those that are looked for.
         other: The place of the nearest among those that are known.
-        share: In (0, 1].
+        share: In (0, 1]; of a long text that of its runs that are known, of whichever texts, of a short one how alike
+            the two are.
+        by_runs: Whether it is long.
     """
 
     text: int
     other: int
     share: float
+    by_runs: bool
 
 
 def near(texts: Sequence[str], known: Sequence[str]) -> list[Near]:
@@ -63,11 +66,12 @@ def near(texts: Sequence[str], known: Sequence[str]) -> list[Near]:
             continue
         own = units(text.casefold())
         one = _by_runs(set(_runs(own, RUN)), by_run) if len(own) > _SHORT else None
+        by_runs = one is not None
         if one is None and len(own) <= _BOTH:
             same = by_units.get(tuple(own)) if own else None
             one = _by_letters(_letters(text), by_letters, sizes) if same is None else (same, 1.0)
         if one:
-            found.append(Near(text=at, other=one[0], share=one[1]))
+            found.append(Near(text=at, other=one[0], share=one[1], by_runs=by_runs))
     return found
 
 

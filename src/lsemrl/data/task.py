@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from lsemrl.data.glance import at_a_glance
+from lsemrl.data.glance import at_a_glance, special_tokens
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Flatten, Record, read_fields, read_records, to_record
@@ -242,6 +242,8 @@ def prepare(
     lines.append(f"{task.name}: {template.describe(tokenizer, _texts(next(chain(*kept.values())).inputs))}")
     if plan.source.world_split is None:
         lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]
+        odd, says = special_tokens([*chain(*kept.values())], tokenizer)
+        lines += [f"{task.name}: warning: {says} (such as {odd[0].place})"] if odd else []
     return Prepared(
         **examples,
         report=report,
