@@ -142,6 +142,25 @@ def test_flores_is_a_folder_of_a_file_for_each_language(write: Write, tmp_path: 
         read(str(tmp_path / "odd"), columns={"zh": "zho_Hant"})
 
 
+@pytest.mark.parametrize("end", ["jsonl", "csv.gz"])
+def test_rows_are_no_text_of_a_language(end: str, write: Write, tmp_path: Path) -> None:
+    for name in ("zh", "bo"):
+        write(f"{name}.{end}", "id,text\n")
+    with pytest.raises(UserError, match=rf"'zh\.{end}', which 'zh' means there, is no plain text: rows of .* one file"):
+        read(str(tmp_path))
+
+
+def test_what_only_sounds_like_a_language_is_not_looked_at(write: Write, tmp_path: Path) -> None:
+    """`log` is Logo, as `old`, `bak` and `ids` are languages."""
+    for name, text in (("zh", ZH), ("bo", BO), ("log", "one line\n")):
+        write(f"train.{name}", text)
+    source = Source(path=str(tmp_path / "train"))
+    assert [column.name for column in survey(source, ("zho", "bo")).columns] == ["zh", "bo"]
+    for unknown in ((), ("zh", None), ("zh", "ug")):
+        with pytest.raises(UserError, match=r"no line of .*log' answers"):
+            survey(source, unknown)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_translation_memories(encoding: str, write: Write) -> None:
     for path in (
@@ -213,6 +232,12 @@ def test_a_folder_of_parquet_is_read_by_its_split(tmp_path: Path) -> None:
     assert [row.columns for row in read(path, split="test")] == ROWS[:1]
     with pytest.raises(UserError, match=r"split is 'validation', but the files in .* are of test, train"):
         read(path, split="validation")
+    for name in ("data/bible.parquet", "data/other-00000-of-00001.parquet"):  # the hub's names tell any split
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS[:1]), tmp_path / "set" / name)
+    with pytest.raises(
+        UserError, match=r"holds files of test, train, and data/bible\.parquet beside them, whose names"
+    ):
+        read(path)
 
 
 def test_what_datasets_saved(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_what_cannot_be_told_is_asked_with_what_is_there(tmp_path: Path) -> None
     found = look(tmp_path / "a.tsv", table(("one", "two"), ("water", "wata"), ("house", "haus")))
     with pytest.raises(
         UserError,
-        match=r"'pcm' .*; give --target-column, one of: one \(100% Latin\); two \(100% Latin\)",
+        match=r"'pcm' .*, one of: one .*; two \(100% Latin\); if the first line is a row, put a line",
     ):
         find_column(found, "pcm", None)
     assert find_column(found, "pcm", "two").name == "two"

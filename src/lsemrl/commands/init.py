@@ -125,7 +125,7 @@ def init(
     Raises:
         UserError: The file, a column, a language or the model is not what it should be, or `output` holds something.
     """
-    found = survey(Source(path=file, on_bad_row="skip"))
+    found = survey(Source(path=file, on_bad_row="skip"), (source_column or from_, target_column or to))
     task = task_of(found, task, from_)
     check_untranslated(untranslated, task)
     asking = at_terminal() and None in (to, output, from_ if task == "translation" else "")

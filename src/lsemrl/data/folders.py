@@ -13,6 +13,7 @@ from lsemrl.reading import user_path
 from lsemrl.types import UserError
 
 _SPLITS = {"train", "training", "validation", "valid", "dev", "test", "testing"}
+_OF_HUB = re.compile(r"-\d+-of-\d+\.")  # before which is the split, whatever it is called
 
 
 def read_parquets(path: str, files: Mapping[str, Path], split: str) -> Iterator[Row]:
@@ -24,10 +25,18 @@ def read_parquets(path: str, files: Mapping[str, Path], split: str) -> Iterator[
         split: Where names tell splits apart, as those of the hub do (train-00000-of-00002.parquet): which to read.
 
     Raises:
-        UserError: One cannot be read, or none is of the split.
+        UserError: One cannot be read, none is of the split, or some tell none where others do.
     """
     words = {name: set(re.split(r"[\W_]+", name.lower())) for name in files}
     told = set().union(*words.values()) & _SPLITS
+    untold = [
+        name for name in files if told and not words[name] & {*_SPLITS, split.lower()} and not _OF_HUB.search(name)
+    ]
+    if untold:
+        raise UserError(
+            f"path {path!r} holds files of {', '.join(sorted(told))}, and {', '.join(untold)} beside them, whose names "
+            "tell no split; name a file, or give those a folder of their own"
+        )
     chosen = [name for name in files if not told or split.lower() in words[name]]
     if not chosen:
         raise UserError(f"split is {split!r}, but the files in {path!r} are of {', '.join(sorted(told))}; name one")

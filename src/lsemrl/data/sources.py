@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -14,6 +15,7 @@ from lsemrl.data.folders import read_hub, read_parquets, read_saved
 from lsemrl.data.formats import READERS, TABLES
 from lsemrl.data.rows import Row, check_path, told_apart
 from lsemrl.data.tmx import TMX, read_tmx
+from lsemrl.languages import is_same
 from lsemrl.layouts import HUB, PACKED, Layout, format_of, layout_of, name_among
 from lsemrl.micro.grammar import Split
 from lsemrl.reading import user_path
@@ -143,6 +145,22 @@ def _layout(source: Source) -> Layout | None:
     return None if os.path.isfile(user_path(source.path)) else layout_of(source.path)
 
 
+def texts_of(source: Source, languages: Sequence[str | None]) -> list[str] | None:
+    """What files of texts by language are called that may be those of `languages`; None for all there is.
+
+    That is where one of them is not known yet, or there is no file of it, and of any other source.
+    """
+    if source.world_split is not None or source.path.startswith(HUB) or source.target_path is not None:
+        return None
+    layout = _layout(source)
+    if layout is None or layout.kind != "texts":
+        return None
+    known = [language for language in languages if language is not None]
+    found = [[name for name in layout.files if name == each or is_same(name, each)] for each in known]
+    whole = known and len(known) == len(languages) and all(found)
+    return list(dict.fromkeys(chain.from_iterable(found))) if whole else None
+
+
 def read_rows(source: Source, fields: Sequence[str] | None) -> list[Row]:
     """Read every row of `source`.
 
@@ -183,5 +201,11 @@ def _rows(source: Source, fields: Sequence[str] | None) -> Iterator[Row]:
         case "parquet":
             return read_parquets(path, layout.files, source.split)
         case "texts":
-            asked = {name: name_among(layout.files, name, path) for name in columns or layout.files}
-            return read_aligned({column: str(layout.files[name]) for column, name in asked.items()})
+            asked = {name: layout.files[name_among(layout.files, name, path)] for name in columns or layout.files}
+            for column, file in asked.items():
+                if (kind := format_of(file)) in FORMATS:
+                    raise UserError(
+                        f"path is {path!r}, and {file.name!r}, which {column!r} means there, is no plain text: rows of "
+                        f"{kind} hold every field; give a text file for each language, or one file with both columns"
+                    )
+            return read_aligned({column: str(file) for column, file in asked.items()})

@@ -13,7 +13,7 @@ from fontTools import unicodedata
 from lsemrl.data.columns import names_in, text_of, value_of
 from lsemrl.data.formats import TABLES
 from lsemrl.data.rows import Row
-from lsemrl.data.sources import Source, read_rows
+from lsemrl.data.sources import Source, read_rows, texts_of
 from lsemrl.data.splits import content_key
 from lsemrl.languages import Language, is_same, usual_profile
 from lsemrl.layouts import format_of
@@ -59,16 +59,23 @@ class Survey:
         faults: Places and reasons of those that cannot.
         columns: Those that hold texts.
         header: Whether the first line of a table names them.
+        table: Whether it is one that may lack that line.
     """
 
     rows: int
     faults: tuple[str, ...]
     columns: tuple[Column, ...]
     header: bool = True
+    table: bool = False
 
 
-def survey(source: Source) -> Survey:
+def survey(source: Source, languages: Sequence[str | None] = ()) -> Survey:
     """Look into `source`; where the first line of two columns is beyond doubt a row, it is taken for one.
+
+    Args:
+        source: What to read.
+        languages: Those that are looked for, or the names of their columns: what else lies beside their texts
+            (train.log) is not read.
 
     Raises:
         UserError: It cannot be read, is the embedded world, or its first line looks like a row where the names of
@@ -76,7 +83,7 @@ def survey(source: Source) -> Survey:
     """
     if source.world_split is not None:
         raise UserError(f"path is {source.path!r}, the embedded world, which is no file; name one of your own")
-    rows = read_rows(source, None)
+    rows = read_rows(source, texts_of(source, languages))
     sound = [row for row in rows if not row.fault]
     names = list(dict.fromkeys(itertools.chain.from_iterable(names_in(row.columns) for row in sound[:_SHOWN])))
     columns = tuple(column for name in names if (column := _column(name, sound)).filled)
@@ -92,6 +99,7 @@ def survey(source: Source) -> Survey:
         faults=tuple(f"{row.place}: {row.fault}" for row in rows if row.fault),
         columns=columns,
         header=source.header,
+        table=format_of(source.path) in TABLES,
     )
 
 
@@ -158,7 +166,11 @@ def find_column(
             f"which column holds {code!r} cannot be told, for there is only one, {only!r}; "
             f"{apart or 'give a file with another'}"
         )
-    raise UserError(f"which column holds {code!r} cannot be told; give {option}, one of: {listed}")
+    row = "; if the first line is a row, put a line with names before it"
+    nameless = found.table and found.header and len(found.columns) == 2
+    raise UserError(
+        f"which column holds {code!r} cannot be told; give {option}, one of: {listed}{row if nameless else ''}"
+    )
 
 
 def scripts_of(*texts: str) -> dict[str, float]:
