@@ -192,6 +192,16 @@ def test_a_step_says_where_its_time_and_memory_went(
     assert "memory: about" in caplog.text and "memory: the peak was" in caplog.text
 
 
+def test_a_trainer_whose_rows_nobody_keeps_says_that_there_are_no_alarms(
+    tiny_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        run(grpo(tiny_model), tmp_path / "kept", steps=1)
+        assert "alarms are off" not in caplog.text
+        run(grpo(tiny_model), tmp_path, steps=1, logger=False, default_root_dir=tmp_path)
+    assert "alarms are off, which read the rows of a MetricsLog" in caplog.text
+
+
 def test_grpo_learns_what_is_rewarded(tiny_model: str, tmp_path: Path) -> None:
     sampling = Sampling(num_generations=8, temperature=1.0, top_p=1.0, max_new_tokens=8)
     run(grpo(tiny_model, loss=LossSettings(beta=0.0), sampling=sampling), tmp_path, steps=40, batch_size=8)

@@ -128,6 +128,8 @@ class GRPO(PolicyModule):
         check_engine(self.policy, self.sampling, self.trainer.strategy.root_device)
         for line in self.reward_mix.look_at(self.trainer.datamodule.data.train_examples):  # type: ignore[attr-defined]
             self.say(line)
+        if self.alarms and not any(isinstance(each, MetricsLog) for each in self.trainer.loggers):
+            self.say("alarms are off, which read the rows of a MetricsLog; add one to the Trainer's loggers")
         batch_size: int = self.trainer.datamodule.data.batch_size  # type: ignore[attr-defined]
         completions = batch_size * self.sampling.num_generations
         self.window_size = self.optimizer_batch_size or completions
