@@ -424,6 +424,24 @@ def test_the_plan_says_what_is_known_and_writes_nothing(world: World) -> None:
     assert "to run: 4 of 8; about 2 h 00 min one at a time" in shown
 
 
+def test_what_is_stated_goes_by_what_complete_runs_took(world: World) -> None:
+    """It was stated of another machine."""
+    stated = {"cold": 600, "rl": 1200}
+    world.run()
+    shutil.rmtree(world.output / "rl")
+    path = world.output / "cold" / "seed_1" / "done.json"
+    done = json.loads(path.read_text()) | {"seconds": 150.0}
+    for record, says in (
+        ({}, "about 5 min (0.25 of what is stated, as of runs so far)"),
+        ({"resumed": True}, "about 20 min (as stated)"),
+        ({"copied_from": "elsewhere"}, "about 20 min (as stated)"),
+    ):
+        path.write_text(json.dumps(done | record))
+        assert f"rl seed 1: run, new; {says}" in world.plan(seconds=stated)
+    path.write_text(json.dumps(done))
+    assert "(as stated)" in world.plan(seconds={"cold": 100, "rl": 1200})  # seconds say how fast it starts
+
+
 def test_what_another_configuration_took_says_nothing(world: World) -> None:
     world.run()
     stages = copy.deepcopy(STAGES)
@@ -432,8 +450,8 @@ def test_what_another_configuration_took_says_nothing(world: World) -> None:
 
 
 def test_what_is_left_is_no_less_than_what_waits_for_each_other(world: World) -> None:
-    printed = world.run(seconds={"*": 3600}, parallel=4)[1]
-    assert "cold seed 1: done in 0 s; about 2 h 00 min left" in printed
+    printed = world.run(seconds={"*": 70}, parallel=4)[1]
+    assert "cold seed 1: done in 0 s; about 2 min left" in printed
 
 
 def test_on_a_terminal_one_bar_stands_for_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

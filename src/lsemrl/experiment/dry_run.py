@@ -9,7 +9,7 @@ from rich.console import Console
 from lsemrl.durations import spoken
 from lsemrl.experiment.plan import Experiment
 from lsemrl.experiment.reports import commands
-from lsemrl.experiment.state import estimate, standing
+from lsemrl.experiment.state import estimate, pace, standing
 from lsemrl.foreign import visible
 
 
@@ -32,6 +32,7 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
     if experiment.remark:
         say(experiment.remark)
     standings = [standing(run, experiment.name) for run in runs]
+    speed = pace(runs)
     seconds, unknown, waiting, copies = 0.0, 0, 0, 0
     for at, (run, stands) in enumerate(zip(runs, standings, strict=True), start=1):
         notes = [stands.reason]
@@ -39,7 +40,7 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
             copies += 1
         elif not stands.complete:
             waiting += 1
-            expected = estimate(run, runs)
+            expected = estimate(run, runs, speed)
             if expected.seconds is None:
                 unknown += 1
                 notes.append("duration unknown")

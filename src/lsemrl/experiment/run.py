@@ -19,7 +19,7 @@ from lsemrl.experiment.children import Child, claimed, environment, listening, w
 from lsemrl.experiment.plan import Experiment, Run, changed
 from lsemrl.experiment.progress import Display, shown
 from lsemrl.experiment.reports import write_reports
-from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, standing
+from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, pace, standing
 from lsemrl.files import append, told
 from lsemrl.foreign import visible
 from lsemrl.json_records import write_json
@@ -232,8 +232,9 @@ class _Crew:
 
     def _reckon(self) -> None:
         """What each run is likely to take, from what is complete by now."""
+        speed = pace(self.runs)
         self.expected = {
-            _key(run): 0.0 if stands.twin else estimate(run, self.runs).seconds
+            _key(run): 0.0 if stands.twin else estimate(run, self.runs, speed).seconds
             for run, stands in zip(self.runs, self.standings, strict=True)
         }
 

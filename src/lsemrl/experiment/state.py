@@ -25,6 +25,8 @@ from lsemrl.runs import checkpoints, has_finished, numbered
 
 LOG = "log.txt"
 _STARTED, _DONE = "stage.json", "done.json"
+_TELLING = 300
+"""Seconds of work that say how fast a machine is; a few say how fast it starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +248,21 @@ def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str |
     return None
 
 
-def estimate(run: Run, siblings: Sequence[Run]) -> Estimate:
-    """What `run` will take: as the same stage took with another seed, else as the experiment states it."""
+def pace(runs: Sequence[Run]) -> float:
+    """How long those of `runs` that are complete took, as a share of what is stated of them; 1 until they are some.
+
+    The machine on which durations were measured and stated is another one.
+    """
+    took = stated = 0.0
+    for run in runs:
+        done = _read(run.folder / _DONE)
+        if run.seconds is not None and done and not done["resumed"] and "copied_from" not in done:
+            took, stated = took + done["seconds"], stated + run.seconds
+    return took / stated if stated >= _TELLING else 1.0
+
+
+def estimate(run: Run, siblings: Sequence[Run], pace: float) -> Estimate:
+    """What `run` will take: as the same stage took with another seed, else as the experiment states it, at a `pace`."""
     for sibling in siblings:
         if sibling.stage.name != run.stage.name:
             continue
@@ -255,7 +270,10 @@ def estimate(run: Run, siblings: Sequence[Run]) -> Estimate:
         alike = started and all(started["hashes"].get(part) == run.hashes[part] for part in ("settings", "data"))
         if alike and done and not done["resumed"]:
             return Estimate(seconds=done["seconds"], peak_bytes=done["peak_bytes"], source=f"as seed {sibling.seed}")
-    return Estimate(seconds=run.seconds, peak_bytes=None, source="" if run.seconds is None else "as stated")
+    if run.seconds is None:
+        return Estimate(seconds=None, peak_bytes=None, source="")
+    source = "as stated" if pace == 1 else f"{pace:.2g} of what is stated, as of runs so far"
+    return Estimate(seconds=run.seconds * pace, peak_bytes=None, source=source)
 
 
 def _versions() -> dict[str, str]:
