@@ -191,12 +191,14 @@ def is_language(code: str) -> bool:
 
 
 def is_same(code: str, other: str) -> bool:
-    """Whether two tags are of one language (zho_Hans and zh, khk and mn), in one script where both name it."""
+    """Whether two tags are of one language (zho_Hans and zh, khk and mn), in one script and region if both name it."""
     one, two = _parsed(code), _parsed(other)
     if one is None or two is None:
         return False
-    scripts = {one.script, two.script} - {None}
-    return len(scripts) < 2 and one.prefer_macrolanguage().language == two.prefer_macrolanguage().language
+    apart = any(
+        own and other and own != other for own, other in ((one.script, two.script), (one.territory, two.territory))
+    )
+    return not apart and one.prefer_macrolanguage().language == two.prefer_macrolanguage().language
 
 
 def name_in(code: str, spoken: str) -> str:

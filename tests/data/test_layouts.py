@@ -174,15 +174,34 @@ def test_translation_memories(encoding: str, write: Write) -> None:
     assert {column.name for column in survey(Source(path=path)).columns} == {"zh-CN", "bo", "en"}
 
 
-def test_a_variant_that_is_asked_for_is_no_other(write: Write) -> None:
+def test_of_two_variants_one_is_named_and_no_other_read(write: Write) -> None:
     """Both are Chinese: one would be trained as the other."""
     unit = "<tu>{zh}<tuv xml:lang='bo'><seg>{bo}</seg></tuv></tu>\n"
-    china, taiwan = ("<tuv xml:lang='zh-{}'><seg>{}</seg></tuv>".format(*each) for each in (("CN", "汉"), ("TW", "漢")))
-    units = [unit.format(zh=zh, bo=bo) for zh, bo in ((china, "ཀ"), (taiwan, "ཁ"), (taiwan + china, "ག"))]
-    path = write("a.tmx", f"<tmx><body>{''.join(units)}</body></tmx>")
-    columns = {"zh": "zh-CN", "bo": "bo"}
-    found = records(path, columns=columns, on_bad_row="skip")
-    assert [(record.inputs["zh"], record.targets) for record in found] == [("汉", ("ཀ",)), ("汉", ("ག",))]
+    china, taiwan, again = (
+        "<tuv xml:lang='{}'><seg>{}</seg></tuv>".format(*each)
+        for each in (("zh-CN", "汉"), ("zh-TW", "漢"), ("zh_cn", "藏"))
+    )
+
+    def memory(*texts: str) -> str:
+        units = [unit.format(zh=zh, bo=bo) for zh, bo in zip(texts, "ཀཁགང", strict=False)]
+        return write("a.tmx", f"<tmx><body>{''.join(units)}</body></tmx>")
+
+    path = memory(china, taiwan, taiwan + china, again)
+    source = Source(path=path, columns={"zh": "zh-CN"}, on_bad_row="skip")
+    found = [(record.inputs["zh"], *record.targets) for record in read_records(source, inputs=("zh",), target="bo")[0]]
+    assert found == [("汉", "ཀ"), ("汉", "ག"), ("藏", "ང")]
+    turned = read_records(source, inputs=("bo",), target="zh")[0]
+    assert [(*record.targets, record.inputs["bo"]) for record in turned] == found
+    seen = next(column for column in survey(source).columns if column.name == "zh-CN")
+    assert seen.filled == len(found)
+    for fields in ({"inputs": ("zh",), "target": "bo"}, {"inputs": ("bo",), "target": "zh"}):
+        with pytest.raises(
+            UserError, match=r"'zh' could be any of zh-CN, zh-TW, which .* name the right one in columns"
+        ):
+            read_records(Source(path=path), **fields)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="'zh-CN' is none of zh-TW, bo"):
+        records(memory(taiwan), columns={"zh": "zh-CN"})
+    assert [record.inputs["zh"] for record in records(memory(taiwan))] == ["漢"]
 
 
 def test_a_unit_without_a_language_is_a_bad_row(write: Write) -> None:

@@ -7,6 +7,7 @@ texts are a list. What editors put between words (bpt, ept, it, ph, ut) is left 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 from xml.parsers import expat
 
@@ -24,27 +25,38 @@ def read_tmx(path: str, columns: Sequence[str] | None) -> Iterator[Row]:
 
     Args:
         path: A .tmx file, packed or not, in any encoding that it declares.
-        columns: What is asked for, which also names a language by another of its tags (en: en-US); None for all of it
-            as the file has it.
+        columns: What is asked for, also by another tag of the language (en for en-US) where the file has one such;
+            None for all of it as the file has it.
 
     Raises:
-        UserError: It is no XML, or declares entities.
+        UserError: It is no XML, or declares entities; or a column is none of its languages, or could be several.
     """
-    reader = _Reader(path, columns)
+    reader = _Reader(path)
     for piece in pieces_of(path):
-        yield from reader.read(piece, last=False)
-    yield from reader.read(b"", last=True)
+        reader.read(piece, last=False)
+    reader.read(b"", last=True)
+    tags = reader.tags.values()
+    names = {name_among(tags, column, path): column for column in columns or ()} if reader.units else {}
+    for unit in reader.units:
+        columns_of_unit = {names.get(tag, tag): said[0] if len(said) == 1 else said for tag, said in unit.texts.items()}
+        yield numbered(path, unit.line, columns_of_unit, unit.fault)
+
+
+@dataclass(kw_only=True)
+class _Unit:
+    line: int
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    fault: str = ""
 
 
 class _Reader:
-    def __init__(self, path: str, columns: Sequence[str] | None) -> None:
-        self._path, self._columns = path, columns
-        self._rows: list[Row] = []
-        self._names: dict[str, str] = {}
+    def __init__(self, path: str) -> None:
+        self.units: list[_Unit] = []
+        self.tags: dict[str, str] = {}
+        self._path = path
         self._open: list[str] = []
-        self._line = 0
-        self._unit: dict[str, list[str]] = {}
-        self._language, self._text, self._fault = "", "", ""
+        self._unit = _Unit(line=0)
+        self._language, self._text = "", ""
         self._parser = parser = expat.ParserCreate()
         parser.buffer_text = True
         parser.StartElementHandler = self._start
@@ -53,8 +65,8 @@ class _Reader:
         parser.EntityDeclHandler = self._entity
         parser.SkippedEntityHandler = self._unknown
 
-    def read(self, piece: bytes, *, last: bool) -> list[Row]:
-        """The rows that end in `piece`."""
+    def read(self, piece: bytes, *, last: bool) -> None:
+        """Go on with `piece`: units that end in it are whole."""
         try:
             self._parser.Parse(piece, last)
         except (expat.ExpatError, LookupError, ValueError) as error:
@@ -62,8 +74,6 @@ class _Reader:
                 raise
             reason = str(error).partition(":")[0]
             self._refuse(f"is not XML from here on ({reason}); mend the file, or fetch it again")
-        done, self._rows = self._rows, []
-        return done
 
     def _refuse(self, what: str) -> NoReturn:
         raise UserError(f"{self._path}:{self._parser.CurrentLineNumber}: {what}")
@@ -72,7 +82,7 @@ class _Reader:
         self._refuse(f"declares the entity {name!r}, which may stand for anything; write out what it stands for")
 
     def _unknown(self, name: str, *_: object) -> None:
-        self._fault = f"has the entity {name!r}, which nothing declares"
+        self._unit.fault = f"has the entity {name!r}, which nothing declares"
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if len(self._open) > _DEEPEST:
@@ -81,9 +91,10 @@ class _Reader:
             self._refuse(f"begins with {tag!r}, not with 'tmx'; name a TMX file")
         self._open.append(tag)
         if tag == "tu":
-            self._line, self._unit, self._fault = self._parser.CurrentLineNumber, {}, ""
+            self._unit = _Unit(line=self._parser.CurrentLineNumber)
         elif tag == "tuv":
-            self._language = attributes.get("xml:lang") or attributes.get("lang") or ""
+            own = attributes.get("xml:lang") or attributes.get("lang") or ""
+            self._language = self.tags.setdefault(own.casefold().replace("_", "-"), own)  # as it is written first
         elif tag == "seg":
             self._text = ""
 
@@ -94,29 +105,6 @@ class _Reader:
     def _end(self, tag: str) -> None:
         self._open.pop()
         if tag == "seg":
-            self._unit.setdefault(self._language, []).append(self._text)
+            self._unit.texts.setdefault(self._language, []).append(self._text)
         elif tag == "tu":
-            unit: dict[str, list[str]] = {}
-            for own, said in self._unit.items():
-                name = self._name(own)
-                name = own if name in self._unit else name  # what is asked for is there itself
-                unit.setdefault(name, []).extend(said)
-            columns = {name: said[0] if len(said) == 1 else said for name, said in unit.items()}
-            self._rows.append(numbered(self._path, self._line, columns, self._fault))
-
-    def _name(self, tag: str) -> str:
-        """The column that is asked for where `tag` is its language, and its variant if it names one; else the tag."""
-        if self._columns is None or tag in self._columns:
-            return tag
-        if tag not in self._names:
-            try:
-                asked = name_among(self._columns, tag, self._path)
-            except UserError:  # a language that is not asked for
-                asked = tag
-            self._names[tag] = asked if _variant(asked) in ([], _variant(tag)) else tag
-        return self._names[tag]
-
-
-def _variant(tag: str) -> list[str]:
-    """What a tag has beside the language: script, region."""
-    return tag.casefold().replace("_", "-").split("-")[1:]
+            self.units.append(self._unit)
