@@ -161,7 +161,7 @@ def test_what_only_sounds_like_a_language_is_not_looked_at(write: Write, tmp_pat
             survey(source, unknown)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb18030"])
 def test_translation_memories(encoding: str, write: Write) -> None:
     for path in (
         write("a.tmx", TMX.format(encoding=encoding).encode(encoding)),
@@ -223,6 +223,12 @@ def test_a_unit_without_a_language_is_a_bad_row(write: Write) -> None:
         (b'<!DOCTYPE tmx [<!ENTITY a SYSTEM "file:///etc/passwd">]><tmx>&a;</tmx>', "declares the entity 'a'"),
         (b"<tmx>" + b"<a>" * 5_000, "nested too deep"),
         (b'<?xml version="1.0" encoding="nowhere"?><tmx/>', r"a\.tmx:1: is not XML"),
+        (b'<?xml version="1.0" encoding="idna"?><tmx/>', r"a\.tmx:1: is not XML"),
+        (b'<?xml version="1.0" encoding="zip"?><tmx/>', r"a\.tmx:1: is not XML"),
+        (
+            b'<?xml version="1.0" encoding="gb2312"?>\n<tmx>\n\xff<\n',
+            r"a\.tmx:3: is not XML.*'gb2312' codec can't decode byte 0xff",
+        ),
         (b"<tmx><body/></tmx>", "holds no rows"),
         (b'<tmx><tu><tuv xml:lang="zh"><seg>\xff</seg></tuv></tu></tmx>', r"a\.tmx:1: is not XML"),
         (b"PK\x03\x04" + b"\0" * 40, r"a\.tmx:1: is not XML"),

@@ -6,6 +6,8 @@ texts are a list. What editors put between words (bpt, ept, it, ph, ut) is left 
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -18,6 +20,7 @@ from lsemrl.types import UserError
 TMX = ".tmx"
 _CODES = {"bpt", "ept", "it", "ph", "ut"}
 _DEEPEST = 100
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*\sencoding\s*=\s*["']([\w.-]+)""")
 
 
 def read_tmx(path: str, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -57,6 +60,8 @@ class _Reader:
         self._open: list[str] = []
         self._unit = _Unit(line=0)
         self._language, self._text = "", ""
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._begun = False
         self._parser = parser = expat.ParserCreate()
         parser.buffer_text = True
         parser.StartElementHandler = self._start
@@ -68,7 +73,14 @@ class _Reader:
     def read(self, piece: bytes, *, last: bool) -> None:
         """Go on with `piece`: units that end in it are whole."""
         try:
-            self._parser.Parse(piece, last)
+            if not self._begun:
+                self._decoder, self._begun = _decoder_of(piece), True
+            if self._decoder is None:
+                self._parser.Parse(piece, last)
+            else:
+                for line in piece.splitlines(keepends=True):  # so that a broken one is told by its number
+                    self._parser.Parse(self._decoder.decode(line), False)
+                self._parser.Parse(self._decoder.decode(b"", last), last)
         except (expat.ExpatError, LookupError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -108,3 +120,17 @@ class _Reader:
             self._unit.texts.setdefault(self._language, []).append(self._text)
         elif tag == "tu":
             self.units.append(self._unit)
+
+
+def _decoder_of(piece: bytes) -> codecs.IncrementalDecoder | None:
+    """What decodes a file of this beginning where it declares an encoding of several bytes, which expat knows none of.
+
+    It tells UTF-8 and UTF-16 by itself, whatever is declared, and has single bytes of Python.
+    """
+    declared = _DECLARED.match(piece)
+    name = declared[1].decode() if declared else "utf-8"
+    try:
+        single = len(bytes(range(256)).decode(name, "replace")) == 256
+    except LookupError:  # nothing that Python knows, or no encoding of text
+        return None
+    return None if single or codecs.lookup(name).name.startswith("utf") else codecs.getincrementaldecoder(name)()
