@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.limits import Limits
+from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.task import MicroRows
@@ -55,6 +56,24 @@ def train(tokenizer: PreTrainedTokenizerFast, path: str, **source: Any) -> list[
     )
     data.prepare(tokenizer)
     return data.train_examples
+
+
+def test_questions_on_the_passage_of_a_shot_are_left_out_and_counted(
+    tokenizer: PreTrainedTokenizerFast, write: Write
+) -> None:
+    rows = [
+        {"context": f"第{at}段。", "question": question, "answers": ["段"]}
+        for at in range(3)
+        for question in ("谁？", "何？")
+    ]
+    data = ComprehensionData(
+        source=Source(path=write("rows.jsonl", rows)),
+        splits=WHOLE,
+        template=PromptTemplate(template="{context}{question}", shots=1),
+    )
+    line = data.prepare(tokenizer)[0]
+    assert "4 rows, 2 rows left out that prompts show" in line and data.report["train"]["shown_rows"] == 2
+    assert len({example.prompt.partition("段。")[0] for example in data.train_examples}) == 1
 
 
 def test_release_form(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:

@@ -132,10 +132,11 @@ def test_the_line_names_all_that_was_touched(tokenizer: PreTrainedTokenizerFast)
     rows = [record("ཀ"), record("ཁ" * 2000), record("ག", "ང" * 99)]
     limits = Limits(max_prompt_tokens=1024, max_target_tokens=20, on_long="truncate")
     _, counts = limit(tokenizer, rows, max_prompt_tokens=1024, max_target_tokens=20, on_long="truncate")
-    line = describe("headline/train", counts | {"bad_rows": 3, "shared_rows": 4}, limits)
+    line = describe("headline/train", counts | {"bad_rows": 3, "shared_rows": 4, "shown_rows": 5}, limits)
     longest, target = f"{counts['longest_prompt']:,}", counts["longest_target"]
     assert line == (
         "headline/train: 2 rows, 3 bad rows skipped, 4 rows left out that share text with held-out rows, "
+        "5 rows left out that prompts show, or rows like them, "
         f"1 prompts over 1,024 tokens (longest {longest}) 1 truncated, "
         f"1 targets over 20 tokens (longest {target}) skipped"
     )

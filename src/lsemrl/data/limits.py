@@ -168,6 +168,8 @@ def describe(name: str, counts: Mapping[str, int], limits: Limits) -> str:
         parts.append(f"{counts['bad_rows']:,} bad rows skipped")
     if counts.get("shared_rows"):
         parts.append(f"{counts['shared_rows']:,} rows left out that share text with held-out rows")
+    if counts.get("shown_rows"):
+        parts.append(f"{counts['shown_rows']:,} rows left out that prompts show, or rows like them")
     dealt = " and ".join(
         f"{counts[f'prompts_{how}']:,} {how}" for how in ("truncated", "skipped") if counts[f"prompts_{how}"]
     )

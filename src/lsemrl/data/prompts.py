@@ -37,8 +37,9 @@ class PromptTemplate:
     """Handed to the chat template: Qwen3 then writes its thoughts before its answer. Where it is false, a thought that
     the chat template opens all the same is closed, so that the answer follows."""
     shots: int = 0
-    """So many training rows are shown before each row, with their answers, and are not trained on: as turns of the
-    chat, or where there is no chat template as texts with an empty line between them."""
+    """So many training rows are shown before each row, with their answers, as turns of the chat, or where there is no
+    chat template as texts with an empty line between them. They are not trained on, nor is any row of their groups, as
+    questions on one passage are."""
 
     def __post_init__(self) -> None:
         if self.shots < 0:

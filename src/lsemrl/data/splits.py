@@ -37,9 +37,11 @@ class Splits:
     part: Literal["all", "cold_start", "rl"] = "all"
     """Which training rows to use: all, the `cold_start_count` of the cold start, or the others, for RL."""
     cold_start_count: int = 0
-    """Training rows set aside for the cold start."""
+    """Training rows set aside for the cold start, or a few more, since rows of one group, as questions on one passage,
+    stay together."""
     max_rows: int | None = None
-    """Use this many training rows at most, before they are divided into cold start and RL."""
+    """Use this many training rows, or a few more, since rows of one group stay together, before they are divided into
+    cold start and RL."""
 
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction"):

@@ -153,7 +153,8 @@ class Prepared:
         validation: To watch a run by.
         test: To report.
         report: For each split, how many rows were kept, left out and cut (see `limits.to_examples`); also bad_rows, of
-            the source it is read from, and shared_rows, left out because a held-out row has the same text.
+            the source it is read from, shared_rows, left out because a held-out row has the same text, and shown_rows,
+            because prompts show them or one of their group.
         lines: The report to be read, a line for each split.
         lengths: Tokens of the prompt and the target of each training row.
         held_out: Content keys of the validation and test rows.
@@ -208,6 +209,7 @@ def prepare(
         rows["train"], bad["train"] = read_untranslated(plan, lists)
         kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
         rest = without_shared(kept["train"], task.contents, shown)
+    shown_rows = {"train": len(kept["train"]) - len(rest)}
     shared = {name: len(rows[name]) - len(kept[name]) for name in rows}
     if trains and not kept["train"]:
         raise UserError(
@@ -232,7 +234,12 @@ def prepare(
         examples[name], counts, lengths[name] = to_examples(
             kept[name], render, tokenizer, plan.limits, training=name == "train", pairs=task.pairs
         )
-        report[name] = {**counts, "bad_rows": bad[name], "shared_rows": shared[name]}
+        report[name] = {
+            **counts,
+            "bad_rows": bad[name],
+            "shared_rows": shared[name],
+            "shown_rows": shown_rows.get(name, 0),
+        }
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
     if plan.untranslated is not None:
         skipped = f"; {faulty_pairs:,} bad rows of theirs skipped" if faulty_pairs else ""
