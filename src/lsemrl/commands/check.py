@@ -247,8 +247,10 @@ def _read_by(
         lost = {reading.lost(0.5) for reading in seen.readings}
         findings += [Finding(level="warning", says=line) for line in warned if line not in lost | refusal]
         # Answers to sentences without a translation are as long as those of the pairs.
-        answers = [answer for (_, answer), _ in zip(cycle(pairs.lengths), prepared.lengths, strict=False)]
-        prompts = [prompt for prompt, _ in prepared.lengths]
+        answers = [
+            answer for (_, answer), _ in zip(cycle(pairs.lengths["train"]), prepared.lengths["train"], strict=False)
+        ]
+        prompts = [prompt for prompt, _ in prepared.lengths["train"]]
         findings += inspect_special([*chain(*read[0].values()), *sentences], plan.task, tokenizer)
         findings += _fits(policy.model, config, prompts, answers)
         batch = slice(0, min(step.batch_size, len(prompts)))

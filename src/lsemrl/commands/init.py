@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lsemrl import micro
-from lsemrl.commands.lengths import foretold, lengths_of, limits_of
+from lsemrl.commands.lengths import fitting, foretold, limits_of
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
 from lsemrl.commands.quiet import loading
 from lsemrl.commands.rendered import rendered
@@ -33,8 +33,9 @@ from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
+from lsemrl.data.splits import choose_part
 from lsemrl.data.survey import Survey, profile_of, survey
-from lsemrl.data.task import HELD_OUT, Prepared, prepare, read_splits, read_untranslated
+from lsemrl.data.task import HELD_OUT, Plan, Prepared, prepare, read_untranslated
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.types import UserError
@@ -182,13 +183,18 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
     if asked.untranslated:
         untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_][0].name)
     bound, tokenizer = _model(asked)
-    read = read_splits(rows(limits=_NO_LIMITS).plan)
-    prepared, limits, foreseen = _read(asked, rows, tokenizer, read, bound)
+    plan = rows(limits=_NO_LIMITS).plan
+    prepared, limits, foreseen = _read(asked, plan, tokenizer, bound)
     count = min(max(len(prepared.train) // 4, 16), 2000)
+
+    def key(at: int) -> str:
+        row, name = prepared.train[at], plan.task.inputs[0]
+        return plan.task.key(Record(id=row.id, place="", inputs={name: row.source}, targets=row.references))
 
     def kept(part: Literal["all", "cold_start", "rl"]) -> int:
         own = replace(splits, part=part, cold_start_count=count)
-        return len(prepare(rows(limits=limits, splits=own).plan, tokenizer, read=read).train)
+        chosen = choose_part(range(len(prepared.train)), key, own)
+        return fitting((prepared.lengths["train"][at] for at in chosen), limits)
 
     if untranslated:
         cold_start = kept("all")
@@ -260,22 +266,19 @@ def _model(asked: Asked) -> tuple[int | None, PreTrainedTokenizerBase]:
 
 def _read(
     asked: Asked,
-    rows: Callable[..., TaskData],
+    plan: Plan,
     tokenizer: PreTrainedTokenizerBase,
-    read: tuple[Mapping[str, list[Record]], Mapping[str, int]],
     bound: int | None,
 ) -> tuple[Prepared, Limits, list[str]]:
     """The rows as `lsemrl fit` will read them, limits for them, and what these will touch."""
-    data = rows(limits=_NO_LIMITS)
-    prepared = prepare(data.plan, tokenizer, read=read)
+    prepared = prepare(plan, tokenizer)
     if len(prepared.train) < _FEWEST or not prepared.test:
         raise UserError(
             f"{asked.path!r} leaves {len(prepared.train)} rows to train on and {len(prepared.test)} to test on; give a "
             "file with more rows"
         )
-    lengths = lengths_of(prepared, tokenizer)
-    limits = limits_of(lengths["train"], cut=asked.task == "headline", bound=bound)
-    return prepared, limits, foretold(data.plan.task.name, lengths, prepared.report, limits)
+    limits = limits_of(prepared.lengths["train"], cut=asked.task == "headline", bound=bound)
+    return prepared, limits, foretold(plan.task.name, prepared.lengths, prepared.report, limits)
 
 
 def _sentences(
@@ -287,19 +290,15 @@ def _sentences(
         if one.level == "refused":
             raise UserError(f"--untranslated is {source.path!r}: {one.says}; give sentences in {asked.from_}")
     prepared = prepare(plan, tokenizer)
-    said = foretold(
-        plan.task.name,
-        {"untranslated": prepared.lengths},
-        {"untranslated": prepared.report["train"]},
-        limits,
-    )
-    fitting = sum(prompt <= limits.max_prompt_tokens for prompt, _ in prepared.lengths)
-    if fitting < _FEWEST:
+    lengths = prepared.lengths["train"]
+    said = foretold(plan.task.name, {"untranslated": lengths}, {"untranslated": prepared.report["train"]}, limits)
+    count = fitting(lengths, limits)
+    if count < _FEWEST:
         raise UserError(
-            f"--untranslated is {source.path!r}, of which {fitting} can be used ({said[0]}); give {_FEWEST} or "
+            f"--untranslated is {source.path!r}, of which {count} can be used ({said[0]}); give {_FEWEST} or "
             "more, a sentence a line"
         )
-    return fitting, said
+    return count, said
 
 
 def _pace(rows: int, batch: int, *, least: int, most: int) -> Pace:

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from lsemrl.data.limits import Limits, describe
-from lsemrl.data.task import SPLITS, Prepared
-from lsemrl.data.tokens import prompt_ids, target_ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _LONGEST_CUT, _SHARE = 1024, 0.995
 _USUAL, _ODD = 0.95, 4
 """What is so many times as long as nearly all is a mistake in the rows, or not worth the memory of a batch."""
-
-
-def lengths_of(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[tuple[int, int]]]:
-    """For each split, the tokens of every prompt and of its target, EOS included."""
-    found: dict[str, list[tuple[int, int]]] = {}
-    for name in SPLITS:
-        examples = getattr(prepared, name)
-        prompts = prompt_ids(tokenizer, [each.prompt for each in examples]) if examples else []
-        targets = target_ids(tokenizer, [each.reference for each in examples]) if examples else []
-        found[name] = list(zip(map(len, prompts), map(len, targets), strict=True))
-    return found
 
 
 def limits_of(lengths: Sequence[tuple[int, int]], *, cut: bool, bound: int | None) -> Limits:
@@ -46,6 +30,12 @@ def limits_of(lengths: Sequence[tuple[int, int]], *, cut: bool, bound: int | Non
     return Limits(max_prompt_tokens=prompt, max_target_tokens=target, on_long="truncate" if cut else "skip")
 
 
+def fitting(lengths: Iterable[tuple[int, int]], limits: Limits) -> int:
+    """How many rows of these lengths are left to train on."""
+    most = math.inf if limits.on_long == "truncate" else limits.max_prompt_tokens
+    return sum(prompt <= most and target <= limits.max_target_tokens for prompt, target in lengths)
+
+
 def foretold(
     task: str, lengths: Mapping[str, Sequence[tuple[int, int]]], report: Mapping[str, Mapping[str, int]], limits: Limits
 ) -> list[str]:
@@ -53,7 +43,7 @@ def foretold(
 
     Args:
         task: Its name.
-        lengths: See `lengths_of`.
+        lengths: For each split, see `task.Prepared`.
         report: Of rows without limits, see `task.Prepared`.
         limits: Those to come.
     """

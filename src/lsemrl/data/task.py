@@ -156,7 +156,7 @@ class Prepared:
             the source it is read from, shared_rows, left out because a held-out row has the same text, and shown_rows,
             because prompts show them or one of their group.
         lines: The report to be read, a line for each split.
-        lengths: Tokens of the prompt and the target of each training row.
+        lengths: For each split, the tokens of the prompt of every row and of its target, EOS included.
         held_out: Content keys of the validation and test rows.
     """
 
@@ -165,7 +165,7 @@ class Prepared:
     test: list[Example]
     report: dict[str, dict[str, int]]
     lines: list[str]
-    lengths: list[tuple[int, int]]
+    lengths: dict[str, list[tuple[int, int]]]
     held_out: frozenset[str]
 
 
@@ -255,7 +255,7 @@ def prepare(
         **examples,
         report=report,
         lines=lines,
-        lengths=lengths["train"],
+        lengths=lengths,
         held_out=content_keys(held_out, task.contents),
     )
 
