@@ -163,4 +163,6 @@ def add_up(words: list[str]) -> None:
         experts[rank](torch.full((1, 2), 10.0**rank)).sum().backward()
     assert sum_gradients(wrapped, experts)
     print([None if weight.grad is None else weight.grad.tolist() for weight in experts.parameters()])
+    # As the last to hold the group it would wait, with the interpreter's lock, for a thread that waits for that.
+    del wrapped
     destroy_process_group()
