@@ -130,6 +130,11 @@ class GRPO(PolicyModule):
             self.say(line)
         if self.alarms and not any(isinstance(each, MetricsLog) for each in self.trainer.loggers):
             self.say("alarms are off, which read the rows of a MetricsLog; add one to the Trainer's loggers")
+        self.exact = (
+            (self.trainer.precision, self.policy.settings.dtype) == ("32-true", "float32")
+            and self.sampling.engine != "vllm"
+            and float32_products(self.trainer.strategy.root_device) == "float32"
+        )
         batch_size: int = self.trainer.datamodule.data.batch_size  # type: ignore[attr-defined]
         completions = batch_size * self.sampling.num_generations
         self.window_size = self.optimizer_batch_size or completions
@@ -231,9 +236,7 @@ class GRPO(PolicyModule):
         mask_NT = active_mask(whole.completion_mask_NT, rollouts.ended_N, self.loss.mask_truncated_completions)
         # With a single step the policy that is trained is still the one that sampled, but for what was rounded, or what
         # another engine computed otherwise.
-        exact = (self.trainer.precision, self.policy.settings.dtype) == ("32-true", "float32")
-        other = self.sampling.engine == "vllm" or not exact or float32_products(self.device) != "float32"
-        corrected = other and self.loss.importance_sampling_mode is not None
+        corrected = not self.exact and self.loss.importance_sampling_mode is not None
         old_NT = self.score(whole) if corrected or self.updates_per_batch() > 1 else None
         correction_NT, differences = correction(old_NT if corrected else None, rollouts.logprobs_NT, mask_NT, self.loss)
         with self.policy.reference() if self.loss.beta > 0 else nullcontext():
