@@ -6,7 +6,7 @@ import pytest
 
 from lsemrl.data import choice, comprehension, headline, instruction
 from lsemrl.evaluation.general import answered_in, language_of, name_of, score_answers, score_leaks
-from lsemrl.languages import language
+from lsemrl.languages import Language, language
 from lsemrl.metrics import cmrc, corpus
 from lsemrl.metrics.contained import SIGNATURE
 from lsemrl.types import Completion, Example
@@ -86,6 +86,16 @@ def test_answers_in_the_learned_language_leak() -> None:
     found = score_leaks([said(PROSE["Chinese"], "光荣", output) for output in outputs], language("bo"))
     assert found.rows == {"leak": (1.0, 0.0, 0.0, 1.0, 0.0)} and found.corpus == {"leak": 0.4}
     assert found.signatures["leak"].startswith("share of answers in lang:bo|script:Tibetan")
+
+
+def test_words_of_the_question_or_of_an_accepted_answer_are_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An identifier takes the name of a person for the new language; a few words that are quoted are in the old one."""
+    monkeypatch.setattr(Language, "verdicts", lambda self, texts: [0.0 if "Who" in text else 1.0 for text in texts])
+    question = "Passage: The anthem was sung by Lady Gaga, and signed by Marlee Matlin.\nWho signed it?"
+    outputs = ["marlee  Matlin.", "Deaf Marlee", "five", "Lady", "Lad", "sung by Marlee", ""]
+    found = score_leaks([said(question, "All five", output) for output in outputs], language("pcm"))
+    assert found.rows == {"leak": (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0)}
+    assert found.signatures["leak"].endswith("|quotations:none")
 
 
 def test_no_leak_is_told_where_the_rule_passes_the_questions_too() -> None:

@@ -118,11 +118,20 @@ def score_leaks(answers: Sequence[Completion], learned: Language) -> General:
         learned: That of the new task.
 
     Returns:
-        leak, 1 for each answer that passes for `learned` and 0 for others, such as a name of which that cannot be told;
+        leak, 1 for each answer that passes for `learned` and 0 for others, such as a name of which that cannot be told
+        and words of the question or of an accepted answer, which are in their language whatever the rule makes of them;
         nothing where there are no answers, or the rule does not tell the questions themselves from it.
     """
     if not answers or not tells_leaks([answer.example for answer in answers], learned):
         return General(rows={}, signatures={})
     verdicts = learned.verdicts([answer.text for answer in answers])
-    rows = {"leak": tuple(float(verdict > UNDECIDED) for verdict in verdicts)}
-    return General(rows=rows, signatures={"leak": f"share of answers in lang:{learned.code}|{learned.rule}"})
+    rows = tuple(
+        float(verdict > UNDECIDED and not _quoted(answer)) for answer, verdict in zip(answers, verdicts, strict=True)
+    )
+    signature = f"share of answers in lang:{learned.code}|{learned.rule}|quotations:none"
+    return General(rows={"leak": rows}, signatures={"leak": signature})
+
+
+def _quoted(answer: Completion) -> bool:
+    example = answer.example
+    return any(contained(text, [answer.text], str) for text in (example.source, *example.references))
