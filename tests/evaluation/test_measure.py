@@ -320,13 +320,14 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
 
 
 def test_what_was_measured_does_only_for_what_is_asked_again(
-    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = MetricSettings(names=("chrf",))
     settings = dataclasses.replace(tiny_settings(PolicySettings(model=tiny_model)), metrics=metrics)
     battery, scorer = read_measured(settings)
     there = run_measure(settings, tmp_path, (battery, scorer))
-    assert run_measure(settings, tmp_path, (battery, scorer), keep=True) == there
+    assert run_measure(settings, tmp_path, (battery, scorer)) == there
+    assert f"measured already, {there.created}; delete {tmp_path / FILE} to measure again" in capsys.readouterr().err
     monkeypatch.setattr(measuring, "measure", lambda *asked, **settings: 1 / 0)
     for change in (
         {"max_new_tokens": 5},
@@ -339,11 +340,11 @@ def test_what_was_measured_does_only_for_what_is_asked_again(
     ):
         other = dataclasses.replace(settings, **change)  # type: ignore[arg-type]
         with pytest.raises(ZeroDivisionError):
-            run_measure(other, tmp_path, (battery, Scorer(other.metrics)), keep=True)
+            run_measure(other, tmp_path, (battery, Scorer(other.metrics)))
     untold = dataclasses.replace(there, asked="")  # as an earlier lsemrl wrote it
     untold.write(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        run_measure(settings, tmp_path, (battery, scorer), keep=True)
+        run_measure(settings, tmp_path, (battery, scorer))
 
 
 def test_rows_are_told_apart_by_prompt_and_references_in_order() -> None:

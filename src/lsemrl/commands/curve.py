@@ -81,7 +81,7 @@ def curve(
         label = f"at {scale:g}" if scale else "Base"
         one = replace(settings, arm=arm, label=label, policy=at)
         print(f"measuring {label}", file=sys.stderr)
-        measured.append((output / arm, run_measure(one, output / arm, read, keep=True)))
+        measured.append((output / arm, run_measure(one, output / arm, read)))
     command = shlex.join(["lsemrl", "curve", run, "--scales", *map(str, asked), "--lost", f"{lost:g}"])
     paths = [[*scale_of][1:]]
     report = tax_report(measured, command=command, paths=paths)

@@ -42,16 +42,13 @@ from lsemrl.unfinished import Unfinished
 _LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
 
 
-def run_measure(
-    settings: MeasureSettings, folder: Path, read: tuple[Battery, Scorer] | None = None, *, keep: bool = False
-) -> Measured:
+def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Scorer] | None = None) -> Measured:
     """Measure a policy; write measurement.json, and predictions.jsonl for `lsemrl judge`, to `folder`.
 
     Args:
         settings: Which policy, and on what.
-        folder: Made where it is missing.
+        folder: Made where it is missing; a measurement of the very same that lies there will do.
         read: What `read_measured` found, where that is the same for several policies.
-        keep: Whether a measurement of the very same that lies there will do.
 
     Raises:
         UserError: `folder` cannot be written, or model, adapter or data are not what the settings say.
@@ -65,7 +62,8 @@ def run_measure(
     say = functools.partial(print, file=sys.stderr, flush=True)
     adapter = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
     data = {name: hash_rows(examples) for name, examples in battery.parts.items()}
-    if keep and (there := _measured(settings, folder, battery, scorer, base, adapter)):
+    if there := _measured(settings, folder, battery, scorer, base, adapter):
+        say(f"measured already, {there.created}; delete {folder / FILE} to measure again")
         return there
     decides_batches = {  # no metric does: outputs are kept, which are scored when all are there
         "lsemrl": __version__,
