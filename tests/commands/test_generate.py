@@ -135,6 +135,15 @@ def test_a_file_is_answered_line_by_line_whatever_the_batch(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS)))
     main(["generate", str(run), "--batch-size", "1"])
     assert capsys.readouterr().out.splitlines() == answers
+    beams = []
+    for size in ("1", "64"):
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS)))
+        main(["generate", str(run), "--num-beams", "3", "--batch-size", size])
+        beams.append(capsys.readouterr().out.splitlines())
+    assert beams[0] == beams[1] and len(beams[0]) == len(TEXTS)
+    assert "--num-beams is 3; give at least 1, and 1 with --sample" in told(
+        capsys, "generate", str(run), "--num-beams", "3", "--sample"
+    )
     # Drawn as the run drew: the seed decides.
     drawn = []
     for seed in ("1", "1", "2"):

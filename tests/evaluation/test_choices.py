@@ -14,6 +14,7 @@ from lsemrl.evaluation.tax import Battery, gold_nll, measure
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.policy import Policy
+from lsemrl.modules.sampling import greedy
 from lsemrl.types import Example, PromptBatch
 from tiny import make_policy
 
@@ -115,7 +116,7 @@ def test_a_log_probability_that_is_not_finite_is_no_answer(
 
 def test_what_is_only_to_be_chosen_is_never_said(policy: Policy, asked: list[Example], prompts: PromptBatch) -> None:
     battery = Battery(target=prompts.examples, general=tuple(asked), scored_by="choices")
-    found = measure(policy, battery, Scorer(MetricSettings(names=("chrf",))), max_new_tokens=4)
+    found = measure(policy, battery, Scorer(MetricSettings(names=("chrf",))), greedy(4))
     assert set(found.general_rows) == {"accuracy", "accuracy_per_token", "chance", "nll"} and found.answers == ()
     assert set(found.divergence) == {"target", "general", "own"}
 

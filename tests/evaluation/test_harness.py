@@ -20,6 +20,7 @@ from lsemrl.cli.main import main
 from lsemrl.data.comprehension import TASK
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.evaluation import harness_library
+from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.harness import run_harness
 from lsemrl.evaluation.harness_scores import results, table
 from lsemrl.evaluation.harness_settings import HarnessSettings, check_policy
@@ -31,6 +32,7 @@ from lsemrl.micro import corpus
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
+from lsemrl.modules.sampling import greedy
 from lsemrl.types import Example, UserError
 
 needs_lm_eval = pytest.mark.skipif(
@@ -117,7 +119,7 @@ def own_cmrc(policy: Policy, max_new_tokens: int = 128) -> dict[str, float]:
         Example(id=row["id"], prompt=prompt(policy, row), source=row["context"], references=tuple(row["answers"]))
         for row in ROWS
     ]
-    return Scorer(MetricSettings(names=("cmrc",)))(answer(policy, examples, max_new_tokens, batch_size=20))
+    return Scorer(MetricSettings(names=("cmrc",)))(answer(policy, examples, greedy(max_new_tokens), Batches(20)))
 
 
 def own_accuracy(policy: Policy, rows: list[dict[str, Any]]) -> list[bool]:

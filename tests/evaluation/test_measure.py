@@ -256,6 +256,18 @@ def test_an_adapter_is_measured_as_it_was_trained(tiny_model: str, tmp_path: Pat
     assert (first.alarms, Measured.read(tmp_path / "two" / FILE).alarms) == ((), (told,))
 
 
+def test_beams_are_a_condition_and_follow_what_is_likelier(tiny_model: str, tmp_path: Path) -> None:
+    settings = tiny_settings(PolicySettings(model=tiny_model))
+    one, three = (
+        run_measure(dataclasses.replace(settings, num_beams=beams), tmp_path / str(beams)) for beams in (1, 3)
+    )
+    assert "num_beams" not in one.conditions and three.conditions == {**one.conditions, "num_beams": 3}
+    assert [said.id for said in three.outputs] == [said.id for said in one.outputs]
+    assert three.outputs != one.outputs and three.answers != one.answers
+    with pytest.raises(UserError, match="num_beams is 0; it must be at least 1"):
+        dataclasses.replace(settings, num_beams=0)
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [

@@ -18,6 +18,7 @@ from lsemrl.metrics.scorer import Scorer
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
+from lsemrl.modules.sampling import greedy
 from lsemrl.types import Completion, Example, PromptBatch
 from lsemrl.unfinished import Unfinished
 from tiny import make_policy, plain_logits
@@ -89,7 +90,7 @@ def test_measuring_changes_nothing_and_repeats(prompts: PromptBatch, tiny_model:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     told: list[str] = []
-    one, again = (measure(policy, battery, scorer, 4, Batches(say=told.append)) for _ in range(2))
+    one, again = (measure(policy, battery, scorer, greedy(4), Batches(say=told.append)) for _ in range(2))
     assert told[:2] == ["measuring: outputs on the new task, 3 rows", "measuring: general ability, 3 questions"]
     assert told[2:6] == [f"measuring: divergence from the base along {name}" for name in one.divergence]
     assert one == again
@@ -114,11 +115,11 @@ def test_what_is_the_base_is_not_held_against_itself(
     fresh = Policy(PolicySettings(model=tiny_model, lora=LoraSettings(rank=2)))
     fresh.load()
     monkeypatch.setattr("lsemrl.evaluation.tax.divergence", lambda *args: pytest.fail("it was computed"))
-    found = measure(fresh, battery, scorer, max_new_tokens=2)
+    found = measure(fresh, battery, scorer, greedy(2))
     assert (found.weight_change, {*found.kl.values(), *found.kl_from_base.values()}) == (0.0, {0.0})
     counts = {name: len(each.to_base_rows) for name, each in found.divergence.items()}
     assert counts == {"target": 3, "general": 2, "text": 1, "own": 3}
-    found = measure(fresh, battery, scorer, max_new_tokens=2, divergence_rows=2)
+    found = measure(fresh, battery, scorer, greedy(2), divergence_rows=2)
     counts = {name: len(each.to_base_rows) for name, each in found.divergence.items()}
     assert counts == {"target": 2, "general": 2, "text": 1, "own": 2}
 
@@ -126,9 +127,7 @@ def test_what_is_the_base_is_not_held_against_itself(
 def test_divergence_along_fewer_rows(policy: Policy, prompts: PromptBatch) -> None:
     battery = Battery(target=prompts.examples, general=prompts.examples)
     scorer = Scorer(MetricSettings(names=("chrf",)))
-    found, fewer, more = (
-        measure(policy, battery, scorer, max_new_tokens=4, divergence_rows=rows) for rows in (None, 2, 9)
-    )
+    found, fewer, more = (measure(policy, battery, scorer, greedy(4), divergence_rows=rows) for rows in (None, 2, 9))
     assert more == found
     assert (fewer.target_rows, fewer.outputs) == (found.target_rows, found.outputs)
     rows = {name: each.to_base_rows for name, each in found.divergence.items()}
@@ -142,7 +141,7 @@ def test_whoever_waits_is_told_how_far_it_is(
 ) -> None:
     monkeypatch.setattr("lsemrl.durations._EVERY", 0.0)
     told: list[str] = []
-    answer(policy, prompts.examples, 2, Batches(1, told.append))
+    answer(policy, prompts.examples, greedy(2), Batches(1, told.append))
     gold_nll(policy, prompts.examples, Batches(2, told.append))
     assert [line.partition(";")[0] for line in told] == [f"measuring: {at} of 3 rows" for at in (1, 2, 2)]
     assert all(re.fullmatch(r".*; about \d+ s left", line) for line in told)
@@ -173,7 +172,7 @@ def test_what_was_kept_says_nothing_of_the_pace(
 
 
 def test_answers_come_in_order(policy: Policy, prompts: PromptBatch) -> None:
-    outputs = answer(policy, prompts.examples, 4, Batches(2))
+    outputs = answer(policy, prompts.examples, greedy(4), Batches(2))
     assert [output.example.id for output in outputs] == ["0", "1", "2"]
 
 

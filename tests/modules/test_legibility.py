@@ -371,7 +371,7 @@ def test_each_prompt_of_generate_is_held_against_the_positions(tmp_path: Path) -
         data=data(),
         sampling=dataclasses.replace(short_runs.grpo(model).sampling, max_new_tokens=6),
     )
-    answers = answer(run, load(Policy(run.policy)), ["老师买了书。", "老师" * 40], batch_size=1)
+    answers = answer(run, load(Policy(run.policy)), ["老师买了书。", "老师" * 40], run.sampling, batch_size=1)
     assert next(answers)
     with pytest.raises(
         UserError, match=r"the prompt of '老师老.*' with 6 new tokens comes to .* has 40 positions; shorten"

@@ -21,6 +21,7 @@ from matrix import slow_but
 from tiny import make_policy, plain_logits
 
 SAMPLING = Sampling(num_generations=4, temperature=1.0, top_p=0.9, max_new_tokens=12)
+BEAMS = Sampling(num_generations=1, temperature=0.0, num_beams=3, max_new_tokens=12)
 
 
 def ids(rollouts: Rollouts) -> list[list[int]]:
@@ -255,6 +256,52 @@ def test_greedy_is_what_transformers_generates(policy: Policy, prompts: PromptBa
         mine = ours.sequences.completion_ids_NT[2 * row][mask]
         assert torch.equal(mine, theirs[row][: len(mine)])
     assert ids(ours)[::2] == ids(ours)[1::2]
+
+
+@pytest.mark.parametrize("beams", slow_but([2, 3, 5], [3]))
+@pytest.mark.parametrize("every", slow_but([1000, 40, 5], [40]))
+def test_beams_find_what_transformers_finds(
+    beams: int, every: int, policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one EOS and with many, so that prompts are done at different times, and some never."""
+    ends = [*range(3, len(policy.tokenizer), every)]
+    monkeypatch.setattr(policy, "eos_ids", lambda: ends)
+    ours = sample(policy, prompts, replace(BEAMS, num_beams=beams), seed=0)
+    policy.model.eval()
+    prompt = prompts.prompt_ids_BP.shape[1]
+    theirs = policy.model.generate(
+        input_ids=prompts.prompt_ids_BP,
+        attention_mask=prompts.prompt_mask_BP.long(),
+        do_sample=False,
+        num_beams=beams,
+        length_penalty=1.0,
+        early_stopping=False,
+        max_new_tokens=BEAMS.max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )[:, prompt:]
+    masks = ours.sequences.completion_mask_NT
+    said = [row[mask].tolist() for row, mask in zip(ours.sequences.completion_ids_NT, masks, strict=True)]
+    assert said == [row[: len(mine)].tolist() for row, mine in zip(theirs, said, strict=True)]
+    assert ours.ended_N.tolist() == [mine[-1] in ends for mine in said]
+    assert all(ended or len(mine) == BEAMS.max_new_tokens for ended, mine in zip(ours.ended_N, said, strict=True))
+
+
+def test_beams_find_the_same_in_parts_and_in_place(
+    policy: Policy, prompts: PromptBatch, graphs: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "eos_ids", lambda: [*range(0, 1000, 40)])  # so that prompts are dropped
+    whole = sample(policy, prompts, BEAMS, seed=0)
+    assert ids(sample(policy, prompts, BEAMS, seed=1, parts=3)) == ids(whole)
+    assert ids(sample(policy, prompts, replace(BEAMS, engine="compiled"), seed=0)) == ids(whole)
+
+
+@pytest.mark.parametrize(
+    "change", [{"temperature": 0.8}, {"num_generations": 2}, {"engine": "vllm", "top_p": 1.0}, {"num_beams": 0}]
+)
+def test_beams_search_one_answer_that_is_not_drawn(change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"sampling.num_beams is \d"):
+        replace(BEAMS, **change)
 
 
 def test_sampled_tokens_are_those_the_training_path_scores(policy: Policy, prompts: PromptBatch) -> None:

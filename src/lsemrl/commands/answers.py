@@ -25,7 +25,7 @@ from lsemrl.types import Completion, Example, UserError
 
 
 def answer(
-    run: Trained, policy: Policy, texts: Iterable[str], *, greedy: bool = True, seed: int = 1, batch_size: int = 64
+    run: Trained, policy: Policy, texts: Iterable[str], sampling: Sampling, *, seed: int = 1, batch_size: int = 64
 ) -> Iterator[tuple[str, str]]:
     """Answer texts as the run was asked: the output to each and its `fault`, in order, a batch at a time.
 
@@ -35,14 +35,13 @@ def answer(
         run: See `trained.take_up`.
         policy: The run's, as `load` reads it.
         texts: Each the input of one row of the run's task.
-        greedy: Take the likeliest token, rather than draw as the run drew.
+        sampling: See `one_each`.
         seed: Of the drawing; the same texts in the same batches give the same outputs.
         batch_size: Texts answered at once.
 
     Raises:
         UserError: A prompt is longer than the model has positions for, or is to show other rows.
     """
-    sampling = one_each(run.sampling, greedy=greedy)
     for batch in _batches(texts, batch_size):
         asked = [text for text in batch if text.strip()]
         said = iter(say(policy, run.data.plan, asked, sampling, seed) if asked else [])
@@ -59,7 +58,7 @@ def fault(said: Completion, sampling: Sampling) -> str:
     return "" if said.text.strip() else "empty: nothing was said, or only a thought"
 
 
-def what_answers(run: Trained, policy: Policy, *, greedy: bool) -> dict[str, Any]:
+def what_answers(run: Trained, policy: Policy, sampling: Sampling) -> dict[str, Any]:
     """Whatever decides an answer but the text: weights, adapter, wording, where a text ends, how it is drawn.
 
     Raises:
@@ -74,7 +73,7 @@ def what_answers(run: Trained, policy: Policy, *, greedy: bool) -> dict[str, Any
         "ends": policy.eos_ids(),
         "adapter": adapter_fingerprint(Path(adapter)) if adapter and Path(adapter).is_dir() else adapter,
         "template": repr(run.data.plan.resolved_template()),
-        "sampling": repr(one_each(run.sampling, greedy=greedy)),
+        "sampling": repr(sampling),
     }
 
 
@@ -107,12 +106,13 @@ def check_texts(run: Trained, policy: Policy, texts: Sequence[str]) -> None:
         _check_length(policy, f"prompt of line {row + 1:,}, {texts[row].strip()[:30]!r},", longest, run.sampling)
 
 
-def one_each(sampling: Sampling, *, greedy: bool) -> Sampling:
-    """One answer for each text, drawn as the run drew, or of the likeliest tokens."""
+def one_each(sampling: Sampling, *, greedy: bool, num_beams: int = 1) -> Sampling:
+    """One answer for each text, drawn as the run drew, or of the likeliest tokens, or the likeliest that beams find."""
     # Too few answers to pay for compiling, or to ask a server; and whoever has the run may have no CUDA.
     engine: Engine = "loop" if sampling.engine == "loop" else "auto"
     sampling = dataclasses.replace(sampling, num_generations=1, engine=engine)
-    return dataclasses.replace(sampling, temperature=0.0, top_p=1.0, top_k=0) if greedy else sampling
+    undrawn: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0} if greedy else {}
+    return dataclasses.replace(sampling, **undrawn, num_beams=num_beams)
 
 
 def load(policy: Policy) -> Policy:
@@ -159,7 +159,8 @@ def say(
             told(thoughts.answers(policy.tokenizer, [ids], prompts)[0])
 
     device = next(policy.parameters()).device
-    rollouts = sample(policy, encoded.to(device), sampling, seed, told=listen if told else None)
+    parts = min(sampling.num_beams, len(examples))
+    rollouts = sample(policy, encoded.to(device), sampling, seed, parts, told=listen if told else None)
     return [*rollouts.completions]
 
 

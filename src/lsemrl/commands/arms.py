@@ -250,12 +250,12 @@ class Follow(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure what came of it."""
         self.bar.say(f"{self.title}: measuring")
-        self.last = measure(pl_module.policy, self.battery, pl_module.scorer, pl_module.greedy.max_new_tokens)
+        self.last = measure(pl_module.policy, self.battery, pl_module.scorer, pl_module.greedy)
         self._keep(pl_module, self.last.target, self.last.general)
 
     def _score(self, module: PolicyModule) -> None:
         self.bar.say(f"{self.title}: measuring")
-        target, general = scores(module.policy, self.battery, module.scorer, module.greedy.max_new_tokens)
+        target, general = scores(module.policy, self.battery, module.scorer, module.greedy)
         self._keep(module, target, general)
 
     def _keep(self, module: PolicyModule, target: dict[str, float], general: dict[str, float]) -> None:
@@ -282,5 +282,5 @@ def measure_base(module: PolicyModule, battery: Battery) -> Trained:
     """Measure the model that `module` trains, as it was published."""
     policy = Policy(PolicySettings(model=module.policy.settings.model))  # its new adapter changes nothing yet
     policy.load()
-    measured = measure(policy, battery, module.scorer, module.greedy.max_new_tokens)
+    measured = measure(policy, battery, module.scorer, module.greedy)
     return Trained(stage=None, folder=Path(), measured=measured)

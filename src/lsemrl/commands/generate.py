@@ -32,6 +32,7 @@ def generate(
     seed: int = 1,
     batch_size: int = 64,
     max_new_tokens: int | None = None,
+    num_beams: int = 1,
     adapter_scale: float = 1.0,
     root: Path = Path("runs"),
 ) -> None:
@@ -48,12 +49,16 @@ def generate(
         seed: Of --sample.
         batch_size: Texts answered at once; one at a prompt.
         max_new_tokens: Longest answer; by default the run's own, without a run 256.
+        num_beams: Beams of a beam search, which follows as many beginnings of an answer and takes the likeliest whole,
+            for as many times as long; 1 takes the likeliest token.
         adapter_scale: How much of the adapter to take, in [0, 1]: less gives back what was forgotten.
         root: Where "newest" is looked for.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}; give at least 1")
     check_new_tokens(max_new_tokens)
+    if num_beams < 1 or (sample and num_beams > 1):
+        raise UserError(f"--num-beams is {num_beams}; give at least 1, and 1 with --sample, as beams draw nothing")
     if sys.stdout is None and not output:
         raise UserError("standard output is closed and --output is not given; name a file by --output")
     found = find(run, root)
@@ -63,13 +68,14 @@ def generate(
     texts = asked("a text and Enter; Ctrl-D or an empty line ends") if at_prompt else _texts(input)
     loading(run)
     # torch, for which words that cannot be do not wait
-    from lsemrl.commands.answers import answer, check_one_input, check_texts, load, what_answers
+    from lsemrl.commands.answers import answer, check_one_input, check_texts, load, one_each, what_answers
     from lsemrl.commands.trained import take_up
     from lsemrl.modules.policy import Policy
 
     quiet()
     trained = take_up(found, max_new_tokens, adapter_scale)
     check_one_input(trained)
+    sampling = one_each(trained.sampling, greedy=not sample, num_beams=num_beams)
     policy = Policy(trained.policy)
     if isinstance(texts, list):
         check_texts(trained, policy, texts)
@@ -77,12 +83,12 @@ def generate(
         drawn = {"seed": seed, "batch_size": batch_size} if sample else {}
         with Unfinished(output) as part:
             load(policy)
-            what = what_answers(trained, policy, greedy=not sample)
+            what = what_answers(trained, policy, sampling)
             part.take_up({**what, **drawn, "texts": digest(texts)}, batch_size)
             if part.lines:
                 print(f"{len(part.lines):,} of {len(texts):,} texts were answered already", file=sys.stderr)
             left, seed = texts[len(part.lines) :], seed + len(part.lines) // batch_size
-            answers = answer(trained, policy, left, greedy=not sample, seed=seed, batch_size=batch_size)
+            answers = answer(trained, policy, left, sampling, seed=seed, batch_size=batch_size)
             for each in counted(answers, batch_size, len(part.lines), len(texts)):
                 part.add(json.dumps(each, ensure_ascii=False))
             whole = [json.loads(line) for line in part.lines]
@@ -94,7 +100,7 @@ def generate(
     with ExitStack() as files:
         out = files.enter_context(replacing(output, "--output")) if output else sys.stdout
         size = 1 if at_prompt else batch_size
-        answers = answer(trained, load(policy), texts, greedy=not sample, seed=seed, batch_size=size)
+        answers = answer(trained, load(policy), texts, sampling, seed=seed, batch_size=size)
         for said, fault in counted(answers, size) if output and not at_prompt else answers:
             line = _line(said)
             print(visible(line) if out.isatty() else line, file=out, flush=True)

@@ -65,12 +65,13 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     if there := _measured(settings, folder, battery, scorer, base, adapter):
         say(f"measured already, {there.created}; delete {folder / FILE} to measure again")
         return there
+    sampling = settings.sampling
     decides_batches = {  # no metric does: outputs are kept, which are scored when all are there
         "lsemrl": __version__,
         "policy": repr(settings.policy),
         "fingerprints": [base, policy.fingerprint, adapter],
         "data": {name: rows.sha256 for name, rows in data.items()},
-        "max_new_tokens": settings.max_new_tokens,
+        "sampling": repr(sampling),
         "batch_size": settings.batch_size,
         "divergence_rows": settings.divergence_rows,
     }
@@ -80,9 +81,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
         if part.lines:
             say(f"going on with a measurement that was stopped; {len(part.lines):,} batches are done")
         batches = Batches(settings.batch_size, say, part)
-        found = measure(
-            policy, battery, scorer, settings.max_new_tokens, batches, divergence_rows=settings.divergence_rows
-        )
+        found = measure(policy, battery, scorer, sampling, batches, divergence_rows=settings.divergence_rows)
         target, target_rows, signatures = _with_reward(settings, found, scorer.signatures | found.general_signatures)
         measured = Measured(
             lsemrl=__version__,
@@ -250,7 +249,9 @@ def _asked(settings: MeasureSettings, scorer: Scorer) -> str:
 def _conditions(settings: MeasureSettings, target_rows: int) -> dict[str, float | str]:
     rows = settings.divergence_rows
     fewer = {"divergence_rows": rows} if rows is not None and rows < target_rows else {}
-    return {"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype, "texts": "NFC", **fewer}
+    beams = {"num_beams": settings.num_beams} if settings.num_beams > 1 else {}
+    said: dict[str, float | str] = {"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype}
+    return {**said, "texts": "NFC", **fewer, **beams}
 
 
 def _named(policy: PolicySettings) -> dict[str, str | float | None]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lsemrl.data.base import TaskData
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.measurement import BASE
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.policy_settings import PolicySettings
-from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.sampling import Sampling, greedy
 from lsemrl.types import UserError
 
 
@@ -55,6 +55,9 @@ class MeasureSettings:
     whole test set it may take longer than the outputs, and tells no more than along some hundred rows."""
     max_new_tokens: int = 64
     """Length limit of an output."""
+    num_beams: int = 1
+    """Beams of a beam search, by which published systems are mostly measured; 1 is greedy. Beams take about as many
+    times as long, and no more memory."""
     batch_size: int = 64
     """Rows in a batch: speed, memory, and which outputs are drawn for the divergence along the policy's own."""
     device: str | None = None
@@ -83,7 +86,16 @@ class MeasureSettings:
                 raise UserError(f"{name} is {getattr(self, name)}; give 1 or more")
         if self.divergence_rows is not None and self.divergence_rows < 1:
             raise UserError(f"divergence_rows is {self.divergence_rows}; give 1 or more, or null for all")
-        Sampling(max_new_tokens=self.max_new_tokens)
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the policy answers.
+
+        Raises:
+            UserError: A setting is out of range.
+        """
+        return replace(greedy(self.max_new_tokens), num_beams=self.num_beams)
 
     def check_files(self) -> None:
         """Refuse rows and an adapter that are not there, without reading those that are.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -97,19 +97,19 @@ class Measurement:
 
 
 def scores(
-    policy: Policy, battery: Battery, scorer: Scorer, max_new_tokens: int
+    policy: Policy, battery: Battery, scorer: Scorer, sampling: Sampling
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """What greedy outputs alone can tell: scores on `target` and scores on `general`."""
+    """What outputs alone can tell: scores on `target` and scores on `general`."""
     batches = Batches()
-    outputs = answer(policy, battery.target, max_new_tokens, batches)
-    return scorer(outputs), _general(policy, battery, max_new_tokens, batches)[0].corpus
+    outputs = answer(policy, battery.target, sampling, batches)
+    return scorer(outputs), _general(policy, battery, sampling, batches)[0].corpus
 
 
 def measure(
     policy: Policy,
     battery: Battery,
     scorer: Scorer,
-    max_new_tokens: int,
+    sampling: Sampling,
     batches: Batches | None = None,
     *,
     divergence_rows: int | None = None,
@@ -120,17 +120,17 @@ def measure(
         policy: What is measured.
         battery: On what.
         scorer: Scores outputs on the new task.
-        max_new_tokens: Length limit of an output.
+        sampling: How it answers: greedily, or by beams.
         batches: How rows are gone through; with a large model each part takes minutes.
         divergence_rows: How many rows of the new task divergence is measured along, at even distances; None is all.
     """
     batches = batches or Batches()
     batches.say(f"measuring: outputs on the new task, {len(battery.target):,} rows")
-    outputs = answer(policy, battery.target, max_new_tokens, batches)
+    outputs = answer(policy, battery.target, sampling, batches)
     target = scorer.score(outputs)
     if battery.general:
         batches.say(f"measuring: {battery.general_name or 'general ability'}, {len(battery.general):,} questions")
-    general, answers = _general(policy, battery, max_new_tokens, batches)
+    general, answers = _general(policy, battery, sampling, batches)
     leaks = score_leaks(answers, scorer.language)
     nll = gold_nll(policy, battery.general, batches)
     change = weight_change(policy)
@@ -139,7 +139,7 @@ def measure(
         counts = {name: len(examples) for name, examples in along.items()} | {"own": len(along["target"])}
         apart = {name: Divergence.none(count) for name, count in counts.items()}
     else:
-        apart = _apart(policy, along, max_new_tokens, batches)
+        apart = _apart(policy, along, sampling, batches)
     return Measurement(
         target=target.corpus,
         target_rows=target.rows,
@@ -155,10 +155,10 @@ def measure(
 
 
 def _apart(
-    policy: Policy, parts: Mapping[str, Sequence[Example]], max_new_tokens: int, batches: Batches
+    policy: Policy, parts: Mapping[str, Sequence[Example]], sampling: Sampling, batches: Batches
 ) -> dict[str, Divergence]:
     """Divergences along each part, and along what the policy says itself."""
-    own = Sampling(num_generations=1, temperature=1.0, top_p=1.0, max_new_tokens=max_new_tokens)
+    own = replace(sampling, temperature=1.0, num_beams=1)
     found = {}
     for name in (*parts, "own"):
         batches.say(f"measuring: divergence from the base along {name}")
@@ -168,21 +168,21 @@ def _apart(
 
 
 def _general(
-    policy: Policy, battery: Battery, max_new_tokens: int, batches: Batches
+    policy: Policy, battery: Battery, sampling: Sampling, batches: Batches
 ) -> tuple[General, list[Completion]]:
-    """What the policy scores in general ability, and its greedy answers; none where it only chooses."""
+    """What the policy scores in general ability, and its answers; none where it only chooses."""
     if battery.scored_by == "choices":
         return score_choices(policy, battery.general, batches), []
-    answers = answer(policy, battery.general, max_new_tokens, batches)
+    answers = answer(policy, battery.general, sampling, batches)
     return score_answers(answers, battery.scored_by), answers
 
 
-def answer(policy: Policy, examples: Sequence[Example], max_new_tokens: int, batches: Batches) -> list[Completion]:
-    """Greedy outputs, one for each example, in order."""
-    greedy = Sampling(num_generations=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
+def answer(policy: Policy, examples: Sequence[Example], sampling: Sampling, batches: Batches) -> list[Completion]:
+    """One output for each example, in order; beams as many rows at a time as there are without."""
 
     def said(rows: Sequence[Example], number: int) -> list[tuple[str, bool]]:
-        completions = sample(policy, _prompts(policy, rows), greedy, seed=0).completions
+        parts = min(sampling.num_beams, len(rows))
+        completions = sample(policy, _prompts(policy, rows), sampling, seed=0, parts=parts).completions
         return [(completion.text, completion.ended) for completion in completions]
 
     return [

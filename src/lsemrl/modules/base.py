@@ -37,7 +37,7 @@ from lsemrl.modules.random_state import random_state, seed_of, set_random_state
 from lsemrl.modules.ranks import every_rank, leave_at_exit
 from lsemrl.modules.reference import sync_reference
 from lsemrl.modules.sampler import sample
-from lsemrl.modules.sampling import Sampling, check_tokens
+from lsemrl.modules.sampling import Sampling, check_tokens, greedy
 from lsemrl.modules.step_faults import SkippedSteps, skipped_rows, unsound, within_memory
 from lsemrl.modules.timing import Stopwatch
 from lsemrl.modules.trainer_settings import check_trainer, planned_steps
@@ -73,7 +73,7 @@ class PolicyModule(LightningModule):
         self.policy = Policy(policy)
         self.optimizer = optimizer
         self.scorer = Scorer(metrics)
-        self.greedy = Sampling(num_generations=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
+        self.greedy = greedy(max_new_tokens)
         self.rollout_step = 0
         self.stopwatch = Stopwatch(torch.device("cpu"))  # of the step that is taken
         self.folder = Path()  # where this run writes, from `setup` on

@@ -134,6 +134,9 @@ class _Room(DynamicLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Go on with these rows."""
+        if len(beam_idx) == len(self.keys):  # as with every token of a beam search, which keeps the room
+            self.keys[:], self.values[:] = self.keys[beam_idx], self.values[beam_idx]
+            return
         super().reorder_cache(beam_idx)
         self._keys, self._values = self.keys, self.values
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lsemrl.data.thoughts import answers
+from lsemrl.modules.beams import search
 from lsemrl.modules.decoding import read_prompts
 from lsemrl.modules.engines import Decode, decoder
 from lsemrl.modules.forward import check_finite, looking_back
@@ -120,6 +121,10 @@ def _decode(
     """Token ids_NT, mask_NT, logprobs_NT and ended_N of all N completions, and how many tokens were drawn for them."""
     group, device = sampling.num_generations, prompt_ids_BP.device
     eos = torch.tensor([*policy.eos_ids(), *stops], device=device)
+    if sampling.num_beams > 1:
+        beams, longest = sampling.num_beams, sampling.max_new_tokens
+        found_BT, mask_BT, ended_B, slots = search(policy, prompt_ids_BP, prompt_mask_BP, decode, beams, longest, eos)
+        return found_BT, mask_BT, torch.zeros_like(found_BT, dtype=torch.float32), ended_B, slots
     # Sharded weights are gathered by all ranks together, so that none may stop before the others.
     together = policy.sharded and not policy.settings.gather_for_sampling
     logits_NV, kept = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, group, sampling.max_new_tokens)

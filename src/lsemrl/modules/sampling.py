@@ -25,6 +25,9 @@ class Sampling:
     """Keep the likeliest tokens whose probabilities reach this sum, in (0, 1]."""
     top_k: int = 0
     """Keep this many of the likeliest tokens; 0 keeps all."""
+    num_beams: int = 1
+    """Of answers that are not drawn (temperature 0): beams of a beam search, which follows as many beginnings and takes
+    the likeliest answer by the mean of its tokens; 1 takes the likeliest token."""
     max_new_tokens: int = 64
     """Length limit of a completion; one that reaches it without an EOS is marked as truncated."""
     engine: Engine = "auto"
@@ -44,17 +47,31 @@ class Sampling:
             ("temperature", self.temperature >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
             ("top_k", self.top_k >= 0, "0 or more"),
+            ("num_beams", self.num_beams >= 1, "at least 1"),
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
             ("server", _ADDRESS.fullmatch(self.server), "an address like http://localhost:8000"),
             ("server_timeout", self.server_timeout > 0, "above 0"),
         ):
             if not ok:
                 raise UserError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
+        if self.num_beams > 1 and (self.temperature > 0 or self.num_generations > 1 or self.engine == "vllm"):
+            raise UserError(
+                f"sampling.num_beams is {self.num_beams}, which search one answer and draw none; set it to 1"
+            )
         if self.engine == "vllm" and (self.top_p < 1 or self.top_k):
             raise UserError(
                 f"sampling.engine is vllm with top_p {self.top_p} and top_k {self.top_k}, whose log-probs are of the "
                 "tokens that are left and correct nothing; set top_p to 1 and top_k to 0"
             )
+
+
+def greedy(max_new_tokens: int) -> Sampling:
+    """How the one answer is given of which every token is the likeliest.
+
+    Raises:
+        UserError: As of `Sampling`.
+    """
+    return Sampling(num_generations=1, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
 
 
 def check_tokens(max_new_tokens: int | None, micro_batch_tokens: int) -> None:
