@@ -46,7 +46,7 @@ def search(
     slots = 0
     for step in range(longest):
         slots += len(logits_NV)
-        check_finite(bool(logits_NV.isfinite().all()))
+        check_finite(bool(logits_NV.amax(dim=-1).isfinite().all()))
         logprobs_BKV = logits_NV.float().log_softmax(dim=-1).unflatten(0, (-1, beams))
         sums_BC, at_BC = (sums_BK[:, :, None] + logprobs_BKV).flatten(1).topk(candidates)
         row_BC = torch.arange(len(prompts), device=device)[:, None] * beams + at_BC // vocabulary
