@@ -323,7 +323,7 @@ def test_outputs_are_shown_on_a_terminal_and_kept_in_a_pipe(
     monkeypatch.setattr(sys, "stdout", out)
     said = "\x1b[2Jمەن\u200f \u202eabc"
     monkeypatch.setattr(answers, "load", lambda policy: None)
-    monkeypatch.setattr(answers, "answer", lambda run, policy, texts, **settings: ((said, "") for _ in texts))
+    monkeypatch.setattr(answers, "answer", lambda run, policy, texts, sampling, **settings: ((said, "") for _ in texts))
     (tmp_path / "input.txt").write_text("a\n")
     run = make_run(CONFIG)
     shutil.copytree(micro.COLD_START, run / "adapter", dirs_exist_ok=True)
