@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from lsemrl.errors import UserError
+from lsemrl.evaluation import tax
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.tax import Battery, answer, divergence, gold_nll, measure, weight_change
 from lsemrl.metrics.scorer import Scorer
@@ -174,6 +178,25 @@ def test_what_was_kept_says_nothing_of_the_pace(
 def test_answers_come_in_order(policy: Policy, prompts: PromptBatch) -> None:
     outputs = answer(policy, prompts.examples, greedy(4), Batches(2))
     assert [output.example.id for output in outputs] == ["0", "1", "2"]
+
+
+def test_what_is_alike_is_answered_together(
+    policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [3, 9, 1, 8, 2]
+    rows = [replace(prompts.examples[0], id=str(at), prompt="师" * length) for at, length in enumerate(lengths)]
+    batches: list[list[int]] = []
+
+    def said(policy: Policy, asked: PromptBatch, *settings: Any, **more: Any) -> Any:
+        batches.append([len(example.prompt) for example in asked.examples])
+        return SimpleNamespace(
+            completions=[Completion(text=example.prompt, ended=True, example=example) for example in asked.examples]
+        )
+
+    monkeypatch.setattr(tax, "sample", said)
+    outputs = answer(policy, rows, greedy(2), Batches(2))
+    assert batches == [[9, 8], [3, 2], [1]]
+    assert [(len(output.text), output.example) for output in outputs] == list(zip(lengths, rows, strict=True))
 
 
 def test_the_scorer_refuses_to_score_nothing() -> None:

@@ -185,9 +185,11 @@ def answer(policy: Policy, examples: Sequence[Example], sampling: Sampling, batc
         completions = sample(policy, _prompts(policy, rows), sampling, seed=0, parts=parts).completions
         return [(completion.text, completion.ended) for completion in completions]
 
+    # A batch takes as long as its longest output, so that rows which are alike go together.
+    longest_first = sorted(range(len(examples)), key=lambda row: len(examples[row].prompt), reverse=True)
+    found = dict(zip(longest_first, batches.each([examples[row] for row in longest_first], said), strict=True))
     return [
-        Completion(text=text, ended=ended, example=example)
-        for example, (text, ended) in zip(examples, batches.each(examples, said), strict=True)
+        Completion(text=found[row][0], ended=found[row][1], example=example) for row, example in enumerate(examples)
     ]
 
 
