@@ -19,6 +19,7 @@ from lsemrl.micro import build, build_encoder, oracle
 from lsemrl.micro.corpus import translation
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.sampling import greedy
 from lsemrl.types import Example
 
 TOKENIZER = AutoTokenizer.from_pretrained(micro.POLICY)
@@ -61,7 +62,7 @@ def test_the_cold_start_is_competent() -> None:
         )
         for row in translation("test", 100, seed=0)
     ]
-    outputs = answer(policy, examples, 32, Batches(50))
+    outputs = answer(policy, examples, greedy(32), Batches(50))
     f1 = [oracle.meaning(output.text, output.example.reference).f1 for output in outputs]
     assert sum(f1) / len(f1) >= 0.5
     assert metrics.language_rate([output.text for output in outputs], "bo").value >= 0.98
