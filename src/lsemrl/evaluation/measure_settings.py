@@ -56,8 +56,8 @@ class MeasureSettings:
     max_new_tokens: int = 64
     """Length limit of an output."""
     num_beams: int = 1
-    """Beams of a beam search, by which published systems are mostly measured; 1 is greedy. Beams take about as many
-    times as long, and no more memory."""
+    """Beams of a beam search, by which published systems are mostly measured; 1 is greedy. A batch is then
+    answered in as many parts, so that as many rows are in memory as without; it takes about as many times as long."""
     batch_size: int = 64
     """Rows in a batch: speed, memory, and which outputs are drawn for the divergence along the policy's own."""
     device: str | None = None
