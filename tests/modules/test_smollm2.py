@@ -17,6 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 from lsemrl.data.chat import turn_end, write_chat
 from lsemrl.data.collate import encode
+from lsemrl.modules.forward import probe, prove
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import sample
@@ -57,6 +58,23 @@ def prompts(policy: Policy) -> PromptBatch:
             for at, (text, asked) in enumerate(zip(texts, QUESTIONS, strict=True))
         ],
     )
+
+
+def test_what_bfloat16_rounds_is_no_other_computation() -> None:
+    """Refused once as a model that sees what comes after, for four first prompts of 25."""
+    policy = Policy(PolicySettings(model=str(FOLDER / "smollm2"), dtype="bfloat16"))
+    policy.load()
+    policy.eval()
+    for said in (
+        "A doctor from Kano asked 25 children to sing.",
+        "The new minister wants to know when the rain will come.",
+    ):
+        asked = f"Translate into Pidgin: {said}"
+        text = write_chat(policy.tokenizer, None, (), asked, enable_thinking=False)
+        prompts = encode(policy.tokenizer, [Example(id="1", prompt=text, source=asked, references=("Paris",))])
+        with policy.inference():
+            rows = probe(prompts.prompt_ids_BP, prompts.prompt_mask_BP)
+            assert prove(policy.model, rows, "it") == "shared"
 
 
 def test_a_turn_ends_as_a_text_does(policy: Policy) -> None:
