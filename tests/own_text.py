@@ -31,5 +31,5 @@ def write_own_text(path: Path, model: str, rows: int = 7, top_k: int = 8, prompt
     policy.load()
     path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in made))
     identity_path(path).write_text(json.dumps({"model": model, "fingerprint": policy.fingerprint}))
-    save_file(likeliest(policy, made, top_k, 4), likeliest_path(path), {"text": digest_of(path)})
+    save_file(likeliest(policy, made, top_k), likeliest_path(path), {"text": digest_of(path)})
     return path

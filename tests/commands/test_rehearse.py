@@ -139,17 +139,21 @@ def test_a_call_that_was_killed_before_its_first_batch_goes_on(whole: Path, tmp_
         assert output.read_bytes() == whole.read_bytes()
 
 
-def test_prompts_of_the_users_own_are_answered_and_others_written_besides(tmp_path: Path) -> None:
+def test_prompts_of_the_users_own_are_answered_and_others_written_besides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lsemrl.durations._EVERY", 0.0)
     prompts = tmp_path / "prompts.txt"
-    asked = ["复述：牧民做了鞋。", "复述：老师喝了茶。"]
+    asked = ["复述：牧民做了鞋。", "复述：老师喝了茶。", "复述：昨天下午老师在学校里喝了茶。"]
     prompts.write_text("\n".join(asked) + "\n", encoding="utf-8")
-    rehearse(tmp_path / "own.jsonl", "--prompts", str(prompts), "--rows", "3")
+    rehearse(tmp_path / "own.jsonl", "--prompts", str(prompts), "--rows", "7")
+    assert "likeliest tokens of 8 of 10 rows; about " in capsys.readouterr().err
     rows = read_rehearsal(tmp_path / "own.jsonl")
     own = [row for row in rows if row.given == len(row.prompt_ids)]
-    assert [row.prompt for row in own] == asked and len(rows) == 5
+    assert [row.prompt for row in own] == [asked[2], asked[0], asked[1]] and len(rows) == 10  # the longest first
     assert own[0].split(whole=True) == (own[0].prompt_ids, own[0].answer_ids)  # nobody wrote that prompt
     rehearse(tmp_path / "alone.jsonl", "--prompts", str(prompts), "--rows", "0")
-    assert [row.prompt for row in read_rehearsal(tmp_path / "alone.jsonl")] == asked
+    assert [row.prompt for row in read_rehearsal(tmp_path / "alone.jsonl")] == [asked[2], asked[0], asked[1]]
 
 
 def test_a_base_without_a_chat_template_writes_from_where_texts_begin(tiny_model: str, tmp_path: Path) -> None:

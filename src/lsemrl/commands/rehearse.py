@@ -74,7 +74,7 @@ def rehearse(
         output: The file for them, .jsonl; what wrote them, the likeliest tokens and a page lie beside it.
         policy: The base; no adapter plays a part.
         rows: How many rows the base writes from nothing.
-        prompts: Prompts of the user's own, which are answered besides: a file of them, one a line, or in a
+        prompts: Prompts of the user's own, answered besides, the longest first: a file of them, one a line, or in a
             configuration a data module, whose training rows' prompts are taken.
         without: A regular expression; what the base writes and it matches, in prompt or answer, is not kept.
         temperature: Of prompts and answers; 1 draws as the base would.
@@ -201,7 +201,16 @@ def rehearse(
         if not kept:
             raise UserError(f"no row could be kept ({reasons(dropped)}); {_remedy(dropped)}, or give other --prompts")
         if top_k:
-            found = likeliest(base, kept, top_k, batch_size)
+            parts, pace = [], Pace(at_once=False)
+            for at in range(0, len(kept), batch_size):
+                parts.append(likeliest(base, kept[at : at + batch_size], top_k))
+                if pace.due():
+                    done = min(at + batch_size, len(kept))
+                    print(
+                        f"likeliest tokens of {done:,} of {len(kept):,} rows; {pace.left(done, len(kept))}",
+                        file=sys.stderr,
+                    )
+            found = {name: torch.cat([part[name] for part in parts]) for name in ("ids", "logprobs")}
             write_bytes(likeliest_path(output), save(found, {"text": digest_of(output)}))
         page = output.with_suffix(".md")
         write_text(page, "\n".join(_page(kept, dropped, policy.model)) + "\n")

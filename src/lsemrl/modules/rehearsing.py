@@ -81,6 +81,8 @@ class Asked:
 def given_prompts(policy: Policy, turn: Turn, own: Sequence[str] | TaskData) -> list[Asked]:
     """Prompts of the user's own: texts, or the training rows of a task, as they would be trained on.
 
+    The longest come first: a batch takes as long as its longest row.
+
     Raises:
         UserError: The rows cannot be read.
     """
@@ -94,7 +96,8 @@ def given_prompts(policy: Policy, turn: Turn, own: Sequence[str] | TaskData) -> 
         texts = [*own]
         whole = [[*turn.before, *ids, *turn.after] for ids in (prompt_ids(policy.tokenizer, texts) if texts else ())]
     pairs = zip(texts, whole, strict=True)
-    return [Asked(text=text, ids=tuple(ids), given=len(ids)) for text, ids in pairs]
+    asked = [Asked(text=text, ids=tuple(ids), given=len(ids)) for text, ids in pairs]
+    return sorted(asked, key=lambda each: len(each.ids), reverse=True)
 
 
 def _words(policy: Policy, turn: Turn, ids: Sequence[int]) -> str:
@@ -151,20 +154,17 @@ def write_answers(
 
 
 @torch.no_grad()
-def likeliest(policy: Policy, rows: Sequence[Rehearsed], top_k: int, batch_size: int) -> dict[str, Tensor]:
+def likeliest(policy: Policy, rows: Sequence[Rehearsed], top_k: int) -> dict[str, Tensor]:
     """The base's `top_k` likeliest tokens at each token of the answers: ids int32 and logprobs float32 [tokens, K]."""
     found: dict[str, list[Tensor]] = {"ids": [], "logprobs": []}
-    device = next(policy.parameters()).device
     with policy.inference():
-        for at in range(0, len(rows), batch_size):
-            part = rows[at : at + batch_size]
-            sequences = sequences_of([(row.prompt_ids, row.answer_ids) for row in part], device)
-            logits_of, tokens = policy.predictions(sequences), int(sequences.completion_mask_NT.sum())
-            for start in range(0, tokens, 256):
-                logits_CV = logits_of(slice(start, min(start + 256, tokens)))
-                logprobs_CK, ids_CK = logits_CV.log_softmax(dim=-1).topk(min(top_k, logits_CV.shape[1]), dim=-1)
-                found["ids"].append(ids_CK.int().cpu())
-                found["logprobs"].append(logprobs_CK.cpu())
+        sequences = sequences_of([(row.prompt_ids, row.answer_ids) for row in rows], next(policy.parameters()).device)
+        logits_of, tokens = policy.predictions(sequences), int(sequences.completion_mask_NT.sum())
+        for start in range(0, tokens, 256):
+            logits_CV = logits_of(slice(start, min(start + 256, tokens)))
+            logprobs_CK, ids_CK = logits_CV.log_softmax(dim=-1).topk(min(top_k, logits_CV.shape[1]), dim=-1)
+            found["ids"].append(ids_CK.int().cpu())
+            found["logprobs"].append(logprobs_CK.cpu())
     return {name: torch.cat(parts).contiguous() for name, parts in found.items()}
 
 
