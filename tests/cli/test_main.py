@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -99,6 +100,14 @@ def test_a_warning_is_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> N
     assert warnings.formatwarning(UserWarning("the encoder reads 128 tokens"), UserWarning, "/a/b.py", 3) == (
         "warning: the encoder reads 128 tokens\n"
     )
+
+
+def test_what_bitsandbytes_advises_of_is_not_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Every verb began with "Failed to load CPU gemm_4bit_forward", on processors with AVX512-BF16."""
+    main(["--version"])
+    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load")
+    logging.getLogger("bitsandbytes.cextension").error("no library")
+    assert caplog.messages == ["no library"]
 
 
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
