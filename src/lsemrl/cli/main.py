@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> None:
     shown = {"-h": _help, "--help": _help, "--version": lambda: f"lsemrl {__version__}"}
     logging.setLogRecordFactory(ShownRecord)
     warnings.formatwarning = _warning
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on what nobody asked for
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft imports
     try:
         if verb in shown:
             print(shown[verb]())
