@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,25 @@ def test_one_process_at_a_time_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), held(tmp_path / "new" / "rows.jsonl"):
         raise ZeroDivisionError
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_file_that_was_taken_away_while_it_was_waited_for_holds_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before ended between our opening the file and our locking it: a third would have made another."""
+    path, beside, lock, gone = tmp_path / "own.jsonl", tmp_path / ".own.jsonl.lock", fcntl.flock, []
+
+    def late(file: object, how: int) -> None:
+        if not gone:
+            gone.append(beside.unlink())
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with held(path):
+        assert beside.exists()
+        with pytest.raises(UserError, match="another process is at work"), held(path):
+            pass
+    assert not beside.exists()
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BufferedWriter
 from pathlib import Path
 
@@ -29,12 +29,23 @@ def held(path: Path, field: str = "") -> Iterator[None]:
     with told(path, field):
         beside.parent.mkdir(parents=True, exist_ok=True)
         file = beside.open("ab")
-    with file:
-        hold(file, path)
+    with ExitStack() as opened:
+        hold(opened.enter_context(file), path)
+        while not _lies_at(beside, file):  # whoever held it took it away after we had opened it
+            with told(path, field):
+                file = beside.open("ab")
+            hold(opened.enter_context(file), path)
         try:
             yield
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _lies_at(path: Path, file: BufferedWriter) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def hold(file: BufferedWriter, path: Path) -> None:
