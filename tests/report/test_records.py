@@ -356,6 +356,32 @@ def test_gain_tax_plot_draws_each_arm_to_its_final_evaluation(report: Report) ->
     assert not any(box.overlaps(other) for at, box in enumerate(boxes) for other in boxes[:at])
 
 
+def test_many_arms_have_room_for_their_names() -> None:
+    """Where a dozen lie close together, their names had lain upon each other."""
+    base, sft = make_arm("base"), replace(make_arm("sft"), trajectory=())
+    close = [
+        replace(
+            sft,
+            name=f"sft_{at}",
+            label=f"SFT, anchored, {at + 1} times the rate",
+            target={**sft.target, "meaning_f1": 0.93 + 0.005 * at},
+            general={**sft.general, "em": base.general["em"] - 0.02 - 0.003 * (at % 4)},
+        )
+        for at in range(12)
+    ]
+    low = replace(base, target={**base.target, "meaning_f1": 0.0})
+    figure = plots.draw(replace(make_report(), arms=(low, sft, *close)))["gain_tax"]
+    ax = figure.axes[0]
+    assert 40 < ax.get_ylim()[0] < 100 * sft.target["meaning_f1"]
+    assert min(ax.get_xticks()) >= 0 and max(ax.get_yticks()) <= 100
+    names = [note for note in ax.texts if note.get_text()]
+    assert {note.get_text() for note in names} == {"Base: 0.0, below", *(arm.label for arm in (sft, *close))}
+    figure.draw_without_rendering()
+    boxes = [note.get_window_extent() for note in names]
+    assert all(ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max) for box in boxes)
+    assert not any(box.overlaps(other) for at, box in enumerate(boxes) for other in boxes[:at])
+
+
 def test_reward_plot_has_the_gap_only_with_an_oracle() -> None:
     rl = make_arm("rl")
     report = replace(make_report("base"), arms=(make_arm("base"), rl))

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
-from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from lsemrl.foreign import visible
 from lsemrl.report.colours import colours
 from lsemrl.report.findings import SCORE_NAMES, matched, number, path, unmeasured
+from lsemrl.report.labels import INK, label, make_room
 from lsemrl.report.records import Arm, Report
 
-_INK, _MUTED, _RULE = "#1c1c1c", "#6b6b6b", "#d8d8d8"
+_MUTED, _RULE = "#6b6b6b", "#d8d8d8"
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.grid": True,
@@ -43,7 +40,7 @@ _STYLE: dict[Any, Any] = {
 }
 _CURVES = {  # in no arm's colour
     "similarity": ("similarity reward", "#7b4ea3"),
-    "meaning_f1": ("meaning F1 (oracle)", _INK),
+    "meaning_f1": ("meaning F1 (oracle)", INK),
     "language": ("language reward", "#8f7f00"),
 }
 _MONITORS = {"reward": "total reward", "kl": "KL to the reference, nats per token", "length": "length, tokens"}
@@ -51,16 +48,6 @@ _BINS = 48
 _MANY, _MANY_SIZE = 7, (10.5, 7.2)
 """From how many arms on a plot needs more room, and how much in inches."""
 Series = NDArray[np.float64]
-_Place = tuple[float, str, str, float, float]
-# Where a label may stand: how far, its alignment, and points from what it names; the first that fits is taken.
-_PLACES: tuple[_Place, ...] = tuple(
-    (far, ha, va, dx, dy)
-    for far in (1, 2, 3.5, 6, 9, 13, 18, 25)
-    for ha, va, dx, dy in (
-        ("left", "center", 9, 0), ("right", "center", -9, 0), ("center", "bottom", 0, 8), ("center", "top", 0, -8),
-        ("left", "bottom", 7, 6), ("left", "top", 7, -6), ("right", "bottom", -7, 6), ("right", "top", -7, -6),
-    )
-)  # fmt: skip
 
 
 def draw(report: Report) -> dict[str, Figure]:
@@ -122,15 +109,20 @@ def _gain_tax(report: Report) -> Figure | None:
         if same and other.name == "sft":
             height, losses = 100 * same.score, (100 * same.loss_a, 100 * same.loss_b)
             obstacles.append([(loss, height) for loss in losses])
-            ax.plot(losses, (height, height), color=_INK, linewidth=1, linestyle=(0, (2, 2)), zorder=3)
+            ax.plot(losses, (height, height), color=INK, linewidth=1, linestyle=(0, (2, 2)), zorder=3)
             for loss, arm in zip(losses, (rl, other), strict=True):
                 edge = colour[arm.name]
                 ax.plot(loss, height, marker="D", markersize=5, color="white", markeredgecolor=edge, zorder=5)
-            ends.append((max(losses), height, f"same score: {number(losses[0])} against {number(losses[1])}", _INK))
+            ends.append((max(losses), height, f"same score: {number(losses[0])} against {number(losses[1])}", INK))
     ax.margins(x=0.12, y=0.1)
+    if len(lines) > _MANY:
+        low = make_room(ax, [final[arm.name] for arm in report.trained if arm.name in final])
+        ends = [
+            (x, y, text, hue) if y >= low else (x, low, f"{text}: {number(y)}, below", hue) for x, y, text, hue in ends
+        ]
     ax.set_xlabel(f"{visible(report.kept_name)} lost against the base, percentage points  →  worse")
     ax.set_ylabel(f"{SCORE_NAMES[report.score]}, points of 100  →  better")
-    _label(ax, ends, obstacles)
+    label(ax, ends, obstacles)
     return figure
 
 
@@ -198,42 +190,8 @@ def _scatter(
     ax.set_xlabel(words[0])
     ax.set_ylabel(words[1])
     ends = [(x, y, visible(arm.label), colour[arm.name]) for arm, x, y in points]
-    _label(ax, ends, obstacles)
+    label(ax, ends, obstacles)
     return figure
-
-
-def _label(ax: Axes, ends: Sequence[tuple[float, float, str, str]], lines: Iterable[list[tuple[float, float]]]) -> None:
-    """Write each label near its point, on the side and at the distance where it covers least."""
-    figure = ax.get_figure()
-    assert isinstance(figure, Figure)
-    figure.draw_without_rendering()
-    renderer = FigureCanvasAgg(figure).get_renderer()  # or each box would be asked of a new one
-    half, busy, labels = 3 * figure.dpi / 72, list[Bbox](), list[Bbox]()
-    for line in lines:
-        for start, end in itertools.pairwise(ax.transData.transform([line[0], *line])):
-            busy += [Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half) for x, y in np.linspace(start, end, 8)]
-    for x, y, text, colour in ends:
-        note = ax.annotate(text, (x, y), (0, 0), textcoords="offset points", color=colour, zorder=6)
-        note.set_fontweight("normal" if colour == _INK else "bold")
-        costs = list[float]()
-        for place in _PLACES:
-            if costs and min(costs) <= 2 * place[0]:  # nor would one farther away be better
-                break
-            box = _stand(note, place, renderer)
-            outside = not (ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and ax.bbox.containsy(box.y1))
-            costs.append(box.count_overlaps(busy) + 60 * (box.count_overlaps(labels) + outside) + 2 * place[0])
-        best = _PLACES[costs.index(min(costs))]
-        labels.append(_stand(note, best, renderer))
-        if best[0] > 1:
-            leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
-            ax.annotate("", (x, y), note.get_position(), textcoords="offset points", arrowprops=leader)
-
-
-def _stand(note: Annotation, place: _Place, renderer: RendererAgg) -> Bbox:
-    """Move `note` to `place` and say what it then covers, in pixels."""
-    far, ha, va, dx, dy = place
-    note.set(position=(far * dx, far * dy), ha=ha, va=va)
-    return note.get_window_extent(renderer)
 
 
 def _reward_curve(arm: Arm) -> Figure | None:
@@ -256,7 +214,7 @@ def _reward_curve(arm: Arm) -> Figure | None:
         similarity, oracle = _series(arm, "similarity"), _series(arm, "meaning_f1")
         axes[0].fill_between(steps, _smooth(similarity), _smooth(oracle), color=_MUTED, alpha=0.13, linewidth=0)
         axes[1].axhline(0, color=_MUTED, linewidth=1)
-        _line(axes[1], steps, similarity - oracle, _INK)
+        _line(axes[1], steps, similarity - oracle, INK)
         axes[1].set_title("Hacking gap: similarity reward minus meaning F1")
     axes[-1].set_xlabel("rollout step")
     if monitors:
@@ -324,7 +282,7 @@ def _nll_drift(report: Report) -> Figure | None:
         ax.stairs(shares, edges, color=colour[arm.name], linewidth=1.2)
         ax.axvline(0, color=_MUTED, linewidth=1)
         ax.grid(axis="x", visible=False)
-        ax.text(0.995, 0.95, _drift_words(arm, values), transform=ax.transAxes, ha="right", va="top", color=_INK)
+        ax.text(0.995, 0.95, _drift_words(arm, values), transform=ax.transAxes, ha="right", va="top", color=INK)
         ax.set_title(visible(arm.label), color=colour[arm.name], fontweight="bold")
     axes[-1].set_xlabel("NLL of the gold answer minus the base's, nats per token  →  forgotten")
     figure.supylabel("questions, %", fontsize=9.5)
