@@ -232,7 +232,9 @@ def _likeliest(probabilities_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     rows, vocabulary = probabilities_NV.shape
     if vocabulary < 2 * count * _BLOCK:
         return probabilities_NV.topk(count, dim=-1)
-    blocks_NBW = pad(probabilities_NV, (0, -vocabulary % _BLOCK), value=-1.0).view(rows, -1, _BLOCK)
+    if beyond := -vocabulary % _BLOCK:  # pad copies even by nothing
+        probabilities_NV = pad(probabilities_NV, (0, beyond), value=-1.0)
+    blocks_NBW = probabilities_NV.view(rows, -1, _BLOCK)
     block_NK = blocks_NBW.amax(dim=-1).topk(count, dim=-1).indices
     found_NM = blocks_NBW.gather(1, block_NK[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
     likeliest_NK, at_NK = found_NM.topk(count, dim=-1)
