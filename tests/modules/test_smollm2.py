@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from lsemrl.data.chat import turn_end, write_chat
 from lsemrl.data.collate import encode
 from lsemrl.modules.forward import probe, prove
+from lsemrl.modules.packing import Packed
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import sample
@@ -60,8 +62,17 @@ def prompts(policy: Policy) -> PromptBatch:
     )
 
 
-def test_what_bfloat16_rounds_is_no_other_computation() -> None:
-    """Refused once as a model that sees what comes after, for four first prompts of 25."""
+def test_what_bfloat16_rounds_is_no_other_computation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused once as a model that sees what comes after, for four first prompts of 25; one that does is still told."""
+
+    mask = Packed.mask
+
+    def causal(packed: Packed, back: int | None = None) -> Tensor:  # siblings see each other
+        length = packed.ids_BL.shape[1]
+        if not packed.shared:
+            return mask(packed, back)
+        return torch.ones(len(packed.ids_BL), 1, length, length, dtype=torch.bool).tril()
+
     policy = Policy(PolicySettings(model=str(FOLDER / "smollm2"), dtype="bfloat16"))
     policy.load()
     policy.eval()
@@ -75,6 +86,9 @@ def test_what_bfloat16_rounds_is_no_other_computation() -> None:
         with policy.inference():
             rows = probe(prompts.prompt_ids_BP, prompts.prompt_mask_BP)
             assert prove(policy.model, rows, "it") == "shared"
+            with monkeypatch.context() as patch:
+                patch.setattr(Packed, "mask", causal)
+                assert prove(policy.model, rows, "it") == "plain"
 
 
 def test_a_turn_ends_as_a_text_does(policy: Policy) -> None:
