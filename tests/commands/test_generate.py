@@ -400,7 +400,9 @@ def test_the_card_says_what_it_is(exported: Path) -> None:
     assert str(exported / "base") in (exported / "adapter" / "adapter_config.json").read_text()
 
 
-def test_a_run_on_a_model_of_ones_own_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_a_model_of_ones_own_keeps_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     save_tiny_model(Path("models/tiny"))
     words = ["--model.policy.model=models/tiny", "--model.policy.dtype=bfloat16", "--data.batch_size=2"]
@@ -412,6 +414,17 @@ def test_a_run_on_a_model_of_ones_own_keeps_its_name(tmp_path: Path, monkeypatch
     assert json.loads(Path("out/merged/config.json").read_text())["dtype"] == "bfloat16"
     card = Path("out/adapter/README.md").read_text(encoding="utf-8")
     assert "```\nBe brief.\n翻译成藏文：...\n```\n\nIt followed 1 of the training rows" in card
+    said = re.search(
+        r"moves log-probs by ([.\d]+) nats .* differ from the adapter's by ([.\d]+)\.",
+        Path("out/merged/README.md").read_text(encoding="utf-8"),
+    )
+    assert said and 0 < float(said[2]) < 0.5 * float(said[1])
+    weak = ("export", "runs/version_0", "--merged", "--adapter-scale")
+    sentence = told(capsys, *weak, "0.03", "--output", "drowned")
+    assert "--merged: log-probs of the merged model are off by 0.00" in sentence and "moves them by 0.00" in sentence
+    assert not Path("drowned/merged").exists()
+    main([*weak, "0", "--output", "unmoved"])
+    assert "by 0 nats on average" in Path("unmoved/merged/README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from lsemrl.errors import UserError
-from lsemrl.modules.adapters.merging import rounded
+from lsemrl.modules.adapters.merging import merge_for_good, rounded
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.pretrained import fingerprint
@@ -265,6 +265,17 @@ def test_half_precision_loses_no_update_however_small(tiny_model: str, share: fl
     assert left == pytest.approx(whole, rel=0.05)
     if not share:
         assert all(map(torch.equal, merged, [weight.to(torch.bfloat16) for weight in own]))
+
+
+def test_the_model_that_is_exported_is_the_one_that_was_sampled_from(tiny_model: str) -> None:
+    """Of an update that the nearest bfloat16 would leave out; what no adapter changed is as it was read."""
+    policy = updated(make_policy(tiny_model, dtype="bfloat16"), 0.0005)
+    with policy.merged():
+        drawn = {name: value.clone() for name, value in policy.model.get_base_model().state_dict().items()}
+    plain = merge_for_good(policy.model.float(), torch.bfloat16).state_dict()
+    assert {value.dtype for value in plain.values()} == {torch.bfloat16}
+    for name, value in plain.items():
+        assert torch.equal(value, drawn.get(name, drawn.get(name.replace(".weight", ".base_layer.weight")))), name
 
 
 def test_chances_are_those_of_the_number() -> None:

@@ -7,11 +7,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from lsemrl import __version__, micro
@@ -39,8 +41,13 @@ _PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེ�
 _USE = """As with any adapter of peft, or model of transformers. This is the whole of its prompts, with `...` for what
 is asked; tokenize it without adding special tokens:
 """
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
-"""Nats by which log-probs of the merged model may differ from those of the adapter, by the dtype it is stored in."""
+_TOLERANCE = 1e-4
+"""Nats by which log-probs of a merged model in float32 may differ from those of the adapter."""
+_ROUNDED_OFF = 0.5
+"""Share of what an adapter does to log-probs by which those of a merged model in bfloat16 may differ from its own.
+
+Of the first strengths of a cold start of SmolLM2-135M .69 are off at .01, .38 at .03 and .18 at .1.
+"""
 
 
 def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Report, str] | None = None) -> list[Path]:
@@ -49,7 +56,7 @@ def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Re
     base/ goes along where only lsemrl knows the base: the embedded model, or one in 4 bits.
 
     The adapter is a plain peft folder. The merged model is the sum of base and adapter in float32, stored in the dtype
-    of the run's policy, read back, and compared with the adapter.
+    of the run's policy, read back, and compared with the adapter on the base as the run read it.
 
     Args:
         run: With LoRA; a fully fine-tuned run is a plain model already.
@@ -67,10 +74,10 @@ def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Re
         raise UserError(
             f"RUN is {str(run.folder)!r}, which was fully fine-tuned: {run.policy.model} is a plain model already"
         )
-    # Of 4 bits the weights depend on the dtype that they are read in.
-    policy = Policy(run.policy if run.policy.quantization else dataclasses.replace(run.policy, dtype="float32"))
+    policy = Policy(run.policy)
     card = _card(run, policy.tokenizer, figures)
     policy.load(plain=True)
+    policy.float()
 
     def fill(part: Path) -> None:
         _write_adapter(run, policy, part, output.resolve() / "base", card)
@@ -161,21 +168,30 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, 
 
 
 def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None:
-    dtype = run.policy.dtype
-    ids = policy.tokenizer(_PROBE, return_tensors="pt")["input_ids"]
+    dtype, ids = run.policy.dtype, policy.tokenizer(_PROBE, return_tensors="pt")["input_ids"]
+
+    def logprobs(model: Any) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = model(input_ids=ids).logits
+        return logits.log_softmax(dim=-1)
+
     with policy.inference():
-        before = policy.model(input_ids=ids).logits.log_softmax(dim=-1)
-    model = merge_for_good(policy.model)  # of the copy that was read here
-    write_model(model.to(getattr(torch, dtype)), policy.tokenizer, folder)
+        adapted = logprobs(policy.model)
+    with policy.base():
+        moved = float((adapted - logprobs(policy.model)).abs().mean())
+    model = merge_for_good(policy.model, getattr(torch, dtype))  # of the copy that was read here
+    write_model(model, policy.tokenizer, folder)
     policy.tokenizer.save_pretrained(folder)
     stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with torch.no_grad():
-        after = stored.eval()(input_ids=ids).logits.log_softmax(dim=-1)
-    off = float((before - after).abs().mean())
-    if not off <= _TOLERANCE[dtype]:  # nor where it is no number
-        raise UserError(f"--merged: log-probs of the merged model are off by {off:.2g} nats; use the adapter instead")
+    off = float((adapted - logprobs(stored.eval())).abs().mean())
+    if not off <= (_TOLERANCE if dtype == "float32" else _ROUNDED_OFF * moved):  # nor where it is no number
+        raise UserError(
+            f"--merged: log-probs of the merged model are off by {off:.2g} nats, where the adapter moves them by "
+            f"{moved:.2g}; use the adapter instead"
+        )
     note = (
-        f"\nBase and adapter, added in float32 and stored in {dtype}; log-probs differ by {off:.1g} nats on average.\n"
+        f"\nBase and adapter, added in float32 and stored in {dtype}. On a line of text the adapter moves log-probs by "
+        f"{moved:.2g} nats on average; those of this model differ from the adapter's by {off:.2g}.\n"
     )
     write_text(folder / "README.md", _front(run, "transformers") + card + note)
 

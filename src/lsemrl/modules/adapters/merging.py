@@ -68,8 +68,12 @@ def adapted_weights(model: Any) -> Iterator[tuple[Tensor, Tensor]]:
             yield layer.base_layer.weight, layer.get_merged_weights(layer.active_adapters)
 
 
-def merge_for_good(model: Any) -> Any:
+def merge_for_good(model: Any, dtype: torch.dtype = torch.float32) -> Any:
     """The plain model that base and adapter make together; `model` is used up.
+
+    Args:
+        model: In float32.
+        dtype: What the plain model is in. The sums are `rounded` to it, as those of `merged_adapters` are.
 
     Raises:
         UserError: No plain model computes the same.
@@ -79,13 +83,19 @@ def merge_for_good(model: Any) -> Any:
         layer: Any = module
         if isinstance(module, LoraLayer) and shared[id(_weight(layer))] > 1:  # what is tied to it is not adapted
             layer.get_base_layer().weight = nn.Parameter(_weight(layer).detach().clone())
+    with torch.no_grad():  # merging puts sums into the parameters of the base, or its own copies in their place
+        changed = [sum_ if isinstance(sum_, nn.Parameter) else weight for weight, sum_ in adapted_weights(model)]
     try:
-        return model.merge_and_unload(safe_merge=True)
+        plain = model.merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         reason = reason_of(error)
         raise UserError(
             f"--merged: base and adapter make no plain model ({reason}); use the adapter instead"
         ) from error
+    generator = torch.Generator(plain.device).manual_seed(0)
+    for weight in dict.fromkeys(changed):  # a copy that was kept tied is there twice
+        weight.data = rounded(weight.data, dtype, generator)
+    return plain.to(dtype)
 
 
 def is_matrix(layer: Any) -> bool:
