@@ -18,6 +18,7 @@ from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sft import SFT
 from lsemrl.rewards import Chrf
+from lsemrl.types import Sequences
 from matrix import slow_but
 from short_runs import At, metrics, policy_settings, run, trained
 from tiny import make_policy
@@ -80,6 +81,29 @@ def test_an_untouched_policy_logs_no_kl_and_clips_nothing(
         assert {float(row[f"clip_ratio/{side}_mean"]) for side in ("low", "high", "region")} == {0.0}
 
 
+def test_rows_are_scored_in_the_company_that_they_step_in(
+    noisy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded in other company, log-probs are others, and a policy that has not moved would log a KL."""
+    module = untouched(noisy, tmp_path, loss=LossSettings(beta=0.1, mask_truncated_completions=True), policy={})
+    module.policy.eos_ids = lambda: list(range(0, 2000, 4))  # type: ignore[method-assign]  # some end in time
+    passed: dict[str, list[torch.Tensor]] = {"logprobs": [], "loss": []}
+    for name, seen in passed.items():
+
+        def spy(
+            sequences: Sequences, *args: Any, own: Any = getattr(module.policy, name), seen: Any = seen, **on: Any
+        ) -> Any:
+            seen.append(sequences.completion_ids_NT)
+            return own(sequences, *args, **on)
+
+        monkeypatch.setattr(module.policy, name, spy)
+    run(module, tmp_path, resume="never", rows=4, epochs=1)
+    first, *scored = passed["logprobs"]  # by which sampling is proven; then the old ones and the reference's
+    stepped = passed["loss"]  # in two passes
+    assert len(first) and len(scored) == len(stepped) and all(map(torch.equal, scored, stepped))
+    assert 0 < sum(map(len, scored)) < 2 * 16
+
+
 def test_dropout_can_be_asked_for_in_updates(noisy: str, tmp_path: Path) -> None:
     module = untouched(noisy, tmp_path, loss=LOSSES["sequence"], policy={}, dropout_in_updates=True)
     run(module, tmp_path, resume="never", epochs=1)
@@ -95,7 +119,7 @@ def test_old_log_probs_are_scored_without_dropout(noisy: str, tmp_path: Path) ->
     def score() -> None:
         assert module.policy.model.training
         sequences = next(iter(module.trainer.datamodule.val_dataloader())).sequences
-        scored.extend(module.score(sequences) for _ in range(2))
+        scored.extend(module.score(sequences, [torch.arange(len(sequences))]) for _ in range(2))
         with module.policy.inference():
             scored.append(module.policy.logprobs(sequences, 1.0)[0])
 

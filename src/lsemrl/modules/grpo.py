@@ -5,6 +5,7 @@ Left out on purpose: a value network (the group is the baseline), and a replay b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from lsemrl.modules.rollout_report import append_samples, completion_metrics, re
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.scoring import score
 from lsemrl.modules.step_faults import within_memory
-from lsemrl.modules.windows import over_windows
+from lsemrl.modules.windows import active_rows, over_windows
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
 from lsemrl.rewards.coverage import Coverage
@@ -234,16 +235,18 @@ class GRPO(PolicyModule):
         """
         whole = rollouts.sequences
         mask_NT = active_mask(whole.completion_mask_NT, rollouts.ended_N, self.loss.mask_truncated_completions)
+        windows = torch.arange(len(whole), device=self.device).split(self.window_size)
+        rows = [active_rows(window, mask_NT) for window in windows]
         # With a single step the policy that is trained is still the one that sampled, but for what was rounded, or what
         # another engine computed otherwise.
         corrected = not self.exact and self.loss.importance_sampling_mode is not None
-        old_NT = self.score(whole) if corrected or self.updates_per_batch() > 1 else None
+        old_NT = self.score(whole, rows) if corrected or self.updates_per_batch() > 1 else None
         correction_NT, differences = correction(old_NT if corrected else None, rollouts.logprobs_NT, mask_NT, self.loss)
         with self.policy.reference() if self.loss.beta > 0 else nullcontext():
-            ref_NT = self.score(whole) if self.loss.beta > 0 else None
+            ref_NT = self.score(whole, rows) if self.loss.beta > 0 else None
         self.stopwatch.lap("reference")
 
-        windows = torch.arange(len(whole), device=self.device).split(self.window_size) * self.num_iterations
+        windows *= self.num_iterations
         steps = [self.step(whole, window, mask_NT, advantages_N, old_NT, ref_NT, correction_NT) for window in windows]
         self.stopwatch.lap("update")
         return over_windows(steps, self.loss) | differences
@@ -294,23 +297,21 @@ class GRPO(PolicyModule):
                 whole_rows=self.loss.importance_sampling_level == "sequence",
             )
 
-        active = window[mask_NT[window].any(dim=1)]
-        # A rank with nothing to learn from still logs what the others log, of a row that weighs nothing.
-        found = self.learn(whole, active if len(active) else window[:1], loss_of)
+        found = self.learn(whole, active_rows(window, mask_NT), loss_of)
         same = ("grad_norm", "learning_rate", "padding/update")
         # The others add up over ranks, and logging averages.
         ranks = self.trainer.world_size
         return {name: value if name in same else value * ranks for name, value in found.items()}, counts
 
-    def score(self, whole: Sequences) -> Tensor:
-        """Log-probs of the sampled tokens as they stand, without gradients: float32 [N, T]."""
-        rows = torch.arange(len(whole), device=self.device)
-        return within_memory(
-            self.policy,
-            lambda: score(self.policy, whole, self.micro_batches(whole, rows), self.sampling.temperature),
-            self._halve_micro_batches,
-            "model.micro_batch_tokens",
-        )
+    def score(self, whole: Sequences, windows: Sequence[Tensor]) -> Tensor:
+        """Log-probs of the sampled tokens as they stand, without gradients: float32 [N, T], 0 in rows of no window."""
+
+        def work() -> Tensor:
+            # As they step: rounded in other company, the same policy says something else.
+            batches = [batch for rows in windows for batch in self.micro_batches(whole, rows)]
+            return score(self.policy, whole, batches, self.sampling.temperature)
+
+        return within_memory(self.policy, work, self._halve_micro_batches, "model.micro_batch_tokens")
 
     def report(self, rollouts: Rollouts, rewards: Rewards, advantages_N: Tensor, metrics: dict[str, Tensor]) -> None:
         """Log the batch and, now and then, write the first rank's completions to samples.csv in the run's folder."""

@@ -1,4 +1,4 @@
-"""What is logged of a batch of rollouts that took several optimizer steps."""
+"""A batch of rollouts in several optimizer steps: which rows each takes, and what is logged of all of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import torch
 from torch import Tensor
 
 from lsemrl.modules.losses import LossSettings, WindowCounts
+
+
+def active_rows(window: Tensor, mask_NT: Tensor) -> Tensor:
+    """The rows of a window that have an active token.
+
+    A rank with nothing to learn from still logs what the others log, of one row that weighs nothing.
+    """
+    active = window[mask_NT[window].any(dim=1)]
+    return active if len(active) else window[:1]
 
 
 def over_windows(
