@@ -1,10 +1,11 @@
-"""As what a device multiplies matrices of float32: settings, environment variables and containers make it less."""
+"""As what matrices are multiplied: mixed precision, settings, environment variables and containers make it less."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 _SIZE = 256
 
@@ -22,3 +23,9 @@ def float32_products(device: torch.device) -> Literal["float32", "tf32", "bfloat
     exact = one.double() @ other.double()
     off = float((found - exact).square().mean().sqrt() / exact.square().mean().sqrt())
     return "float32" if off < 1e-5 else "tf32" if off < 1e-3 else "bfloat16"
+
+
+def product_dtype(operand: Tensor) -> torch.dtype:
+    """What an operand of a matmul is when it is multiplied: its own dtype, or that of mixed precision."""
+    kind = operand.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else operand.dtype

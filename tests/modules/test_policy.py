@@ -240,14 +240,15 @@ def updated(policy: Policy, share: float) -> Policy:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0005, 0.005])
-def test_half_precision_loses_no_update_however_small(tiny_model: str, share: float) -> None:
-    """The nearest bfloat16 would keep .3 of the second and .99 of the last."""
-    policy = updated(make_policy(tiny_model, dtype="bfloat16"), share)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_half_precision_loses_no_update_however_small(tiny_model: str, dtype: str, share: float) -> None:
+    """The nearest bfloat16 would keep .3 of the second and .99 of the last; mixed precision would take that itself."""
+    policy = updated(make_policy(tiny_model, dtype=dtype), share)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     layers: list[Any] = [module for module in policy.model.modules() if isinstance(module, LoraLayer)]
     with torch.no_grad():
         updates = [layer.get_delta_weight("default") for layer in layers]
-        own = [layer.get_base_layer().weight.float() for layer in layers]
+        own = [layer.get_base_layer().weight.to(torch.bfloat16).float() for layer in layers]
     found = []
     for _ in range(2):
         with torch.autocast("cpu", torch.bfloat16), policy.merged():
@@ -255,7 +256,8 @@ def test_half_precision_loses_no_update_however_small(tiny_model: str, share: fl
         assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
     merged, again = found
     assert all(map(torch.equal, merged, again))
-    assert all(weight.dtype == torch.bfloat16 for weight in merged)
+    assert all(weight.dtype == getattr(torch, dtype) for weight in merged)
+    assert all(torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype)) for weight in merged)
     off = [one.float() - weight - update for one, weight, update in zip(merged, own, updates, strict=True)]
     step = 2**-7  # between two numbers of bfloat16, at most, as a share
     for error, weight, update in zip(off, own, updates, strict=True):
@@ -264,7 +266,7 @@ def test_half_precision_loses_no_update_however_small(tiny_model: str, share: fl
     whole = sum(float(update.double().square().sum()) for update in updates)
     assert left == pytest.approx(whole, rel=0.05)
     if not share:
-        assert all(map(torch.equal, merged, [weight.to(torch.bfloat16) for weight in own]))
+        assert all(map(torch.equal, [weight.float() for weight in merged], own))
 
 
 def test_the_model_that_is_exported_is_the_one_that_was_sampled_from(tiny_model: str) -> None:

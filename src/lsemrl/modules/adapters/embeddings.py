@@ -19,6 +19,7 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from lsemrl.matmul import product_dtype
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def output_head(model: Any, dtype: torch.dtype | None = None) -> tuple[Tensor, T
     assert found is not None  # else the way chosen would be through the model's own logits
     weight_VH, bias_V = found
     if dtype is None:
-        dtype = torch.bfloat16 if torch.is_autocast_enabled(weight_VH.device.type) else weight_VH.dtype
+        dtype = product_dtype(weight_VH)
     return weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lsemrl.errors import reason_of
 from lsemrl.modules.adapters.embeddings import take_embeddings
+from lsemrl.modules.adapters.summing import sum_once
 from lsemrl.modules.families import lora_targets
 from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.modules.quantization import is_quantized
@@ -56,6 +57,7 @@ def attach(model: Any, config: LoraConfig, field: str) -> PeftModel:
             f"{field} ties factors of embeddings to those of the head, of which it is not proven that they are trained "
             "here as peft trains them; name the embeddings in modules_to_save instead"
         )
+    sum_once(adapted)
     return adapted
 
 

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from lsemrl.errors import reason_of
+from lsemrl.matmul import product_dtype
 from lsemrl.modules.quantization import is_quantized, plain_linear, plain_weight
 from lsemrl.types import UserError
 
@@ -27,12 +28,11 @@ def merged_adapters(model: Any) -> Iterator[None]:
 
     Only where the sum computes the same, which is factors beside linears, and rows that stand in for a base's rows.
     What else there is, such as magnitudes or biases, is computed as peft does. Sums are made in float32 and `rounded`
-    once, to the dtype of the weights. Weights of 4 bits are written out in the dtype that they compute in. The weights
-    themselves are never written to. To be called without gradients.
+    once, to what the weights are multiplied in. Weights of 4 bits are written out in the dtype that they compute in.
+    The weights themselves are never written to. To be called without gradients.
     """
     merged: list[tuple[Any, Callable[[], None]]] = []  # with what takes it back
-    with torch.autocast(next(model.parameters()).device.type, enabled=False):
-        sums = _sums(model)
+    sums = _sums(model)
     try:
         for layer, adapted in sums:
             base = layer.get_base_layer()
@@ -107,6 +107,17 @@ def is_matrix(layer: Any) -> bool:
     )
 
 
+def is_plain(layer: Any) -> bool:
+    """Whether an adapted layer is one matrix with the one adapter that is active, be it switched on or off."""
+    return (
+        len(layer.active_adapters) == 1
+        and layer.active_adapters[0] in layer.lora_A
+        and is_matrix(layer)
+        and layer.lora_A[layer.active_adapters[0]].weight.dtype == torch.float32
+        and not isinstance(layer.get_base_layer().weight, DTensor)
+    )
+
+
 def rounded(sum_: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """A float32 sum in `dtype`: in bfloat16 up or down by chance, so that it is the sum on the average.
 
@@ -133,10 +144,13 @@ def _sums(model: Any) -> list[tuple[Any, Tensor]]:
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
     for module in model.modules():
         layer: Any = module
-        if isinstance(module, LoraLayer) and _is_plain(layer) and shared[id(_weight(layer))] == 1:
+        on = isinstance(module, LoraLayer) and is_plain(layer) and not layer.disable_adapters
+        if on and shared[id(_weight(layer))] == 1:
             weight = plain_weight(_weight(layer))
-            update = layer.get_delta_weight(layer.active_adapters[0])
-            sums.append((layer, rounded(weight + update, weight.dtype, generator)))
+            dtype = product_dtype(weight)
+            with torch.autocast(weight.device.type, enabled=False):
+                update = layer.get_delta_weight(layer.active_adapters[0])
+            sums.append((layer, rounded(weight.to(dtype) + update, dtype, generator).to(weight.dtype)))
         elif isinstance(module, TrainableTokensLayer) and _stands_in(layer):
             tokens[id(layer.base_layer.weight)].append(layer)
     for rows_of, layers in tokens.items():
@@ -159,15 +173,3 @@ def _stands_in(layer: Any) -> bool:
     """Whether a layer of single rows would compute as it does with these rows in its weight."""
     plain = not isinstance(layer.base_layer.weight, DTensor) and getattr(layer.base_layer, "bias", None) is None
     return plain and not layer.disable_adapters and bool(layer.active_adapters)
-
-
-def _is_plain(layer: Any) -> bool:
-    base = layer.get_base_layer()
-    return (
-        not layer.disable_adapters
-        and len(layer.active_adapters) == 1
-        and layer.active_adapters[0] in layer.lora_A
-        and is_matrix(layer)
-        and layer.lora_A[layer.active_adapters[0]].weight.dtype == torch.float32
-        and not isinstance(base.weight, DTensor)
-    )
