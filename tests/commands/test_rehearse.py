@@ -81,7 +81,8 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_file(
     rehearse(part)
     assert part.read_bytes() == whole.read_bytes()
     assert torch.equal(load_file(likeliest_path(part))["ids"], load_file(likeliest_path(whole))["ids"])
-    monkeypatch.setattr(rehearsing, "write_answers", lambda *args, **kwargs: pytest.fail("nothing is left to write"))
+    for done in ("write_answers", "likeliest"):
+        monkeypatch.setattr(rehearsing, done, lambda *args, **kwargs: pytest.fail("nothing is left to do"))
     rehearse(part)
 
 
@@ -113,9 +114,11 @@ def test_text_of_other_settings_is_not_gone_on_with(whole: Path, tmp_path: Path)
     with pytest.raises(SystemExit):
         rehearse(output)
     assert output.read_bytes() == before[:-9]  # not filled up
-    output.write_bytes(before + before.splitlines(keepends=True)[0])
-    with pytest.raises(UserError, match="to which rows were added since it was written; name another"):
-        command.rehearse(output=output, **ASKED)
+    for other in (before + before.splitlines(keepends=True)[0], before.replace(b'"given"', b'"GIVEN"', 1)):
+        output.write_bytes(other)
+        with pytest.raises(UserError, match="which was changed since it was written; restore it, or name another"):
+            command.rehearse(output=output, **ASKED)
+        assert output.read_bytes() == other
     output.write_bytes(before)
     found = json.loads(identity_path(output).read_text(encoding="utf-8"))
     identity_path(output).write_text(json.dumps({**found, "model": "elsewhere/micro", "lsemrl": "0.0.9"}))
@@ -123,8 +126,8 @@ def test_text_of_other_settings_is_not_gone_on_with(whole: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"which was written with other top_p; name another file"):
         command.rehearse(output=output, **ASKED, top_p=0.9)
     identity_path(output).write_text("{")
-    with pytest.raises(SystemExit):
-        rehearse(output)
+    with pytest.raises(UserError, match="which says how it was written, cannot be read; name another"):
+        command.rehearse(output=output, **ASKED)
     assert output.read_bytes() == before
 
 
@@ -137,6 +140,10 @@ def test_a_call_that_was_killed_before_its_first_batch_goes_on(whole: Path, tmp_
         output.unlink() if begun is None else output.write_bytes(b'{"torn')
         rehearse(output)
         assert output.read_bytes() == whole.read_bytes()
+    identity_path(output).write_text(json.dumps({**found, "batch_size": 64}))
+    output.unlink()  # memory ran out, and nothing was written that a smaller batch would not fit to
+    rehearse(output)
+    assert output.read_bytes() == whole.read_bytes()
 
 
 def test_prompts_of_the_users_own_are_answered_and_others_written_besides(
@@ -194,6 +201,12 @@ def _file(folder: Path, text: str) -> Path:
         (lambda path: {"rows": -1}, "--rows is -1"),
         (lambda path: {"rows": 0}, "--rows is 0 and --prompts is not given"),
         (lambda path: {"prompts": path / "nope.txt"}, r"--prompts is .* cannot be read"),
+        (lambda path: {"prompts": path / "own.jsonl"}, r"but a file of prompts is plain text, .*InstructionData"),
+        (
+            lambda path: {"rows": 0, "prompts": _file(path, "复述：" + "老师喝了茶。" * 9000)},
+            r"the longest given prompt with 256 new tokens comes to .* tokens, but policy.model 'micro' has 32,768",
+        ),
+        (lambda path: {"max_new_tokens": 40_000}, "the longest prompt of the base's own, with its answer comes to"),
         (lambda path: {"rows": 0, "prompts": _file(path, "\n \n")}, r"--prompts is .* holds no prompts"),
         (
             lambda path: {"rows": 0, "prompts": _file(path, "复述：老师喝了茶。\n"), "max_new_tokens": 1},
@@ -261,6 +274,11 @@ def test_kinds_of_text_are_kept_out_and_any_task_is_asked(tmp_path: Path) -> Non
     assert tokenizer.decode(asked[0].prompt_ids) == tokenizer.apply_chat_template(
         turn, tokenize=False, add_generation_prompt=True
     )
+    questions["init_args"]["template"] = {"shots": 1}
+    config.write_text(json.dumps({"prompts": questions}), encoding="utf-8")
+    rehearse(tmp_path / "shown.jsonl", "--config", str(config), "--rows", "0")
+    shown = read_rehearsal(tmp_path / "shown.jsonl")
+    assert shown and all(row.prompt.count("？") == 1 for row in shown)  # the example's question is none of theirs
     questions["init_args"]["template"] = {"template": "{context}{question}"}
     config.write_text(json.dumps({"without": "[？?]", "prompts": questions}), encoding="utf-8")
     with pytest.raises(SystemExit):

@@ -27,6 +27,7 @@ from lsemrl.data.rehearsal import (
     why_not,
 )
 from lsemrl.data.survey import scripts_of
+from lsemrl.data.tokens import special_ids
 from lsemrl.durations import Pace
 from lsemrl.files import append, told, try_folder, write_bytes, write_text
 from lsemrl.finite import check_seed
@@ -49,6 +50,7 @@ _REMEDIES = {
 }
 _NO_MATTER = ("model", "lsemrl")
 """Settings that are told and not compared: the fingerprint says what the model is, wherever it lies."""
+_ROWS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _SHOWN = 12
 
 
@@ -123,14 +125,14 @@ def rehearse(
         import torch
         from safetensors.torch import save
 
+        from lsemrl.modules.legibility import fitting
         from lsemrl.modules.policy import Policy
         from lsemrl.modules.rehearsing import given_prompts, likeliest, turn_of, write_answers, write_prompts
 
         quiet()
         base = Policy(policy)
         turn = turn_of(base)
-        special = [at for at, token in base.tokenizer.added_tokens_decoder.items() if token.special]
-        if rows and turn.after and turn.after[0] not in special:
+        if rows and turn.after and turn.after[0] not in special_ids(base.tokenizer):
             end = str(base.tokenizer.decode(turn.after[:1]))
             print(
                 f"warning: the chat template ends a user's words with {end!r}, which may stand in them too; what the "
@@ -142,6 +144,16 @@ def rehearse(
             raise UserError(
                 f"--rows is 0 and --prompts is {str(prompts)!r}, which holds no prompts; ask for rows, or fill it"
             )
+        read = (
+            {f"longest given prompt with {max_new_tokens:,} new tokens": len(own[0].ids) + max_new_tokens}
+            if own
+            else {}
+        )
+        if rows:
+            around = len(turn.before) + len(turn.after)
+            read["longest prompt of the base's own, with its answer"] = around + max_prompt_tokens + max_new_tokens
+        for line in fitting(policy.model, base.config, read, "shorten --prompts or lower --max-prompt-tokens"):
+            print(line, file=sys.stderr)
         base.load()
         base.to("cuda" if torch.cuda.is_available() else "cpu")
         settings = {
@@ -166,7 +178,7 @@ def rehearse(
         def finished(progress: dict[str, Any]) -> bool:
             return bool(progress["batches"] * batch_size >= len(own) and progress["free"] >= rows)
 
-        progress = _taken_up(output, settings, finished)
+        progress, written = _taken_up(output, settings, finished)
         write_json(identity_path(output), {**settings, "progress": progress})
         kept = read_rehearsal(output) if progress["bytes"] else []
         dropped, known = Counter(progress["dropped"]), set(map(text_of, kept))
@@ -185,9 +197,16 @@ def rehearse(
                 elif part or progress["free"] < rows:
                     new.append(row)
                     progress["free"] += not part
-            append(output, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in new))
+            lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in new)
+            append(output, lines)
+            written.update(lines.encode())
             kept += new
-            progress |= {"batches": progress["batches"] + 1, "dropped": dict(dropped), "bytes": output.stat().st_size}
+            progress |= {
+                "batches": progress["batches"] + 1,
+                "dropped": dict(dropped),
+                "bytes": output.stat().st_size,
+                "digest": written.hexdigest(),
+            }
             write_json(identity_path(output), {**settings, "progress": progress})
             free = progress["batches"] - -(-len(own) // batch_size)
             if free >= _HOPELESS and progress["free"] * _HOPELESS < free * batch_size and not finished(progress):
@@ -200,7 +219,7 @@ def rehearse(
                 print(f"{len(kept):,} of {wanted:,} rows; {left}", file=sys.stderr, flush=True)
         if not kept:
             raise UserError(f"no row could be kept ({reasons(dropped)}); {_remedy(dropped)}, or give other --prompts")
-        if top_k:
+        if top_k and not _known(output, top_k):
             parts, pace = [], Pace(at_once=False)
             for at in range(0, len(kept), batch_size):
                 parts.append(likeliest(base, kept[at : at + batch_size], top_k))
@@ -217,12 +236,29 @@ def rehearse(
         print(f"{len(kept):,} rows in {output}; dropped: {reasons(dropped)}; {page} shows some")
 
 
+def _known(output: Path, top_k: int) -> bool:
+    """Whether the likeliest tokens of this very text lie beside it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(likeliest_path(output), "pt") as kept:
+            width = kept.get_slice("ids").get_shape()[1]
+            return bool(kept.metadata() == {"text": digest_of(output)} and width == top_k)
+    except (OSError, SafetensorError):
+        return False
+
+
 def _lines(path: Path) -> list[str]:
     """The lines of a file of prompts, without those that are empty.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: It cannot be read, or holds rows and not lines.
     """
+    if path.suffix.lower() in _ROWS:
+        raise UserError(
+            f"--prompts is {str(path)!r}, but a file of prompts is plain text, one a line; have a data module read "
+            "rows, in a configuration (prompts: {class_path: lsemrl.data.instruction.InstructionData, …})"
+        )
     try:
         return [line.strip() for line in read_lines(path) if line.strip()]
     except Unreadable as reason:
@@ -235,37 +271,43 @@ def _remedy(dropped: Counter[str]) -> str:
     return _REMEDIES.get(reason, "name another model")
 
 
-def _taken_up(output: Path, settings: dict[str, Any], finished: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """How far an earlier call came; what it wrote after its last whole batch is cut off."""
+def _taken_up(
+    output: Path, settings: dict[str, Any], finished: Callable[[dict[str, Any]], bool]
+) -> tuple[dict[str, Any], Any]:
+    """How far an earlier call came, and the hash of what it wrote; what is beyond its last whole batch is cut off."""
     begun: dict[str, Any] = {"batches": 0, "free": 0, "dropped": {}, "bytes": 0}
     beside = identity_path(output)
     if not output.exists() and not beside.exists():
         for other in (likeliest_path(output), output.with_suffix(".md")):
             if other.exists():
                 raise UserError(f"--output is {str(output)!r}, for which {other} would be replaced; name another")
-        return begun
+        return begun, hashlib.sha256()
     try:
         found = read_json(beside)
         progress: dict[str, Any] = found.pop("progress")
         asked = json.loads(json.dumps(settings))
         odd = [name for name in {**asked, **found} if name not in _NO_MATTER and asked.get(name) != found.get(name)]
-        size = output.stat().st_size if output.exists() else 0  # of one that was killed before its first batch
-        beyond = size - progress["bytes"]
+        wrote = progress["bytes"]
+        there = output.read_bytes() if output.exists() else b""  # of one that was killed before its first batch
+        written = hashlib.sha256(there[:wrote])
+        same = len(there) >= wrote and progress.get("digest", written.hexdigest()) == written.hexdigest()
+        beyond = len(there) - wrote
     except (Unreadable, OSError, ValueError, KeyError, AttributeError, TypeError):
-        odd, beyond, progress = ["settings"], 0, begun
-    if odd:
+        raise UserError(
+            f"--output is {str(output)!r}, and {str(beside)!r}, which says how it was written, cannot be read; name "
+            "another"
+        ) from None
+    if odd and wrote:
         what = {"fingerprint": "model", "asked": "prompts"}.get(odd[0], odd[0])
         raise UserError(f"--output is {str(output)!r}, which was written with other {what}; name another file")
-    if beyond < 0:  # cutting would fill it up with NULs
+    if not same or (beyond and finished(progress)):
         raise UserError(
-            f"--output is {str(output)!r}, which is shorter than it was written; restore it, or name another"
+            f"--output is {str(output)!r}, which was changed since it was written; restore it, or name another"
         )
-    if beyond and finished(progress):
-        raise UserError(f"--output is {str(output)!r}, to which rows were added since it was written; name another")
     if beyond:
         with told(output):
-            os.truncate(output, progress["bytes"])
-    return progress
+            os.truncate(output, wrote)
+    return (begun if odd else progress), written  # where nothing was written yet, settings may change
 
 
 def _page(rows: Sequence[Rehearsed], dropped: Counter[str], model: str) -> Iterator[str]:

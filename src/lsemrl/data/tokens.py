@@ -51,6 +51,11 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
     return [[*ids, eos] for ids in _ids(tokenizer, texts, split_special_tokens=True)]
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that are no text of a user's: ends of turns and their like."""
+    return {at for at, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, split_special_tokens: bool) -> list[list[int]]:
     if not texts:  # which a tokenizer does not take
         return []

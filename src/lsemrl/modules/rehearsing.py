@@ -18,7 +18,7 @@ from lsemrl.data.base import TaskData
 from lsemrl.data.collate import padded, sequences_of
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.rehearsal import Rehearsed
-from lsemrl.data.tokens import complete_tokenizer, prompt_ids
+from lsemrl.data.tokens import complete_tokenizer, prompt_ids, special_ids
 from lsemrl.modules.sampling import Sampling
 from lsemrl.types import Example, PromptBatch, Rollouts, UserError
 
@@ -103,9 +103,10 @@ def given_prompts(policy: Policy, turn: Turn, own: Sequence[str] | TaskData) -> 
 def _words(policy: Policy, turn: Turn, ids: Sequence[int]) -> str:
     """What a user says in a whole prompt; "" where more than a turn stands around it, such as shots."""
     before, after = list(turn.before), list(turn.after)
-    if list(ids[: len(before)]) != before or (after and list(ids[-len(after) :]) != after):
+    said = ids[len(before) : len(ids) - len(after)]
+    if [*before, *said, *after] != list(ids) or not special_ids(policy.tokenizer).isdisjoint(said):
         return ""
-    return str(policy.tokenizer.decode(ids[len(before) : len(ids) - len(after)], skip_special_tokens=True)).strip()
+    return str(policy.tokenizer.decode(said, skip_special_tokens=True)).strip()
 
 
 def write_prompts(policy: Policy, turn: Turn, sampling: Sampling, count: int, seed: int) -> tuple[list[Asked], int]:
