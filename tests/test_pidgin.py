@@ -14,6 +14,7 @@ import pytest
 from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
+from lsemrl.data.rehearsal import read_rehearsal
 from lsemrl.evaluation.measurement import FILE, Measured
 from lsemrl.experiment.read import read_experiment
 from two_languages import sentences
@@ -55,6 +56,9 @@ def fit(*words: str, names: tuple[str, ...]) -> Path:
 @pytest.mark.slow
 def test_it_learns_is_rewarded_and_measured_as_configured(home: Path) -> None:
     main(["rehearse", "--config", str(PIDGIN / "rehearse.yaml"), "--rows=8", "--max-new-tokens=24", "--top-k=8"])
+    asking = [word for name in ("rehearse", "questions") for word in ("--config", str(PIDGIN / f"{name}.yaml"))]
+    main(["rehearse", *asking, "--rows=2", "--max-new-tokens=24", "--top-k=8"])
+    assert any("which" in row.prompt for row in read_rehearsal(Path("pidgin/asked.jsonl")))
     anchor = '--model.anchor={"path": "pidgin/own.jsonl", "rows": 2, "top_k": 8}'
     cold = fit("--data.splits.part=cold_start", "--data.splits.cold_start_count=40", anchor, names=("sft",))
     fit("--data.main.batch_size=4", names=("sft", "replay"))
