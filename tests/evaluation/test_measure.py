@@ -58,6 +58,13 @@ def measure(task: str, folder: Path, *words: str) -> Measured:
     return Measured.read(folder / FILE)
 
 
+def write_without(folder: Path, field: str) -> None:
+    """A measurement as an lsemrl wrote it that did not know `field`."""
+    content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    del content[field]
+    (folder / FILE).write_text(json.dumps(content), encoding="utf-8")
+
+
 def tiny_settings(policy: PolicySettings, **fields: object) -> MeasureSettings:
     return MeasureSettings(
         policy=policy,
@@ -224,7 +231,9 @@ def test_fewer_rows_of_divergence_are_a_condition(tmp_path: Path) -> None:
     assert len(fewer.divergence["target"].to_base_rows) == len(fewer.divergence["own"].to_base_rows) == 2
 
 
-def test_full_fine_tuning_is_held_against_the_model_it_came_from(tiny_model: str, tmp_path: Path) -> None:
+def test_full_fine_tuning_is_held_against_the_model_it_came_from(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = Policy(PolicySettings(model=tiny_model, train="full", reference="none"))
     trained.load()
     stir(trained, scale=0.02)
@@ -237,6 +246,17 @@ def test_full_fine_tuning_is_held_against_the_model_it_came_from(tiny_model: str
     other = save_tiny_model(tmp_path / "wider", hidden=48)
     with pytest.raises(UserError, match="other names or shapes"):
         run_measure(tiny_settings(full, arm="full", base=str(other)), tmp_path / "none")
+    assert base.policy_fingerprint == "" and arm.policy_fingerprint not in ("", arm.base_fingerprint)
+    assert run_measure(tiny_settings(full, arm="full", base=tiny_model), tmp_path / "arm") == arm
+    monkeypatch.setattr(measuring, "measure", lambda *asked, **settings: 1 / 0)
+    write_without(tmp_path / "arm", "policy_fingerprint")
+    with pytest.raises(ZeroDivisionError):
+        run_measure(tiny_settings(full, arm="full", base=tiny_model), tmp_path / "arm")
+    arm.write(tmp_path / "arm")
+    stir(trained, scale=0.02)
+    trained.save(tmp_path / "trained")  # another training's, in the same place
+    with pytest.raises(ZeroDivisionError):
+        run_measure(tiny_settings(full, arm="full", base=tiny_model), tmp_path / "arm")
 
 
 def test_an_adapter_is_measured_as_it_was_trained(tiny_model: str, tmp_path: Path) -> None:
@@ -340,6 +360,11 @@ def test_what_was_measured_does_only_for_what_is_asked_again(
     there = run_measure(settings, tmp_path, (battery, scorer))
     assert run_measure(settings, tmp_path, (battery, scorer)) == there
     assert f"measured already, {there.created}; delete {tmp_path / FILE} to measure again" in capsys.readouterr().err
+    predictions = tmp_path / "predictions.jsonl"
+    written = predictions.read_bytes()
+    predictions.unlink()
+    write_without(tmp_path, "policy_fingerprint")
+    assert run_measure(settings, tmp_path, (battery, scorer)) == there and predictions.read_bytes() == written
     monkeypatch.setattr(measuring, "measure", lambda *asked, **settings: 1 / 0)
     for change in (
         {"max_new_tokens": 5},
@@ -353,10 +378,12 @@ def test_what_was_measured_does_only_for_what_is_asked_again(
         other = dataclasses.replace(settings, **change)  # type: ignore[arg-type]
         with pytest.raises(ZeroDivisionError):
             run_measure(other, tmp_path, (battery, Scorer(other.metrics)))
-    untold = dataclasses.replace(there, asked="")  # as an earlier lsemrl wrote it
-    untold.write(tmp_path)
-    with pytest.raises(ZeroDivisionError):
-        run_measure(settings, tmp_path, (battery, scorer))
+    leak, earlier = there.signatures["leak"], there.signatures | {"leak": "by an earlier rule"}
+    others = [earlier, there.signatures | {"squad": ""}, {k: v for k, v in there.signatures.items() if v != leak}]
+    for change in ({"asked": ""}, *({"signatures": other} for other in others)):  # as an earlier lsemrl wrote it
+        dataclasses.replace(there, **change).write(tmp_path)  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError):
+            run_measure(settings, tmp_path, (battery, scorer))
 
 
 def test_rows_are_told_apart_by_prompt_and_references_in_order() -> None:

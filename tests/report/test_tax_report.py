@@ -279,6 +279,9 @@ def test_one_adapter_is_no_two_seeds() -> None:
     twice = dataclasses.replace(make_measured("rl"), seed=2)
     with pytest.raises(UserError, match=r"again and rl/1 are two seeds of arm 'rl', but .* of one adapter"):
         tax_report([*found("base", "rl", seeds=(1,)), (Path("again"), twice)], command="")
+    full = [make_measured("sft", seed, adapter_fingerprint="", policy_fingerprint="a") for seed in (1, 2)]
+    with pytest.raises(UserError, match=r"2 and 1 are two seeds of arm 'sft', but measurements of one model"):
+        tax_report([*found("base"), *((Path(str(one.seed)), one) for one in full)], command="")
     alike = dataclasses.replace(make_measured("sft"), adapter_fingerprint="rl-1")
     assert tax_report([*found("base", "rl", seeds=(1,)), (Path("other"), alike)], command="").trained
 
@@ -389,6 +392,9 @@ def test_ways_of_training_are_compared_at_the_same_score() -> None:
     assert none.same_scores[0].scores == () and none.same_scores[0].below == (1, 2)
     told = "RL and the way to SFT + replay cannot be compared at the same meaning F1: in seeds 1, 2 RL never came above"
     assert f"{told} the base." in html.unescape(page.html(none, {}))
+    compared, way = "Two ways are compared", "A way of training is its arms"
+    alone = page.markdown(tax_report(pairs, command="", paths=[("cold_start", "rl")]), [])
+    assert way in alone and way in shown and compared in shown and compared not in alone
     with pytest.raises(UserError, match="--path names 'grpo'; choose among the trained arms: cold_start, rl"):
         tax_report(pairs, command="", paths=[("grpo",)])
 

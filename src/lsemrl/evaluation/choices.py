@@ -16,8 +16,6 @@ from lsemrl.evaluation.likelihood import nll_of
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, Sequences
 
-_SIGNATURE = "log-probability of choice and EOS, sum; per token: mean"
-
 
 def score_choices(policy: Policy, examples: Sequence[Example], batches: Batches) -> General:
     """Score each question by the log-probabilities of its choices.
@@ -39,7 +37,7 @@ def score_choices(policy: Policy, examples: Sequence[Example], batches: Batches)
         rows["accuracy"].append(_is_best(sums_C, right))
         rows["accuracy_per_token"].append(_is_best(sums_C / lengths_C, right))
         rows["chance"].append(1 / len(example.choices))
-    return General(rows={name: tuple(each) for name, each in rows.items()}, signatures={"accuracy": _SIGNATURE})
+    return General(rows={name: tuple(each) for name, each in rows.items()})
 
 
 def _is_best(scores_C: Tensor, right: int) -> float:

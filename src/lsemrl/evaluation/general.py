@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import regex
 
@@ -26,6 +27,7 @@ _LANGUAGES = {"Han": "Chinese", "Hangul": "Korean", "Tibetan": "Tibetan", "Thai"
 _KANA, _ARTICLES = 0.05, 0.02
 """Shares of Japanese letters that are kana, and of English words that are "the", at least: both are several times
 that in any prose, and 0 in other languages."""
+_CHOSEN = "log-probability of choice and EOS, sum; per token: mean"
 
 
 def language_of(texts: Sequence[str]) -> str:
@@ -63,17 +65,42 @@ class General:
 
     Attributes:
         rows: Of each question, by name.
-        signatures: How they were computed.
     """
 
     rows: dict[str, tuple[float, ...]]
-    signatures: dict[str, str]
 
     @property
     def corpus(self) -> dict[str, float]:
         """Their means, and that of exact match and F1, by which CMRC ranks."""
         means = {name: sum(values) / len(values) for name, values in self.rows.items()}
         return means | ({"average": (means["em"] + means["f1"]) / 2} if "em" in means else {})
+
+
+def signatures(scored_by: ScoredBy, examples: Sequence[Example], learned: Language) -> dict[str, str]:
+    """How general ability and leaks are scored, which is known before there are answers; nothing without examples.
+
+    Args:
+        scored_by: See `Task`.
+        examples: The questions.
+        learned: The language of the new task.
+    """
+    if not examples:
+        return {}
+    if scored_by == "choices":
+        return {"accuracy": _CHOSEN}
+    leak = f"share of answers in lang:{learned.code}|{learned.rule}|quotations:none"
+    leaks = {"leak": leak} if tells_leaks(examples, learned) else {}
+    if scored_by == "references":
+        # sacreBLEU tells it only of what it scored, and of that whether all have as many references.
+        golds = sorted((example.references for example in examples), key=len)
+        return {"general.chrf": f"mean of answers, {chrf(['', ''], [golds[0], golds[-1]]).signature}"} | leaks
+    key, by = _rules(examples)
+    return {key: by.SIGNATURE, "contained": CONTAINED} | leaks
+
+
+def _rules(examples: Sequence[Example]) -> tuple[str, ModuleType]:
+    """Those of short answers, and their name."""
+    return ("cmrc", cmrc) if answered_in(examples) == "Chinese" else ("squad", squad)
 
 
 def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General:
@@ -84,14 +111,12 @@ def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General
         the length, which is in characters.
     """
     if not answers:
-        return General(rows={}, signatures={})
+        return General(rows={})
     texts, golds = [answer.text for answer in answers], [answer.example.references for answer in answers]
     lengths = tuple(float(len(canonical(text).strip())) for text in texts)
     if scored_by == "references":
-        scored = chrf(texts, golds)
-        rows = {"chrf_sentence": scored.rows, "answer_length": lengths}
-        return General(rows=rows, signatures={"general.chrf": f"mean of answers, {scored.signature}"})
-    key, by = ("cmrc", cmrc) if answered_in([answer.example for answer in answers]) == "Chinese" else ("squad", squad)
+        return General(rows={"chrf_sentence": chrf(texts, golds).rows, "answer_length": lengths})
+    _, by = _rules([answer.example for answer in answers])
     pairs = list(zip(texts, golds, strict=True))
     return General(
         rows={
@@ -99,8 +124,7 @@ def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General
             "f1": tuple(by.f1(text, gold) for text, gold in pairs),
             "contained": tuple(contained(text, gold, by.plain) for text, gold in pairs),
             "answer_length": lengths,
-        },
-        signatures={key: by.SIGNATURE, "contained": CONTAINED},
+        }
     )
 
 
@@ -123,13 +147,12 @@ def score_leaks(answers: Sequence[Completion], learned: Language) -> General:
         nothing where there are no answers, or the rule does not tell the questions themselves from it.
     """
     if not answers or not tells_leaks([answer.example for answer in answers], learned):
-        return General(rows={}, signatures={})
+        return General(rows={})
     verdicts = learned.verdicts([answer.text for answer in answers])
     rows = tuple(
         float(verdict > UNDECIDED and not _quoted(answer)) for answer, verdict in zip(answers, verdicts, strict=True)
     )
-    signature = f"share of answers in lang:{learned.code}|{learned.rule}|quotations:none"
-    return General(rows={"leak": rows}, signatures={"leak": signature})
+    return General(rows={"leak": rows})
 
 
 def _quoted(answer: Completion) -> bool:

@@ -23,7 +23,7 @@ from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.splits import evenly
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.batches import Batches
-from lsemrl.evaluation.general import language_of, name_of, tells_leaks
+from lsemrl.evaluation.general import language_of, name_of, signatures, tells_leaks
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import BASE, FILE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure
@@ -39,6 +39,7 @@ from lsemrl.runs import ALARMS
 from lsemrl.types import Example, UserError
 from lsemrl.unfinished import Unfinished
 
+_REWARD = "similarity_reward"
 _LABELS = {BASE: "Base", "cold_start": "Cold start", "rl": "RL", "sft": "Strong SFT"}
 
 
@@ -61,9 +62,18 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say = functools.partial(print, file=sys.stderr, flush=True)
     adapter = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
+    own = policy.fingerprint if settings.base is not None else ""
     data = {name: hash_rows(examples) for name, examples in battery.parts.items()}
-    if there := _measured(settings, folder, battery, scorer, base, adapter):
+    predictions = folder / "predictions.jsonl"
+    fingerprints: dict[str, Any] = {
+        "base_fingerprint": base,
+        "adapter_fingerprint": adapter,
+        "policy_fingerprint": own,
+    }
+    if there := _measured(settings, folder, battery, scorer, fingerprints):
         say(f"measured already, {there.created}; delete {folder / FILE} to measure again")
+        if not predictions.exists():
+            write_lines(predictions, map(dataclasses.asdict, there.outputs))
         return there
     sampling = settings.sampling
     decides_batches = {  # no metric does: outputs are kept, which are scored when all are there
@@ -82,7 +92,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             say(f"going on with a measurement that was stopped; {len(part.lines):,} batches are done")
         batches = Batches(settings.batch_size, say, part)
         found = measure(policy, battery, scorer, sampling, batches, divergence_rows=settings.divergence_rows)
-        target, target_rows, signatures = _with_reward(settings, found, scorer.signatures | found.general_signatures)
+        target, target_rows, computed = _with_reward(settings, found, scorer.signatures | found.general_signatures)
         measured = Measured(
             lsemrl=__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -93,11 +103,10 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             task=settings.target.plan.task.name,
             policy=_named(settings.policy),
             base=settings.base or settings.policy.model,
-            base_fingerprint=base,
-            adapter_fingerprint=adapter,
+            **fingerprints,
             data=data,
             conditions=_conditions(settings, len(battery.target)),
-            signatures=signatures,
+            signatures=computed,
             machine=machine(),
             versions=versions(),
             seconds=time.monotonic() - started + batches.seconds_before,
@@ -115,7 +124,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             alarms=tuple(read_alarms(Path(policy.adapter).parent / ALARMS)) if policy.adapter else (),
             asked=_asked(settings, scorer),
         )
-        write_lines(folder / "predictions.jsonl", map(dataclasses.asdict, outputs(found.outputs)))
+        write_lines(predictions, map(dataclasses.asdict, measured.outputs))
         measured.write(folder)
     return measured
 
@@ -219,20 +228,22 @@ def _load(policy: Policy, base: str | None) -> str:
 
 
 def _measured(
-    settings: MeasureSettings, folder: Path, battery: Battery, scorer: Scorer, base: str, adapter: str
+    settings: MeasureSettings, folder: Path, battery: Battery, scorer: Scorer, fingerprints: dict[str, Any]
 ) -> Measured | None:
     """What lies there, if it is what would be measured again."""
     try:
         there = Measured.read(folder / FILE)
     except UserError:
         return None
+    # Those of the new task are known of outputs only; `asked` holds what decides them.
+    of_task = {name: there.signatures[name] for name in (*settings.metrics.names, _REWARD) if name in there.signatures}
     same: dict[str, Any] = {
         "lsemrl": __version__,
         "arm": settings.arm,
         "seed": settings.seed,
         "policy": _named(settings.policy),
-        "base_fingerprint": base,
-        "adapter_fingerprint": adapter,
+        **fingerprints,
+        "signatures": of_task | signatures(battery.scored_by, battery.general, scorer.language),
         "data": {name: hash_rows(examples) for name, examples in battery.parts.items()},
         "conditions": _conditions(settings, len(battery.target)),
         "versions": versions(),
@@ -260,17 +271,17 @@ def _named(policy: PolicySettings) -> dict[str, str | float | None]:
 
 
 def _with_reward(
-    settings: MeasureSettings, found: Measurement, signatures: dict[str, str]
+    settings: MeasureSettings, found: Measurement, computed: dict[str, str]
 ) -> tuple[dict[str, float], dict[str, tuple[float, ...]], dict[str, str]]:
     """The scores on the new task and, where similarity was measured, what the reward makes of it."""
     if "similarity" not in found.target_rows:
-        return found.target, found.target_rows, signatures
+        return found.target, found.target_rows, computed
     reward = tuple(
         paid_for(output.text, similarity, settings.threshold)
         for output, similarity in zip(found.outputs, found.target_rows["similarity"], strict=True)
     )
     return (
-        found.target | {"similarity_reward": sum(reward) / len(reward)},
-        found.target_rows | {"similarity_reward": reward},
-        signatures | {"similarity_reward": f"mean of max(0, (s - tau) / (1 - tau)), tau {settings.threshold}"},
+        found.target | {_REWARD: sum(reward) / len(reward)},
+        found.target_rows | {_REWARD: reward},
+        computed | {_REWARD: f"mean of max(0, (s - tau) / (1 - tau)), tau {settings.threshold}"},
     )

@@ -97,6 +97,8 @@ class Measured:
         base: The name of the original model.
         base_fingerprint: Tells it from others.
         adapter_fingerprint: Tells the adapter that was measured from others; empty without one.
+        policy_fingerprint: Tells the weights that full fine-tuning left from others; empty without it, and where it was
+            not told yet.
         data: "target" and, where they were measured, "general" and "text": the rows.
         conditions: What else the numbers depend on, such as max_new_tokens.
         signatures: Metric -> how it was computed.
@@ -145,6 +147,7 @@ class Measured:
     outputs: tuple[Output, ...]
     answers: tuple[Output, ...]
     adapter_fingerprint: str = ""
+    policy_fingerprint: str = ""
     general_name: str = "Chinese QA"
     text_name: str = "Chinese"
     target_counts: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)

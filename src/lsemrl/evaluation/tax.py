@@ -19,7 +19,7 @@ from lsemrl.data.splits import evenly
 from lsemrl.data.task import ScoredBy
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.choices import score_choices
-from lsemrl.evaluation.general import General, score_answers, score_leaks
+from lsemrl.evaluation.general import General, score_answers, score_leaks, signatures
 from lsemrl.evaluation.likelihood import CHUNK, nll_of
 from lsemrl.evaluation.measurement import Divergence
 from lsemrl.metrics.scorer import Scorer
@@ -146,7 +146,7 @@ def measure(
         target_counts=target.counts,
         general=general.corpus | leaks.corpus | ({"nll": sum(nll) / len(nll)} if nll else {}),
         general_rows=general.rows | leaks.rows | ({"nll": nll} if nll else {}),
-        general_signatures=general.signatures | leaks.signatures,
+        general_signatures=signatures(battery.scored_by, battery.general, scorer.language),
         divergence=apart,
         weight_change=change,
         outputs=tuple(outputs),

@@ -325,12 +325,13 @@ def notes(report: Report) -> list[str]:
             "the hacking gap is that minus the oracle's meaning F1.",
         ]
     if report.paths:
-        lines.append(
-            "A way of training is its arms in order of strength, joined from the base on. Two ways are compared, seed "
-            "by seed, at the lower of their two best scores, where each first climbs to it on a straight line between "
-            "its arms. The interval is Student's t over seeds; there is none where a way never comes above the base in "
-            "one of them, which is left out."
-        )
+        lines.append("A way of training is its arms in order of strength, joined from the base on.")
+        if report.same_scores and not unmeasured(report):
+            lines[-1] += (
+                " Two ways are compared, seed by seed, at the lower of their two best scores, where each first climbs "
+                "to it on a straight line between its arms. The interval is Student's t over seeds; there is none "
+                "where a way never comes above the base in one of them, which is left out."
+            )
     if not report.kept:
         lines.append("General ability was not measured, so that nothing can be said of what was lost.")
     lines += [note for score, note in _NOTES.items() if any(score in arm.general for arm in report.arms)]

@@ -107,18 +107,19 @@ def _check(found: Sequence[Found]) -> None:
         arms = ", ".join(dict.fromkeys(measured.arm for _, measured in found))
         raise UserError(f"no measurement is of the base, only of {arms}: measure the original model too (--arm {BASE})")
     by_arm: dict[tuple[str, int], Path] = {}
-    by_adapter: dict[tuple[str, str], Path] = {}
+    by_weights: dict[tuple[str, str], Path] = {}
     for path, measured in found:
         other = by_arm.setdefault((measured.arm, measured.seed), path)
         if other != path:
             raise UserError(
                 f"{path} and {other} are both arm {measured.arm!r}, seed {measured.seed}: give each its own seed or arm"
             )
-        adapter = measured.adapter_fingerprint
-        other = by_adapter.setdefault((measured.arm, adapter), path) if adapter else path
+        weights = measured.adapter_fingerprint or measured.policy_fingerprint
+        other = by_weights.setdefault((measured.arm, weights), path) if weights else path
         if other != path:
+            one = "adapter" if measured.adapter_fingerprint else "model"
             raise UserError(
-                f"{path} and {other} are two seeds of arm {measured.arm!r}, but measurements of one adapter: measure "
+                f"{path} and {other} are two seeds of arm {measured.arm!r}, but measurements of one {one}: measure "
                 "each seed's own"
             )
         if fault := _fault(measured, base[1]):
