@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GPT2Config
 
 from lsemrl.matmul import float32_products
 from lsemrl.modules import forward
@@ -37,7 +38,7 @@ def test_what_is_multiplied_is_told_by_its_error(bits: int, name: str) -> None:
         assert float32_products(torch.device("cpu")) == name
 
 
-ROWS = forward.probe(torch.arange(5, 25)[None], torch.ones(1, 20, dtype=torch.bool))
+ROWS = forward.probe(GPT2Config(), torch.arange(5, 25)[None], torch.ones(1, 20, dtype=torch.bool))
 
 
 def test_ways_through_a_model_may_differ_by_what_is_rounded(policy: Policy) -> None:

@@ -84,7 +84,7 @@ def test_what_bfloat16_rounds_is_no_other_computation(monkeypatch: pytest.Monkey
         text = write_chat(policy.tokenizer, None, (), asked, enable_thinking=False)
         prompts = encode(policy.tokenizer, [Example(id="1", prompt=text, source=asked, references=("Paris",))])
         with policy.inference():
-            rows = probe(prompts.prompt_ids_BP, prompts.prompt_mask_BP)
+            rows = probe(policy.model.config, prompts.prompt_ids_BP, prompts.prompt_mask_BP)
             assert prove(policy.model, rows, "it") == "shared"
             with monkeypatch.context() as patch:
                 patch.setattr(Packed, "mask", causal)

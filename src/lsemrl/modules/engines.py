@@ -75,7 +75,7 @@ def _choose(policy: Policy, prompts: PromptBatch, engine: Engine) -> Decoder:
     reason = None if engine == "loop" else _unfit(policy, engine, device)
     if reason and engine != "auto":
         raise UserError(f"sampling.engine is {engine}, but {reason}; set it to auto")
-    rows = probe(prompts.prompt_ids_BP, prompts.prompt_mask_BP)
+    rows = probe(policy.model.config, prompts.prompt_ids_BP, prompts.prompt_mask_BP)
     if engine != "loop" and not reason:
 
         def in_place(policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int) -> Fixed:

@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.attention.flex_attention import BlockMask, and_masks, create_block_mask
 from torch.nn.functional import linear
+from transformers import PretrainedConfig
 
 from lsemrl.errors import reason_of
 from lsemrl.matmul import float32_products
 from lsemrl.modules.adapters.embeddings import head_weight
-from lsemrl.modules.families import has_layer_masks, native_positions, unshared, window
+from lsemrl.modules.families import has_layer_masks, native_positions, reach, unshared, window
 from lsemrl.modules.packing import PROMPT, Packed, pack
 from lsemrl.types import Sequences, UserError
 
@@ -165,7 +166,7 @@ def prove(model: Any, sequences: Sequences, name: str) -> Way:
     Raises:
         UserError: The model gives a row other numbers in company than alone, or sees what comes after a token.
     """
-    rows = probe(sequences.prompt_ids_BP, sequences.prompt_mask_BP)
+    rows = probe(model.config, sequences.prompt_ids_BP, sequences.prompt_mask_BP)
     with torch.autocast(
         rows.completion_ids_NT.device.type, enabled=False
     ):  # whose rounding would pass for a difference
@@ -184,9 +185,14 @@ def prove(model: Any, sequences: Sequences, name: str) -> Way:
     )
 
 
-def probe(prompt_ids_BP: Tensor, prompt_mask_BP: Tensor) -> Sequences:
-    """The end of the first prompt and a shorter one of it, with two completions each, none as long as another."""
-    ids_P = prompt_ids_BP[0][prompt_mask_BP[0]][-_LONGEST:]
+def probe(config: PretrainedConfig, prompt_ids_BP: Tensor, prompt_mask_BP: Tensor) -> Sequences:
+    """The end of the first prompt and a shorter one of it, with two completions each, none as long as another.
+
+    Prompts are so short that a model of `config` has positions for all of it.
+    """
+    bound = reach(config)
+    longest = min(_LONGEST, max(bound.most - _WRITTEN[0], 1)) if bound else _LONGEST
+    ids_P = prompt_ids_BP[0][prompt_mask_BP[0]][-longest:]
     starts = torch.tensor([0, len(ids_P) // 2], device=ids_P.device)
     own_L = ids_P.repeat(_WRITTEN[0])  # as long on all ranks, which go through a sharded model together
     lengths_N = torch.tensor(_WRITTEN, device=ids_P.device)
