@@ -477,6 +477,20 @@ def test_cores_are_shared_between_runs_at_a_time(world: World, monkeypatch: pyte
     assert "threads None" in log.read_text()
 
 
+def test_a_folder_beside_that_is_taken_away_is_no_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output in /tmp, where others come and go, had ended the plan in a traceback."""
+    (gone := world.output.parent / "gone" / "away").mkdir(parents=True)
+    scandir = os.scandir
+
+    def vanished(path: Any = ".") -> Any:
+        if str(path).rstrip("/").endswith(str(Path("gone") / "away")) or Path(path).name == "gone":
+            raise FileNotFoundError(2, "No such file or directory", str(gone))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanished)
+    assert "cold seed 1: run, new" in world.plan()
+
+
 def test_what_another_experiment_has_done_is_copied(world: World) -> None:
     assert world.run()[0] == 0
     assert world.started() == ["cold 1", "rl 1", "rl_test 1", "other 1"]

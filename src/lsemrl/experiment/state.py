@@ -12,6 +12,7 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def standing(run: Run, experiment: str) -> Standing:
 def _new(run: Run, reason: str) -> Standing:
     """To be run from its beginning, unless the same was done: beside this experiment, or here before a change."""
     output, seed = _output(run), run.folder.name
-    beside = sorted(output.parent.glob(f"*/*/{seed}/{_DONE}"))
+    # Not by pathlib, which raises where others take a folder away meanwhile.
+    beside = sorted(output.parent / found for found in glob(f"*/*/{seed}/{_DONE}", root_dir=output.parent))
     before = sorted(_superseded(output).glob(f"*/{seed}/*/{_DONE}"))
     for path in (*beside, *before):
         folder = path.parent
