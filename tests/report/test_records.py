@@ -369,6 +369,9 @@ def test_many_arms_have_room_for_their_names() -> None:
         )
         for at in range(12)
     ]
+    high = replace(base, target={**base.target, "meaning_f1": 0.999})  # a base that was better stays in sight
+    above = plots.draw(replace(make_report(), arms=(high, sft, *close)))["gain_tax"].axes[0]
+    assert above.get_ylim()[1] > 99.9 and "Base" in {note.get_text() for note in above.texts}
     low = replace(base, target={**base.target, "meaning_f1": 0.0})
     figure = plots.draw(replace(make_report(), arms=(low, sft, *close)))["gain_tax"]
     ax = figure.axes[0]

@@ -44,7 +44,8 @@ def main(args: Sequence[str] | None = None) -> None:
     shown = {"-h": _help, "--help": _help, "--version": lambda: f"lsemrl {__version__}"}
     logging.setLogRecordFactory(ShownRecord)
     warnings.formatwarning = _warning
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft imports
+    # peft imports it wherever it is installed, and it warns of a kernel for 4 bits that nobody asked for.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         if verb in shown:
             print(shown[verb]())

@@ -150,8 +150,8 @@ def rehearse(
             else {}
         )
         if rows:
-            around = len(turn.before) + len(turn.after)
-            read["longest prompt of the base's own, with its answer"] = around + max_prompt_tokens + max_new_tokens
+            before = len(turn.before) + (max_prompt_tokens + len(turn.after) if turn.after else 0)
+            read["longest prompt of the base's own, with its answer"] = before + max_new_tokens
         for line in fitting(policy.model, base.config, read, "shorten --prompts or lower --max-prompt-tokens"):
             print(line, file=sys.stderr)
         base.load()
@@ -242,8 +242,8 @@ def _known(output: Path, top_k: int) -> bool:
 
     try:
         with safe_open(likeliest_path(output), "pt") as kept:
-            width = kept.get_slice("ids").get_shape()[1]
-            return bool(kept.metadata() == {"text": digest_of(output)} and width == top_k)
+            same = kept.metadata() == {"text": digest_of(output)}
+            return bool(same and kept.get_slice("ids").get_shape()[1:] == [top_k])
     except (OSError, SafetensorError):
         return False
 

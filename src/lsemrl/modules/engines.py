@@ -124,7 +124,7 @@ def _difference(policy: Policy, rows: Sequences, decode: Decode) -> str | None:
                 read_NT = _read(policy, rows, decode)
         except OTHERWISE as error:
             return f"{type(error).__name__}: {reason_of(error, 150)}"
-    return too_far((read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item(), policy.model, rows)
+        return too_far((read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item(), policy.model, rows)
 
 
 def _read(policy: Policy, rows: Sequences, decode: Decode) -> Tensor:

@@ -26,15 +26,16 @@ _PLACES: tuple[_Place, ...] = tuple(
 
 
 def make_room(ax: Axes, points: Sequence[tuple[float, float]]) -> float:
-    """Have the plane end below `points` and not at the base, far below, with a margin for words on the left.
+    """Have the plane begin below `points` and not at a base far below them, with room for words above and on the left.
 
     There is the crowd of those that lost little. Returns the height at which the plane begins.
     """
     heights = [y for _, y in points]
     spare = 0.25 * (max(heights) - min(heights)) + 1
+    bottom, top = ax.get_ylim()
     left, right = ax.get_xlim()
     ax.set_xlim(left - 0.45 * (right - left), right)
-    ax.set_ylim(max(ax.get_ylim()[0], min(heights) - spare), max(heights) + spare)
+    ax.set_ylim(max(bottom, min(heights) - spare), max(top, max(heights) + spare))
     low, high = ax.get_ylim()
     ax.set_xticks([tick for tick in ax.get_xticks() if left <= tick <= right])
     ax.set_yticks([tick for tick in ax.get_yticks() if low <= tick <= min(high, 100)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -88,13 +89,16 @@ def _gain_tax(report: Report) -> Figure | None:
     figure = Figure(figsize=_MANY_SIZE if len(lines) > _MANY else (7.4, 4.7), layout="constrained")
     ax = figure.add_subplot()
     ax.axvline(0, color=_RULE, linewidth=1.2, zorder=0)
-    colour, ends, obstacles = colours(report), [], list(lines.values())
+    colour, ends, obstacles, trained = colours(report), [], list(lines.values()), list[tuple[float, float]]()
     for arm in report.arms:
         if arm.name not in lines:
             continue
         xs, ys = zip(*lines[arm.name], strict=True)
         ax.plot(xs, ys, color=colour[arm.name], linewidth=1.8, marker="o", markersize=3.5, alpha=0.75)
-        obstacles += _seeds(ax, report, arm, colour[arm.name])
+        bars = _seeds(ax, report, arm, colour[arm.name])
+        obstacles += bars
+        if arm.name != "base":
+            trained += [lines[arm.name][-1], *itertools.chain(*bars)]
         marker = "s" if arm.name == "base" else "o"
         ax.plot(xs[-1], ys[-1], color=colour[arm.name], marker=marker, markersize=9, markeredgecolor="white", zorder=4)
         ends.append((xs[-1], ys[-1], visible(arm.label), colour[arm.name]))
@@ -116,7 +120,7 @@ def _gain_tax(report: Report) -> Figure | None:
             ends.append((max(losses), height, f"same score: {number(losses[0])} against {number(losses[1])}", INK))
     ax.margins(x=0.12, y=0.1)
     if len(lines) > _MANY:
-        low = make_room(ax, [final[arm.name] for arm in report.trained if arm.name in final])
+        low = make_room(ax, trained)
         ends = [
             (x, y, text, hue) if y >= low else (x, low, f"{text}: {number(y)}, below", hue) for x, y, text, hue in ends
         ]
