@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from lsemrl import micro
+from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.types import UserError
@@ -97,3 +99,15 @@ def test_the_reference_that_training_starts_from_is_scaled_too() -> None:
         torch.testing.assert_close(policy.model(input_ids=ids).logits, own)
     with policy.base():
         assert not torch.allclose(policy.model(input_ids=ids).logits, own, atol=1e-3)
+
+
+@pytest.mark.parametrize("field", ["lora_alpha", "use_rslora", "alpha_pattern"])
+def test_the_same_weights_at_another_strength_are_another_adapter(field: str, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "adapter")
+    before, path = adapter_fingerprint(folder), folder / "adapter_config.json"
+    said = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**said, "revision": "main"}), encoding="utf-8")
+    assert adapter_fingerprint(folder) == before
+    other = {"lora_alpha": 4, "use_rslora": True, "alpha_pattern": {"q_proj": 4}}[field]
+    path.write_text(json.dumps({**said, field: other}), encoding="utf-8")
+    assert adapter_fingerprint(folder) != before

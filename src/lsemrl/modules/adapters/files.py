@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lsemrl.errors import reason_of
 from lsemrl.files import write_text
-from lsemrl.modules.adapters.config import CONFIG, check_same
+from lsemrl.modules.adapters.config import CONFIG, check_same, read_config
 from lsemrl.modules.adapters.loading import TRAINED, adapter_tensors
 from lsemrl.modules.sharding import read_weights, whole_state
 from lsemrl.types import UserError
@@ -51,15 +51,20 @@ def check_passport(folder: Path, base_fingerprint: str) -> None:
 
 
 def adapter_fingerprint(folder: Path, scale: float = 1.0) -> str:
-    """Tells an adapter from others by its weights, as they were written, and by the scale it is taken at.
+    """Tells an adapter from others by its weights, as they were written, and by the scale they are taken at.
 
     Raises:
-        UserError: They cannot be read.
+        UserError: It cannot be read.
     """
     path = folder / SAFETENSORS_WEIGHTS_NAME
+    config = read_config(folder)
+    # Of what an adapter is, this alone does not show in the names and shapes of its weights.
+    strength = [float(config.lora_alpha), config.use_rslora, {name: float(alpha) for name, alpha in config.alpha_pattern.items()}]
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16] + (f" * {scale}" if scale != 1 else "")
+            known = hashlib.file_digest(file, "sha256")
+        known.update(json.dumps(strength, sort_keys=True).encode())
+        return known.hexdigest()[:16] + (f" * {scale}" if scale != 1 else "")
     except OSError as error:
         raise UserError(
             f"{str(path)!r} cannot be read ({error.strerror}); train or export the adapter again"
