@@ -59,7 +59,8 @@ def adapter_fingerprint(folder: Path, scale: float = 1.0) -> str:
     path = folder / SAFETENSORS_WEIGHTS_NAME
     config = read_config(folder)
     # Of what an adapter is, this alone does not show in the names and shapes of its weights.
-    strength = [float(config.lora_alpha), config.use_rslora, {name: float(alpha) for name, alpha in config.alpha_pattern.items()}]
+    alphas = {"": config.lora_alpha, **config.alpha_pattern}
+    strength = {**{name: float(alpha) for name, alpha in alphas.items()}, "rslora": config.use_rslora}
     try:
         with path.open("rb") as file:
             known = hashlib.file_digest(file, "sha256")
