@@ -59,7 +59,7 @@ def adapter_fingerprint(folder: Path, scale: float = 1.0) -> str:
     path = folder / SAFETENSORS_WEIGHTS_NAME
     config = read_config(folder)
     # Of what an adapter is, this alone does not show in the names and shapes of its weights.
-    alphas = {"": config.lora_alpha, **config.alpha_pattern}
+    alphas = {"": config.lora_alpha, **(config.alpha_pattern or {})}
     strength = {**{name: float(alpha) for name, alpha in alphas.items()}, "rslora": config.use_rslora}
     try:
         with path.open("rb") as file:
