@@ -229,7 +229,7 @@ def test_each_kind_is_told_once_with_the_best_paid_rows(tmp_path: Path, caplog: 
     assert [row["completion"] for row in first.rows] == [
         "c",
         "d",
-    ] and "alarm at rollout step 19, kl: it runs" in caplog.text
+    ] and "alarm after 20 rollout steps, kl: it runs" in caplog.text
     [second] = tell(path, 24, {"kl": "it runs", "ties": "all | alike"}, said, [0.1, 0.9, 0.2])
     assert second.kind == "ties" and "all \\| alike" in second.page
     path.open("a").write('{"torn')
@@ -266,7 +266,7 @@ def test_a_run_that_an_alarm_stops_is_saved_and_the_same_command_goes_on(tiny_mo
     run(watched(), tmp_path, resume=str(tmp_path / "checkpoints" / "step_5"))  # past what has been told
     assert (tmp_path / "adapter").is_dir()
     assert [(each.rollout_step, each.kind) for each in read_alarms(tmp_path / "alarms.jsonl")] == [(4, "kl")]
-    assert any(line.startswith("alarm at step 4, kl: ") for line in run_summary(tmp_path, None, tiny_model))
+    assert any(line.startswith("alarm after 5 rollout steps, kl: ") for line in run_summary(tmp_path, None, tiny_model))
 
 
 def test_an_alarm_is_told_and_taken_back_with_the_steps_that_a_resumed_run_takes_again(

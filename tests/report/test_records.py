@@ -434,4 +434,4 @@ def test_what_training_said_was_wrong_is_on_the_page_with_its_rows(report: Repor
     alarmed = replace(rl, alarms=(Alarm(step=19, sentence="it copies", samples=rows),))
     report = replace(report, arms=tuple(alarmed if arm is rl else arm for arm in report.arms))
     for text in (page.markdown(report, []), page.html(report, dict.fromkeys(plots.draw(report), ""))):
-        assert "larm at rollout step 19" in text and "it copies" in text and "མཇུག" in text and "བར<b>" not in text
+        assert "larm after 20 rollout steps" in text and "it copies" in text and "མཇུག" in text and "བར<b>" not in text

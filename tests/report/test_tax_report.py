@@ -74,6 +74,15 @@ def test_drifts_and_contrasts_are_taken_row_by_row_against_the_base(report: Repo
     assert lost is not None and em is not None and lost.value == pytest.approx(-em.value) and lost.low > 0.5
 
 
+def test_arms_of_one_label_are_told_apart_by_their_names() -> None:
+    several = [
+        (path, dataclasses.replace(one, label="SFT") if one.arm.startswith("sft") else one)
+        for path, one in found("base", "rl", "sft", "sft_replay", seeds=(1, 2))
+    ]
+    report = tax_report(several, command="lsemrl tax")
+    assert [arm.label for arm in report.arms] == ["Base", "RL", "SFT (sft)", "SFT (sft_replay)"]
+
+
 def test_what_the_runs_said_was_wrong_is_told_with_their_seeds() -> None:
     row = {"source": "མགོ", "reference": "མཇུག", "completion": "བར<b>", "reward": 0.5}
     told = Told(rollout_step=19, kind="copied", sentence="it copies", rows=(row,))
@@ -82,8 +91,8 @@ def test_what_the_runs_said_was_wrong_is_told_with_their_seeds() -> None:
         for path, one in found("base", "rl", "sft")
     ]
     for measured, when in (
-        (several, "alarm at rollout step 19 of seed 2"),
-        (several[1::3], "alarm at rollout step 19:"),
+        (several, "alarm after 20 rollout steps of seed 2"),
+        (several[1::3], "alarm after 20 rollout steps:"),
     ):
         report = tax_report(measured, command="lsemrl tax")
         for text in (page.markdown(report, []), page.html(report, dict.fromkeys(plots.draw(report), ""))):

@@ -34,7 +34,7 @@ class Told:
     """An alarm as it stands in alarms.jsonl.
 
     Attributes:
-        rollout_step: When.
+        rollout_step: When, counted from 0 as in samples.csv.
         kind: A field of `AlarmSettings`.
         sentence: What is going wrong, and what to do.
         rows: Completions of the step: source, reference, completion, reward.
@@ -44,6 +44,11 @@ class Told:
     kind: str
     sentence: str
     rows: tuple[dict[str, str | float], ...]
+
+    @property
+    def steps(self) -> int:
+        """How many rollout steps had been taken, as lines of progress count them."""
+        return self.rollout_step + 1
 
     @property
     def page(self) -> str:
@@ -95,7 +100,7 @@ def tell(
     ]
     for each in new:
         append(path, json.dumps(vars(each), ensure_ascii=False) + "\n")
-        log.warning("alarm at rollout step %d, %s: %s (rows in %s)", step, each.kind, each.sentence, path)
+        log.warning("alarm after %d rollout steps, %s: %s (rows in %s)", each.steps, each.kind, each.sentence, path)
     return new
 
 

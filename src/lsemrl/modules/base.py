@@ -190,7 +190,7 @@ class PolicyModule(LightningModule):
             about = {"rollout_step": self.rollout_step, "rank": self.global_rank}
             rows_of_ranks = every_rank(skipped_rows(passed, self.policy, about))
             path = self.folder / SKIPPED
-            self.say(f"the gradient of rollout step {self.rollout_step} is not finite: skipped; its rows are in {path}")
+            self.say(f"the gradient of rollout step {self.rollout_step + 1} is not finite: skipped; rows are in {path}")
             writing = rows_of_ranks if self.trainer.is_global_zero else ()
             self.skipped.add(path, writing, self.optimizer.max_skipped_steps)
         totals = {name: torch.stack(values).sum() for name, values in found.items()}

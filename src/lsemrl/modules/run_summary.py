@@ -44,7 +44,7 @@ def run_summary(folder: Path, monitor: str | None, base: str) -> Iterator[str]:
             "of the last step"
         )
     for each in read_alarms(folder / ALARMS):
-        yield f"alarm at step {each.rollout_step}, {each.kind}: {each.sentence}"
+        yield f"alarm after {each.steps} rollout steps, {each.kind}: {each.sentence}"
     # As a run the last adapter is meant, and one of its folders by itself is that run with what lies there.
     places = folder / BEST if kept == BEST else folder, folder / kept
     run, left, base = map(shlex.quote, (*map(str, places), base))

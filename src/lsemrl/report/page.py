@@ -94,7 +94,7 @@ def _rewards(sample: Sample) -> list[str]:
 
 def _when(alarm: Alarm) -> str:
     seed = "" if alarm.seed is None else f" of seed {alarm.seed}"
-    return f"alarm at rollout step {alarm.step}{seed}"
+    return f"alarm after {alarm.step + 1} rollout steps{seed}"
 
 
 @functools.cache

@@ -86,7 +86,7 @@ class Alarm:
     """What training said was going wrong.
 
     Attributes:
-        step: The rollout step.
+        step: The rollout step, counted from 0.
         sentence: What, and what to do.
         samples: Completions of that step.
         seed: Of the run, where a report has several.

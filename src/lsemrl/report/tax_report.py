@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -65,7 +66,7 @@ def tax_report(
         if name not in groups:
             raise UserError(f"--against names {name!r}, which nobody measured; choose among {', '.join(order)}")
     asked = by_arm(general, found)
-    groups = {name: groups[name] for name in order}
+    groups = _told_apart({name: groups[name] for name in order})
     pairs = list(pairs_of(groups, AGAINST if against is None else against))
     report = Report(
         lsemrl=__version__,
@@ -148,6 +149,17 @@ def _fault(measured: Measured, base: Measured) -> str:
                     "with one configuration and one version"
                 )
     return ""
+
+
+def _told_apart(groups: Mapping[str, Sequence[Measured]]) -> dict[str, list[Measured]]:
+    """The arms under labels that are their own: where several have one, each with its name behind it."""
+    labels = Counter(seeds[0].label for seeds in groups.values())
+    return {
+        name: [dataclasses.replace(each, label=f"{each.label} ({name})") for each in seeds]
+        if labels[seeds[0].label] > 1
+        else [*seeds]
+        for name, seeds in groups.items()
+    }
 
 
 def _paper(base: Measured) -> str:
