@@ -143,15 +143,29 @@ def test_a_file_with_something_else_in_place_of_fields(value: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("hint", [str | Language, Language | str, Language | None, str | None | Language], ids=str)
-def test_a_mistake_in_a_member_of_a_union_is_told(hint: Any) -> None:
+def test_a_mistake_in_a_member_of_a_union_is_told(hint: Any, tmp_path: Path) -> None:
     take_text_as_typed()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--language", type=hint)
-    for said, sentence in {"threshold: 2": "language.threshold is 2.0", "treshold: 1": "the nearest is"}.items():
-        with pytest.raises((ArgumentError, ValueError)) as error:
-            parser.instantiate_classes(parser.parse_args([f"--config=language: {{code: pcm, {said}}}"]))
-        assert sentence in (users_mistake(error.value) or "")
+    for said, sentence in {
+        "threshold: 2": "language.threshold is 2.0",
+        "treshold: 1": "the nearest is threshold",
+        "foo: 1": "'foo' is not accepted (there are code, name, scripts, threshold, unit, identifier)",
+    }.items():
+        (tmp_path / "a.yaml").write_text(f"language: {{code: pcm, {said}}}\n")
+        for word in (f"--config={tmp_path / 'a.yaml'}", f"--language={{code: pcm, {said}}}"):
+            with pytest.raises((ArgumentError, ValueError)) as error:
+                parser.instantiate_classes(parser.parse_args([word]))
+            assert sentence in (users_mistake(error.value) or ""), word
+
+
+def test_a_text_beside_a_group_stays_one() -> None:
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--language", type=str | Language)
+    for text in ("pcm", "a: b", "[code]", "pcm.yaml"):
+        assert parser.parse_args([f"--language={text}"]).language == text
 
 
 @pytest.mark.parametrize("text", TEXTS)

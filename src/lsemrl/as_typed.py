@@ -36,6 +36,8 @@ _NULL = ("null", "Null", "NULL", "~")
 _VALUES = (str, bool, int, float, list, dict, tuple, Path, Any)
 """Types that are no group of fields."""
 _SHOWN = 100
+_FEW = 8
+"""Fields that are listed where none is like what was given."""
 
 
 class _Typed(str):
@@ -91,7 +93,11 @@ def take_text_as_typed() -> None:
                 return None
             return value if str in own else Path(value)
         try:
-            return check(self, value, append=append, cfg=cfg, mode=mode)
+            found = check(self, value, append=append, cfg=cfg, mode=mode)
+            groups = [kind for kind in own if inspect.isclass(kind) and is_dataclass(kind)]
+            meant = type(found) is str and not all(_is_no_fields(found, group) for group in groups)
+            # What fits no group is a text to the union that has one beside it; as fields, the group says what it takes.
+            return check(self, yaml.safe_load(found), append=append, cfg=cfg, mode=mode) if meant else found
         except (TypeError, ValueError) as error:
             (group, *others) = own - {NoneType}
             if not others and inspect.isclass(group) and group not in _VALUES and _is_no_fields(value, group):
@@ -195,7 +201,9 @@ def _take_names_whole() -> None:
         if unknown:
             known = [name.removeprefix("--") for name in self._option_string_actions]
             near = difflib.get_close_matches(".".join(filter(None, unknown.groups())), known, n=1)
-            message += f" (the nearest is {near[0]})" if near else ""
+            fields = [name for name in known if name not in ("-h", "help") and not name.endswith(".help")]
+            listed = f" (there are {', '.join(fields)})" if unknown[2] and 0 < len(fields) <= _FEW else ""
+            message += f" (the nearest is {near[0]})" if near else listed
         return error(self, message, *args, **settings)
 
     setattr(ArgumentParser, "__init__", make_whole)  # noqa: B010

@@ -48,12 +48,18 @@ def test_fitted_named_and_used(rows: Path, capsys: pytest.CaptureFixture[str]) -
     assert Path("runs/pcm/weights.safetensors").read_bytes() == before
 
 
-def test_the_folder_that_one_stands_in_stays(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_that_one_stands_in_stays(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (rows / "here").mkdir()
     monkeypatch.chdir("here")
     texts = "{pcm: {path: ../pairs.jsonl, column: translation.pcm}, en: {path: ../pairs.jsonl, column: translation.en}}"
-    main(["fit-language", "--to=pcm", f"--texts={texts}", "--output=."])
+    main(words := ["fit-language", "--to=pcm", f"--texts={texts}", "--output=."])
     assert len(list(Path.cwd().iterdir())) == 3
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "output is '.', which holds an identifier already" in capsys.readouterr().err
+    assert len(list((rows / "here").iterdir())) == 3
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,9 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     texts, path = [str(link) for link in chain], _path(chain)
     complaint = " ".join(re.sub(r'^Parser key "[^"]+":', "", texts[-1]).split())
     complaint = re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
-    nearest = re.search(r" \(the nearest is [\w.]+\)", texts[0])
-    if nearest and nearest[0] not in complaint:
-        complaint += nearest[0]
+    known = re.search(r" \((the nearest is|there are) [\w., ]+\)", texts[0])
+    if known and known[0] not in complaint:
+        complaint += known[0]
     complaint = complaint.replace(".init_args", "")
     where = f"{path}: " if path else ""
     missing = next((link.name for link in chain if isinstance(link, ModuleNotFoundError)), None)

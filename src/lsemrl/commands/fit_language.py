@@ -57,7 +57,7 @@ def fit_language(
 
     Raises:
         UserError: A setting that cannot be, texts that cannot be read or are too few, or a folder that cannot be
-            written or holds the identifier of another language.
+            written, holds the identifier of another language, or one that cannot be replaced.
     """
     if to not in texts:
         raise UserError(f"texts has no {to!r}, which is what --to is; name where its texts are")
@@ -68,6 +68,12 @@ def fit_language(
     its = _language_of(output)
     if its not in (None, code):
         raise UserError(f"output is {str(output)!r}, which holds an identifier of {its!r}; name another --output")
+    place = output.resolve()
+    if not is_free(output) and (Path.cwd().is_relative_to(place) or place.is_mount()):  # the whole folder is replaced
+        raise UserError(
+            f"output is {str(output)!r}, which holds an identifier already, and cannot be replaced where a shell "
+            "stands in it or a disk is mounted; name another --output, or empty it"
+        )
     try_folder(output.parent, "output")
     begun = time.monotonic()
     rows = {
