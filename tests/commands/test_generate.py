@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -400,7 +401,7 @@ def test_the_card_says_what_it_is(exported: Path) -> None:
     assert str(exported / "base") in (exported / "adapter" / "adapter_config.json").read_text()
 
 
-def test_a_run_on_a_model_of_ones_own_keeps_its_name(
+def test_a_run_on_a_model_of_ones_own_leads_to_it_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -410,7 +411,7 @@ def test_a_run_on_a_model_of_ones_own_keeps_its_name(
     main(["fit", "--config", str(CONFIGS / "sft.yaml"), *SMALL, *words, "--trainer.default_root_dir=runs"])
     main(["export", "runs/version_0", "--output", "out", "--merged"])
     config = json.loads(Path("out/adapter/adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "models/tiny" and not Path("out/base").exists()
+    assert config["base_model_name_or_path"] == str(tmp_path / "models" / "tiny") and not Path("out/base").exists()
     assert json.loads(Path("out/merged/config.json").read_text())["dtype"] == "bfloat16"
     card = Path("out/adapter/README.md").read_text(encoding="utf-8")
     assert "```\nBe brief.\n翻译成藏文：...\n```\n\nIt followed 1 of the training rows" in card
@@ -425,6 +426,11 @@ def test_a_run_on_a_model_of_ones_own_keeps_its_name(
     assert not Path("drowned/merged").exists()
     main([*weak, "0", "--output", "unmoved"])
     assert "by 0 nats on average" in Path("unmoved/merged/README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir("out")
+    AutoPeftModelForCausalLM.from_pretrained("adapter")
+    assert find("adapter", Path("runs")) == Model(
+        name=config["base_model_name_or_path"], adapter=Path("adapter"), folder=Path("adapter")
+    )
 
 
 @pytest.mark.slow

@@ -41,6 +41,9 @@ _PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེ�
 _USE = """As with any adapter of peft, or model of transformers. This is the whole of its prompts, with `...` for what
 is asked; tokenize it without adding special tokens:
 """
+_WHERE = """
+adapter_config.json says where the base lay, as base_model_name_or_path; elsewhere, write there where you have it.
+"""
 _TOLERANCE = 1e-4
 """Nats by which log-probs of a merged model in float32 may differ from those of the adapter."""
 _ROUNDED_OFF = 0.5
@@ -152,19 +155,22 @@ def upload(run: Trained, folders: Sequence[Path], name: str, *, private: bool, d
 
 def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, card: str) -> None:
     """Write adapter/, and base/ if only lsemrl knows it, to `output`; `base_path` is where the latter will be."""
-    folder = output / "adapter"
+    folder, where, note = output / "adapter", None, ""
     policy.save(folder)
     if run.policy.model == micro.NAME or run.policy.quantization:  # a model that only lsemrl knows goes along
+        where = base_path
         base = read_model(policy.path, run.policy, plain=True)
         write_model(base.to(getattr(torch, run.policy.dtype)), policy.base_tokenizer, output / "base")
         policy.base_tokenizer.save_pretrained(output / "base")
-        path = folder / "adapter_config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = str(base_path)
-        write_json(path, config)
         passport = read_json(folder / PASSPORT)
         write_json(folder / PASSPORT, {name: passport[name] for name in passport if name not in READ_AS})
-    write_text(folder / "README.md", _front(run, "peft") + card)
+    elif _is_folder(run):  # for which peft, from another working directory, would ask a hub
+        where, note = Path(run.policy.model).resolve(), _WHERE
+    if where:
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, {**config, "base_model_name_or_path": str(where)})
+    write_text(folder / "README.md", _front(run, "peft") + card + note)
 
 
 def _write_merged(run: Trained, policy: Policy, folder: Path, card: str) -> None:
