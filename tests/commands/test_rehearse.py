@@ -131,6 +131,17 @@ def test_text_of_other_settings_is_not_gone_on_with(whole: Path, tmp_path: Path)
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "edited", [{"batches": None}, {"free": "x"}, {"free": -1}, {"dropped": 1.5}, {"dropped": {"a": "b"}}], ids=str
+)
+def test_how_far_it_came_is_no_longer_told(edited: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "own.jsonl"
+    progress = {"batches": 0, "free": 0, "dropped": {}, "bytes": 0, **edited}
+    identity_path(output).write_text(json.dumps({"progress": progress}))
+    with pytest.raises(UserError, match=r"own.identity.json', which says how it was written, cannot be read"):
+        command._taken_up(output, {}, lambda progress: progress["free"] >= progress["batches"])
+
+
 def test_a_call_that_was_killed_before_its_first_batch_goes_on(whole: Path, tmp_path: Path) -> None:
     output = shutil.copytree(whole.parent, tmp_path / "copy") / whole.name
     found = json.loads(identity_path(output).read_text(encoding="utf-8"))

@@ -287,6 +287,9 @@ def _taken_up(
         progress: dict[str, Any] = found.pop("progress")
         asked = json.loads(json.dumps(settings))
         odd = [name for name in {**asked, **found} if name not in _NO_MATTER and asked.get(name) != found.get(name)]
+        counts = (*(progress[name] for name in ("batches", "free", "bytes")), *progress["dropped"].values())
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError
         wrote = progress["bytes"]
         there = output.read_bytes() if output.exists() else b""  # of one that was killed before its first batch
         written = hashlib.sha256(there[:wrote])

@@ -26,6 +26,10 @@ from lsemrl.runs import checkpoints, has_finished, numbered
 
 LOG = "log.txt"
 _STARTED, _DONE = "stage.json", "done.json"
+_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    _STARTED: {"hashes": dict, "files": list},
+    _DONE: {"hash": str, "seconds": (int, float), "peak_bytes": (int, float), "resumed": bool},
+}
 _TELLING = 300
 """Seconds of work that say how fast a machine is; a few say how fast it starts."""
 
@@ -79,7 +83,7 @@ def standing(run: Run, experiment: str) -> Standing:
         )
     if not started:
         return _new(run, "new")
-    gone = [text for text in started.get("files", ()) if run.files.get(text, "") is None]
+    gone = [text for text in started["files"] if run.files.get(text, "") is None]
     if gone:
         raise UserError(
             f"{run.name} in {str(run.folder)!r} was made by {gone[0]!r}, which is not there; put it back, run this "
@@ -289,13 +293,22 @@ def _versions() -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A record; None where there is none."""
+    """A record; None where there is none.
+
+    Raises:
+        UserError: It cannot be read, or is not as it was written.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} cannot be read ({error}); restore it, or move its folder away") from error
-    if not isinstance(record, dict) or (path.name == _STARTED and "hashes" not in record):
-        raise UserError(f"{str(path)!r} is no record of an experiment; move its folder away")
-    return record
+    fields = record if isinstance(record, dict) else {}
+    odd = [name for name, kind in _FIELDS[path.name].items() if not isinstance(fields.get(name), kind)]
+    if odd or not all(isinstance(text, str) for text in fields.get("files", ())):
+        raise UserError(
+            f"{str(path)!r} is no record of an experiment ({odd[0] if odd else 'files'} is missing or damaged); "
+            "restore it, or move its folder away"
+        )
+    return fields
