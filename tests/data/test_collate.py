@@ -78,6 +78,10 @@ def test_a_tokenizer_without_eos_takes_what_the_model_declares_or_is_refused(mak
     complete_tokenizer(lacking, [10**6, 1])
     assert lacking.eos_token == "<|end|>"
     assert encode(lacking, [example("a", "x")]).target_ids_BT[0, -1] == 1
+    plain = make_tokenizer(eos_token=None)
+    plain.add_tokens(["<|eot|>"])
+    complete_tokenizer(plain, [len(plain) - 1])
+    assert (encode(plain, [example("a", "x<|eot|>y")]).target_ids_BT == len(plain) - 1).tolist()[0].count(True) == 1
 
 
 def orders(seed: int, epochs: int = 2) -> list[list[int]]:

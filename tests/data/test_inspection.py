@@ -144,8 +144,14 @@ def test_the_start_of_training_says_it_in_short(tokenizer: PreTrainedTokenizerFa
     ]
     assert "1 of 51 rows hold the text of a special token, as '<|end|>': in a prompt" in line and "b.jsonl:12" in line
     quoting = records([*PAIRS, ("<|user|>", "<|end|>"), ("学生", "<|end|>")])  # what is in an answer is read as text
-    (found,) = inspect_special(quoting, TASK, tokenizer)
+    (found,) = inspect_special(quoting, TASK, tokenizer, ())
     assert found.says.startswith("1 of 62 rows") and [row.place for row in found.rows] == ["a.tsv:61"]
+    (found,) = inspect_special(quoting, TASK, tokenizer, quoting[-1:])  # but for one that prompts show
+    assert found.says.startswith("2 of 62 rows") and [row.place for row in found.rows] == ["a.tsv:61", "a.tsv:62"]
+    ended = [{"zh": zh, "bo": f"{bo}<|end|>"} for zh, bo in PAIRS]
+    data = TranslationData(Source(path=write("c.jsonl", ended)), template=PromptTemplate(shots=2))
+    (line,) = [one for one in data.prepare(tokenizer) if "warning" in one]
+    assert "2 of 60 rows hold the text of a special token" in line
     mixed = [(zh, "\u0f43" + bo if at < 9 else bo) for at, (zh, bo) in enumerate(PAIRS)]
     assert "9 of 60 outputs are not in the Unicode form NFC" in at_a_glance(records(mixed), "zh")[0]
 

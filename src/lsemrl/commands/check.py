@@ -251,7 +251,7 @@ def _read_by(
             answer for (_, answer), _ in zip(cycle(pairs.lengths["train"]), prepared.lengths["train"], strict=False)
         ]
         prompts = [prompt for prompt, _ in prepared.lengths["train"]]
-        findings += inspect_special([*chain(*read[0].values()), *sentences], plan.task, tokenizer)
+        findings += inspect_special([*chain(*read[0].values()), *sentences], plan.task, tokenizer, prepared.shown)
         findings += _fits(policy.model, config, prompts, answers)
         batch = slice(0, min(step.batch_size, len(prompts)))
         cost = step_cost(policy, config, prompts[batch], answers[batch], generations=step.num_generations)

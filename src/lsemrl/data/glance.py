@@ -38,11 +38,26 @@ def at_a_glance(rows: Sequence[Record], source_field: str | None) -> list[str]:
     return [f"warning: {one}; lsemrl check says more" for one in found]
 
 
-def special_tokens(rows: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Record], str]:
-    """Rows with an input that quotes a special token of the policy, and a sentence on them; "" where there are none."""
+def special_tokens(
+    rows: Sequence[Record], tokenizer: PreTrainedTokenizerBase, shown: Sequence[Record]
+) -> tuple[list[Record], str]:
+    """Rows whose text in a prompt quotes a special token of the policy, and a sentence on them.
+
+    Args:
+        rows: Whose inputs stand in prompts.
+        tokenizer: The policy's.
+        shown: Those of `rows` whose answers do, too.
+
+    Returns:
+        The rows, and the sentence; "" where there are none.
+    """
     marks = sorted((token.content for token in tokenizer.added_tokens_decoder.values() if token.special), key=len)
     quoted = re.compile("|".join(map(re.escape, reversed(marks))) or "(?!)")
-    found = [(row, mark[0]) for row in rows if (mark := quoted.search("\n".join(row.inputs.values())))]
+
+    def asked(row: Record) -> str:
+        return "\n".join([*row.inputs.values(), *(row.targets[:1] if row in shown else ())])
+
+    found = [(row, mark[0]) for row in rows if (mark := quoted.search(asked(row)))]
     if not found:
         return [], ""
     says = (

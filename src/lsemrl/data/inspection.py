@@ -226,15 +226,18 @@ def inspect_untranslated(
     return [replace(one, says=f"without a translation: {one.says}") for one in found]
 
 
-def inspect_special(records: Sequence[Record], task: Task, tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+def inspect_special(
+    records: Sequence[Record], task: Task, tokenizer: PreTrainedTokenizerBase, shown: Sequence[Record]
+) -> list[Finding]:
     """Look for texts that quote a special token of the policy.
 
     Args:
         records: Of all splits.
         task: Of which they are.
         tokenizer: The policy's.
+        shown: Those of them that prompts show with their answers.
     """
-    odd, says = special_tokens(records, tokenizer)
+    odd, says = special_tokens(records, tokenizer, shown)
     return [Finding(level="warning", says=says, rows=tuple(_shown(row, task) for row in odd[:SHOWN]))] if odd else []
 
 

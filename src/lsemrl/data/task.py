@@ -158,6 +158,7 @@ class Prepared:
         lines: The report to be read, a line for each split.
         lengths: For each split, the tokens of the prompt of every row and of its target, EOS included.
         held_out: Content keys of the validation and test rows.
+        shown: The rows that every prompt shows.
     """
 
     train: list[Example]
@@ -167,6 +168,7 @@ class Prepared:
     lines: list[str]
     lengths: dict[str, list[tuple[int, int]]]
     held_out: frozenset[str]
+    shown: list[Record]
 
 
 def prepare(
@@ -223,7 +225,8 @@ def prepare(
             "left to train on"
         )
     kept["train"] = rest if plan.untranslated is not None else choose_part(rest, task.key, plan.splits)
-    shots = [(_texts(record.inputs), record.targets[0]) for record in shown[: template.shots]]
+    shown = shown[: template.shots]
+    shots = [(_texts(record.inputs), record.targets[0]) for record in shown]
 
     def render(inputs: Mapping[str, str]) -> str:
         return template.render(tokenizer, _texts(inputs), shots)
@@ -249,7 +252,7 @@ def prepare(
     lines.append(f"{task.name}: {template.describe(tokenizer, _texts(next(chain(*kept.values())).inputs))}")
     if plan.source.world_split is None:
         lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]
-        odd, says = special_tokens([*chain(*kept.values())], tokenizer)
+        odd, says = special_tokens([*chain(*kept.values()), *shown], tokenizer, shown)
         lines += [f"{task.name}: warning: {says} (such as {odd[0].place})"] if odd else []
     return Prepared(
         **examples,
@@ -257,6 +260,7 @@ def prepare(
         lines=lines,
         lengths=lengths,
         held_out=content_keys(held_out, task.contents),
+        shown=shown,
     )
 
 

@@ -34,7 +34,8 @@ def complete_tokenizer(tokenizer: PreTrainedTokenizerBase, declared_eos: Sequenc
                 f"the tokenizer {tokenizer.name_or_path!r} has no EOS token, and its model's configuration names none; "
                 "add eos_token to its tokenizer_config.json"
             )
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(known[0])
+        # Set by its name it would not be special before it is saved and read again, and a target could quote it.
+        tokenizer.add_special_tokens({"eos_token": tokenizer.convert_ids_to_tokens(known[0])})
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
 
