@@ -20,6 +20,8 @@ HUB = "hub:"
 PACKED = (".gz", ".zst")
 """Ends of the names of packed files."""
 _SAVED = ("dataset_dict.json", "state.json")
+_LOG = "log"
+"""How what a tool said of its work is called, though it is the code of Logo too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ def layout_of(path: str) -> Layout | None:
 
     A folder is one of `datasets`, one of Parquet files (in it or one level below), or one with a text file for each
     language (FLORES: dev/bod_Tibt.dev). What is not there at all may be what such files begin with (Moses and OPUS:
-    bible.bo-zh for bible.bo-zh.bo and bible.bo-zh.zh).
+    bible.bo-zh for bible.bo-zh.bo and bible.bo-zh.zh). A log beside them is none of them: texts in Logo are log_Latn.
     """
     where = user_path(path)
     if os.path.isdir(where):  # unlike Path.is_dir it says of what may not be looked at, or cannot be, that it is none
@@ -93,7 +95,7 @@ def name_among(names: Iterable[str], asked: str, where: str) -> str:
 def _texts(path: str, found: list[tuple[str, Path]]) -> Layout | None:
     files: dict[str, Path] = {}
     for name, file in sorted(found):
-        if not is_language(name):
+        if not is_language(name) or name.lower() == _LOG:
             continue
         if name in files:
             raise UserError(

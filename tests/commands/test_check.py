@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from lsemrl.cli.main import main
+from lsemrl.data import task
+from lsemrl.data.limits import to_examples
 from lsemrl.micro import corpus
 
 
@@ -69,12 +71,21 @@ def test_with_a_policy_and_an_encoder(rows: Path, capsys: pytest.CaptureFixture[
     assert cost["prompts"] == 16 and cost["completions"] == 128 and cost["memory_bytes"] > 4 * cost["trained"]
 
 
-def test_sentences_without_a_translation(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sentences_without_a_translation(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[int] = []
+    monkeypatch.setattr(
+        task,
+        "to_examples",
+        lambda kept, *args, **words: prepared.append(len(kept)) or to_examples(kept, *args, **words),
+    )
     sentences = [str(row["zh"]) for row in corpus.translation("train", 400, 0)][60:]
     Path("mono.txt").write_text("\n".join([*sentences, "students", "\u200b", ""]), encoding="utf-8")
     words = ["--from", "zh", "--to", "bo", "--untranslated", "mono.txt", "--policy.model", "micro"]
     main(["check", "pairs.tsv", *words])
     said, record = capsys.readouterr().out, found("check")
+    assert sum(prepared) == sum(record["rows"].values())  # every row once
     assert record["rows"]["untranslated"] == 341 and f"estimate: {341 // 16} steps" in said
     says = [one["says"] for one in record["findings"]]
     assert any("1 rows of mono.txt cannot be used and are listed in untranslated.skipped.jsonl" in one for one in says)

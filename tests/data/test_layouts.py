@@ -151,13 +151,18 @@ def test_rows_are_no_text_of_a_language(end: str, write: Write, tmp_path: Path) 
 
 
 def test_what_only_sounds_like_a_language_is_not_looked_at(write: Write, tmp_path: Path) -> None:
-    """`log` is Logo, as `old`, `bak` and `ids` are languages."""
+    """`bak` is Bashkir, as `old` and `ids` are languages; `log` would be Logo, and is that of no text."""
     for name, text in (("zh", ZH), ("bo", BO), ("log", "one line\n")):
         write(f"train.{name}", text)
     source = Source(path=str(tmp_path / "train"))
+    before = file_hashes([("source.path", source.path)])
+    assert [column.name for column in survey(source).columns] == ["bo", "zh"]
+    write("train.log", "another line\n")
+    assert before == file_hashes([("source.path", source.path)])
+    write("train.bak", "one line\n")
     assert [column.name for column in survey(source, ("zho", "bo")).columns] == ["zh", "bo"]
     for unknown in ((), ("zh", None), ("zh", "ug")):
-        with pytest.raises(UserError, match=r"no line of .*log' answers"):
+        with pytest.raises(UserError, match=r"no line of .*bak' answers"):
             survey(source, unknown)
 
 

@@ -236,8 +236,10 @@ def _read_by(
 
         path = str(micro.POLICY) if policy.model == micro.NAME else policy.model
         config, tokenizer = read_config_and_tokenizer(path, trust=policy.trust_remote_code)
-        prepared = prepare(plan, tokenizer, read=read)
-        pairs = prepare(replace(plan, untranslated=None), tokenizer, read=read) if plan.untranslated else prepared
+        prepared = pairs = prepare(replace(plan, untranslated=None), tokenizer, read=read)
+        if plan.untranslated:  # what is held out is prepared already
+            unheld = {name: [] if name in HELD_OUT else own for name, own in read[0].items()}
+            prepared = prepare(plan, tokenizer, pairs.held_out, read=(unheld, read[1]))
         every = [*prepared.train, *([] if pairs is prepared else pairs.train), *pairs.validation, *pairs.test]
         seen = look(policy.model, tokenizer, every, encoders, learned=True)
         readings += seen.readings

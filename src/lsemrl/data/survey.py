@@ -75,7 +75,7 @@ def survey(source: Source, languages: Sequence[str | None] = ()) -> Survey:
     Args:
         source: What to read.
         languages: Those that are looked for, or the names of their columns: what else lies beside their texts
-            (train.log) is not read.
+            (train.bak) is not read.
 
     Raises:
         UserError: It cannot be read, is the embedded world, or its first line looks like a row where the names of
