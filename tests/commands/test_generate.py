@@ -33,6 +33,7 @@ from lsemrl.config_files import CONFIGS
 from lsemrl.data.collate import encode
 from lsemrl.data.instruction import InstructionData
 from lsemrl.data.task import Plan
+from lsemrl.data.translation import TranslationData
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.best import Best
 from lsemrl.modules.policy import Policy
@@ -431,6 +432,21 @@ def test_a_run_on_a_model_of_ones_own_leads_to_it_from_anywhere(
     assert find("adapter", Path("runs")) == Model(
         name=config["base_model_name_or_path"], adapter=Path("adapter"), folder=Path("adapter")
     )
+
+
+def test_rounding_is_held_against_what_the_adapter_does_to_what_was_asked(tmp_path: Path) -> None:
+    policy = Policy(PolicySettings(adapter="micro", adapter_scale=0.01, dtype="bfloat16"))
+    policy.load(plain=True)
+    policy.float()
+    prompt = f"<|user|>翻译成藏文：{exporting._PROBE}<|assistant|>"
+    ids = policy.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    with policy.inference():
+        adapted = policy.model(input_ids=ids).logits.log_softmax(dim=-1)
+    with torch.no_grad(), policy.base():
+        moved = (adapted - policy.model(input_ids=ids).logits.log_softmax(dim=-1)).abs().mean()
+    run = Trained(folder=tmp_path, config={}, policy=policy.settings, data=TranslationData(), sampling=Sampling())
+    exporting._write_merged(run, policy, tmp_path / "merged", "")
+    assert f"moves log-probs by {moved:.2g} nats" in (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

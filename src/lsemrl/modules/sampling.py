@@ -26,8 +26,8 @@ class Sampling:
     top_k: int = 0
     """Keep this many of the likeliest tokens; 0 keeps all."""
     num_beams: int = 1
-    """Of answers that are not drawn (temperature 0): beams of a beam search, which follows as many beginnings and takes
-    the likeliest answer by the mean of its tokens; 1 takes the likeliest token."""
+    """Of answers that are not drawn (temperature 0), so never in GRPO: beams of a beam search, which follows as many
+    beginnings and takes the likeliest answer by the mean of its tokens; 1 takes the likeliest token."""
     max_new_tokens: int = 64
     """Length limit of a completion; one that reaches it without an EOS is marked as truncated."""
     engine: Engine = "auto"
