@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,9 +185,10 @@ def test_trained_measured_and_exported(tmp_path: Path, monkeypatch: pytest.Monke
         for model in (merged, adapted):
             torch.testing.assert_close(model.eval()(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
     Path("in.txt").write_text("老师买了书。\n", encoding="utf-8")
-    for named in (run, Path("out")):  # by the passport of the one, and the base beside the other
+    alone = shutil.copytree(run, Path("alone"))  # within its run it is asked as the run was
+    for named in (alone, Path("out")):  # by the passport of the one, and the base beside the other
         main(["generate", str(named), "--input", "in.txt", "--output", f"{named.name}.txt", "--max-new-tokens", "4"])
-    assert Path(f"{run.name}.txt").read_text() == Path("out.txt").read_text()
+    assert Path("alone.txt").read_text() == Path("out.txt").read_text()
     words = ("--target.init_args.micro.test=2", "--general=null", "--text.rows=2", "--max_new_tokens=4", "--device=cpu")
     arm = ("--arm=rl", f"--policy.adapter={run}", "--policy.quantization=nf4")
     main(["measure", "--config", "measure/translation.yaml", *words, *arm, "--output", "measured"])
