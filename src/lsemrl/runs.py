@@ -207,7 +207,7 @@ def is_rank_zero() -> bool:
 
 def _identity(config: Mapping[str, Any]) -> str:
     root = os.path.realpath(config.get("trainer", {}).get("default_root_dir") or ".")
-    kept = _seen(without_places(config), root)
+    kept = wherever(config, root)
     begun = (config.get("checkpoints") or {}).get("resume", AUTO)
     if begun not in (AUTO, NEVER):
         kept["resume"] = os.path.relpath(os.path.realpath(begun), root)
@@ -227,8 +227,18 @@ def without_places(value: Any, field: str = "") -> Any:
     return [without_places(inner, field) for inner in value] if isinstance(value, list) else value
 
 
+def wherever(config: Mapping[str, Any], root: str) -> Any:
+    """A configuration that is the same wherever a run is at work, however what it reads is typed.
+
+    Args:
+        config: As YAML is.
+        root: Where the run is, with links resolved; where all of it moves, what is read moves along.
+    """
+    return _seen(without_places(config), root)
+
+
 def _seen(value: Any, root: str, field: str = "") -> Any:
-    """`value` with ways from `root` to what is read: they stay the same where all of it moves."""
+    """`value` with ways from `root` to what is read."""
     if isinstance(value, Mapping):
         return {name: _seen(inner, root, name) for name, inner in value.items()}
     if isinstance(value, list):

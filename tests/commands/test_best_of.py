@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import short_runs
+from lsemrl import micro
 from lsemrl.cli.main import main
+from lsemrl.commands import best_rows
 from lsemrl.commands.best_rows import FILE, _best, write_best
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.task import MicroRows
@@ -106,6 +109,18 @@ def test_what_was_drawn_before_an_interruption_is_kept(
     assert best("parts") == whole
     assert asked == [(seeds[-1], 2)] and "2 batches were answered already" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "parts").iterdir()] == [FILE]
+
+
+def test_what_decides_is_the_same_however_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(best_rows, "write_best", lambda module, data, folder, each: asked.append(each))
+    monkeypatch.chdir(tmp_path)
+    Path("cold").symlink_to(micro.COLD_START)
+    for at, size in (("", 4), (f"{tmp_path}/", 4), ("", 3)):
+        words = [f"--model.policy.adapter={at}cold", f"--trainer.default_root_dir={at}out"]
+        words += [f"--model.sampling.num_generations={size}"]
+        main(["best-of", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, *words])
+    assert asked[0] == asked[1] != asked[2] and "cold" not in json.dumps(asked)
 
 
 def test_the_best_is_one_that_was_said_to_its_end() -> None:

@@ -253,6 +253,7 @@ def test_an_interrupted_file_of_answers_is_gone_on_from(
     assert f"'{part}' holds what another command worked out (5 lines)" in told(
         capsys, *words, str(output), "--seed", "2"
     )
+    words[1] = os.path.relpath(run)
     main([*words, str(output)])
     assert drawn[3:] == [[TEXTS[1], TEXTS[2]]] and "4 of 6 texts were answered already" in capsys.readouterr().err
     assert output.read_text(encoding="utf-8") == whole and not part.exists()
@@ -481,10 +482,8 @@ def test_a_stage_of_an_experiment_answers_as_its_run(run: Path, tmp_path: Path) 
     made = shutil.copytree(run, tmp_path / "stage" / "version_0")
     (tmp_path / "stage" / "adapter").symlink_to("version_0/adapter")
     assert find(str(tmp_path / "stage"), Path("runs")) == made
-    # Named itself it is an adapter; and no link of somebody else's leads out of what was named.
-    assert find(str(tmp_path / "stage" / "adapter"), Path("runs")) == Model(
-        name="micro", adapter=tmp_path / "stage" / "adapter", folder=tmp_path / "stage" / "adapter"
-    )
+    # The link is what an experiment says; no link of somebody else's leads out of what was named.
+    assert find(str(tmp_path / "stage" / "adapter"), Path("runs")) == made / "adapter"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "adapter").symlink_to(made / "adapter")
     assert isinstance(find(str(tmp_path / "other"), Path("runs")), Model)

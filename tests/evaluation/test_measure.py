@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -261,7 +263,8 @@ def test_full_fine_tuning_is_held_against_the_model_it_came_from(
 
 def test_an_adapter_is_measured_as_it_was_trained(tiny_model: str, tmp_path: Path) -> None:
     policy = make_policy(tiny_model)
-    policy.save(tmp_path / "adapter")
+    policy.save(tmp_path / "version_0" / "adapter")
+    (tmp_path / "adapter").symlink_to("version_0/adapter")  # as an experiment's stage has it
     settings = PolicySettings(model=tiny_model, adapter=str(tmp_path / "adapter"))
     first = run_measure(tiny_settings(settings, arm="rl"), tmp_path / "one")
     told = Told(
@@ -270,7 +273,7 @@ def test_an_adapter_is_measured_as_it_was_trained(tiny_model: str, tmp_path: Pat
         sentence="all groups tie",
         rows=({"source": "a", "reference": "b", "completion": "c", "reward": 0.5},),
     )
-    (tmp_path / ALARMS).write_text(json.dumps(dataclasses.asdict(told)) + "\n")
+    (tmp_path / "version_0" / ALARMS).write_text(json.dumps(dataclasses.asdict(told)) + "\n")
     again = run_measure(tiny_settings(settings, arm="rl"), tmp_path / "two")
     assert first.divergence == again.divergence and first.divergence["own"].to_base > 0
     assert (first.alarms, Measured.read(tmp_path / "two" / FILE).alarms) == ((), (told,))
@@ -343,11 +346,15 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
     with pytest.raises(UserError, match=r"holds what another command worked out \(9 lines\); move it away"):
         run_measure(dataclasses.replace(settings, max_new_tokens=5), tmp_path / "again")
     monkeypatch.setattr(Unfinished, "add", add)
-    run_measure(settings, tmp_path / "again")
+    shutil.move(tmp_path / "adapter", tmp_path / "moved")
+    moved = dataclasses.replace(settings, policy=PolicySettings(model=tiny_model, adapter=str(tmp_path / "moved")))
+    run_measure(moved, tmp_path / "again")
     again, told = Measured.read(tmp_path / "again" / FILE), capsys.readouterr().err
     assert all(f"measurement that was stopped; {n} batches" in told for n in (3, 6, 9)) and not kept.exists()
-    same = {"created": "", "seconds": 0.0}
+    same: dict[str, Any] = {"created": "", "seconds": 0.0, "policy": whole.policy}
     assert dataclasses.replace(again, **same) == dataclasses.replace(whole, **same)
+    shutil.move(tmp_path / "moved", tmp_path / "adapter")
+    assert run_measure(settings, tmp_path / "again") == again and "measured already" in capsys.readouterr().err
     assert again.seconds > sum(json.loads(line)[0] for line in done)
 
 

@@ -67,7 +67,7 @@ def what_answers(run: Trained, policy: Policy, sampling: Sampling) -> dict[str, 
     adapter = run.policy.adapter
     return {
         "lsemrl": __version__,
-        "policy": repr(run.policy),
+        "policy": repr(run.policy.without_weights()),
         "fingerprint": policy.fingerprint,
         "chat_template": policy.tokenizer.chat_template,
         "ends": policy.eos_ids(),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.errors import UserError
+from lsemrl.runs import wherever
 
 
 def best_of(words: list[str]) -> None:
@@ -29,7 +31,9 @@ def best_of(words: list[str]) -> None:
             raise UserError(
                 f"{name} is {type(value).__name__}; best-of takes the configuration of a GRPO run on one task"
             )
-    # Not what is the trainer's: it takes no part.
+    # Not what is the trainer's, which takes no part; nor what names rows and weights, which are known by what they are.
     whole = json.loads(cli.parser.dump(cli.config, format="json", skip_none=False, skip_check=True))
-    asked = {name: whole[name] for name in ("seed_everything", "model", "data")}
-    write_best(cli.model, cli.datamodule.data, Path(cli.trainer.default_root_dir), asked)
+    fields = whole["model"]["init_args"] | {"policy": repr(cli.model.policy.settings.without_weights())}
+    folder = Path(cli.trainer.default_root_dir)
+    asked = wherever({"seed_everything": whole["seed_everything"], "model": fields}, os.path.realpath(folder))
+    write_best(cli.model, cli.datamodule.data, folder, asked)

@@ -43,7 +43,7 @@ def write_best(module: GRPO, data: TaskData, folder: Path, asked: Mapping[str, A
         module: A GRPO run that has not started: its policy, sampling, rewards and how they are combined.
         data: Whose training rows are answered; their references only play the part that the rewards give them.
         folder: Made where it is missing.
-        asked: The configuration of all three; a command that was interrupted with another is not gone on from.
+        asked: Whatever else decides: a command that was interrupted with another is not gone on from.
 
     Returns:
         The file's path.
@@ -73,7 +73,7 @@ def write_best(module: GRPO, data: TaskData, folder: Path, asked: Mapping[str, A
     with Unfinished(path) as part:
         policy.load()
         module.to("cuda" if torch.cuda.is_available() else "cpu")
-        rows_of = {"lsemrl": __version__, "rows": hash_rows(examples).sha256}
+        rows_of = {"lsemrl": __version__, "task": task.name, "rows": hash_rows(examples).sha256, "batch_size": size}
         part.take_up({**asked, **rows_of, **ground(policy, examples, module.encoders())})
         if part.lines:
             _go_on(module, part.lines)

@@ -5,6 +5,7 @@ A folder may be somebody else's: of what is in it, only the name of an adapter's
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ def find(run: str, root: Path) -> Path | Model:
     made = (folder / ADAPTER).resolve().parent
     if is_finished(made) and made.is_relative_to(folder.resolve()):
         return made  # to which an experiment's stage has a link
-    for inner in (folder, folder / ADAPTER):
+    for inner in (folder, folder / ADAPTER, Path(os.path.realpath(folder))):  # the last where that link was named
         if run_of(inner) and any((inner / name).is_file() for name in (ADAPTER_CONFIG, _MODEL)):
             return inner
     for inner in (folder, folder / ADAPTER):

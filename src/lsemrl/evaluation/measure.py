@@ -78,7 +78,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     sampling = settings.sampling
     decides_batches = {  # no metric does: outputs are kept, which are scored when all are there
         "lsemrl": __version__,
-        "policy": repr(settings.policy),
+        "policy": repr(settings.policy.without_weights()),
         "fingerprints": [base, policy.fingerprint, adapter],
         "data": {name: rows.sha256 for name, rows in data.items()},
         "sampling": repr(sampling),
@@ -121,7 +121,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             answers=outputs(found.answers),
             general_name=(settings.general_label or battery.general_name) if battery.general else "",
             text_name=language_of([f"{each.source}{each.reference}" for each in battery.text]) or "text",
-            alarms=tuple(read_alarms(Path(policy.adapter).parent / ALARMS)) if policy.adapter else (),
+            alarms=tuple(read_alarms(policy.adapter.resolve().parent / ALARMS)) if policy.adapter else (),
             asked=_asked(settings, scorer),
         )
         write_lines(predictions, map(dataclasses.asdict, measured.outputs))
@@ -241,7 +241,6 @@ def _measured(
         "lsemrl": __version__,
         "arm": settings.arm,
         "seed": settings.seed,
-        "policy": _named(settings.policy),
         **fingerprints,
         "signatures": of_task | signatures(battery.scored_by, battery.general, scorer.language),
         "data": {name: hash_rows(examples) for name, examples in battery.parts.items()},

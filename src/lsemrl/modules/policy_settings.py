@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -115,6 +115,10 @@ class PolicySettings:
                 f"policy.quantization is {self.quantization}, but policy.train is full, and weights of 4 bits cannot "
                 "be trained; set policy.train to lora, or policy.quantization to null"
             )
+
+    def without_weights(self) -> PolicySettings:
+        """All but the weights, which whoever knows them by fingerprints finds again wherever they lie by now."""
+        return replace(self, model="", adapter=None, adapter_scale=1.0)
 
     def base_named(self) -> dict[str, str]:
         """The base as an adapter of it names it: whether it is a folder, and in 4 bits what its rounding depends on."""
