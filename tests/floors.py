@@ -36,6 +36,7 @@ FLOORS = (
         "model_names",
         "as_typed",
         "local_paths",
+        "places",
         "durations",
         "matmul",
     ),

@@ -19,6 +19,7 @@ from lsemrl.runs import (
     file_sizes,
     find_run,
     finish_run,
+    furthest_run,
     has_finished,
     is_rank_zero,
     truncate_files,
@@ -108,6 +109,21 @@ def test_where_a_run_began_tells_it_from_others(tmp_path: Path, monkeypatch: pyt
         assert opened(Path("runs"), begun(typed)) == ("version_2", "step_7")
     for typed in ("auto", "never"):
         assert opened(Path("runs"), begun(typed)) == ("version_1", "step_7")
+
+
+def test_a_run_that_is_named_goes_on_wherever_what_it_reads_lies(tmp_path: Path) -> None:
+    named = {**CONFIG, "seed_everything": 2, "checkpoints": {"resume": str(tmp_path / "version_0")}}
+    assert opened(tmp_path) == ("version_0", None)
+    (tmp_path / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
+    assert furthest_run(tmp_path) == tmp_path / "version_0"
+    assert opened(tmp_path, named) == ("version_0", "step_5")
+    (tmp_path / "version_0" / "config.yaml").write_text(yaml.safe_dump(named))  # as it was taken up
+    (tmp_path / "version_0" / "run.json").unlink()
+    assert opened(tmp_path, {**named, "checkpoints": {}}) == ("version_0", "step_5")
+    finish_run(tmp_path / "version_0")
+    assert furthest_run(tmp_path) is None
+    with pytest.raises(UserError, match="a run that has ended; name one of its checkpoints/"):
+        find_run(tmp_path, named)
 
 
 def test_of_several_that_were_interrupted_the_furthest_goes_on(tmp_path: Path) -> None:

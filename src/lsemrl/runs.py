@@ -20,6 +20,7 @@ from typing import Any
 from lsemrl.errors import UserError
 from lsemrl.files import set_aside, told
 from lsemrl.json_records import write_json
+from lsemrl.places import wherever
 
 CHECKPOINTS, SAMPLES, SKIPPED, ALARMS = "checkpoints", "samples.csv", "skipped.jsonl", "alarms.jsonl"
 CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
@@ -32,14 +33,6 @@ APPENDED = (SAMPLES, SKIPPED, ALARMS)
 _ANEW = (CONFIG, SAMPLES, "metrics.csv", "events.out.tfevents.*")
 """Of what is in a run's folder, what a run that begins there writes anew and nobody was told to read."""
 _RECORD, _LOCK, _ROOT = "run.json", ".lock", "trainer.default_root_dir"
-_PLACES = {
-    "": ("config", "checkpoints"),
-    "sampling": ("server", "server_timeout"),
-    "trainer": ("accelerator", "default_root_dir", "devices", "num_nodes", "strategy", "enable_progress_bar", "logger"),
-}
-"""Fields by what they are of, that say where a run is at work, not what it does."""
-_READ = ("adapter", "encoder", "identifier", "model", "path", "target_path")
-"""Fields of what a run reads, which may be typed in several ways."""
 
 log = logging.getLogger(__name__)
 
@@ -92,19 +85,20 @@ def new_folder(root: Path, name: str = "version", field: str = "trainer.default_
 
 
 def find_run(root: Path, config: Mapping[str, Any]) -> Path | None:
-    """The newest checkpoint of an interrupted run of a configuration under `root`, of several that which came furthest.
+    """The newest checkpoint of the run that a configuration goes on with; its folder is held until this process ends.
 
-    Its folder is held until this process ends.
+    That is the run in the folder that checkpoints.resume names, or else an interrupted one of the same configuration
+    under `root`, of several that which came furthest.
 
     Args:
         root: Where the folders of runs are.
         config: The run's whole configuration, as it would be saved.
 
     Raises:
-        UserError: `root` cannot be written to.
+        UserError: `root` cannot be written to; or the run that is named has ended, or is at work.
     """
     with told(root, _ROOT):
-        folder = _left(root, _identity(config))
+        folder = _named(config) or _left(root, _identity(config))
         return checkpoints(folder)[-1] if folder and checkpoints(folder) else None
 
 
@@ -148,6 +142,12 @@ def has_finished(folder: Path) -> bool:
         return bool(json.loads((folder / _RECORD).read_text(encoding="utf-8"))["finished"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def furthest_run(root: Path) -> Path | None:
+    """The unfinished run under `root` that has saved most; a look only, which holds and mends nothing."""
+    saved = (folder for folder in numbered(root) if checkpoints(folder) and not has_finished(folder))
+    return max(saved, key=_progress, default=None)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -209,42 +209,9 @@ def _identity(config: Mapping[str, Any]) -> str:
     root = os.path.realpath(config.get("trainer", {}).get("default_root_dir") or ".")
     kept = wherever(config, root)
     begun = (config.get("checkpoints") or {}).get("resume", AUTO)
-    if begun not in (AUTO, NEVER):
+    if begun not in (AUTO, NEVER) and not checkpoints(Path(begun)):  # of a run that is named, it is the same one
         kept["resume"] = os.path.relpath(os.path.realpath(begun), root)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def without_places(value: Any, field: str = "") -> Any:
-    """A configuration without what says where a run is at work, not what it does.
-
-    Args:
-        value: As YAML is.
-        field: Which of a configuration it is; "" for the whole.
-    """
-    if isinstance(value, Mapping):
-        places = _PLACES.get(field, ())
-        return {name: without_places(inner, name) for name, inner in value.items() if name not in places}
-    return [without_places(inner, field) for inner in value] if isinstance(value, list) else value
-
-
-def wherever(config: Mapping[str, Any], root: str) -> Any:
-    """A configuration that is the same wherever a run is at work, however what it reads is typed.
-
-    Args:
-        config: As YAML is.
-        root: Where the run is, with links resolved; where all of it moves, what is read moves along.
-    """
-    return _seen(without_places(config), root)
-
-
-def _seen(value: Any, root: str, field: str = "") -> Any:
-    """`value` with ways from `root` to what is read."""
-    if isinstance(value, Mapping):
-        return {name: _seen(inner, root, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_seen(inner, root, field) for inner in value]
-    there = field in _READ and isinstance(value, str) and os.path.exists(value)
-    return os.path.relpath(os.path.realpath(value), root) if there else value
 
 
 def numbered(root: Path, name: str = "version") -> Iterator[Path]:
@@ -256,13 +223,26 @@ def _number(folder: Path) -> int:
     return int(folder.name.rpartition("_")[2])
 
 
+def _progress(folder: Path) -> tuple[int, int]:
+    return max(map(step_of, checkpoints(folder)), default=-1), _number(folder)
+
+
+def _named(config: Mapping[str, Any]) -> Path | None:
+    """The folder of the run that checkpoints.resume names, held from here on; None where it names no run."""
+    begun = (config.get("checkpoints") or {}).get("resume", AUTO)
+    folder = Path(begun)
+    if begun in (AUTO, NEVER) or not checkpoints(folder):
+        return None
+    if has_finished(folder):
+        raise UserError(f"checkpoints.resume is {begun!r}, a run that has ended; name one of its {CHECKPOINTS}/")
+    if not _lock(folder):
+        raise UserError(f"checkpoints.resume is {begun!r}, a run that is at work; wait for it, or end it")
+    return folder
+
+
 def _left(root: Path, identity: str) -> Path | None:
     """The folder of an unfinished run that nobody is at work on, held from here on: that which has come furthest."""
-
-    def progress(folder: Path) -> tuple[int, int]:
-        return max(map(step_of, checkpoints(folder)), default=-1), _number(folder)
-
-    for folder in sorted(numbered(root), key=progress, reverse=True):
+    for folder in sorted(numbered(root), key=_progress, reverse=True):
         record = _record(folder)
         if record is None or record["identity"] != identity or record["finished"] or not _lock(folder):
             continue

@@ -16,6 +16,7 @@ STAGES: list[dict[str, Any]] = [
     {"name": "cold", "verb": "fit", "configs": ["base.yaml"], "overrides": {"lr": 1.0, "data.part": "cold"}},
     {"name": "rl", "verb": "fit", "configs": ["base.yaml", "rl.yaml"], "overrides": {"beta": 0.1}, "after": "cold"},
     {"name": "rl_measured", "verb": "measure", "configs": [], "overrides": {"arm": "rl"}, "after": "rl"},
+    {"name": "base_measured", "verb": "measure", "configs": []},
 ]
 
 
@@ -37,7 +38,7 @@ def test_an_overlay_changes_what_it_names_and_nothing_else(world: World) -> None
     experiment = under(world, overlay)
     assert (experiment.name, experiment.seeds) == ("trial_big", (7,))
     assert experiment.output == world.output.with_name(f"{world.output.name}_big")
-    cold, rl, measured = experiment.stages
+    cold, rl, measured, _ = experiment.stages
     assert [path.name for path in rl.configs] == ["other.yaml", "rl.yaml"]
     assert cold.overrides == {"steps": -1, "lr": 2.0, "data.part": "cold", "depth": 1}
     assert rl.overrides == {"steps": -1, "lr": 3.0, "beta": 0.1, "depth": 2}

@@ -291,6 +291,11 @@ def test_stated_seconds_go_by_patterns_of_stages_the_last_that_fits(world: World
             {"stages": with_stage(overrides={"a.b": "{stage:rl_test}"})},
             "wait for each other: rl after rl_test after rl; break",
         ),
+        (
+            {"overrides": {"fit": {"model.policy": {"train": "full"}}}},
+            "stage 'rl' .* comes after 'cold', which trains every weight and leaves a model, no adapter; leave after "
+            "out, and override model.policy.model: '{stage:cold}/adapter'",
+        ),
         ({"stages": with_stage(after="rl_test")}, "comes after 'rl_test', a test, which leaves no adapter"),
         (
             {"stages": with_stage(verb="fit-language")},

@@ -17,7 +17,7 @@ MEASURED: list[dict[str, Any]] = [
     {"name": "zh_base", "verb": "measure", "configs": [], "overrides": {"arm": "base"}},
     {"name": "zh_rl", "verb": "measure", "configs": [], "overrides": {"arm": "rl"}, "after": "rl"},
     {"name": "zh_sft", "verb": "measure", "configs": [], "overrides": {"arm": "sft"}, "after": "other"},
-    {"name": "bo_rl", "verb": "measure", "configs": [], "overrides": {"arm": "rl"}, "after": "rl"},
+    {"name": "bo_rl", "verb": "measure", "configs": [], "overrides": {"arm": "bo"}, "after": "rl"},
 ]
 
 
@@ -73,31 +73,37 @@ def test_reports_wait_for_what_failed(world: World) -> None:
     [
         ({"zh": ["rl"]}, r"reports.zh in .* is \['rl'\]; write its fields: stages, paths, against, judge"),
         ({"zh": {"arms": []}}, "reports.zh in .* has the field 'arms'; its fields are stages"),
-        ({"zh": {"stages": ["en_*"]}}, r"stages is \['en_\*'\], which fits none of zh_base, zh_rl, zh_sft, bo_rl"),
+        (
+            {"zh": {"stages": ["en_*"]}},
+            r"stages is \['en_\*'\], which fits none of zh_base, zh_rl, zh_sft, bo_rl",
+        ),
         ({"zh": {"stages": "zh"}}, "reports.zh in .*: stages is 'zh'; list names"),
         ({"zh": {"paths": ["rl"]}}, "reports.zh in .*: paths is 'rl'; list names"),
         ({"../../zh": {}}, "the name is that of a folder"),
         ({"zh": {"judge": "headlines"}}, "judge is 'headlines'; name the task, translation or headline, or leave it"),
         ({"zh": {"judge": ["headline"]}}, r"judge is \['headline'\]; name the task"),
         ({"zh": {"against": ["rl", "stf"]}}, "reports.zh in .*: against names 'stf'; choose .* trained arms: rl, sft"),
-        ({"bo": {"stages": ["bo_*"], "against": ["sft"]}}, "against names 'sft'; choose .* trained arms: rl"),
+        ({"bo": {"stages": ["bo_*"], "against": ["sft"]}}, "against names 'sft'; choose .* trained arms: bo"),
         ({"zh": {"paths": [["rl"], ["cold", "sft"]]}}, "reports.zh in .*: paths names 'cold'; choose"),
         ({"zh": {"paths": [["base", "rl"]]}}, "paths names 'base'; choose among its trained arms: rl, sft"),
         ({"bo": {"stages": ["bo_*"], "judge": "headline"}}, "judge is 'headline', but its stages measure no arms rl"),
+        ({"bo": {"stages": ["bo_*"]}}, "its stages measure no 'base', .* only bo; measure the original model too"),
+        ({"all": {}}, "zh_base and again both measure the arm 'base'; give each an arm of its own"),
     ],
 )
 def test_mistakes(world: World, reports: dict[str, Any], sentence: str) -> None:
+    again = {"name": "again", "verb": "measure", "configs": []}
     with pytest.raises(UserError, match=sentence):
-        world.read(stages=MEASURED, reports=reports)
+        world.read(stages=[*MEASURED, again], reports=reports)
 
 
 def test_an_arm_may_be_named_by_a_file(world: World) -> None:
     for name, arm in (("first", "cold"), ("second", "grpo")):
         (world.configs / f"{name}.yaml").write_text(f"arm: {arm}\n")
     measured = {"name": "m", "verb": "measure", "configs": ["first.yaml", "second.yaml"], "after": "rl"}
-    assert world.read(stages=[*STAGES, measured], reports={"all": {"against": ["grpo"]}}).reports
-    unnamed = {"name": "m", "verb": "measure", "configs": []}
-    assert world.read(stages=[*STAGES, unnamed]).stages[-1].arm == BASE == measurement.BASE
+    unnamed = {"name": "n", "verb": "measure", "configs": []}
+    read = world.read(stages=[*STAGES, measured, unnamed], reports={"all": {"against": ["grpo"]}})
+    assert read.reports and read.stages[-1].arm == BASE == measurement.BASE
 
 
 def test_the_judge_knows_these_tasks() -> None:

@@ -256,8 +256,11 @@ def test_a_signal_stops_the_children_and_another_call_goes_on(world: World, do: 
     assert "the same command goes on from here" in printed
     assert not any(alive(entry["pid"]) for entry in world.journal())
     assert world.started() == ALL[:2]
-    assert "rl seed 1: run, not finished; goes on from version_0/checkpoints/step_5" in world.plan(stages=doing(rl=do))
+    named = f"--checkpoints.resume={checkpoint.parents[1]}"  # else it would be looked for by where its adapter lies
+    shown = world.plan(stages=doing(rl=do))
+    assert "rl seed 1: run, not finished; goes on from version_0/checkpoints/step_5" in shown and named in shown
     assert world.run(stages=doing(rl=do))[0] == 0
+    assert [named in entry["words"] for entry in world.journal()] == [True, False, False]
     assert world.started() == ALL[1:]
     assert json.loads((world.output / "rl" / "seed_1" / "done.json").read_text())["resumed"]
 
@@ -531,6 +534,20 @@ def test_what_another_experiment_has_done_is_copied(world: World) -> None:
     stages[1]["overrides"] = {"model.loss.beta": 0.3}
     world.run(**fields)
     assert world.started() == ["grpo 1", "more 1"]
+
+
+def test_a_stage_is_renamed_in_the_file_alone(world: World) -> None:
+    stages = [{"name": "cold", "verb": "fit", "configs": ["base.yaml"]}]
+    world.run(stages=stages)
+    world.started()
+    stages[0]["name"] = "cold_start"
+    there = world.output / "cold"
+    there.rename(world.output / "cold_start")
+    with pytest.raises(UserError, match=r"a folder of stage 'cold', not of 'cold_start'; .* move the folder back: "):
+        world.plan(stages=stages)
+    (world.output / "cold_start").rename(there)
+    assert f"cold_start seed 1: copied from {there / 'seed_1'}" in world.run(stages=stages)[1]
+    assert world.started() == []
 
 
 def test_what_was_begun_here_and_is_complete_beside_is_copied(world: World) -> None:

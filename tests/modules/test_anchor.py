@@ -180,7 +180,7 @@ def test_what_cannot_be_is_one_sentence(changes: dict[str, Any], says: str, own_
 
 def test_text_of_another_base_is_refused(tiny_model: str, own_text: Path, tmp_path: Path) -> None:
     other = save_tiny_model(tmp_path / "other", seed=3)
-    with pytest.raises(UserError, match=r"wrote, another base than policy\.model"):
+    with pytest.raises(UserError, match=r"wrote, another base than policy\.model '[^']*'; write one"):
         run(sft(str(other), anchor=settings(own_text)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -195,6 +195,11 @@ def test_mistakes_are_told_before_weights_load(settings: dict[str, object], mess
         Policy(PolicySettings(**settings))  # type: ignore[arg-type]
 
 
+def test_what_full_fine_tuning_leaves_is_a_model(tiny_model: str) -> None:
+    with pytest.raises(UserError, match=r"which is a whole model, .*; name it as policy\.model"):
+        Policy(PolicySettings(adapter=tiny_model))
+
+
 def test_lora_settings_are_checked() -> None:
     with pytest.raises(UserError, match="rank is 0"):
         LoraSettings(rank=0)

@@ -272,6 +272,12 @@ def test_one_seed_twice_is_refused() -> None:
         tax_report([*found("base", "rl", seeds=(1,)), (Path("again"), make_measured("rl"))], command="")
 
 
+def test_of_several_tasks_each_is_reported_apart() -> None:
+    other = [dataclasses.replace(make_measured(arm), task="headline") for arm in ("base", "rl")]
+    with pytest.raises(UserError, match="its task is 'headline', not 'zh-bo'; report each task apart"):
+        tax_report([*found("base", "rl", seeds=(1,)), *((Path(one.arm), one) for one in other)], command="")
+
+
 def test_what_arms_were_measured_by_is_told_where_it_differs() -> None:
     h100 = {"machine": {"cores": 2, "device": "H100"}, "versions": {"torch": "2.11.0"}, "lsemrl": "0.0.1"}
     pairs = found("base", "rl", "sft", seeds=(1, 2))

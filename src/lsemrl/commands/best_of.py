@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.errors import UserError
-from lsemrl.runs import wherever
+from lsemrl.places import wherever
 
 
 def best_of(words: list[str]) -> None:

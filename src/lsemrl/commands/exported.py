@@ -32,10 +32,11 @@ from lsemrl.modules.base_model import read_model
 from lsemrl.modules.best import read_best
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.whole_models import write_model
+from lsemrl.places import without_places
 from lsemrl.reading import read_json
 from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.report.records import Report
-from lsemrl.runs import BEST, CHECKPOINTS, checkpoints, step_of, without_places
+from lsemrl.runs import BEST, CHECKPOINTS, checkpoints, step_of
 from lsemrl.types import UserError
 
 _PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེགས། Hello, world."

@@ -51,7 +51,7 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
                 notes.append(f"{expected.peak_bytes / 1e9:.1f} GB of memory ({expected.source})")
         act = "skip" if stands.complete else "copy" if stands.twin else "run"
         say(f"\n[{at}/{len(runs)}] {run.name}: {act}, {'; '.join(notes)}")
-        say(f"  {shlex.join(('lsemrl', *run.command))}")
+        say(f"  {shlex.join(('lsemrl', *run.command, *stands.adds))}")
     for words in commands(experiment):
         say(f"\nthen: {shlex.join(('lsemrl', *words))}")
     total = f"about {spoken(seconds)} one at a time" if seconds else "duration unknown"

@@ -104,6 +104,11 @@ class Stage:
         return tuple(dict.fromkeys([*([self.after] if self.after else []), *references(self.overrides)]))
 
     @property
+    def leaves_model(self) -> bool:
+        """Whether a fit trains every weight, and what it leaves as its adapter is a whole model."""
+        return dict(_fields(self)).get(".model.policy.train") == "full"
+
+    @property
     def arm(self) -> str:
         """What a measure calls the policy."""
         told = (layer["arm"] for layer in (self.overrides, *reversed(self.contents)) if "arm" in layer)

@@ -178,6 +178,12 @@ def _ordered(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
                 f"stage {stage.name!r} of {path} comes after {stage.after!r}, a {known[stage.after].verb}, which "
                 "leaves no adapter; name the fit whose adapter it should start from"
             )
+        if stage.after and known[stage.after].leaves_model:
+            model = f"{VERBS[stage.verb].adapter.removesuffix('adapter')}model"
+            raise UserError(
+                f"stage {stage.name!r} of {path} comes after {stage.after!r}, which trains every weight and leaves a "
+                f"model, no adapter; leave after out, and override {model}: '{{stage:{stage.after}}}/adapter'"
+            )
     ordered: dict[str, Stage] = {}
 
     def place(stage: Stage, children: tuple[str, ...]) -> None:
@@ -276,6 +282,18 @@ def read_reports(written: Mapping[str, Any], stages: Sequence[Stage], where: str
             raise UserError(f"{place}: judge is {judge!r}; name the task, {' or '.join(TASKS)}, or leave it out")
         if judge and not set(JUDGED) <= arms.keys():
             raise UserError(f"{place}: judge is {judge!r}, but its stages measure no arms rl and sft; leave it out")
+        if BASE not in arms:
+            raise UserError(
+                f"{place}: its stages measure no {BASE!r}, which others are held against, only {', '.join(arms)}; "
+                f"measure the original model too (arm: {BASE}), or widen stages"
+            )
+        for arm in arms:
+            of_one = [stage for stage in chosen if measured[stage] == arm]
+            if len(of_one) > 1:
+                raise UserError(
+                    f"{place}: {' and '.join(of_one)} both measure the arm {arm!r}; give each an arm of its own, or "
+                    "choose among them in stages"
+                )
         plans.append(
             ReportPlan(
                 name=name,

@@ -143,7 +143,7 @@ class _Crew:
         return 1 if left else 0
 
     def _start(self, run: Run, stands: Standing) -> None:
-        words, at = run.command, self.runs.index(run)
+        at = self.runs.index(run)
         if others := changed(run):
             self.status[_key(run)] = "not run"
             self._say(
@@ -162,6 +162,7 @@ class _Crew:
                 )
                 self._reckon()
             begin(run, self.experiment.name)
+            words = (*run.command, *stands.adds)
             append(run.folder / LOG, f"$ {shlex.join(('lsemrl', *words))}\n")
             log = (run.folder / LOG).open("ab")
         process = subprocess.Popen(

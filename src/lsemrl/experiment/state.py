@@ -22,7 +22,7 @@ from lsemrl.errors import UserError
 from lsemrl.experiment.plan import ADAPTER, VERBS, Run
 from lsemrl.files import fill_folder, told
 from lsemrl.json_records import write_json
-from lsemrl.runs import checkpoints, has_finished, numbered
+from lsemrl.runs import checkpoints, furthest_run, has_finished, numbered
 
 LOG = "log.txt"
 _STARTED, _DONE = "stage.json", "done.json"
@@ -42,6 +42,7 @@ class Standing:
         complete: Nothing: its folder holds what it would make.
         reason: Why, for people.
         goes_on: Whether an earlier attempt is taken up.
+        adds: The words by which it is, where the same command alone would look for one by where things lie.
         ended: Whether nobody was there to record that it is complete.
         twin: The folder of another run that did the very same, to be copied.
     """
@@ -49,6 +50,7 @@ class Standing:
     complete: bool
     reason: str
     goes_on: bool = False
+    adds: tuple[str, ...] = ()
     ended: bool = False
     twin: Path | None = None
 
@@ -76,10 +78,13 @@ def standing(run: Run, experiment: str) -> Standing:
     """
     started, done = _read(run.folder / _STARTED), _read(run.folder / _DONE)
     if not _is_own(run, experiment, started):
-        owner = f"of experiment {started.get('experiment')!r}" if started else "that no experiment has made"
+        whose = _identity(run, experiment)
+        other = next((name for name in whose if started and started.get(name) != whose[name]), "experiment")
+        owner = f"of {other} {started.get(other)!r}" if started else "that no experiment has made"
+        back = " back: a stage copies what is complete under another name" if other == "stage" else ""
         raise UserError(
-            f"output holds {str(run.folder)!r}, a folder {owner}, not of {experiment!r}; name another output, or move "
-            "the folder"
+            f"output holds {str(run.folder)!r}, a folder {owner}, not of {whose[other]!r}; name another output, or "
+            f"move the folder{back}"
         )
     if not started:
         return _new(run, "new")
@@ -101,23 +106,23 @@ def standing(run: Run, experiment: str) -> Standing:
     stands = _new(run, "not finished")
     if stands.twin:
         return stands
-    if run.stage.verb == "fit" and (checkpoint := _last_checkpoint(run)):
-        reason = f"not finished; goes on from {checkpoint.relative_to(run.folder)}"
-        return Standing(complete=False, reason=reason, goes_on=True)
+    if run.stage.verb == "fit" and (left := furthest_run(run.folder)):
+        reason = f"not finished; goes on from {checkpoints(left)[-1].relative_to(run.folder)}"
+        return Standing(complete=False, reason=reason, goes_on=True, adds=(f"--checkpoints.resume={left}",))
     if VERBS[run.stage.verb].goes_on:
         return Standing(complete=False, reason="not finished; goes on from what is there", goes_on=True)
     return Standing(complete=False, reason="not finished; starts again")
 
 
 def _new(run: Run, reason: str) -> Standing:
-    """To be run from its beginning, unless the same was done: beside this experiment, or here before a change."""
+    """To be run from its beginning, unless the same was done: here under another name or before a change, or beside."""
     output, seed = _output(run), run.folder.name
     # Not by pathlib, which raises where others take a folder away meanwhile.
     beside = sorted(output.parent / found for found in glob(f"*/*/{seed}/{_DONE}", root_dir=output.parent))
     before = sorted(_superseded(output).glob(f"*/{seed}/*/{_DONE}"))
     for path in (*beside, *before):
         folder = path.parent
-        if folder.parents[1].resolve() != output.resolve() and _has_done(folder, run):
+        if folder.resolve() != run.folder.resolve() and _has_done(folder, run):
             return Standing(complete=False, reason=f"{reason}; a copy of {folder}", twin=folder)
     return Standing(complete=False, reason=reason)
 
@@ -145,8 +150,11 @@ def _is_whole(folder: Path, run: Run) -> bool:
 def _is_own(run: Run, experiment: str, started: Mapping[str, Any] | None) -> bool:
     if started is None:
         return not run.folder.exists() or (run.folder.is_dir() and not any(run.folder.iterdir()))
-    identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
-    return all(started.get(name) == value for name, value in identity.items())
+    return all(started.get(name) == value for name, value in _identity(run, experiment).items())
+
+
+def _identity(run: Run, experiment: str) -> dict[str, Any]:
+    return {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
 
 
 def _has_ended(run: Run) -> bool:
@@ -157,12 +165,6 @@ def _has_ended(run: Run) -> bool:
 
 def _version(folder: Path) -> int:
     return int(folder.name.removeprefix("version_"))
-
-
-def _last_checkpoint(run: Run) -> Path | None:
-    """Where `lsemrl fit` will find that it can go on."""
-    found = [checkpoint for folder in numbered(run.folder) for checkpoint in checkpoints(folder)[-1:]]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def begin(run: Run, experiment: str, *, anew: bool = False) -> None:
@@ -191,9 +193,11 @@ def begin(run: Run, experiment: str, *, anew: bool = False) -> None:
             if path.name != _STARTED:
                 path.rename(place / path.name)
         write_json(place / _STARTED, started)
-    identity = {"experiment": experiment, "stage": run.stage.name, "seed": run.seed}
     files = sorted(text for text, digest in run.files.items() if digest)
-    write_json(run.folder / _STARTED, {**identity, "label": run.stage.label, "hashes": run.hashes, "files": files})
+    write_json(
+        run.folder / _STARTED,
+        {**_identity(run, experiment), "label": run.stage.label, "hashes": run.hashes, "files": files},
+    )
 
 
 class _Replaced(Exception):

@@ -58,9 +58,10 @@ class Anchor:
             UserError: Another base wrote it, or it has tokens that the policy lacks.
         """
         if self._identity["fingerprint"] != policy.fingerprint:
+            rounded = f" in {policy.settings.quantization}" if policy.settings.quantization else ""
             raise UserError(
                 f"model.anchor.path is {self.settings.path!r}, which {self._identity['model']!r} wrote, another base "
-                f"than policy.model {policy.settings.model!r} as quantized here; write one with lsemrl rehearse"
+                f"than policy.model {policy.settings.model!r}{rounded}; write one with lsemrl rehearse"
             )
         most = max(max((*row.prompt_ids, *row.answer_ids)) for row in self._rows)
         if self._likeliest is not None:

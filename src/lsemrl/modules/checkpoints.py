@@ -72,8 +72,8 @@ class Checkpoints(Checkpoint):
                 would keep the best-hacked policy.
             mode: Whether more or less of it is better.
             resume: auto goes on with the last run of the same configuration, if it was interrupted; never begins
-                anew; or a folder under checkpoints/, from which a new run goes on, and which is part of its
-                configuration.
+                anew; the folder of an interrupted run goes on with that one, wherever what it reads lies by now; or a
+                folder under checkpoints/, from which a new run goes on, and which is part of its configuration.
         """
         if every_n_steps < 0:
             raise UserError(f"checkpoints.every_n_steps is {every_n_steps}; give 0 or more")

@@ -148,9 +148,14 @@ def check_adapter(folder: Path) -> None:
     """Refuse what is no adapter's folder.
 
     Raises:
-        UserError: It has no adapter_config.json.
+        UserError: It has no adapter_config.json; of a model, that it is one.
     """
     if not (folder / ADAPTER_CONFIG).is_file():
+        if (folder / "config.json").is_file():
+            raise UserError(
+                f"policy.adapter is {str(folder)!r}, which is a whole model, as full fine-tuning leaves it; name it as "
+                "policy.model, and set policy.adapter to null"
+            )
         raise UserError(
             f"policy.adapter is {str(folder)!r}, which is no adapter folder (it has no {ADAPTER_CONFIG}); name the "
             "`adapter` folder that a run wrote, or set policy.adapter to null for a policy without one"

@@ -107,6 +107,9 @@ def _check(found: Sequence[Found]) -> None:
     if base is None:
         arms = ", ".join(dict.fromkeys(measured.arm for _, measured in found))
         raise UserError(f"no measurement is of the base, only of {arms}: measure the original model too (--arm {BASE})")
+    for path, measured in found:
+        if fault := _fault(measured, base[1]):
+            raise UserError(f"{path} cannot be compared with {base[0]}: {fault}")
     by_arm: dict[tuple[str, int], Path] = {}
     by_weights: dict[tuple[str, str], Path] = {}
     for path, measured in found:
@@ -123,8 +126,6 @@ def _check(found: Sequence[Found]) -> None:
                 f"{path} and {other} are two seeds of arm {measured.arm!r}, but measurements of one {one}: measure "
                 "each seed's own"
             )
-        if fault := _fault(measured, base[1]):
-            raise UserError(f"{path} cannot be compared with {base[0]}: {fault}")
 
 
 def _fault(measured: Measured, base: Measured) -> str:
