@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 INK = "#1c1c1c"
 _Place = tuple[float, str, str, float, float]
@@ -48,10 +49,12 @@ def label(ax: Axes, ends: Sequence[tuple[float, float, str, str]], lines: Iterab
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     renderer = FigureCanvasAgg(figure).get_renderer()  # or each box would be asked of a new one
-    half, busy, labels = 3 * figure.dpi / 72, list[Bbox](), list[Bbox]()
+    half, ways = 3 * figure.dpi / 72, [np.empty((0, 2))]
     for line in lines:
-        for start, end in itertools.pairwise(ax.transData.transform([line[0], *line])):
-            busy += [Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half) for x, y in np.linspace(start, end, 8)]
+        steps = itertools.pairwise(ax.transData.transform([line[0], *line]))
+        ways += [np.linspace(start, end, 8) for start, end in steps]
+    way_M2 = np.concatenate(ways)
+    busy_M4, labels_M4 = np.hstack([way_M2 - half, way_M2 + half]), np.empty((0, 4))
     for x, y, text, colour in ends:
         note = ax.annotate(text, (x, y), (0, 0), textcoords="offset points", color=colour, zorder=6)
         note.set_fontweight("normal" if colour == INK else "bold")
@@ -61,12 +64,18 @@ def label(ax: Axes, ends: Sequence[tuple[float, float, str, str]], lines: Iterab
                 break
             box = _stand(note, place, renderer)
             outside = not (ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max))
-            costs.append(box.count_overlaps(busy) + 60 * (box.count_overlaps(labels) + outside) + 2 * place[0])
+            costs.append(_overlaps(box, busy_M4) + 60 * (_overlaps(box, labels_M4) + outside) + 2 * place[0])
         best = _PLACES[costs.index(min(costs))]
-        labels.append(_stand(note, best, renderer))
+        labels_M4 = np.vstack([labels_M4, _stand(note, best, renderer).extents])
         if best[0] > 1:
             leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
             ax.annotate("", (x, y), note.get_position(), textcoords="offset points", arrowprops=leader)
+
+
+def _overlaps(box: Bbox, others_M4: NDArray[np.float64]) -> int:
+    """How many of `others_M4` (left, bottom, right, top) a box overlaps: as its own count, which converts each anew."""
+    left_M, bottom_M, right_M, top_M = others_M4.T
+    return int(((left_M < box.x1) & (right_M > box.x0) & (bottom_M < box.y1) & (top_M > box.y0)).sum())
 
 
 def _stand(note: Annotation, place: _Place, renderer: RendererAgg) -> Bbox:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from lsemrl.evaluation.measurement import UNBOUNDED
@@ -282,8 +283,11 @@ class Report:
 
     def contrast(self, of: str, against: str, metric: str) -> Contrast | None:
         """The contrast of two arms by their names; None if there is none."""
-        key = (of, against, metric)
-        return next((each for each in self.contrasts if (each.of, each.against, each.metric) == key), None)
+        return self._contrasts.get((of, against, metric))
+
+    @cached_property
+    def _contrasts(self) -> dict[tuple[str, str, str], Contrast]:
+        return {(each.of, each.against, each.metric): each for each in self.contrasts}
 
     def to_json(self, path: Path) -> None:
         """Write as JSON.
