@@ -111,19 +111,18 @@ def test_where_a_run_began_tells_it_from_others(tmp_path: Path, monkeypatch: pyt
         assert opened(Path("runs"), begun(typed)) == ("version_1", "step_7")
 
 
-def test_a_run_that_is_named_goes_on_wherever_what_it_reads_lies(tmp_path: Path) -> None:
-    named = {**CONFIG, "seed_everything": 2, "checkpoints": {"resume": str(tmp_path / "version_0")}}
+def test_a_run_that_is_named_goes_on_whatever_its_configuration(tmp_path: Path) -> None:
     assert opened(tmp_path) == ("version_0", None)
-    (tmp_path / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
-    assert furthest_run(tmp_path) == tmp_path / "version_0"
-    assert opened(tmp_path, named) == ("version_0", "step_5")
-    (tmp_path / "version_0" / "config.yaml").write_text(yaml.safe_dump(named))  # as it was taken up
-    (tmp_path / "version_0" / "run.json").unlink()
-    assert opened(tmp_path, {**named, "checkpoints": {}}) == ("version_0", "step_5")
-    finish_run(tmp_path / "version_0")
+    run = tmp_path / "version_0"
+    (run / "checkpoints" / "step_5").mkdir(parents=True)
+    assert furthest_run(tmp_path) == run
+    begin_apart(tmp_path)
+    assert find_run(tmp_path, {}, run) == run / "checkpoints" / "step_5"
+    assert opened(tmp_path) == ("version_1", None)  # the other is held
+    finish_run(run)
     assert furthest_run(tmp_path) is None
     with pytest.raises(UserError, match="a run that has ended; name one of its checkpoints/"):
-        find_run(tmp_path, named)
+        find_run(tmp_path, {}, run)
 
 
 def test_of_several_that_were_interrupted_the_furthest_goes_on(tmp_path: Path) -> None:

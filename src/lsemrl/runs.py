@@ -84,21 +84,21 @@ def new_folder(root: Path, name: str = "version", field: str = "trainer.default_
                 return folder
 
 
-def find_run(root: Path, config: Mapping[str, Any]) -> Path | None:
-    """The newest checkpoint of the run that a configuration goes on with; its folder is held until this process ends.
+def find_run(root: Path, config: Mapping[str, Any], named: Path | None = None) -> Path | None:
+    """The newest checkpoint of an interrupted run of a configuration under `root`, of several that which came furthest.
 
-    That is the run in the folder that checkpoints.resume names, or else an interrupted one of the same configuration
-    under `root`, of several that which came furthest.
+    Its folder is held until this process ends.
 
     Args:
         root: Where the folders of runs are.
         config: The run's whole configuration, as it would be saved.
+        named: The folder of a run with checkpoints, which is taken in place of one that is looked for.
 
     Raises:
-        UserError: `root` cannot be written to; or the run that is named has ended, or is at work.
+        UserError: `root` cannot be written to; or `named` has ended, or is at work.
     """
     with told(root, _ROOT):
-        folder = _named(config) or _left(root, _identity(config))
+        folder = _taken(named) if named else _left(root, _identity(config))
         return checkpoints(folder)[-1] if folder and checkpoints(folder) else None
 
 
@@ -209,7 +209,7 @@ def _identity(config: Mapping[str, Any]) -> str:
     root = os.path.realpath(config.get("trainer", {}).get("default_root_dir") or ".")
     kept = wherever(config, root)
     begun = (config.get("checkpoints") or {}).get("resume", AUTO)
-    if begun not in (AUTO, NEVER) and not checkpoints(Path(begun)):  # of a run that is named, it is the same one
+    if begun not in (AUTO, NEVER):
         kept["resume"] = os.path.relpath(os.path.realpath(begun), root)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -227,17 +227,17 @@ def _progress(folder: Path) -> tuple[int, int]:
     return max(map(step_of, checkpoints(folder)), default=-1), _number(folder)
 
 
-def _named(config: Mapping[str, Any]) -> Path | None:
-    """The folder of the run that checkpoints.resume names, held from here on; None where it names no run."""
-    begun = (config.get("checkpoints") or {}).get("resume", AUTO)
-    folder = Path(begun)
-    if begun in (AUTO, NEVER) or not checkpoints(folder):
-        return None
-    if has_finished(folder):
-        raise UserError(f"checkpoints.resume is {begun!r}, a run that has ended; name one of its {CHECKPOINTS}/")
-    if not _lock(folder):
-        raise UserError(f"checkpoints.resume is {begun!r}, a run that is at work; wait for it, or end it")
-    return folder
+def _taken(run: Path) -> Path:
+    """`run`, held from here on.
+
+    Raises:
+        UserError: It has ended, or another process is at work on it.
+    """
+    if has_finished(run):
+        raise UserError(f"checkpoints.resume is {str(run)!r}, a run that has ended; name one of its {CHECKPOINTS}/")
+    if not _lock(run):
+        raise UserError(f"checkpoints.resume is {str(run)!r}, a run that is at work; wait for it, or end it")
+    return run
 
 
 def _left(root: Path, identity: str) -> Path | None:

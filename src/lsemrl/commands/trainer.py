@@ -20,7 +20,7 @@ from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
 from lsemrl.foreign import visible
 from lsemrl.modules.run_summary import run_summary
-from lsemrl.runs import NEVER, find_run, is_rank_zero
+from lsemrl.runs import AUTO, NEVER, checkpoints, find_run, is_rank_zero
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
@@ -131,7 +131,10 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, stack: ExitS
             check_all_finite(config.as_dict())
             if config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run:
                 config.trainer.enable_checkpointing, config.checkpoints.keep = None, 0
-            parser, again = self._parser(self.subcommand), config.checkpoints.resume != NEVER
+            parser, resume = self._parser(self.subcommand), config.checkpoints.resume
+            again, named = resume != NEVER, Path(resume) if checkpoints(Path(resume)) else None
+            if named:
+                config.checkpoints.resume = AUTO  # it is the same run, and config.yaml need not say where it lay
             settled = {"skip_none": False, "skip_check": True}  # it has been checked as it was read
             whole = json.loads(parser.dump(config, format="json", **settled))
             checkpoint = None
@@ -141,7 +144,7 @@ def _trainer_cli(words: list[str], callbacks: list[Any], run: bool, stack: ExitS
                 root = Path(config.trainer.default_root_dir or "runs")
                 if is_rank_zero() and self.subcommand in ("fit", "predict"):
                     try_folder(root, "trainer.default_root_dir")
-                    checkpoint = find_run(root, whole) if self.subcommand == "fit" and again else None
+                    checkpoint = find_run(root, whole, named) if self.subcommand == "fit" and again else None
             self.asked = Asked(
                 root=root,
                 config=whole,
