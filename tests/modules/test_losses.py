@@ -415,10 +415,26 @@ def test_windows_weigh_what_they_measured_and_nothing_is_no_number() -> None:
     by_tokens = over_windows(windows, LossSettings())
     assert by_tokens == {**dict.fromkeys(by_tokens, torch.tensor(1.25)), "grad_norm": torch.tensor(1.0)}
     by_rows = over_windows(windows, LossSettings(importance_sampling_level="sequence", loss_type="grpo"))
-    assert by_rows["loss"] == by_rows["clip_ratio/region_mean"] == 1.5 and by_rows["kl"] == 1.25
+    assert by_rows["loss"] == by_rows["clip_ratio/region_mean"] == 1.0 and by_rows["kl"] == 1.25
     assert {name for name, value in over_windows([empty] * 2, LossSettings()).items() if value.isnan()} == {
         *by_tokens
     } - {"grad_norm"}
+
+
+@every_loss
+def test_windows_are_as_one_also_where_one_was_cut_throughout(loss: LossSettings) -> None:
+    one = window(3, rows=8)
+    one.mask_NT[4:] = False
+    first, second = one.rows(torch.arange(4)), one.rows(torch.arange(4, 8))
+
+    def told(w: Window) -> tuple[dict[str, Tensor], WindowCounts]:
+        output, _ = w.loss(loss)
+        return {**output.metrics, "loss": output.loss.detach()}, WindowCounts.of(w.mask_NT)
+
+    whole = told(one)[0]
+    assert whole["loss"] and whole["clip_ratio/region_mean"]
+    for name, value in over_windows([told(first), told(second)], loss).items():
+        close(value, whole[name])
 
 
 @every_loss

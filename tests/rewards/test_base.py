@@ -134,6 +134,12 @@ def test_what_is_told_of_a_reward_is_its_plain_sum() -> None:
     assert "unrewarded" not in alarms([logged] * 10, Watched(paid=("a", "b"), free=(), language=()), AlarmSettings())
 
 
+def test_a_sibling_without_a_reward_costs_its_group_no_deviation() -> None:
+    mix = RewardMix({"a": Given([0.0, 1.0, NAN, 0.25, 0.75, 0.5, NAN, NAN, 0.5])})
+    logged = reward_metrics(mix(completions(9), 3), 3)
+    assert float(logged["reward_std"]) == pytest.approx((0.5**0.5 + 0.25) / 2)  # the third group has nothing to compare
+
+
 @given(st.lists(st.floats(-5, 5, width=32), min_size=8, max_size=8), st.floats(0.5, 4), st.floats(-3, 3))
 def test_normalized_totals_ignore_scale_and_offset_of_a_part(scores: list[float], scale: float, offset: float) -> None:
     spread = [max(group) - min(group) for group in (scores[:4], scores[4:])]

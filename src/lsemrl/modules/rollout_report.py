@@ -76,13 +76,14 @@ def samples_page(rollouts: Rollouts, rewards: Rewards) -> str:
 
 def reward_metrics(rewards: Rewards, num_generations: int) -> dict[str, Tensor]:
     """Means and deviations, of the whole and of its parts."""
-    groups_BG = rewards.plain_N.view(-1, num_generations)
+    # Without the siblings that no part applies to, as groups are compared.
+    deviations_B = torch.stack([_deviation(own_G[~own_G.isnan()]) for own_G in rewards.plain_N.split(num_generations)])
     parts = {
         f"rewards/{name}/{statistic}": value
         for name, part_N in rewards.parts_N.items()
         for statistic, value in (("mean", part_N.nanmean()), ("std", _deviation(part_N[~part_N.isnan()])))
     }
-    return {"reward": rewards.plain_N.nanmean(), "reward_std": groups_BG.std(dim=1).nanmean(), **parts}
+    return {"reward": rewards.plain_N.nanmean(), "reward_std": deviations_B.nanmean(), **parts}
 
 
 def _deviation(known_K: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ def over_windows(
         What is a mean over tokens or rows is NaN where no window has an active token: nothing was measured.
     """
     tokens = [counts.tokens for _, counts in windows]
-    rows = [counts.rows if counts.tokens else 0 for _, counts in windows]
+    # Among others a window without an active token is so many rows that add nothing, as in `token_weights`.
+    rows = [counts.rows if any(tokens) else 0 for _, counts in windows]
     clipped = rows if settings.importance_sampling_level == "sequence" else tokens
     weights = {
         "loss": tokens if settings.loss_type in ("dapo", "bnpo") else rows,
