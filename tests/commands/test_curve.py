@@ -10,7 +10,7 @@ import torch
 
 from lsemrl import micro
 from lsemrl.cli.main import main
-from lsemrl.commands.curve import best_arm
+from lsemrl.commands.curve import _arm_of, _told, best_arm
 from lsemrl.evaluation import measure as measuring
 from lsemrl.evaluation.measurement import FILE, Measured
 from lsemrl.modules.adapters.files import read_tensors
@@ -47,6 +47,12 @@ def test_the_best_scale_gains(half: tuple[float, float], whole: tuple[float, flo
     fields = {"lsemrl": "0", "created": "", "task": "", "seed": 0, "command": "", "machine": {}, "versions": {}}
     arms = (at("base", 0.2, 0.9), at("half", *half), at("whole", *whole))
     assert best_arm(Report(**fields, signatures={}, seconds=0.0, arms=arms), 2.0) == best
+
+
+def test_any_scale_names_an_arm_and_is_told_as_it_is() -> None:
+    scales = (1.0, 0.6, 0.1234567, 1.5e-07)
+    assert [_arm_of(scale) for scale in scales] == ["scale_1_0", "scale_0_6", "scale_0_1234567", "scale_1_5e_07"]
+    assert [_told(scale) for scale in scales] == ["1", "0.6", "0.1234567", "1.5e-07"]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lsemrl.cli.main import main
+from lsemrl.commands import exported
 from lsemrl.report.tax_report import tax_report
 from made_up import make_measured
 
@@ -52,3 +53,11 @@ def test_the_newest_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> N
         main(["export", "newest", "--output", "new"])
     said = capsys.readouterr().err
     assert said.startswith(f"newest: {run}\nloading newest\n") and "whose config.yaml cannot be read" in said
+
+
+def test_a_card_names_the_seeds_of_its_own_arm() -> None:
+    measured = [("base", 1), ("sft", 1), ("sft", 2), ("sft", 3), ("rl", 7)]
+    report = tax_report([(Path(f"{arm}{seed}"), make_measured(arm, seed)) for arm, seed in measured], command="")
+    one, several = (exported._figures(report, arm, f"{arm}-{seed}")[2] for arm, seed in (("rl", 7), ("sft", 2)))
+    assert ", seed 7. General ability" in one
+    assert ", seeds 1, 2, 3. Figures are means over these; this adapter is of one of them. General ability" in several

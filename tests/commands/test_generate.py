@@ -396,7 +396,7 @@ def test_the_card_says_what_it_is(exported: Path) -> None:
         card = (exported / kind / "README.md").read_text(encoding="utf-8")
         front = yaml.safe_load(card.split("---")[1])
         assert front["base_model"] == "micro"
-        assert "LoRA rank 32, on micro (part rl), 1 batches of 4 rows" in card
+        assert "LoRA rank 32, on micro (part rl), 1 batches of 4 rows for each process." in card
         assert "```\n<|user|>翻译成藏文：...<|assistant|>\n```" in card
         assert "| meaning F1 | " in card
         assert "temperature: 0.8" in card

@@ -186,7 +186,7 @@ def test_a_base_without_a_chat_template_writes_from_where_texts_begin(tiny_model
     )
     for row in read_rehearsal(tmp_path / "own.jsonl"):
         assert row.prompt == "" and row.prompt_ids == (tokenizer.eos_token_id,) and row.response
-    with pytest.raises(UserError, match=r"rows 0 could be kept \(\d+ since --without speaks of it.*let --without"):
+    with pytest.raises(UserError, match=r"nothing 0 could be kept \(\d+ since --without speaks of it.*let --without"):
         command.rehearse(
             output=tmp_path / "none.jsonl",
             policy=PolicySettings(model=str(model)),
@@ -226,11 +226,16 @@ def _file(folder: Path, text: str) -> Path:
         (lambda path: {"without": "("}, r"--without is '\(', which is no regular expression"),
         (
             lambda path: {"max_prompt_tokens": 1},
-            r"of \d+ rows 0 could be kept \(\d+ since the prompt did not end.*raise --max-prompt-tokens",
+            r"of \d+ rows from nothing 0 could be kept \(\d+ since the prompt did not end.*raise "
+            "--max-prompt-tokens.*give --prompts",
         ),
         (
-            lambda path: {"max_prompt_tokens": 1, "prompts": _file(path, "复述：老师喝了茶。\n复述：牧民做了鞋。\n")},
-            r"of \d+ rows 0 could be kept",
+            lambda path: {
+                **{"max_prompt_tokens": 1, "max_new_tokens": 1},  # given prompts are dropped for something else
+                "prompts": _file(path, "复述：老师喝了茶。\n复述：牧民做了鞋。\n"),
+            },
+            r"of (\d+) rows from nothing 0 could be kept \(\1 since the prompt did not end\); raise "
+            "--max-prompt-tokens, or give --rows 0",
         ),
         (lambda path: {"max_prompt_tokens": 0}, "--max-prompt-tokens is 0; give 1 or more"),
         (lambda path: {"temperature": -1.0}, r"temperature is -1\.0"),

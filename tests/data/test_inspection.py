@@ -117,8 +117,9 @@ def test_leaks_that_were_looked_for_in_some_rows_only_say_so(monkeypatch: pytest
 
 
 def test_outputs_that_many_inputs_share() -> None:
-    found = look([*PAIRS, *((f"{zh}又", "ཨོ་ན་དེ་འདྲ་རེད།") for zh, _ in PAIRS[:5])]).findings
-    assert any(one.says == "5 training rows share their output" for one in found)
+    same = [(f"{zh}又", "ཨོ་ན་དེ་འདྲ་རེད།") for zh, _ in PAIRS[:5]]
+    found = look([*PAIRS, *same, same[0]]).findings
+    assert any(one.says == "6 training rows share their output" for one in found)
 
 
 def test_two_languages_in_the_same_letters_are_told_so() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import PretrainedConfig, Qwen3MoeConfig
 
-from lsemrl.modules.cost import step_cost
+from lsemrl.modules.cost import Cost, step_cost
 from lsemrl.modules.memory import experts_per_token
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
@@ -19,7 +19,7 @@ from modules.adapters.kinds import save_adapter
 def test_it_counts_what_the_policy_itself_has(tiny_model: str) -> None:
     settings = PolicySettings(model=tiny_model, lora=LoraSettings(rank=4))
     config, _ = read_config_and_tokenizer(tiny_model, trust=False)
-    cost = step_cost(settings, config, [5, 7], [3, 4], generations=2)
+    cost = step_cost(settings, config, [5, 7], [3, 4], batch_size=2, generations=2)
     policy = Policy(settings)
     policy.load()
     assert cost.trained == sum(weight.numel() for weight in policy.trained().values())
@@ -33,13 +33,29 @@ def test_operations_follow_the_tokens_and_what_is_trained(tiny_model: str) -> No
 
     def operations(prompts: list[int], answers: list[int], **settings: object) -> float:
         policy = PolicySettings(model=tiny_model, **settings)  # type: ignore[arg-type]
-        return step_cost(policy, config, prompts, answers, generations=2).operations
+        return step_cost(policy, config, prompts, answers, batch_size=2, generations=2).operations
 
     once = operations([5], [3])  # 5 tokens of a prompt, 2 times 3 of completions
     assert operations([5, 5], [3, 3]) == 2 * once
     assert operations([5], [3], reference="none") == once * 6 / 8
     assert operations([5], [3], train="full") == once * 10 / 8
     assert operations([5], [14]) == once * (5 + 28) / 11
+
+
+def test_a_step_is_the_mean_of_all_rows_and_its_memory_that_of_the_longest(tiny_model: str) -> None:
+    config, _ = read_config_and_tokenizer(tiny_model, trust=False)
+
+    def cost(prompts: list[int], answers: list[int]) -> Cost:
+        return step_cost(PolicySettings(model=tiny_model), config, prompts, answers, batch_size=2, generations=2)
+
+    uneven, whole = cost([5, 5, 9, 9], [3, 3, 11, 11]), cost([9, 9], [11, 11])
+    mean = cost([7, 7], [7, 7])
+    assert (uneven.rows, uneven.prompts, uneven.completions, uneven.sampled) == (4, 2, 4, 28)
+    assert uneven.operations == mean.operations
+    assert uneven.memory == whole.memory != mean.memory
+    # Of sentences without a translation, which may be more or fewer than the answers that are known.
+    few, many = cost([5], [3, 3, 6]), cost([5, 5, 5], [4])
+    assert (few.sampled, many.sampled) == (8, 16)
 
 
 def test_experts_are_counted_whatever_a_family_calls_them() -> None:
@@ -52,7 +68,7 @@ def test_of_experts_those_count_that_a_token_comes_to() -> None:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     few, many = (
         step_cost(PolicySettings(), Qwen3MoeConfig(**sizes, **heads, num_experts=experts, num_experts_per_tok=2),
-                  [5], [3], generations=2)
+                  [5], [3], batch_size=2, generations=2)
         for experts in (2, 32)
     )  # fmt: skip
     router = 2 * 30 * 64  # of two layers, for 30 more experts
@@ -71,7 +87,7 @@ def test_memory_is_of_the_adapter_and_the_reference_that_the_policy_has(
         settings = settings | {"adapter": str(save_adapter(tiny_model, tmp_path, r=2, target_modules=["q_proj"]))}
     settings = settings | {"train": "full"} if start == "full" else settings
     policy = Policy(PolicySettings(model=tiny_model, lora=lora, **settings))
-    cost = step_cost(policy.settings, policy.config, [5, 7], [3, 4], generations=2)
+    cost = step_cost(policy.settings, policy.config, [5, 7], [3, 4], batch_size=2, generations=2)
     policy.load()
     whole = [*policy.model.parameters(), *policy.model.buffers()]
     second = policy.reference_model.parameters() if policy.reference_model is not None else ()
@@ -86,4 +102,4 @@ def test_a_base_in_4_bits_is_counted_as_it_is_held(tiny_model: str) -> None:
     policy = Policy(settings)
     policy.load()
     held = sum(weight.nbytes for weight in (*policy.model.parameters(), *policy.model.buffers()))
-    assert step_cost(settings, config, [5, 7], [3, 4], generations=2).memory.weights == held
+    assert step_cost(settings, config, [5, 7], [3, 4], batch_size=2, generations=2).memory.weights == held

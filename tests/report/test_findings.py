@@ -150,6 +150,15 @@ def test_rl_is_compared_with_every_alternative_but_its_own_start() -> None:
     ]
 
 
+def test_what_never_came_above_the_base_has_lost_nothing_there_to_compare() -> None:
+    start = (0, 0.5, 0.8)
+    arms = bare("base", f1=0.5, em=0.8, steps=0), bare("rl", start, f1=0.4, em=0.6), bare("sft", start, f1=0.7, em=0.2)
+    assert comparisons(report_of(*arms)) == [
+        "rl and sft cannot be compared at the same meaning F1: one never came above the base, or was always above the "
+        "other, or they were not both measured."
+    ]
+
+
 def test_hacking_gap_is_the_reward_running_away_from_the_oracle() -> None:
     curve = tuple({"rollout_step": step, "similarity": 0.5 + step / 40, "meaning_f1": 0.6} for step in range(20))
     words = hacking(replace(RL, curve=curve))

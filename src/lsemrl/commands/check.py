@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain, cycle, product
+from itertools import chain, cycle, islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,7 @@ def check(
         "lsemrl": __version__,
         "policy": policy.model if policy else None,
     }
-    costs = told(cost, len(sentences or records["train"]), step) if cost else []
+    costs = told(cost, step) if cost else []
     write(output, inspected, tokens, costs, facts, _costs(cost))
     for line in (*_lines(inspected, tokens), *(f"estimate: {line}" for line in costs)):
         print(line)
@@ -248,15 +248,14 @@ def _read_by(
         warned = [line.removeprefix("warning: ") for line in seen.lines if line.startswith("warning: ")]
         lost = {reading.lost(0.5) for reading in seen.readings}
         findings += [Finding(level="warning", says=line) for line in warned if line not in lost | refusal]
-        # Answers to sentences without a translation are as long as those of the pairs.
-        answers = [
-            answer for (_, answer), _ in zip(cycle(pairs.lengths["train"]), prepared.lengths["train"], strict=False)
-        ]
         prompts = [prompt for prompt, _ in prepared.lengths["train"]]
+        # Answers to sentences without a translation are as long as those of the pairs.
+        known = [answer for _, answer in pairs.lengths["train"]]
+        answers = [*islice(cycle(known), len(prompts))]
         findings += inspect_special([*chain(*read[0].values()), *sentences], plan.task, tokenizer, prepared.shown)
         findings += _fits(policy.model, config, prompts, answers)
-        batch = slice(0, min(step.batch_size, len(prompts)))
-        cost = step_cost(policy, config, prompts[batch], answers[batch], generations=step.num_generations)
+        size, generations = step.batch_size, step.num_generations
+        cost = step_cost(policy, config, prompts, known, batch_size=size, generations=generations)
     else:
         from lsemrl.data.carried import spaced
 

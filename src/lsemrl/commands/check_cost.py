@@ -30,22 +30,21 @@ class Step:
                 raise UserError(f"step.{name} is {getattr(self, name)}; give a number above 0")
 
 
-def told(cost: Cost, rows: int, step: Step) -> list[str]:
+def told(cost: Cost, step: Step) -> list[str]:
     """What a step and a run would take, in sentences.
 
     Args:
         cost: Of a step.
-        rows: To train on.
         step: What it was taken to be.
     """
-    steps = max(1, rows // step.batch_size) * step.epochs
+    steps = max(1, cost.rows // step.batch_size) * step.epochs
     hours = steps * cost.operations / (step.tflops * 1e12) / 3600
     spent = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
     return [
         f"the model has {cost.weights / 1e6:,.1f} million weights; {cost.trained / 1e6:,.1f} million are trained",
         f"a step of {cost.prompts} prompts with {step.num_generations} completions each, as long as the references, "
-        f"draws {cost.sampled:,} tokens in {cost.operations / 1e12:,.3g} trillion operations",
-        f"memory: {cost.memory}",
+        f"draws {cost.sampled:,} tokens in {cost.operations / 1e12:,.3g} trillion operations on average",
+        f"memory: {cost.memory}, in a step of the longest rows",
         f"{steps:,} steps: at least {spent} at {step.tflops:g} trillion operations a second; drawing tokens one by one "
         "leaves most machines half idle",
     ]

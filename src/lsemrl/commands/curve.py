@@ -68,7 +68,7 @@ def curve(
     if policy.adapter is None:
         raise UserError(f"RUN is {run!r}, which has no adapter to scale; name a run with LoRA, or an adapter")
     _check_folder(output, Path(policy.adapter))
-    scale_of = {BASE: 0.0} | {f"scale_{at}".replace(".", "_"): at for at in sorted({*asked} - {0.0})}
+    scale_of = {BASE: 0.0} | {_arm_of(at): at for at in sorted({*asked} - {0.0})}
     read = battery, scorer = read_measured(replace(settings, arm="trained", policy=policy))
     if not set(scorer.gives(battery.target)) & set(SCORES):  # told here, before anything is measured
         raise UserError(
@@ -78,7 +78,7 @@ def curve(
     measured = []
     for arm, scale in scale_of.items():
         at = replace(policy, adapter_scale=scale) if scale else replace(policy, adapter=None)
-        label = f"at {scale:g}" if scale else "Base"
+        label = f"at {_told(scale)}" if scale else "Base"
         one = replace(settings, arm=arm, label=label, policy=at)
         print(f"measuring {label}", file=sys.stderr)
         measured.append((output / arm, run_measure(one, output / arm, read)))
@@ -87,16 +87,17 @@ def curve(
     report = tax_report(measured, command=command, paths=paths)
     nothing_to_lose = unmeasured(report)
     best = None if nothing_to_lose else best_arm(report, lost)
+    chosen = _told(scale_of[best]) if best else ""
     if best:  # which the plots show by its label
-        label = f"at {scale_of[best]:g}, best within {lost:g} points"
+        label = f"at {chosen}, best within {lost:g} points"
         measured = [(path, replace(one, label=label) if one.arm == best else one) for path, one in measured]
         report = tax_report(measured, command=command, paths=paths)
     page = write_report(report, output, "--output")
     console = Console()
     console.print(table(report))
     said = (
-        f"of the scales that lose at most {lost:g} points of {report.kept_name}, {scale_of[best]:g} gains most; take "
-        f"it by --adapter-scale {scale_of[best]:g} (generate, chat, export), or policy.adapter_scale in a configuration"
+        f"of the scales that lose at most {lost:g} points of {report.kept_name}, {chosen} gains most; take "
+        f"it by --adapter-scale {chosen} (generate, chat, export), or policy.adapter_scale in a configuration"
         if best
         else f"no scale is best: {nothing_to_lose}"
         if nothing_to_lose
@@ -105,6 +106,14 @@ def curve(
     )
     console.print(visible(said), markup=False, highlight=False, soft_wrap=True)
     console.print(page, markup=False)
+
+
+def _arm_of(scale: float) -> str:
+    return f"scale_{scale}".replace(".", "_").replace("-", "_")  # 1e-05
+
+
+def _told(scale: float) -> str:
+    return str(scale).removesuffix(".0")
 
 
 def _check_folder(output: Path, adapter: Path) -> None:

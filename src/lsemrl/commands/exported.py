@@ -226,11 +226,11 @@ def _card(run: Trained, tokenizer: PreTrainedTokenizerBase, figures: tuple[Repor
         f"# {markdown(f'{name_only(run.policy.model)}, {plan.task.name}, by {module}')}",
         "",
         f"Trained with lsemrl {__version__}, LoRA rank {markdown(str(rank))}, on {source}, "
-        f"{steps} batches of {loading.batch_size} rows.",
+        f"{steps} batches of {loading.batch_size} rows for each process.",
         "",
     ]
     if run.policy.adapter_scale != 1:
-        lines += [f"What it changed was taken at {run.policy.adapter_scale:g} of its strength afterwards.", ""]
+        lines += [f"What it changed was taken at {run.policy.adapter_scale} of its strength afterwards.", ""]
     if run.policy.model == micro.NAME:
         lines += [
             "The base is the embedded model of lsemrl: it knows a small made-up world, and is for trials only.",
@@ -279,8 +279,11 @@ def _figures(report: Report, name: str, adapter: str) -> list[str]:
         remedy = f"it has that as {own!r}" if own else "measure RUN's adapter and report again, or leave --report out"
         raise UserError(f"--arm is {name!r}, which the report did not measure on the adapter of RUN; {remedy}")
     asked = f" General ability: {report.general_name}." if report.kept else ""
+    trained = next(each for each in report.trained if each.name == name)
+    seeds = dataclasses.replace(report, arms=(report.base, trained)).seeds
+    means = " Figures are means over these; this adapter is of one of them." if len(trained.seeds) > 1 else ""
     title = "What it gained, what it lost" if report.kept else "What it gained"
-    lines = [f"## {title}", "", markdown(f"{report.task}, {report.seeds}.{asked}"), ""]
+    lines = [f"## {title}", "", markdown(f"{report.task}, {seeds}.{means}{asked}"), ""]
     lines += ["Brackets are 95% intervals of the difference from the base.", ""]
     lines += ["| | base | this arm |", "| --- | ---: | ---: |"]
     for columns in (LEARNED, LOSSES, MOVED):

@@ -181,22 +181,27 @@ def rehearse(
         progress, written = _taken_up(output, settings, finished)
         write_json(identity_path(output), {**settings, "progress": progress})
         kept = read_rehearsal(output) if progress["bytes"] else []
-        dropped, known = Counter(progress["dropped"]), set(map(text_of, kept))
+        dropped, dropped_free = Counter(progress["dropped"]), Counter(progress["dropped_free"])
+        known = set(map(text_of, kept))
         wanted, already, pace = rows + len(own), len(kept), Pace(at_once=False)
         while not finished(progress):
             answered = progress["batches"] * batch_size
             drawn = 2 * (seed * 1_000_003 + progress["batches"])  # a seed of its own for every batch, and for each half
             asked = part = own[answered : answered + batch_size]
+            new = []
+            why = Counter[str]()
             if not part:
                 asked, cut = write_prompts(base, turn, asking, batch_size, drawn)
-                dropped += Counter({"the prompt did not end": cut})  # which keeps no zeros
-            new = []
+                why += Counter({"the prompt did not end": cut})  # which keeps no zeros
             for row, ended in write_answers(base, asked, answering, drawn + 1) if asked else ():
                 if reason := why_not(row, ended or cut_answers, known, kept_out, own=bool(part)):
-                    dropped[reason] += 1
+                    why[reason] += 1
                 elif part or progress["free"] < rows:
                     new.append(row)
                     progress["free"] += not part
+            dropped += why
+            if not part:
+                dropped_free += why
             lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in new)
             append(output, lines)
             written.update(lines.encode())
@@ -204,6 +209,7 @@ def rehearse(
             progress |= {
                 "batches": progress["batches"] + 1,
                 "dropped": dict(dropped),
+                "dropped_free": dict(dropped_free),
                 "bytes": output.stat().st_size,
                 "digest": written.hexdigest(),
             }
@@ -211,8 +217,8 @@ def rehearse(
             free = progress["batches"] - -(-len(own) // batch_size)
             if free >= _HOPELESS and progress["free"] * _HOPELESS < free * batch_size and not finished(progress):
                 raise UserError(
-                    f"of {free * batch_size:,} rows {progress['free']} could be kept ({reasons(dropped)}); "
-                    f"{_remedy(dropped)}, or give --prompts"
+                    f"of {free * batch_size:,} rows from nothing {progress['free']} could be kept "
+                    f"({reasons(dropped_free)}); {_remedy(dropped_free)}, or give {'--rows 0' if own else '--prompts'}"
                 )
             if len(kept) > already and pace.due():
                 left = pace.left(len(kept) - already, wanted - already)
@@ -275,7 +281,7 @@ def _taken_up(
     output: Path, settings: dict[str, Any], finished: Callable[[dict[str, Any]], bool]
 ) -> tuple[dict[str, Any], Any]:
     """How far an earlier call came, and the hash of what it wrote; what is beyond its last whole batch is cut off."""
-    begun: dict[str, Any] = {"batches": 0, "free": 0, "dropped": {}, "bytes": 0}
+    begun: dict[str, Any] = {"batches": 0, "free": 0, "dropped": {}, "dropped_free": {}, "bytes": 0}
     beside = identity_path(output)
     if not output.exists() and not beside.exists():
         for other in (likeliest_path(output), output.with_suffix(".md")):
@@ -284,10 +290,13 @@ def _taken_up(
         return begun, hashlib.sha256()
     try:
         found = read_json(beside)
-        progress: dict[str, Any] = found.pop("progress")
+        progress: dict[str, Any] = {"dropped_free": {}, **found.pop("progress")}  # of before it was counted
         asked = json.loads(json.dumps(settings))
         odd = [name for name in {**asked, **found} if name not in _NO_MATTER and asked.get(name) != found.get(name)]
-        counts = (*(progress[name] for name in ("batches", "free", "bytes")), *progress["dropped"].values())
+        counts = (
+            *(progress[name] for name in ("batches", "free", "bytes")),
+            *(count for name in ("dropped", "dropped_free") for count in progress[name].values()),
+        )
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError
         wrote = progress["bytes"]

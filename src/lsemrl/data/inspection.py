@@ -148,13 +148,13 @@ def _equal(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
         shown = tuple(_shown(own[0], task, f"{len(own)} times, also {own[1].place}") for own in worst)
         level: Level = "warning" if count > 0.05 * len(records) else "note"
         found.append(Finding(level=level, says=f"{count:,} training rows are another row again", rows=shown))
-    outputs: dict[str, dict[str, Record]] = defaultdict(dict)
+    outputs: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        outputs[content_key(record.targets[0])].setdefault(content_key(record.inputs[task.inputs[0]]), record)
+        outputs[content_key(record.targets[0])][content_key(record.inputs[task.inputs[0]])].append(record)
     same = [list(own.values()) for own in outputs.values() if len(own) > 1]
-    if task.pairs and (count := sum(map(len, same))) > 0.01 * len(records):
-        worst = sorted(same, key=len, reverse=True)[:SHOWN]
-        shown = tuple(_shown(own[0], task, f"of {len(own)} inputs, also {own[1].place}") for own in worst)
+    if task.pairs and (count := sum(len(rows) for own in same for rows in own)) > 0.01 * len(records):
+        most = sorted(same, key=len, reverse=True)[:SHOWN]
+        shown = tuple(_shown(own[0][0], task, f"of {len(own)} inputs, also {own[1][0].place}") for own in most)
         found.append(Finding(level="warning", says=f"{count:,} training rows share their output", rows=shown))
     return found
 

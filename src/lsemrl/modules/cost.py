@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from heapq import nlargest
+from itertools import cycle, islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -33,14 +36,16 @@ class Cost:
     Attributes:
         weights: How many the model has.
         trained: How many of them, or beside them in adapters, are trained.
+        rows: To train on.
         prompts, completions: Of a step.
-        sampled: Tokens drawn in a step.
-        operations: Floating-point operations of a step.
-        memory: At the worst moment of a step.
+        sampled: Tokens drawn in a step, on average.
+        operations: Floating-point operations of a step, on average.
+        memory: At the worst moment of a step in which the longest prompts and the longest references meet.
     """
 
     weights: int
     trained: int
+    rows: int
     prompts: int
     completions: int
     sampled: int
@@ -54,6 +59,7 @@ def step_cost(
     prompts: Sequence[int],
     answers: Sequence[int],
     *,
+    batch_size: int,
     generations: int,
     micro_batch_tokens: int = 4096,
 ) -> Cost:
@@ -62,8 +68,9 @@ def step_cost(
     Args:
         settings: Of the policy.
         config: Its model's.
-        prompts: Tokens of each prompt of a step.
-        answers: Tokens of each reference, EOS included.
+        prompts: Tokens of each prompt to train on.
+        answers: Tokens of each reference, EOS included; where prompts have none, those of others.
+        batch_size: Prompts of a step, where there are as many.
         generations: Completions for each prompt.
         micro_batch_tokens: See `packing.micro_batches`.
 
@@ -81,10 +88,11 @@ def step_cost(
         matrices = weights - looked_up - _passed_by(model)
         model, second = _as_trained(model, settings)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    whole = _shapes(prompts, answers, generations)
+    size = min(batch_size, len(prompts))
+    drawn = size * generations * fmean(answers)
+    read = size * fmean(prompts) + drawn
+    whole = _shapes(nlargest(size, prompts), [*islice(cycle(nlargest(size, answers)), size)], generations)
     batches = micro_batches(whole, torch.arange(len(whole)), micro_batch_tokens, share=True)
-    drawn = int(whole.completion_mask_NT.sum())
-    read = sum(prompts) + drawn
     backward = 2 if settings.train == "lora" else 4
     forward = 2 + 2 * (settings.reference != "none")  # learning's own, and the reference's
     vocabulary = config.get_text_config().vocab_size
@@ -105,9 +113,10 @@ def step_cost(
     return Cost(
         weights=weights,
         trained=trained,
-        prompts=len(prompts),
+        rows=len(prompts),
+        prompts=size,
         completions=len(whole),
-        sampled=drawn,
+        sampled=round(drawn),
         operations=float(matrices * read * (2 + forward + backward)),
         memory=memory,
     )

@@ -87,14 +87,15 @@ def tax_at_matched_score(
     stops there.
 
     Returns:
-        None where an arm never climbs to the score because it was always above it, or where nothing was measured.
+        None where an arm never comes above the base, where neither has lost anything yet, or never climbs to the score
+        because it was always above it; and where nothing was measured.
     """
     paths = path(a, metric, kept), path(b, metric, kept)
     before = base.general.get(kept, math.nan)
     if not all(paths) or not math.isfinite(before):
         return None
     met = same_score(*paths)
-    if met is None:
+    if met is None or met[0] <= base.target.get(metric, math.nan):
         return None
     score, (step_a, kept_a), (step_b, kept_b) = met
     return MatchedTax(score=score, loss_a=before - kept_a, loss_b=before - kept_b, step_a=step_a, step_b=step_b)
@@ -203,8 +204,8 @@ def comparisons(report: Report) -> list[str]:
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
-                f"{rl.label} and {other.label} cannot be compared at the same {name}: one was always above the other, "
-                "or they were not both measured."
+                f"{rl.label} and {other.label} cannot be compared at the same {name}: one never came above the base, "
+                "or was always above the other, or they were not both measured."
             )
             continue
         losses = [number(100 * loss) for loss in (same.loss_a, same.loss_b)]
