@@ -100,6 +100,7 @@ def test_what_was_drawn_before_an_interruption_is_kept(
     monkeypatch.setattr(base, "sample", drawn)
     stop = 0
     whole = best("whole")
+    assert "of the best of 4, " in (said := capsys.readouterr().out) and "of its group, as far as" in said
     seeds, asked = [seed for seed, _ in asked], []
     stop = 4
     with pytest.raises(UserError, match=r"interrupted; what was done is in .*best_of\.jsonl\.unfinished"):

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from full_disk import full_disk
 from lsemrl import micro
 from lsemrl.cli.main import main
+from lsemrl.commands import fitted_reward
 from lsemrl.commands.fitted_reward import overlay
 from lsemrl.config_files import CONFIGS
+from lsemrl.data.sources import Source
+from lsemrl.data.translation import Pairs
 from lsemrl.locks import held
 from lsemrl.micro import corpus
 from lsemrl.rewards import SemanticSimilarity
+from lsemrl.rewards.calibration import Calibration, Probe, calibrate
 from matrix import slow_but
 from tiny import make_policy
 
@@ -57,8 +64,16 @@ def told(capsys: pytest.CaptureFixture[str], output: Path, *words: str) -> str:
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the shipped configuration writes, with fewer rows."""
-    folder = tmp_path_factory.mktemp("reward") / "new" / "folder"
-    fit_reward(folder)
+    folder, measured = tmp_path_factory.mktemp("reward") / "new" / "folder", []
+
+    def slowly(encoder: SentenceTransformer, texts: Probe) -> Calibration:
+        measured.append(1000)
+        return calibrate(encoder, texts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitted_reward, "calibrate", slowly)
+        patch.setattr(fitted_reward, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + sum(measured)))
+        fit_reward(folder)
     return folder
 
 
@@ -66,6 +81,7 @@ def test_what_is_written(fitted: Path) -> None:
     content = json.loads((fitted / "calibration.json").read_text(encoding="utf-8"))
     assert content["training_pairs"] == 40
     assert content["pairs"] == 12
+    assert 0 < content["seconds"] < 1000  # without those of measuring
     assert len(content["tau"]["cosines"]) + content["tau"]["silent"] == 8
     assert min(content["tau"]["cosines"]) <= content["tau"]["value"] <= max(content["tau"]["cosines"])
     assert list(content["calibrations"]) == ["before", "after"]
@@ -225,6 +241,15 @@ def test_a_mistake_is_told_in_one_sentence(
     word: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sentence in told(capsys, tmp_path / "reward", word)
+
+
+def test_a_pair_that_comes_again_counts_once(tmp_path: Path) -> None:
+    for name, texts in {"rows": ("a", "a", " a", "c"), "held": ("d",)}.items():
+        lines = [f'{{"zh": "{text}", "bo": "{text.strip()}{text.strip()}"}}\n' for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    source, held_out = (Source(path=str(tmp_path / f"{name}.jsonl")) for name in ("rows", "held"))
+    pairs, _ = fitted_reward._pairs(Pairs(source=source, validation=held_out, test=held_out))
+    assert pairs == [("a", "aa"), ("c", "cc")]
 
 
 def test_a_single_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer
 from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands import rehearse as command
-from lsemrl.data.rehearsal import identity_path, likeliest_path, read_rehearsal
+from lsemrl.data.rehearsal import Rehearsed, identity_path, likeliest_path, read_rehearsal
 from lsemrl.locks import held
 from lsemrl.modules import rehearsing
 from lsemrl.modules.policy_settings import PolicySettings
@@ -59,6 +60,11 @@ def test_the_base_writes_what_users_ask_and_answers_it(whole: Path) -> None:
     assert (kept["logprobs"].exp().sum(dim=1) <= 1 + 1e-5).all()
     page = output.with_suffix(".md").read_text(encoding="utf-8")
     assert "12 rows kept" in page and "Han" in page and rows[0].prompt[:4] in page
+
+
+def test_half_of_the_answers_are_as_short_as_the_page_says() -> None:
+    rows = [Rehearsed(prompt="p", response="r", prompt_ids=(1,), given=1, answer_ids=(1,) * size) for size in (100, 1)]
+    assert "Answers have 1 to 100 tokens, half of them up to 1." in command._page(rows, Counter(), "m")
 
 
 def test_a_call_that_was_stopped_goes_on_to_the_same_file(

@@ -36,7 +36,7 @@ from lsemrl.rewards.calibration import (
     quantile,
     swap_piece,
 )
-from lsemrl.rewards.calibration_page import write
+from lsemrl.rewards.calibration_page import tau_line, write
 from lsemrl.rewards.fit import load_encoder
 from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.rewards.semantic import rescaled
@@ -228,11 +228,17 @@ def test_the_report(tmp_path: Path) -> None:
     page = (tmp_path / "calibration.md").read_text(encoding="utf-8")
     assert "| AUC, matched against shuffled (1) | 0.500 | 0.750 |" in page
     assert "| not defined | 0.250 |" in page
-    assert "tau = 0.5: 5.0% of 2 outputs of policy runs/sft lie below it (3 more were empty or broken)." in page
-    assert "| outputs of policy runs/sft | 0.500 | 0.250 | 50.0% |" in page
+    line = "tau = 0.5, the 5.0% quantile of the cosines of 2 outputs of policy runs/sft (3 more were empty or broken, "
+    assert f"{line}which have none): 80.0% of all 5 earn nothing." in page
+    assert "| outputs of policy runs/sft | 0.500 | 0.100 | 80.0% |" in page
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
     write(tmp_path, {"as it is": after}, texts, None, {"summary": "Encoder x."})
     assert "No policy was named" in (tmp_path / "calibration.md").read_text(encoding="utf-8")
+
+
+def test_what_lies_at_tau_earns_nothing_too() -> None:
+    tied = Tau(value=0.3, quantile=0.05, policy="p", silent=0, cosines=[0.3, 0.3, 0.3, 0.9])
+    assert tau_line(tied).endswith("of 4 outputs of policy p: 75.0% of all 4 earn nothing")
 
 
 def test_the_same_seed_asks_the_same() -> None:

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
 from lsemrl import micro
 from lsemrl.micro import corpus
-from lsemrl.rewards.fit import load_encoder, train
+from lsemrl.rewards.fit import different, load_encoder, train
 from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import UserError
@@ -108,7 +108,7 @@ def test_both_directions_count() -> None:
 @pytest.mark.parametrize("rows", [[], [("a", "b")], [("a", "b"), ("a", "b")]])
 def test_too_few_pairs(rows: list[tuple[str, str]], encoder_path: str) -> None:
     with pytest.raises(UserError, match="different pairs to train on; give two or more"):
-        train(load_encoder(encoder_path, CPU), rows, pairs(4, "test"), CPU)
+        train(load_encoder(encoder_path, CPU), different(rows), pairs(4, "test"), CPU)
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,8 @@ def write_best(module: GRPO, data: TaskData, folder: Path, asked: Mapping[str, A
     why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
     print(
         f"{len(rows):,} of {len(examples):,} rows kept{f' (left out: {why})' if why else ''}; mean reward "
-        f"{means[0]:.3f} of the best of {module.sampling.num_generations}, {means[1]:.3f} of all that could be kept"
-        f"\n{path}"
+        f"{means[0]:.3f} of the best of {module.sampling.num_generations}, {means[1]:.3f} of its group, as far as it "
+        f"could be kept\n{path}"
     )
     return path
 

@@ -34,9 +34,9 @@ from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.calibration import Calibration, Tau, calibrate, is_above_chance, probe, quantile
-from lsemrl.rewards.calibration_page import write
+from lsemrl.rewards.calibration_page import tau_line, write
 from lsemrl.rewards.encoder import length_limit
-from lsemrl.rewards.fit import load_encoder
+from lsemrl.rewards.fit import different, load_encoder
 from lsemrl.rewards.fit import train as train_encoder
 from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.rewards.semantic import says_something
@@ -85,11 +85,12 @@ def adapt(
     outputs = _outputs(data, tau, train) if tau.policy else []
 
     calibrations = {("before" if train.epochs else "as it is"): calibrate(model, texts)}
-    begun, history = time.monotonic(), []
+    seconds, history = 0.0, []
     if train.epochs:
+        begun = time.monotonic()
         history = train_encoder(model, pairs, list(zip(texts.sources, texts.references, strict=True)), train)
+        seconds = time.monotonic() - begun
         calibrations["after"] = calibrate(model, texts)
-    seconds = time.monotonic() - begun
     place, unfinished = output / "encoder", output / "encoder.unfinished"
     replace_folder(unfinished, lambda part: model.save(str(part), create_model_card=False))
 
@@ -146,7 +147,7 @@ def _check_reading(reading: Reading | None) -> None:
 
 
 def _pairs(data: Pairs) -> tuple[list[tuple[str, str]], list[Example]]:
-    """The training pairs, one for every accepted translation, and the held-out rows.
+    """The training pairs, one for every accepted translation and none twice, and the held-out rows.
 
     Raises:
         UserError: There is nothing to measure on.
@@ -164,7 +165,7 @@ def _pairs(data: Pairs) -> tuple[list[tuple[str, str]], list[Example]]:
             f"data.source {plan.source.path!r} leaves no held-out pairs to measure on; raise "
             "data.splits.validation_fraction, or name data.validation"
         )
-    return [(row.source, text) for row in prepared.train for text in row.references], unseen
+    return different((row.source, text) for row in prepared.train for text in row.references), unseen
 
 
 def _outputs(data: Pairs, tau: TauSettings, training: EncoderTraining) -> list[Completion]:
@@ -234,8 +235,7 @@ def overlay(rewards: tuple[str, dict[str, Any]], encoder: str, threshold: float 
 def _tell(folder: Path, grpo: str | None, reward: str | None, tau: Tau | None) -> None:
     """Say how to go on."""
     if tau is not None:
-        below = f"{tau.quantile:.1%} of {len(tau.cosines)} outputs of policy {tau.policy} lie below it"
-        print(f"tau = {tau.value:g}: {below}")
+        print(tau_line(tau))
     print(f"Report: {folder / 'calibration.md'}\nThe encoder for a GRPO run:")
     if reward is not None:
         print(f"  lsemrl fit --config {grpo} --config {folder / 'reward.yaml'}")

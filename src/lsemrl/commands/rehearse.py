@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from lsemrl import __version__
@@ -329,7 +330,7 @@ def _page(rows: Sequence[Rehearsed], dropped: Counter[str], model: str) -> Itera
     yield f"# What {markdown(name_only(model))} wrote by itself"
     yield ""
     yield f"{len(rows):,} rows kept; dropped: {reasons(dropped)}."
-    yield f"Answers have {lengths[0]} to {lengths[-1]} tokens, half of them up to {lengths[len(lengths) // 2]}."
+    yield f"Answers have {lengths[0]} to {lengths[-1]} tokens, half of them up to {median_low(lengths)}."
     yield f"By the script of most letters: {shares}."
     yield ""
     yield "| prompt | answer |"

@@ -59,6 +59,25 @@ def write(
     write_bytes(folder / "calibration.png", picture.getvalue())
 
 
+def tau_line(tau: Tau) -> str:
+    """What tau is, where it comes from and whom it pays nothing."""
+    silent = f" ({tau.silent} more were empty or broken, which have none)" if tau.silent else ""
+    rewards = _rewards(tau)
+    return (
+        f"tau = {tau.value:g}, the {tau.quantile:.1%} quantile of the cosines of {len(tau.cosines)} outputs of policy "
+        f"{tau.policy}{silent}: {_share_of_nothing(rewards):.1%} of all {len(rewards)} earn nothing"
+    )
+
+
+def _rewards(tau: Tau) -> list[float]:
+    """What all outputs that tau comes from earn with it."""
+    return [rescaled(cosine, tau.value) for cosine in tau.cosines] + [0.0] * tau.silent
+
+
+def _share_of_nothing(rewards: list[float]) -> float:
+    return sum(reward == 0 for reward in rewards) / len(rewards)
+
+
 def _page(calibrations: dict[str, Calibration], texts: Probe, tau: Tau | None, facts: dict[str, Any]) -> str:
     kept = list(calibrations.values())[-1]
     columns = " | ".join(map(markdown, calibrations))
@@ -85,18 +104,22 @@ def _page(calibrations: dict[str, Calibration], texts: Probe, tau: Tau | None, f
         lines.append("No policy was named, so there is no tau: the rewards below are for tau 0.")
     else:
         lines.append(
-            f"tau = {tau.value:g}: {tau.quantile:.1%} of {len(tau.cosines)} outputs of policy {markdown(tau.policy)} "
-            f"lie below it{f' ({tau.silent} more were empty or broken)' if tau.silent else ''}. The paper takes the "
-            "minimal adequacy seen in the cold start and names no number; the quantile is our choice."
+            f"{markdown(tau_line(tau))}. The paper takes the minimal adequacy seen in the cold start and names no "
+            "number; the quantile is our choice."
         )
     lines += ["", "| output | mean cosine | mean reward | paid nothing |", "|---|---:|---:|---:|"]
-    rows = {label: kept.cosines[name] for name, label in OUTPUTS.items() if name in kept.cosines}
+    threshold = tau.value if tau else 0.0
+    rows = {
+        label: (kept.cosines[name], [rescaled(cosine, threshold) for cosine in kept.cosines[name]])
+        for name, label in OUTPUTS.items()
+        if name in kept.cosines
+    }
     if tau is not None:
-        rows[markdown(f"outputs of policy {tau.policy}")] = tau.cosines
-    for label, cosines in rows.items():
-        rewards = [rescaled(cosine, tau.value if tau else 0.0) for cosine in cosines]
-        nothing = sum(reward == 0 for reward in rewards) / len(rewards)
-        lines.append(f"| {label} | {_number(_mean(cosines))} | {_number(_mean(rewards))} | {nothing:.1%} |")
+        rows[markdown(f"outputs of policy {tau.policy}")] = tau.cosines, _rewards(tau)
+    for label, (cosines, rewards) in rows.items():
+        lines.append(
+            f"| {label} | {_number(_mean(cosines))} | {_number(_mean(rewards))} | {_share_of_nothing(rewards):.1%} |"
+        )
     lines += [
         "",
         "Of the encoder that is kept, before the part's weight. An untranslated source has the cosine of a matched "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,11 @@ def _forget(encoder: SentenceTransformer) -> None:
                     draw()
 
 
+def different(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs in canonical form, equal ones once."""
+    return list(dict.fromkeys((canonical(one), canonical(other)) for one, other in pairs))
+
+
 def train(
     encoder: SentenceTransformer,
     pairs: Sequence[tuple[str, str]],
@@ -104,7 +109,7 @@ def train(
 
     Args:
         encoder: From `load_encoder`.
-        pairs: What to learn from; equal ones count once.
+        pairs: What to learn from, as `different` gives them.
         held_out: Pairs the run is watched by.
         training: Everything else.
         tell: Gets a line after every tenth of the run.
@@ -114,12 +119,11 @@ def train(
         the other language is their translation, over both directions.
 
     Raises:
-        UserError: Fewer than two different pairs.
+        UserError: Fewer than two pairs.
     """
-    different = list(dict.fromkeys((canonical(one), canonical(other)) for one, other in pairs))
-    if len(different) < 2:
-        raise UserError(f"there are {len(different)} different pairs to train on; give two or more")
-    anchors, positives = map(list, zip(*different, strict=True))
+    if len(pairs) < 2:
+        raise UserError(f"there are {len(pairs)} different pairs to train on; give two or more")
+    anchors, positives = map(list, zip(*pairs, strict=True))
     watch = _Watch(training, tell)
     with tempfile.TemporaryDirectory() as folder:  # asked for, but nothing is written to it
         arguments = SentenceTransformerTrainingArguments(
