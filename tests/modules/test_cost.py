@@ -45,14 +45,18 @@ def test_operations_follow_the_tokens_and_what_is_trained(tiny_model: str) -> No
 def test_a_step_is_the_mean_of_all_rows_and_its_memory_that_of_the_longest(tiny_model: str) -> None:
     config, _ = read_config_and_tokenizer(tiny_model, trust=False)
 
-    def cost(prompts: list[int], answers: list[int]) -> Cost:
-        return step_cost(PolicySettings(model=tiny_model), config, prompts, answers, batch_size=2, generations=2)
+    def cost(prompts: list[int], answers: list[int], **most: int) -> Cost:
+        sizes = {"batch_size": 2, "generations": 2, **most}
+        return step_cost(PolicySettings(model=tiny_model), config, prompts, answers, **sizes)
 
     uneven, whole = cost([5, 5, 9, 9], [3, 3, 11, 11]), cost([9, 9], [11, 11])
     mean = cost([7, 7], [7, 7])
     assert (uneven.rows, uneven.prompts, uneven.completions, uneven.sampled) == (4, 2, 4, 28)
     assert uneven.operations == mean.operations
     assert uneven.memory == whole.memory != mean.memory
+    # Of the longest, 28 tokens with siblings, one fits into a micro-batch; of shorter ones, 20 tokens, two do.
+    long, shorter = (cost(prompts, [10] * 5, micro_batch_tokens=50) for prompts in ([2] * 3 + [10] * 2, [2] * 5))
+    assert long.memory.updating == shorter.memory.updating
     # Of sentences without a translation, which may be more or fewer than the answers that are known.
     few, many = cost([5], [3, 3, 6]), cost([5, 5, 5], [4])
     assert (few.sampled, many.sampled) == (8, 16)

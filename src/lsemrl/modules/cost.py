@@ -20,6 +20,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from lsemrl import micro
+from lsemrl.data.splits import evenly
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.adapters.config import new_config, read_config
 from lsemrl.modules.adapters.loading import add_reference, attach, new_adapter
@@ -91,14 +92,19 @@ def step_cost(
     size = min(batch_size, len(prompts))
     drawn = size * generations * fmean(answers)
     read = size * fmean(prompts) + drawn
-    whole = _shapes(nlargest(size, prompts), [*islice(cycle(nlargest(size, answers)), size)], generations)
-    batches = micro_batches(whole, torch.arange(len(whole)), micro_batch_tokens, share=True)
+    longest = _shapes(nlargest(size, prompts), nlargest(size, answers), generations)
+    usual = _shapes(evenly(sorted(prompts), size), evenly(sorted(answers), size), generations)
+    batches = [  # shorter ones may fill a micro-batch that two of the longest are too long for
+        batch
+        for one in (longest, usual)
+        for batch in micro_batches(one, torch.arange(len(one)), micro_batch_tokens, share=True)
+    ]
     backward = 2 if settings.train == "lora" else 4
     forward = 2 + 2 * (settings.reference != "none")  # learning's own, and the reference's
     vocabulary = config.get_text_config().vocab_size
     memory = estimate_memory(
         model,
-        whole,
+        longest,
         batches,
         checkpointing=settings.gradient_checkpointing,
         chunk_tokens=default_chunk_tokens(vocabulary, torch.device("cpu")),
@@ -115,7 +121,7 @@ def step_cost(
         trained=trained,
         rows=len(prompts),
         prompts=size,
-        completions=len(whole),
+        completions=len(longest),
         sampled=round(drawn),
         operations=float(matrices * read * (2 + forward + backward)),
         memory=memory,
@@ -149,8 +155,8 @@ def _passed_by(model: Any) -> int:
 
 
 def _shapes(prompts: Sequence[int], answers: Sequence[int], generations: int) -> Sequences:
-    """Completions of these lengths, of which nothing is asked but these."""
-    lengths_N = torch.tensor(answers).repeat_interleave(generations)
+    """Completions of these lengths, of which nothing is asked but these; of answers as many as there are prompts."""
+    lengths_N = torch.tensor([*islice(cycle(answers), len(prompts))]).repeat_interleave(generations)
     lengths_B = torch.tensor(prompts)
     places_T, places_P = torch.arange(int(lengths_N.max())), torch.arange(int(lengths_B.max()))
     return Sequences(
