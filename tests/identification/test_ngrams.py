@@ -73,6 +73,15 @@ def test_the_threshold_gives_way_where_texts_of_the_language_are_mixed() -> None
     assert low.threshold < usual.threshold == 0.5
 
 
+def test_untranslated_texts_among_its_own_do_not_open_the_gate_to_others() -> None:
+    mixed = texts()
+    english = iter(sentences("en", 150, seed=4))
+    mixed["pcm"] = [Text(each.key, next(english)) if at % 12 == 0 else each for at, each in enumerate(mixed["pcm"])]
+    found = fit("pcm", mixed, IdentifierFit())
+    passed = [share is not None and share >= found.threshold for share in found.shares(sentences("en", 150, seed=6))]
+    assert np.mean(passed) < 0.05
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     found = read_identifier(saved(tmp_path), "pcm")
     said = sentences("pcm", 5, seed=5)

@@ -92,8 +92,11 @@ def fit_language(
     put = fill_folder if is_free(output) else replace_folder
     put(output, fill, "output")
     longest = found.about.figures["rows"][3]
-    told = "" if longest["accuracy"] is None else f"{longest['accuracy']:.1%} of long held-out texts are told right; "
-    print(f"{told}fitted in {time.monotonic() - begun:.0f} s. What it is worth: {output / PAGE}")
+    told = (
+        ("" if longest[name] is None else f"{longest[name]:.1%} of {which}; ")
+        for name, which in (("accuracy", "long held-out texts are told right"), ("passed", "those of others pass"))
+    )
+    print(f"{''.join(told)}fitted in {time.monotonic() - begun:.0f} s. What it is worth: {output / PAGE}")
     print(f"Name it where a language is named:\n  language: {{code: {code}, identifier: {output}}}")
 
 

@@ -32,7 +32,7 @@ class IdentifierFit:
 
     false_alarm: float = 0.01
     """Share of held-out texts of the language that may be refused, in (0, 0.5]. A text passes where half of it is of
-    the language, or less where that would refuse more."""
+    the language, or less where that would refuse more, as long as no larger share of others passes."""
     held_out: float = 0.2
     """Share of the texts, in (0, 0.5], that is measured on and not learned from."""
     max_texts: int = 20_000
@@ -113,8 +113,11 @@ def fit(language: str, texts: Mapping[str, Sequence[Text]], settings: Identifier
     raw = made(1.0, _HIGHEST, {})
     temperature = _temperature(raw, pieces)
     calibrated = made(temperature, _HIGHEST, {})
-    shares = calibrated.shares([" ".join(each) for each in held_out[language]])
-    threshold, bound = _threshold([each for each in shares if each is not None], settings.false_alarm)
+    own, others = (
+        [each for each in calibrated.shares([" ".join(words) for words in texts]) if each is not None]
+        for texts in (held_out[language], [words for name in names[1:] for words in held_out[name]])
+    )
+    threshold, bound = _threshold(own, others, settings.false_alarm)
     final = made(temperature, threshold, {})
     figures = {
         "learned": {name: len(learned[name]) for name in names},
@@ -220,8 +223,13 @@ def _temperature(raw: NgramIdentifier, pieces: Mapping[str, Sequence[str]]) -> f
     return float(np.exp(minimize_scalar(surprise, bounds=(-2.0, 2.0), method="bounded").x))
 
 
-def _threshold(shares: Sequence[float], false_alarm: float) -> tuple[float, float]:
-    """Half of a text, or lower where that refuses too many of the language's own.
+def _threshold(shares: Sequence[float], others: Sequence[float], false_alarm: float) -> tuple[float, float]:
+    """Half of a text, or lower where that refuses too many of the language's own, as long as few of others pass.
+
+    Args:
+        shares: Of the language's held-out texts, as far as they can be told.
+        others: Of those of other languages, likewise.
+        false_alarm: Of each so large a share at most.
 
     Returns:
         The threshold, and the share of all texts that it refuses at most with a certainty of 95% (Clopper and Pearson).
@@ -231,7 +239,9 @@ def _threshold(shares: Sequence[float], false_alarm: float) -> tuple[float, floa
     ordered, count = sorted(shares), len(shares)
     if not count:
         return _HIGHEST, 1.0
-    threshold = min(_HIGHEST, max(ordered[int(false_alarm * count)], 1e-6))
+    # A few texts of others among the language's own would else open the gate to all of them.
+    highest = sorted(others, reverse=True)[int(false_alarm * len(others))] if others else 0.0
+    threshold = min(_HIGHEST, max(ordered[int(false_alarm * count)], float(np.nextafter(highest, 1.0)), 1e-6))
     refused = sum(share < threshold for share in ordered)
     return threshold, float(beta.ppf(_SURE, refused + 1, count - refused))
 
