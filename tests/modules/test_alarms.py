@@ -237,6 +237,19 @@ def test_each_kind_is_told_once_with_the_best_paid_rows(tmp_path: Path, caplog: 
     assert read_alarms(tmp_path / "none") == list[Told]()
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\n"])
+def test_an_alarm_is_told_once_whatever_ends_lines_in_its_rows(end: str, tmp_path: Path) -> None:
+    path, said = tmp_path / "alarms.jsonl", completions(("one", "a", f"b{end}c"))
+    assert [len(tell(path, step, {"kl": "it runs"}, said, [1.0])) for step in (4, 9)] == [1, 0]
+    assert [each.rows[0]["completion"] for each in read_alarms(path)] == [f"b{end}c"]
+
+
+def test_a_completion_without_a_reward_is_not_the_best_paid(tmp_path: Path) -> None:
+    said = completions(("one", "a", "unknown"), ("one", "a", "good"), ("one", "a", "bad"))
+    [told] = tell(tmp_path / "alarms.jsonl", 4, {"kl": "it runs"}, said, [math.nan, 2.0, 0.1])
+    assert [row["completion"] for row in told.rows] == ["good"]
+
+
 def test_what_cannot_be_read_of_told_alarms_is_left_out_and_a_row_without_a_field_is_made_whole(tmp_path: Path) -> None:
     file = tmp_path / "alarms.jsonl"
     whole = {"rollout_step": 3, "kind": "kl", "sentence": "it runs away"}

@@ -109,7 +109,22 @@ def test_what_the_reference_repeats_may_be_repeated() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["\ufffd", "a\x00b", "a\x1bb", "a\x9db", "a\ud800", "\uffff", "<|im_end|>", "hi </s>", "[INST] hi", "<pad>"],
+    [
+        "\ufffd",
+        "a\x00b",
+        "a\x1bb",
+        "a\x9db",
+        "a\ud800",
+        "\uffff",
+        "<|im_end|>",
+        "hi </s>",
+        "[INST] hi",
+        "<pad>",
+        "<\uff5cUser\uff5c>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "[TOOL_CALLS]",
+        "<extra_id_0>",
+    ],
 )
 def test_broken(text: str) -> None:
     assert score(Broken(), text) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ def read_alarms(path: Path) -> list[Told]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Texts hold other ends of lines, as U+2028, where splitlines would cut.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             said = json.loads(line)
             rows = [{**dict.fromkeys(_TEXTS, ""), **row, "reward": float(row["reward"])} for row in said["rows"]]
@@ -109,7 +111,7 @@ def _best(completions: Sequence[Completion], rewards: Sequence[float]) -> tuple[
     best: dict[str, tuple[float, Completion]] = {}
     for completion, reward in zip(completions, rewards, strict=True):
         before = best.get(completion.example.id)
-        if before is None or reward > before[0]:
+        if before is None or reward > before[0] or math.isnan(before[0]):
             best[completion.example.id] = reward, completion
     return tuple(
         {

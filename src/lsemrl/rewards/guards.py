@@ -22,8 +22,9 @@ Parts = TypeVar("Parts", str, tuple[str, ...])
 
 _COPIED, _LOOPED = 5, 3
 _TEMPLATE = regex.compile(
-    r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_(?:turn|image)>|</?(?:s|think|tool_call)>|<(?:pad|unk|eos|bos|mask)>"
-    r"|\[/?INST\]|<</?SYS>>|\[(?:PAD|UNK|CLS|SEP|MASK)\]"
+    r"<[|\uff5c][^<>|\uff5c\s]{1,40}[|\uff5c]>|<(?:start|end)_of_(?:turn|image)>|</?(?:s|think|tool_call)>"
+    r"|<(?:pad|unk|eos|bos|mask|extra_id_\d+)>"
+    r"|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]|<</?SYS>>|\[(?:PAD|UNK|CLS|SEP|MASK)\]"
 )
 # Controls, halves of characters, code points that are none.
 _UNREADABLE = regex.compile(r"[[\p{Cc}\p{Cs}\p{Cn}\uFFFD]--[\t\n\r]]", regex.V1)
