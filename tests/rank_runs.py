@@ -43,13 +43,19 @@ ROWS, BATCH, GROUP, LONGEST = 12, 4, 4, 9
 
 
 class Invented(Reward):
-    """A number for every completion; the same for all siblings of the rows in `tied`."""
+    """A number for every completion, which it counts; the same for all siblings of the rows in `tied`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tied: set[str] = set()
+        self.count = 0.0
+
+    @property
+    def counters(self) -> dict[str, float]:
+        return {"scored": self.count}
 
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        self.count += len(completions)
         return torch.tensor(
             [
                 0.5 if one.example.id in self.tied else zlib.crc32(f"{one.example.id} {one.text}".encode()) / 2**32

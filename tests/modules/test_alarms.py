@@ -282,7 +282,7 @@ def test_a_run_that_an_alarm_stops_is_saved_and_the_same_command_goes_on(tiny_mo
     assert any(line.startswith("alarm after 5 rollout steps, kl: ") for line in run_summary(tmp_path, None, tiny_model))
 
 
-def test_an_alarm_is_told_and_taken_back_with_the_steps_that_a_resumed_run_takes_again(
+def test_an_alarm_is_taken_back_with_the_steps_that_a_resumed_run_takes_again_and_looked_for_at_its_end(
     tiny_model: str, tmp_path: Path
 ) -> None:
     module = grpo(tiny_model)
@@ -290,8 +290,12 @@ def test_an_alarm_is_told_and_taken_back_with_the_steps_that_a_resumed_run_takes
     with pytest.raises(Stop):
         run(module, tmp_path, At(5, stop))
     assert "kl" in {each.kind for each in read_alarms(tmp_path / "alarms.jsonl")}
-    run(grpo(tiny_model), tmp_path, resume=str(tmp_path / "checkpoints" / "step_3"))
-    assert read_alarms(tmp_path / "alarms.jsonl") == []
+    module = grpo(tiny_model)
+    module.alarms = AlarmSettings(window=8, kl=1e-9)  # all rows, which only the last look sees
+    run(module, tmp_path, resume=str(tmp_path / "checkpoints" / "step_3"))
+    told = read_alarms(tmp_path / "alarms.jsonl")
+    assert {each.rollout_step for each in told} == {7} and "kl" in {each.kind for each in told}
+    assert all(row["completion"] for each in told for row in each.rows)
 
 
 def test_a_stopped_run_has_an_exit_code_of_its_own(

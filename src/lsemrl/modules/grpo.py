@@ -42,7 +42,7 @@ from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.rewards.patience import Patience
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.runs import ALARMS, SAMPLES
-from lsemrl.types import PromptBatch, Rewards, Rollouts, Sequences
+from lsemrl.types import Completion, PromptBatch, Rewards, Rollouts, Sequences
 
 _WATCH_EVERY = 5
 """Rollout steps between two looks at what was logged."""
@@ -112,6 +112,7 @@ class GRPO(PolicyModule):
         self.sampling, self.loss = sampling, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
         self.samples_every, self.dropout_in_updates, self.alarms = samples_every, dropout_in_updates, alarms
+        self.newest: tuple[Sequence[Completion], list[float]] = [], []  # of this rank, with their rewards
         self.held: HeldMemory | None = None  # until weights are to be read
         self.estimate: MemoryEstimate | None = None  # until a first step tells how long completions are
 
@@ -180,10 +181,10 @@ class GRPO(PolicyModule):
         self.say(f"memory: {self.estimate}, and {most}{beyond_estimate(self.device)}")
 
     def on_train_end(self) -> None:
-        """Say how much memory the run took."""
-        if self.estimate is None or self.held is None:  # it was resumed at its end
-            return
-        self.say(f"memory: the peak was {self.held.ended()}; {self.estimate.total / 1e6:,.0f} MB were estimated")
+        """Look at what came after the last look, as the last validation, and say how much memory the run took."""
+        self.watch()
+        if self.estimate and self.held:  # else it was resumed at its end
+            self.say(f"memory: the peak was {self.held.ended()}; {self.estimate.total / 1e6:,.0f} MB were estimated")
 
     def own_state(self) -> dict[str, Any]:
         """The counters of the rewards too."""
@@ -207,8 +208,7 @@ class GRPO(PolicyModule):
         self.stopwatch.lap("rollout")
         rewards = self.reward(rollouts)
         advantages_N, spread = self.compare(rewards)
-        update = self.update(rollouts, advantages_N)
-        self.report(rollouts, rewards, advantages_N, {**spread, **update})
+        self.report(rollouts, rewards, advantages_N, {**spread, **self.update(rollouts, advantages_N)})
 
     def reward(self, rollouts: Rollouts) -> Rewards:
         """Rewards of the completions of all ranks, this rank's at its place among them."""
@@ -320,30 +320,30 @@ class GRPO(PolicyModule):
         self.log_step(
             {
                 **reward_metrics(rewards, rollouts.num_generations),
-                **self.reward_mix.counters,
+                # Of all ranks, as logging averages.
+                **{name: own * self.trainer.world_size for name, own in self.reward_mix.counters.items()},
                 **metrics,
                 **completions,
                 "timing/reward_share": self.stopwatch.seconds["reward"] / seconds,
                 "tokens_per_second": completions["num_tokens"] / seconds,
             },
-            "reward",
-            "kl",
-            "completions/mean_length",
+            *("reward", "kl", "completions/mean_length"),
         )
         if self.samples_every and self.rollout_step % self.samples_every == 0 and self.trainer.is_global_zero:
             append_samples(self.folder / SAMPLES, self.rollout_step, rollouts, rewards, advantages_N)
             show_text(self, "samples", samples_page(rollouts, rewards), self.rollout_step)
-        if self.alarms and self.rollout_step % _WATCH_EVERY == _WATCH_EVERY - 1 and self.trainer.is_global_zero:
-            self.watch(rollouts, rewards, self.alarms)
+        self.newest = rollouts.completions, rewards.plain_N[: len(rollouts.completions)].tolist()
         self.rollout_step += 1
+        if self.rollout_step % _WATCH_EVERY == 0:
+            self.watch()
 
-    def watch(self, rollouts: Rollouts, rewards: Rewards, settings: AlarmSettings) -> None:
-        """Say what the rows logged so far show to be going wrong, with rows of this batch; end the run if it is to."""
+    def watch(self) -> None:
+        """Say what the rows logged so far show to go wrong, with rows of the newest batch; end the run if it is to."""
+        if not self.alarms or not self.trainer.is_global_zero:
+            return
         rows = next((each.rows() for each in self.trainer.loggers if isinstance(each, MetricsLog)), [])
-        found = alarms(rows, Watched.of(self.reward_mix), settings)
-        own = len(rollouts.completions)
-        new = tell(self.folder / ALARMS, self.rollout_step, found, rollouts.completions, rewards.plain_N[:own].tolist())
-        for each in new:
-            show_text(self, f"alarms/{each.kind}", each.page, self.rollout_step)
-            if settings.on_alarm == "stop":
+        found = alarms(rows, Watched.of(self.reward_mix), self.alarms)
+        for each in tell(self.folder / ALARMS, self.rollout_step - 1, found, *self.newest):
+            show_text(self, f"alarms/{each.kind}", each.page, each.rollout_step)
+            if self.alarms.on_alarm == "stop":
                 self.alarm = each.sentence
