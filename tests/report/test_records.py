@@ -430,8 +430,13 @@ def test_same_report_gives_the_same_bytes() -> None:
 
 def test_what_training_said_was_wrong_is_on_the_page_with_its_rows(report: Report) -> None:
     rl = next(arm for arm in report.arms if arm.curve)
-    rows = (Sample(source="མགོ", reference="མཇུག", output="བར<b>", rewards={"reward": 0.5}),)
+    long = {"source": "s" * 99, "reference": "r" * 99, "output": "o" * 99}
+    rows = (
+        Sample(source="མགོ", reference="མཇུག", output="བར<b>", rewards={"reward": 0.5}),
+        Sample(**long, rewards={"reward": 0.5}),
+    )
     alarmed = replace(rl, alarms=(Alarm(step=19, sentence="it copies", samples=rows),))
     report = replace(report, arms=tuple(alarmed if arm is rl else arm for arm in report.arms))
     for text in (page.markdown(report, []), page.html(report, dict.fromkeys(plots.draw(report), ""))):
         assert "larm after 20 rollout steps" in text and "it copies" in text and "མཇུག" in text and "བར<b>" not in text
+        assert all(f"{each[:90]}…" in text and each not in text for each in long.values())

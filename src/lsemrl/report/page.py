@@ -83,6 +83,16 @@ def _shorter(text: str) -> str:
     return text if len(text) <= _ABRIDGED else text[:_ABRIDGED] + "…"
 
 
+def _abridged(sample: Sample) -> Sample:
+    """For a line of its own; the run's files have it whole."""
+    return replace(
+        sample,
+        source=_shorter(sample.source),
+        reference=_shorter(sample.reference),
+        output=_shorter(sample.output),
+    )
+
+
 def _said(sample: Sample | None) -> str:
     """An output and its rewards in Markdown."""
     return f"{plain(sample.output) or '(empty)'} ({plain(', '.join(_rewards(sample)))})" if sample else MISSING
@@ -102,7 +112,13 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, finalize=_shown, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"language": language, "shorter": _shorter, "rewards": _rewards, "when": _when}
+    environment.filters |= {
+        "language": language,
+        "shorter": _shorter,
+        "rewards": _rewards,
+        "when": _when,
+        "brief": _abridged,
+    }
     return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
 
 
@@ -144,9 +160,8 @@ def markdown(report: Report, figures: list[str]) -> str:
     for arm in report.trained:
         for alarm in arm.alarms:
             lines += [f"{plain(f'{arm.label}, {_when(alarm)}: {alarm.sentence}')}", ""]
-            lines += [
-                f"- {plain(one.source)} → {_said(one)}; reference {plain(one.reference)}" for one in alarm.samples
-            ]
+            brief = map(_abridged, alarm.samples)
+            lines += [f"- {plain(one.source)} → {_said(one)}; reference {plain(one.reference)}" for one in brief]
             lines.append("")
     lines += [f"![{name.replace('_', ' ')}]({name}.png)\n" for name in figures]
     if sources := _sources(report):
