@@ -206,7 +206,6 @@ def test_what_prompts_have_in_common_is_counted_beyond_references() -> None:
     found = likeness(completions(*rows))
     assert found["completions/template"] == 0.5  # x y, in no reference and half of what the other prompt got
     assert found["completions/shared"] == 0.5  # x y c
-    assert likeness(completions(*rows[:2]))["completions/template"] == 0  # of a single prompt
     assert likeness(completions(("one", "a", "a"), ("two", "a", "a")))["completions/shared"] == 0  # and right
 
 
@@ -235,6 +234,11 @@ def test_each_kind_is_told_once_with_the_best_paid_rows(tmp_path: Path, caplog: 
     path.open("a").write('{"torn')
     assert [(each.rollout_step, each.kind) for each in read_alarms(path)] == [(19, "kl"), (24, "ties")]
     assert read_alarms(tmp_path / "none") == list[Told]()
+
+
+def test_of_a_single_prompt_nothing_is_said_to_be_in_common() -> None:
+    found = likeness(completions(("one", "a", "b c d"), ("one", "a", "b c d")))
+    assert math.isnan(found["completions/shared"]) and math.isnan(found["completions/template"])
 
 
 @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\n"])

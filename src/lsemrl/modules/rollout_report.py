@@ -112,10 +112,11 @@ def likeness(completions: Sequence[Completion]) -> dict[str, float]:
     """How much completions are like each other over prompts, and like their sources, beyond what references are.
 
     Returns:
-        `completions/shared`, the share of completions that another prompt got too, but for those that are references;
+        `completions/shared`, the share of completions that another prompt got too, but for those that are references,
+        NaN of a single prompt;
         `completions/template`, of all pairs of neighbouring units the most that one is in more completions than first
         references, as shares over the prompts but for the one that has most of it, whose own words it may be, NaN where
-        there are no references;
+        fewer than two prompts have references;
         `completions/copied`, the mean of what `CopyOfSource` takes off, NaN where it does not apply.
     """
     askers: dict[str, set[str]] = {}
@@ -135,8 +136,10 @@ def likeness(completions: Sequence[Completion]) -> dict[str, float]:
     shares = [[count / many[asker] for asker, count in each.items()] for each in excess.values()]
     most = max((sum(each) - max(each) for each in shares), default=0.0)
     return {
-        "completions/shared": sum(shared) / len(shared),
         # Of a single prompt nothing can be said, and of rows without references nothing is known.
-        "completions/template": max(most, 0.0) / max(len(many) - 1, 1) if many else math.nan,
+        "completions/shared": sum(shared) / len(shared)
+        if len({one.example.prompt for one in completions}) > 1
+        else math.nan,
+        "completions/template": max(most, 0.0) / (len(many) - 1) if len(many) > 1 else math.nan,
         "completions/copied": float((1 - CopyOfSource()(completions)).nanmean()),
     }
