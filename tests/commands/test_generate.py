@@ -250,9 +250,8 @@ def test_an_interrupted_file_of_answers_is_gone_on_from(
     assert not output.exists()
     with part.open("a", encoding="utf-8") as file:
         file.write("of a batch that is not whole\n")
-    assert f"'{part}' holds what another command worked out (5 lines)" in told(
-        capsys, *words, str(output), "--seed", "2"
-    )
+    for other in (["--seed", "2"], ["--adapter-scale", "0.5"]):
+        assert f"'{part}' holds what another command worked out (5 lines)" in told(capsys, *words, str(output), *other)
     words[1] = os.path.relpath(run)
     main([*words, str(output)])
     assert drawn[3:] == [[TEXTS[1], TEXTS[2]]] and "4 of 6 texts were answered already" in capsys.readouterr().err

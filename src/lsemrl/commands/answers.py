@@ -72,6 +72,7 @@ def what_answers(run: Trained, policy: Policy, sampling: Sampling) -> dict[str, 
         "chat_template": policy.tokenizer.chat_template,
         "ends": policy.eos_ids(),
         "adapter": adapter_fingerprint(Path(adapter)) if adapter and Path(adapter).is_dir() else adapter,
+        "adapter_scale": run.policy.adapter_scale,
         "template": repr(run.data.plan.resolved_template()),
         "sampling": repr(sampling),
     }

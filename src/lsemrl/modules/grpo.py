@@ -112,7 +112,7 @@ class GRPO(PolicyModule):
         self.sampling, self.loss = sampling, loss
         self.num_iterations, self.optimizer_batch_size = num_iterations, optimizer_batch_size
         self.samples_every, self.dropout_in_updates, self.alarms = samples_every, dropout_in_updates, alarms
-        self.newest: tuple[Sequence[Completion], list[float]] = [], []  # of this rank, with their rewards
+        self.newest: tuple[Sequence[Completion], Tensor] = [], torch.empty(0)  # of this rank, with their rewards
         self.held: HeldMemory | None = None  # until weights are to be read
         self.estimate: MemoryEstimate | None = None  # until a first step tells how long completions are
 
@@ -332,7 +332,7 @@ class GRPO(PolicyModule):
         if self.samples_every and self.rollout_step % self.samples_every == 0 and self.trainer.is_global_zero:
             append_samples(self.folder / SAMPLES, self.rollout_step, rollouts, rewards, advantages_N)
             show_text(self, "samples", samples_page(rollouts, rewards), self.rollout_step)
-        self.newest = rollouts.completions, rewards.plain_N[: len(rollouts.completions)].tolist()
+        self.newest = rollouts.completions, rewards.plain_N[: len(rollouts.completions)]
         self.rollout_step += 1
         if self.rollout_step % _WATCH_EVERY == 0:
             self.watch()
@@ -343,7 +343,8 @@ class GRPO(PolicyModule):
             return
         rows = next((each.rows() for each in self.trainer.loggers if isinstance(each, MetricsLog)), [])
         found = alarms(rows, Watched.of(self.reward_mix), self.alarms)
-        for each in tell(self.folder / ALARMS, self.rollout_step - 1, found, *self.newest):
+        completions, rewards_N = self.newest
+        for each in tell(self.folder / ALARMS, self.rollout_step - 1, found, completions, rewards_N.tolist()):
             show_text(self, f"alarms/{each.kind}", each.page, each.rollout_step)
             if self.alarms.on_alarm == "stop":
                 self.alarm = each.sentence
