@@ -17,6 +17,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Confi
 
 from forks import Fork, script
 from lsemrl.config_files import CONFIGS
+from lsemrl.modules import memory
 from lsemrl.modules.memory import HeldMemory, MemoryEstimate, beyond_estimate, estimate_memory
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy import Policy
@@ -188,6 +189,20 @@ def test_merging_takes_a_copy_of_what_is_adapted(kind: str, tmp_path: Path) -> N
         copied = [weight for name, weight in policy.named_parameters() if weight.data_ptr() != own[name]]
         plain = estimate(make_policy(model, train="full").model)
         assert estimate(policy.model).sampling - plain.sampling == held(copied) > 0
+
+
+@pytest.mark.parametrize("train", ["lora", "full"])
+def test_mixed_precision_takes_a_copy_of_every_linear(train: str, tmp_path: Path) -> None:
+    policy = make_policy(str(save_model(tmp_path, "tied")), train=train)
+    expected = estimate(policy.model, autocast=torch.bfloat16).sampling
+    own = {name: weight.data_ptr() for name, weight in policy.named_parameters(remove_duplicate=False)}
+    with torch.autocast("cpu", torch.bfloat16), policy.merged():
+        every = policy.named_parameters(remove_duplicate=False)
+        copied = held(weight for name, weight in every if weight.data_ptr() != own[name])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "recast", lambda model, dtype: [])
+        patch.setattr(memory, "is_matrix", lambda layer: False)
+        assert expected - estimate(policy.model, autocast=torch.bfloat16).sampling == copied > 0
 
 
 def test_shards_are_gathered_whole_or_by_the_piece(policy: Policy) -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from lsemrl.errors import UserError
+from lsemrl.modules.adapters import merging
 from lsemrl.modules.adapters.merging import merge_for_good, rounded
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
@@ -261,8 +264,7 @@ def test_half_precision_loses_no_update_however_small(tiny_model: str, dtype: st
         assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
     merged, again = found
     assert all(map(torch.equal, merged, again))
-    assert all(weight.dtype == getattr(torch, dtype) for weight in merged)
-    assert all(torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype)) for weight in merged)
+    assert {weight.dtype for weight in merged} == {torch.bfloat16}
     off = [one.float() - weight - update for one, weight, update in zip(merged, own, updates, strict=True)]
     step = 2**-7  # between two numbers of bfloat16, at most, as a share
     for error, weight, update in zip(off, own, updates, strict=True):
@@ -272,6 +274,39 @@ def test_half_precision_loses_no_update_however_small(tiny_model: str, dtype: st
     assert left == pytest.approx(whole, rel=0.05)
     if not share:
         assert all(map(torch.equal, [weight.float() for weight in merged], own))
+
+
+@pytest.mark.parametrize("settings", [{}, {"train": "full"}, {"lora": LoraSettings(target_modules=["q_proj"])}])
+def test_mixed_precision_draws_from_weights_that_were_cast_before(
+    settings: dict[str, Any], tiny_model: str, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make_policy(tiny_model, **settings)
+    before = {name: (value, value.data_ptr(), value.dtype) for name, value in policy.model.named_parameters()}
+
+    def read() -> tuple[Tensor, int]:
+        with torch.autocast("cpu", torch.bfloat16), policy.merged(), Casts() as casts:
+            return plain_logits(policy.model, prompts.sequences), casts.matrices
+
+    found, casts = read()
+    assert casts == 0
+    monkeypatch.setattr(merging, "recast", lambda model: [])
+    expected, casts = read()
+    assert casts > 0
+    assert torch.equal(found, expected)
+    for name, value in policy.model.named_parameters():
+        own, address, dtype = before[name]
+        assert value is own and value.data_ptr() == address and value.dtype == dtype
+
+
+class Casts(TorchDispatchMode):
+    """Counts the matrices that are cast; activations have a dimension more."""
+
+    matrices = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As it would be without."""
+        self.matrices += func is torch.ops.aten._to_copy.default and args[0].dim() == 2
+        return func(*args, **(kwargs or {}))
 
 
 def test_the_model_that_is_exported_is_the_one_that_was_sampled_from(tiny_model: str) -> None:

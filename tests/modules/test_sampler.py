@@ -489,6 +489,16 @@ def test_what_is_read_is_written_in_place_until_there_is_no_room(policy: Policy,
     assert len({*places[:3]}) == len({*places[3:]}) == 1  # rows were dropped between
 
 
+def test_the_head_reads_prompts_from_one_piece(policy: Policy, prompts: PromptBatch) -> None:
+    """From a cut a CPU copies the head for every prompt in bfloat16: most of the time of a short rollout."""
+    pieces = []
+    head = policy.model.get_output_embeddings()
+    watched = head.register_forward_pre_hook(lambda head, args: pieces.append(args[0].is_contiguous()))
+    sample(policy, prompts, SAMPLING, seed=1)
+    watched.remove()
+    assert len(pieces) > 1 and all(pieces)
+
+
 def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptBatch) -> None:
     rollouts = sample(policy, prompts, SAMPLING, seed=1)
     tokens = int(rollouts.sequences.completion_mask_NT.sum())

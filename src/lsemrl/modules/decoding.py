@@ -55,7 +55,8 @@ def read_prompts(policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int, lo
         attention_mask=None if bool(mask_BP.all()) else mask_BP.long(),
         position_ids=positions(mask_BP),
         use_cache=True,
-        logits_to_keep=1,
+        # By its place and not by its number, which cuts: a CPU would copy the head for every row of a cut in bfloat16.
+        logits_to_keep=torch.tensor([ids_BP.shape[1] - 1], device=ids_BP.device),
     )
     logits_BV, kept = output.logits[:, -1], output.past_key_values
     if group > 1:

@@ -56,7 +56,7 @@ def decoder(policy: Policy, prompts: PromptBatch, engine: Engine) -> Decoder:
     The first time, the way is compared with what is scored, on the first of `prompts`.
 
     Args:
-        policy: In eval mode, without gradients.
+        policy: Not merged.
         prompts: B prompts, padded on the left.
         engine: As in `Sampling`.
 
@@ -117,7 +117,7 @@ def _unfit(policy: Policy, engine: Engine, device: torch.device) -> str | None:
 
 def _difference(policy: Policy, rows: Sequences, decode: Decode) -> str | None:
     """How what is read token by token differs from what is scored; None if it does not."""
-    with torch.autocast(rows.completion_ids_NT.device.type, enabled=False):
+    with torch.autocast(rows.completion_ids_NT.device.type, enabled=False), policy.merged():
         scored_NT, _ = policy.logprobs(rows)
         try:
             with looking_back(policy.model):

@@ -25,7 +25,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from lsemrl.modules.adapters.merging import is_matrix
+from lsemrl.modules.adapters.merging import is_matrix, recast
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.quantization import is_quantized, plain_size
 from lsemrl.types import Sequences
@@ -81,8 +81,8 @@ def estimate_memory(
 
     - `trained`: 3 e for every trained parameter. `reference`: frozen adapters of `model`, and all of `reference`.
     - `sampling`: 2 K e for each token of each completion and its prompt in every layer, and half a layer more, which
-      grows; (e + 16) V for each completion, whose next token is drawn; the weights with their adapters added, beside
-      the weights.
+      grows; (e + 16) V for each completion, whose next token is drawn; the weights with their adapters added, and in
+      mixed precision the other linears as they were cast, beside the weights.
     - `updating`: for each token of the largest micro-batch, in each layer, 16 H + 8 Q (what norms keep, in float32) and
       4 e (Q + I) (attention, MLP and adapters), or 4 H with checkpointing; the mask; in mixed precision, the layers'
       matrices as they were cast; then one layer on its way back, or the logits of a chunk of tokens. That is rounded,
@@ -123,7 +123,9 @@ def estimate_memory(
         if weight.dim() > 1 and autocast not in (None, weight.dtype) and not is_quantized(weight)
     ]
     adapted = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and is_matrix(layer)]
-    merged = sum(plain_size(layer.get_base_layer().weight) for layer in adapted)
+    merged = sum(_merged_size(layer.get_base_layer().weight, autocast) for layer in adapted)
+    if autocast:
+        merged += sum(autocast.itemsize * linear.weight.numel() for linear in recast(model, autocast))
     pieces = all_weights - (layers - 2) * _bytes(layer_weights)
 
     gathered = 0 if shards == 1 else all_weights if gather_for_sampling else pieces
@@ -145,6 +147,11 @@ def estimate_memory(
         sampling=gathered + cached + drawn + merged * (shards == 1 or gather_for_sampling),
         updating=gathered_layers + kept + max(layer_kept, logits),
     )
+
+
+def _merged_size(weight: Any, autocast: torch.dtype | None) -> int:
+    """Bytes of a weight with its adapter added, which is in what it is multiplied in."""
+    return plain_size(weight) if is_quantized(weight) or not autocast else autocast.itemsize * int(weight.numel())
 
 
 def experts_per_token(config: PretrainedConfig) -> int:

@@ -57,8 +57,12 @@ def sample(
         ids_NT, mask_NT, logprobs_NT, ended_N = served(policy, sampling).draw(policy, prompts, sampling, seed, ends)
         slots = int(mask_NT.sum())
     else:
-        with policy.gathered(), policy.merged():
-            ids_NT, mask_NT, logprobs_NT, ended_N, slots = _draw(policy, prompts, sampling, seed, parts, stops, told)
+        with policy.gathered():
+            decode = decoder(policy, prompts, sampling.engine).decode
+            with policy.merged():
+                ids_NT, mask_NT, logprobs_NT, ended_N, slots = _draw(
+                    policy, prompts, decode, sampling, seed, parts, stops, told
+                )
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
     group = sampling.num_generations
     examples = [example for example in prompts.examples for _ in range(group)]
@@ -88,6 +92,7 @@ def sample(
 def _draw(
     policy: Policy,
     prompts: PromptBatch,
+    decode: Decode,
     sampling: Sampling,
     seed: int,
     parts: int,
@@ -96,7 +101,6 @@ def _draw(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """What `_decode` gives, part by part."""
     generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
-    decode = decoder(policy, prompts, sampling.engine).decode
     rows = zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True)
     with looking_back(policy.model):
         drawn = [_decode(policy, ids_BP, mask_BP, decode, sampling, generator, stops, told) for ids_BP, mask_BP in rows]

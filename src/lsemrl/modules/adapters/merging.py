@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -29,25 +29,25 @@ def merged_adapters(model: Any) -> Iterator[None]:
     Only where the sum computes the same, which is factors beside linears, and rows that stand in for a base's rows.
     What else there is, such as magnitudes or biases, is computed as peft does. Sums are made in float32 and `rounded`
     once, to what the weights are multiplied in. Weights of 4 bits are written out in the dtype that they compute in.
+    In mixed precision the linears beside them are there in its dtype too, which else were cast with every token.
     The weights themselves are never written to. To be called without gradients.
     """
-    merged: list[tuple[Any, Callable[[], None]]] = []  # with what takes it back
-    sums = _sums(model)
-    try:
+    sums, casts = _sums(model), [(linear, linear.weight.to(product_dtype(linear.weight))) for linear in recast(model)]
+    with ExitStack() as taken_back:
         for layer, adapted in sums:
             base = layer.get_base_layer()
             if is_quantized(base.weight):
-                merged.append((layer, partial(setattr, layer, "base_layer", base)))
+                taken_back.callback(setattr, layer, "base_layer", base)
                 layer.base_layer = plain_linear(base, adapted)
             else:
-                merged.append((layer, partial(setattr, base.weight, "data", base.weight.data)))
+                taken_back.callback(setattr, base.weight, "data", base.weight.data)
                 base.weight.data = adapted
+            taken_back.callback(layer.merged_adapters.clear)
             layer.merged_adapters.append(layer.active_adapters[0])
+        for linear, cast in casts:
+            taken_back.callback(setattr, linear, "weight", linear.weight)
+            linear.weight = nn.Parameter(cast, requires_grad=False)  # not its data, which embeddings may be tied to
         yield
-    finally:
-        for layer, take_back in reversed(merged):
-            take_back()
-            layer.merged_adapters.clear()
 
 
 def adapted_weights(model: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -96,6 +96,23 @@ def merge_for_good(model: Any, dtype: torch.dtype = torch.float32) -> Any:
     for weight in dict.fromkeys(changed):  # a copy that was kept tied is there twice
         weight.data = rounded(weight.data, dtype, generator)
     return plain.to(dtype)
+
+
+def recast(model: Any, dtype: torch.dtype | None = None) -> list[Any]:
+    """Linears without an adapter whose weights mixed precision casts with every product.
+
+    Args:
+        model: Any.
+        dtype: That of mixed precision; None for that of the region that is entered.
+    """
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    adapted = {part for layer in layers for part in layer.modules()}
+    return [
+        module
+        for module in model.modules()
+        if type(module) is nn.Linear and module not in adapted and not isinstance(module.weight, DTensor)
+        if module.weight.dtype != (dtype or product_dtype(module.weight))
+    ]
 
 
 def is_matrix(layer: Any) -> bool:
@@ -150,7 +167,7 @@ def _sums(model: Any) -> list[tuple[Any, Tensor]]:
             dtype = product_dtype(weight)
             with torch.autocast(weight.device.type, enabled=False):
                 update = layer.get_delta_weight(layer.active_adapters[0])
-            sums.append((layer, rounded(weight.to(dtype) + update, dtype, generator).to(weight.dtype)))
+            sums.append((layer, rounded(weight.to(dtype) + update, dtype, generator)))
         elif isinstance(module, TrainableTokensLayer) and _stands_in(layer):
             tokens[id(layer.base_layer.weight)].append(layer)
     for rows_of, layers in tokens.items():
