@@ -3,7 +3,9 @@
 python benchmarks/identification.py [FOLDER]
 
 FOLDER holds train.jsonl and test.jsonl as MAFAND publishes them ({"translation": {"en", "pcm"}}); by default it is
-../shared/data/mafand_pcm beside the checkout. Writes results/identification.csv. Of the texts only counts are kept.
+../shared/data/mafand_pcm beside the checkout. Writes results/identification.csv, and identification_mixed.csv: what
+passes of sentences whose beginning or end is in Pidgin and the rest the English source. Of the texts only counts are
+kept.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ from lsemrl.identification.windows import words_of
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data" / "mafand_pcm"
-RESULTS = HERE / "results" / "identification.csv"
+RESULTS = HERE / "results"
 SEEDS = (0, 1, 2)
+SHARES = (0.2, 1 / 3, 0.5, 2 / 3, 0.8)
+"""Of the words of a mixed sentence that are in Pidgin."""
+LEAST = 50
+"""Characters of a sentence that is worth mixing."""
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -57,6 +63,25 @@ def kinds(rows: list[dict[str, str]], seed: int) -> dict[str, dict[str, list[str
     }
 
 
+def mixed(rows: list[dict[str, str]], share: float, *, begins: bool) -> list[str]:
+    """Sentences of which so large a part, the beginning or the end, is in Pidgin, and the rest is the source."""
+    found = []
+    for row in rows:
+        pcm, en = row["pcm"].split(), row["en"].split()
+        own, other = round(share * len(pcm)), round(share * len(en))
+        words = pcm[:own] + en[other:] if begins else en[: len(en) - other] + pcm[len(pcm) - own :]
+        found.append(" ".join(words))
+    return found
+
+
+def write(name: str, rows: list[dict[str, object]]) -> None:
+    """A CSV file of results."""
+    with (RESULTS / name).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
     """Fit and measure, a row for each seed and kind of text."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA
@@ -69,7 +94,9 @@ def main() -> None:
         "versions": " ".join(f"{name}-{version(name)}" for name in ("scikit-learn", "numpy", "scipy")),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
     }
-    rows = []
+    differing = [row for row in test if len(row["en"]) > LEAST and words_of(row["en"]) != words_of(row["pcm"])]
+    rows: list[dict[str, object]] = []
+    mixtures: list[dict[str, object]] = []
     for seed in SEEDS:
         begun = time.process_time()
         texts = {name: [Text(str(at), row[name]) for at, row in enumerate(train)] for name in ("pcm", "en")}
@@ -82,10 +109,17 @@ def main() -> None:
             about = {"threshold": round(identifier.threshold, 3), "cpu_seconds_to_fit": seconds}
             rows.append({"seed": seed, "text": kind, **named, **copies, **about, **machine})
             print(json.dumps(rows[-1]))
-    with RESULTS.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+        for share in SHARES:
+            passed = {}
+            for name, begins in (("begins", True), ("ends", False)):
+                shares = identifier.shares(mixed(differing, share, begins=begins))
+                told = sum(each is not None and each >= identifier.threshold for each in shares)
+                passed[f"passed_where_it_{name}_so"] = round(told / len(shares), 3)
+            said = {"texts": len(differing), "threshold": round(identifier.threshold, 3)}
+            mixtures.append({"seed": seed, "share_in_pcm": round(share, 2), **passed, **said, **machine})
+            print(json.dumps(mixtures[-1]))
+    write("identification.csv", rows)
+    write("identification_mixed.csv", mixtures)
 
 
 if __name__ == "__main__":
