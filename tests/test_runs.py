@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -111,7 +113,7 @@ def test_where_a_run_began_tells_it_from_others(tmp_path: Path, monkeypatch: pyt
         assert opened(Path("runs"), begun(typed)) == ("version_1", "step_7")
 
 
-def test_a_run_that_is_named_goes_on_whatever_its_configuration(tmp_path: Path) -> None:
+def test_a_run_that_is_named_goes_on_wherever_it_reads_from(tmp_path: Path) -> None:
     assert opened(tmp_path) == ("version_0", None)
     run = tmp_path / "version_0"
     (run / "checkpoints" / "step_5").mkdir(parents=True)
@@ -123,6 +125,34 @@ def test_a_run_that_is_named_goes_on_whatever_its_configuration(tmp_path: Path) 
     assert furthest_run(tmp_path) is None
     with pytest.raises(UserError, match="a run that has ended; name one of its checkpoints/"):
         find_run(tmp_path, {}, run)
+
+
+def test_a_run_that_is_named_does_what_it_was_begun_with(tmp_path: Path) -> None:
+    (run := tmp_path / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
+    begun = {
+        "model": {"optimizer": {"lr": 1e-5}, "policy": {"model": "there", "rank": 8}},
+        "data": [{"path": "there.tsv", "rows": 3}],
+        "trainer": {"max_steps": 9, "devices": 1},
+        "gone": 1,
+    }
+    (tmp_path / "version_0" / "config.yaml").write_text(yaml.safe_dump(begun))
+    moved: Any = yaml.safe_load(yaml.safe_dump(begun).replace("there", "elsewhere").replace("devices: 1", "devices: 2"))
+    del moved["gone"]
+    assert find_run(tmp_path, {**moved, "new": 1}, run.parents[1]) == run
+    for path, value, said in (
+        (("model", "optimizer", "lr"), 2e-5, r"model\.optimizer\.lr 1e-05 and not 2e-05"),
+        (("trainer", "max_steps"), 12, r"trainer\.max_steps 9 and not 12"),
+        (("data", 0, "rows"), 4, r"data\.0\.rows 3 and not 4"),
+        (("data",), [], r"data \[{.*}\] and not \[\]"),
+        (("model", "policy"), None, r"model\.policy {.*} and not None"),
+    ):
+        other = copy.deepcopy(moved)
+        inner = other
+        for step in path[:-1]:
+            inner = inner[step]
+        inner[path[-1]] = value
+        with pytest.raises(UserError, match=f"begun with {said}; give that as it was, or name one of its checkpoints/"):
+            find_run(tmp_path, other, run.parents[1])
 
 
 def test_of_several_that_were_interrupted_the_furthest_goes_on(tmp_path: Path) -> None:

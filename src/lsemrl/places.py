@@ -39,6 +39,30 @@ def wherever(config: Mapping[str, Any], root: str) -> Any:
     return _seen(without_places(config), root)
 
 
+def first_change(before: Mapping[str, Any], now: Mapping[str, Any], field: str = "") -> tuple[str, Any, Any] | None:
+    """The first field, with both values, by which two configurations do another thing, whatever they read lies where.
+
+    Args:
+        before: As YAML is.
+        now: Likewise. What one of them alone knows, as after an upgrade, is left out.
+        field: Which of a configuration they are; "" for the whole.
+    """
+    for name, one in without_places(before, field).items():
+        if name not in now:
+            continue
+        other = now[name]
+        if name in _READ and isinstance(one, str) and isinstance(other, str):
+            continue
+        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+            one, other = ({str(at): inner for at, inner in enumerate(each)} for each in (one, other))
+        if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+            if one != other:
+                return name, one, other
+        elif found := first_change(one, other, name):
+            return (f"{name}.{found[0]}", *found[1:])
+    return None
+
+
 def _seen(value: Any, root: str, field: str = "") -> Any:
     """`value` with ways from `root` to what is read."""
     if isinstance(value, Mapping):

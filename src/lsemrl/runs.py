@@ -20,7 +20,8 @@ from typing import Any
 from lsemrl.errors import UserError
 from lsemrl.files import set_aside, told
 from lsemrl.json_records import write_json
-from lsemrl.places import wherever
+from lsemrl.places import first_change, wherever
+from lsemrl.reading import Unreadable, read_yaml
 
 CHECKPOINTS, SAMPLES, SKIPPED, ALARMS = "checkpoints", "samples.csv", "skipped.jsonl", "alarms.jsonl"
 CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
@@ -95,10 +96,10 @@ def find_run(root: Path, config: Mapping[str, Any], named: Path | None = None) -
         named: The folder of a run with checkpoints, which is taken in place of one that is looked for.
 
     Raises:
-        UserError: `root` cannot be written to; or `named` has ended, or is at work.
+        UserError: `root` cannot be written to; or `named` has ended, is at work, or does another thing.
     """
     with told(root, _ROOT):
-        folder = _taken(named) if named else _left(root, _identity(config))
+        folder = _taken(named, config) if named else _left(root, _identity(config))
         return checkpoints(folder)[-1] if folder and checkpoints(folder) else None
 
 
@@ -227,17 +228,31 @@ def _progress(folder: Path) -> tuple[int, int]:
     return max(map(step_of, checkpoints(folder)), default=-1), _number(folder)
 
 
-def _taken(run: Path) -> Path:
+def _taken(run: Path, config: Mapping[str, Any]) -> Path:
     """`run`, held from here on.
 
     Raises:
-        UserError: It has ended, or another process is at work on it.
+        UserError: It has ended, another process is at work on it, or it was begun with another configuration.
     """
     if has_finished(run):
         raise UserError(f"checkpoints.resume is {str(run)!r}, a run that has ended; name one of its {CHECKPOINTS}/")
     if not _lock(run):
         raise UserError(f"checkpoints.resume is {str(run)!r}, a run that is at work; wait for it, or end it")
+    if change := first_change(_configuration(run), config):
+        field, before, now = change
+        raise UserError(
+            f"checkpoints.resume is {str(run)!r}, a run that was begun with {field} {before!r} and not {now!r}; give "
+            f"that as it was, or name one of its {CHECKPOINTS}/, from which a new run goes on"
+        )
     return run
+
+
+def _configuration(run: Path) -> dict[str, Any]:
+    """As the run was begun with; empty where that cannot be read."""
+    try:
+        return dict(read_yaml(run / CONFIG))
+    except (Unreadable, TypeError, ValueError):
+        return {}
 
 
 def _left(root: Path, identity: str) -> Path | None:
