@@ -48,6 +48,20 @@ def test_what_was_done_is_taken_up_in_order(tmp_path: Path) -> None:
     assert path.read_text() == '{"rows": 3}\none\ntwo\nother\n'
 
 
+def test_what_is_given_is_gone_on_from_where_nothing_is_here(tmp_path: Path) -> None:
+    for left, taken in ((["one"], ["one", None]), ([], ["given", "too", None])):
+        stopped(tmp_path / "out", *left)
+        with Unfinished(tmp_path / "out") as part:
+            part.take_up(ASKED, given=["given", "too"])
+            assert [part.take() for _ in taken] == taken
+            part.add("more")
+            assert part.path.read_text().split() == ['{"rows":', "3}", *part.lines]
+    with pytest.raises(ZeroDivisionError), Unfinished(tmp_path / "out") as part:
+        part.take_up(ASKED, given=["given", "too"])
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())  # it lies elsewhere
+
+
 @pytest.mark.parametrize("torn", ["thr", "th\u00e9".encode()[:-1]])
 def test_half_a_line_is_none(torn: str | bytes, tmp_path: Path) -> None:
     path = stopped(tmp_path / "out", "one", "two")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Unfinished:
         """
         self.path = output.with_name(f"{output.name}.unfinished")
         self.lines: list[str] = []
+        self._given = 0  # of them lie elsewhere
         self._before: Iterator[str] | None = None
         with told(self.path):
             self._held = self.path.open("ab")
@@ -43,17 +44,21 @@ class Unfinished:
             self._held.close()
             raise
 
-    def take_up(self, asked: Mapping[str, Any], batch_size: int = 1) -> None:
+    def take_up(self, asked: Mapping[str, Any], batch_size: int = 1, given: Sequence[str] = ()) -> None:
         """Go on from what there is.
 
         Args:
             asked: Whatever decides the results; those of anything else are not gone on from.
             batch_size: Results that are worked out together; of a batch that is not whole, none is taken up.
+            given: Results of the same that lie elsewhere, gone on from where there are none here.
 
         Raises:
             UserError: There are results of another command, or none can be written.
         """
         self.lines = self._left(json.dumps(asked, sort_keys=True), batch_size)
+        self._given = 0 if self.lines else len(given)
+        for line in given[: self._given]:
+            self.add(line)
         self._before = iter(tuple(self.lines))
 
     def _left(self, head: str, batch_size: int) -> list[str]:
@@ -94,7 +99,7 @@ class Unfinished:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
-        left = self.path.stat().st_size if self._before is None else len(self.lines)
+        left = self.path.stat().st_size if self._before is None else len(self.lines) - self._given
         if kind is None or not left:
             self.path.unlink(missing_ok=True)
         self._held.close()

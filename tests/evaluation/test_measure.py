@@ -26,9 +26,10 @@ from lsemrl.data.tokens import prompt_ids
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.evaluation import measure as measuring
+from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.measure import read_battery, read_measured, run_measure
 from lsemrl.evaluation.measure_settings import MeasureSettings
-from lsemrl.evaluation.measurement import FILE, Measured, check_own, hash_rows
+from lsemrl.evaluation.measurement import BATCHES, FILE, Measured, check_own, hash_rows
 from lsemrl.languages import Language
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.metrics.settings import MetricSettings
@@ -356,6 +357,46 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
     shutil.move(tmp_path / "moved", tmp_path / "adapter")
     assert run_measure(settings, tmp_path / "again") == again and "measured already" in capsys.readouterr().err
     assert again.seconds > sum(json.loads(line)[0] for line in done)
+
+
+def test_other_scores_are_made_of_the_answers_that_were_given(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = dataclasses.replace(
+        tiny_settings(PolicySettings(model=tiny_model)), metrics=MetricSettings(names=("chrf",)), batch_size=2
+    )
+    metrics = MetricSettings(names=("chrf", "bleu"), language="zh")
+    other = dataclasses.replace(settings, metrics=metrics, label="Again")
+    expected = run_measure(other, tmp_path / "new")
+    folder = tmp_path / "old"
+    run_measure(settings, folder)
+    worked, each = [], Batches.each
+
+    def watched(batches: Batches, examples: Any, work: Any, *size: Any) -> Any:
+        return each(batches, examples, lambda *batch: worked.append(batch) or work(*batch), *size)
+
+    monkeypatch.setattr(Batches, "each", watched)
+    capsys.readouterr()
+    found = run_measure(other, folder)
+    assert not worked and f"are those of {folder / FILE}, and are scored anew" in capsys.readouterr().err
+    same: dict[str, Any] = {"created": "", "seconds": 0.0}
+    assert dataclasses.replace(found, **same) == dataclasses.replace(expected, **same)
+    assert found.seconds > sum(json.loads(line)[0] for line in (folder / BATCHES).read_text().splitlines()[1:]) > 0
+    assert run_measure(settings, folder).target.keys() < found.target.keys() and not worked  # and back again
+
+    for change in ({"max_new_tokens": 5}, {"batch_size": 3}, {"divergence_rows": 1}):
+        run_measure(dataclasses.replace(other, **change), folder)  # type: ignore[arg-type]
+        assert worked
+        run_measure(settings, folder)
+        worked.clear()
+    monkeypatch.setattr(measuring, "versions", lambda: {"torch": "another"})
+    run_measure(other, folder)
+    assert worked
+    for gone in (BATCHES, FILE):
+        (folder / gone).unlink()
+        worked.clear()
+        run_measure(settings, folder)
+        assert worked
 
 
 def test_what_was_measured_does_only_for_what_is_asked_again(

@@ -25,15 +25,16 @@ from lsemrl.data.text import PlainText
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.general import language_of, name_of, signatures, tells_leaks
 from lsemrl.evaluation.measure_settings import MeasureSettings
-from lsemrl.evaluation.measurement import BASE, FILE, Measured, hash_rows, machine, outputs, versions
+from lsemrl.evaluation.measurement import BASE, BATCHES, FILE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure
-from lsemrl.files import make_folder, try_folder, write_lines
+from lsemrl.files import make_folder, try_folder, write_lines, write_text
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.alarm_log import read_alarms
 from lsemrl.modules.legibility import check_examples
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.reading import Unreadable, read_text
 from lsemrl.rewards.semantic import paid_for
 from lsemrl.runs import ALARMS
 from lsemrl.types import Example, UserError
@@ -48,7 +49,8 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
 
     Args:
         settings: Which policy, and on what.
-        folder: Made where it is missing; a measurement of the very same that lies there will do.
+        folder: Made where it is missing; a measurement of the very same that lies there will do, and of one that was
+            scored otherwise what the policy answered.
         read: What `read_measured` found, where that is the same for several policies.
 
     Raises:
@@ -84,11 +86,17 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
         "sampling": repr(sampling),
         "batch_size": settings.batch_size,
         "divergence_rows": settings.divergence_rows,
+        "scored_by": battery.scored_by,
     }
     make_folder(folder, "output")
+    # Of another machine or library they would be told as this one's.
+    head = json.dumps({**decides_batches, "machine": machine(), "versions": versions()}, sort_keys=True)
+    answered = _answered(folder, head)
     with Unfinished(folder / FILE) as part:
-        part.take_up(decides_batches)
-        if part.lines:
+        part.take_up(decides_batches, given=answered)
+        if answered and part.lines == answered:
+            say(f"answers and log-probs are those of {folder / FILE}, and are scored anew; delete it to measure again")
+        elif part.lines:
             say(f"going on with a measurement that was stopped; {len(part.lines):,} batches are done")
         batches = Batches(settings.batch_size, say, part)
         found = measure(policy, battery, scorer, sampling, batches, divergence_rows=settings.divergence_rows)
@@ -125,8 +133,19 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             asked=_asked(settings, scorer),
         )
         write_lines(predictions, map(dataclasses.asdict, measured.outputs))
+        write_text(folder / BATCHES, "".join(f"{line}\n" for line in (head, *part.lines)))
         measured.write(folder)
     return measured
+
+
+def _answered(folder: Path, head: str) -> list[str]:
+    """What the batches of the measurement that lies there gave, if those of this one would give the same."""
+    try:
+        Measured.read(folder / FILE)
+        was, *lines = read_text(folder / BATCHES).split("\n")[:-1]
+    except (Unreadable, UserError, ValueError):
+        return []
+    return lines if was == head else []
 
 
 def read_measured(settings: MeasureSettings, policy: Policy | None = None) -> tuple[Battery, Scorer]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lsemrl.types import Completion, Example
 
 FILE = "measurement.json"
+BATCHES = "batches.jsonl"
+"""What a policy answered and how likely texts were to it, batch by batch, from which a measurement is scored."""
 BASE = "base"
 """The arm that was never trained."""
 VERSION = 2
