@@ -392,6 +392,14 @@ def test_other_scores_are_made_of_the_answers_that_were_given(
     monkeypatch.setattr(measuring, "versions", lambda: {"torch": "another"})
     run_measure(other, folder)
     assert worked
+    batches = folder / BATCHES
+    whole = batches.read_text()
+    for damaged in (whole[:-5], "\n".join(whole.split("\n")[:-2]) + "\n", whole[:-9] + "7" + whole[-8:], "", "\n"):
+        batches.write_text(damaged)
+        worked.clear()
+        run_measure(settings if "bleu" in Measured.read(folder / FILE).target else other, folder)
+        assert worked
+    run_measure(other, folder)
     for gone in (BATCHES, FILE):
         (folder / gone).unlink()
         worked.clear()

@@ -90,8 +90,8 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     }
     make_folder(folder, "output")
     # Of another machine or library they would be told as this one's.
-    head = json.dumps({**decides_batches, "machine": machine(), "versions": versions()}, sort_keys=True)
-    answered = _answered(folder, head)
+    made_by = {**decides_batches, "machine": machine(), "versions": versions()}
+    answered = _answered(folder, made_by)
     with Unfinished(folder / FILE) as part:
         part.take_up(decides_batches, given=answered)
         if answered and part.lines == answered:
@@ -133,19 +133,24 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             asked=_asked(settings, scorer),
         )
         write_lines(predictions, map(dataclasses.asdict, measured.outputs))
-        write_text(folder / BATCHES, "".join(f"{line}\n" for line in (head, *part.lines)))
+        write_text(folder / BATCHES, "".join(f"{line}\n" for line in (_head(made_by, part.lines), *part.lines)))
         measured.write(folder)
     return measured
 
 
-def _answered(folder: Path, head: str) -> list[str]:
-    """What the batches of the measurement that lies there gave, if those of this one would give the same."""
+def _head(made_by: dict[str, Any], lines: list[str]) -> str:
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return json.dumps({**made_by, "sha256": digest}, sort_keys=True)
+
+
+def _answered(folder: Path, made_by: dict[str, Any]) -> list[str]:
+    """What the batches of the measurement that lies there gave, if it is whole and this one's would give the same."""
     try:
         Measured.read(folder / FILE)
         was, *lines = read_text(folder / BATCHES).split("\n")[:-1]
     except (Unreadable, UserError, ValueError):
         return []
-    return lines if was == head else []
+    return lines if was == _head(made_by, lines) else []
 
 
 def read_measured(settings: MeasureSettings, policy: Policy | None = None) -> tuple[Battery, Scorer]:
