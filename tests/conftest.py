@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 import tempfile
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,6 +43,18 @@ def pytest_collection_finish() -> None:
     atexit.register(gc.unfreeze)  # for libraries that look for leaks as a process ends
     if "forks" in sys.modules:  # a test asks for them
         sys.modules["forks"].start_server()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    """The process that deals tests out imports the class of every warning it is told of, in a thread for each worker.
+
+    Two threads that import torch, peft and what hangs on them at once can find each other's modules half made, and
+    that worker, and then the whole run, is given up.
+    """
+    name, text = warning_message.category.__name__, str(warning_message.message)
+    warning_message.category = UserWarning
+    warning_message.message = UserWarning(text if name == "UserWarning" else f"{name}: {text}")
 
 
 @pytest.fixture
