@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from lsemrl.as_typed import take_text_as_typed
 from lsemrl.cli.main import users_mistake
+from lsemrl.commands.fit_language import Texts
 from lsemrl.data.base import TaskData
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
@@ -186,3 +187,54 @@ def test_the_beginning_of_a_name_is_not_taken_for_the_name() -> None:
     assert parser.parse_args(["--beta=1"]).beta == 1
     with pytest.raises(ArgumentError, match=r"--bet=1 \(the nearest is beta\)"):
         parser.parse_args(["--bet=1"])
+
+
+class TestADictionaryOfGroups:
+    """Such as `texts` of fit-language."""
+
+    @staticmethod
+    def read(*words: str) -> Any:
+        take_text_as_typed()
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--config", action="config")
+        parser.add_argument("--texts", type=dict[str, Texts])
+        return parser.parse_args(list(words)).texts
+
+    def test_its_fields_are_given_one_by_one(self) -> None:
+        words = [
+            "--texts.pcm.path=a: b.txt",
+            "--texts.pcm.column=1",
+            "--texts.en={path: e.txt}",
+            "--texts.pcm.path",
+            "c",
+        ]
+
+        texts = self.read(*words, "--texts.en.header=false")
+
+        assert (texts["pcm"].path, texts["pcm"].column, texts["pcm"].header) == ("c", "1", True)
+        assert (texts["en"].path, texts["en"].column, texts["en"].header) == ("e.txt", "text", False)
+
+    def test_one_field_of_a_file_is_replaced(self, tmp_path: Path) -> None:
+        config = tmp_path / "language.yaml"
+        config.write_text("texts: {pcm: {path: a.txt, column: said}, en: {path: b.txt}}")
+
+        texts = self.read(f"--config={config}", "--texts.pcm.path=c.txt")
+
+        assert (texts["pcm"].path, texts["pcm"].column, texts["en"].path) == ("c.txt", "said", "b.txt")
+
+    @pytest.mark.parametrize(
+        "words", ["--texts.pcm=a.txt", "--texts={pcm: a.txt}", "--texts={en: {path: b}, pcm: a.txt}"]
+    )
+    def test_what_stands_in_place_of_one_is_told(self, words: str) -> None:
+        with pytest.raises(ArgumentError) as told:
+            self.read(words)
+
+        assert users_mistake(told.value, "fit-language") == (
+            "texts.pcm: 'a.txt' is neither a file of its fields nor a class; give the fields one by one, "
+            "--texts.pcm.path a.txt; lsemrl fit-language --help lists every option"
+        )
+
+    @pytest.mark.parametrize("given", ["a.txt", "{pcm: ", "3"])
+    def test_no_dictionary(self, given: str) -> None:
+        with pytest.raises(ArgumentError, match="texts"):
+            self.read("--texts", given)

@@ -9,6 +9,7 @@ as argparse does and its next version no longer will; a name that is unknown is 
 
 Of a mistake in a union it hands on what the first member said, which may be no more than that no text was given; and
 what stands in place of the fields of a group it takes for a module, for YAML, or for them. Both are told as they are.
+Of a dictionary of groups it keeps but the last field that is given by itself; here each joins those before it.
 """
 
 from __future__ import annotations
@@ -84,7 +85,12 @@ def take_text_as_typed() -> None:
         if isinstance(value, _Typed):
             value = str(value)
         if isinstance(value, NestedArg) and type(value.val) is str:
-            if any(get_origin(kind) is dict and str in kinds(get_args(kind)[1]) for kind in own):
+            name, _, field = value.key.partition(".")
+            if field and any(map(_group_of_each, own)):
+                groups = (cfg and cfg.get(self.dest)) or {}
+                given = groups.get(name, {})
+                value = {**groups, name: {**dict(given.get("init_args", given)), field: value.val}}
+            elif any(get_origin(kind) is dict and str in kinds(get_args(kind)[1]) for kind in own):
                 value = {**((cfg and cfg.get(self.dest)) or {}), value.key: value.val}
             elif not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in own):
                 value = NestedArg(key=value.key, val=_Typed(value.val))
@@ -100,11 +106,31 @@ def take_text_as_typed() -> None:
             return check(self, yaml.safe_load(found), append=append, cfg=cfg, mode=mode) if meant else found
         except (TypeError, ValueError) as error:
             (group, *others) = own - {NoneType}
-            if not others and inspect.isclass(group) and group not in _VALUES and _is_no_fields(value, group):
-                raise NotFields(self.dest, value, group) from error
+            given = {self.dest: value}
+            if each := _group_of_each(group):
+                named = {value.key: value.val} if isinstance(value, NestedArg) else _mapping(value)
+                group, given = each, {f"{self.dest}.{name}": one for name, one in named.items()}
+            for name, one in given.items():
+                if not others and inspect.isclass(group) and group not in _VALUES and _is_no_fields(one, group):
+                    raise NotFields(name, one, group) from error
             raise
 
     setattr(ActionTypeHint, "_check_type", check_typed)  # noqa: B010
+
+
+def _group_of_each(kind: Any) -> Any:
+    """The dataclass of which a type is a dictionary; None of any other type."""
+    values = get_args(kind)[1] if get_origin(kind) is dict else None
+    return values if is_dataclass(values) else None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """What is, or as YAML says, a dictionary; of anything else an empty one."""
+    try:
+        found = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _tell_what_a_union_refused() -> None:
