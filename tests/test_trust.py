@@ -200,15 +200,18 @@ def test_rewards_of_a_run_import_nothing_and_write_nothing(encoder: Path, evil: 
     folder = make_run(config)
     mix, left_out = parts_of(read_run(folder))
     assert list(mix.parts) == ["similarity"] and len(left_out) == 4
-    assert score(mix, "a", "བོད", "བོད") == "similarity 1.0000"
+    assert score(mix, "a", "བོད", "བོད", pair=True) == "similarity 1.0000"
     assert "evil" not in sys.modules and not Path("theirs").exists()
     shutil.move(encoder, folder / "encoder")
     mine["init_args"] = {"encoder": str(folder / "encoder")}
+    covers = {"class_path": "lsemrl.rewards.Coverage", "init_args": {**mine["init_args"], "floor": 0.2}}
+    config["model"]["init_args"]["rewards"] = {"similarity": mine, "covers": covers}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    assert list(parts_of(read_run(folder))[0].parts) == ["similarity"]
+    assert set(parts_of(read_run(folder))[0].parts) == {"similarity", "covers"}
     (folder / "encoder" / "notes.txt").symlink_to(Path("evil.py").absolute())
     mix, left_out = parts_of(read_run(folder))
-    assert list(mix.parts) == ["chrf"] and any("'notes.txt' leads out of it" in line for line in left_out)
+    assert list(mix.parts) == ["chrf"]
+    assert len(left_out) == 2 and all("'notes.txt' leads out of it" in line for line in left_out)
 
 
 class Payload:

@@ -103,7 +103,7 @@ class Conversation:
         if not reference:
             raise UserError("a line that begins with = scores the answer before it; write the reference behind it")
         for name, said in self.said.items():
-            line = score(self.mix, self.text, said, reference)
+            line = score(self.mix, self.text, said, reference, pair=self.run.data.plan.task.pairs)
             print(f"{self._head(name)}{visible(line)}", file=self.out, flush=True)
 
     @cached_property

@@ -14,12 +14,36 @@ from lsemrl.commands.trained import UNREADABLE, Trained, check_links
 from lsemrl.errors import reason_of
 from lsemrl.languages import Language
 from lsemrl.reading import user_path
-from lsemrl.rewards import Bleu, Chrf, LanguageConsistency, Reward, RewardMix, SemanticSimilarity
+from lsemrl.rewards import (
+    Bleu,
+    Broken,
+    Chrf,
+    CopyOfSource,
+    Coverage,
+    LanguageConsistency,
+    Length,
+    Repetition,
+    Reward,
+    RewardMix,
+    SemanticSimilarity,
+)
 from lsemrl.rewards.oracle import OracleMeaning
 from lsemrl.types import Completion, Example
 
 _REWARDS: dict[str, type[Reward]] = {
-    kind.__name__: kind for kind in (Bleu, Chrf, LanguageConsistency, OracleMeaning, SemanticSimilarity)
+    kind.__name__: kind
+    for kind in (
+        Bleu,
+        Broken,
+        Chrf,
+        CopyOfSource,
+        Coverage,
+        LanguageConsistency,
+        Length,
+        OracleMeaning,
+        Repetition,
+        SemanticSimilarity,
+    )
 }
 """What a part may be."""
 _PLAIN = (str, int, float, bool, type(None))
@@ -40,13 +64,20 @@ def parts_of(run: Trained) -> tuple[RewardMix, list[str]]:
     return RewardMix(parts or {"chrf": Chrf()}), left_out
 
 
-def score(mix: RewardMix, source: str, said: str, reference: str) -> str:
+def score(mix: RewardMix, source: str, said: str, reference: str, *, pair: bool) -> str:
     """Each part of the reward of an answer, by its name, in a line.
+
+    Args:
+        mix: The parts.
+        source: What was asked.
+        said: The answer.
+        reference: What it is held against.
+        pair: As in `Example`.
 
     Raises:
         UserError: A part fails.
     """
-    example = Example(id="0", prompt=source, source=source, references=(reference,))
+    example = Example(id="0", prompt=source, source=source, references=(reference,), pair=pair)
     parts = mix([Completion(text=said, ended=True, example=example)], 1).parts_N
     return ", ".join(
         f"{name} {'does not apply' if math.isnan(value_N[0]) else f'{value_N[0]:.4f}'}"
@@ -65,9 +96,12 @@ def _made(folder: Path, part: Any) -> Reward:
     for key, value in given.items():
         if not isinstance(value, (*_PLAIN, Language)):
             raise ValueError(f"its {key} is {type(value).__name__}, and no text or number")
+    if kind is Coverage and given.get("floor") is None:
+        raise ValueError("its floor is what the rows of the run say, which are not read here")
     if kind is SemanticSimilarity:
         given["cache_dir"] = "none"
-        check_links(folder, [Path(str(given.get("encoder", "")))])
+    if "encoder" in given:
+        check_links(folder, [Path(str(given["encoder"]))])
     return kind(**given)
 
 
