@@ -248,14 +248,16 @@ def test_mistakes_are_told_before_weights_are_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = "micro"
+    model = adapter = "micro"
     if wrong.get("chat"):
         model = str(shutil.copytree(micro.POLICY, tmp_path / "model"))
-        (tmp_path / "model" / "chat_template.jinja").unlink()
+        adapter = str(shutil.copytree(micro.COLD_START, tmp_path / "adapter"))
+        for folder in (model, adapter):
+            (Path(folder) / "chat_template.jinja").unlink()
     monkeypatch.setattr(Policy, "load", lambda self: pytest.fail("weights were read"))
     settings = HarnessSettings(**({"tasks": ["cmrc2018"], "cmrc": cmrc, "include": reading} | wrong))
     with pytest.raises(UserError, match=sentence):
-        run_harness(PolicySettings(model=model, adapter="micro"), settings, tmp_path)
+        run_harness(PolicySettings(model=model, adapter=adapter), settings, tmp_path)
 
 
 def test_a_missing_harness_is_told_with_the_remedy(
