@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.languages import Language
+from lsemrl.rewards.base import Reward
 
 TASK = "lsemrl.data.translation.TranslationData"
 TEXTS = [
@@ -198,18 +200,13 @@ class TestADictionaryOfGroups:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--config", action="config")
         parser.add_argument("--texts", type=dict[str, Texts])
-        return parser.parse_args(list(words)).texts
+        parser.add_argument("--rewards", type=dict[str, Reward])
+        return parser.parse_args(list(words))
 
     def test_its_fields_are_given_one_by_one(self) -> None:
-        words = [
-            "--texts.pcm.path=a: b.txt",
-            "--texts.pcm.column=1",
-            "--texts.en={path: e.txt}",
-            "--texts.pcm.path",
-            "c",
-        ]
+        begun = ["--texts.pcm.path=a: b.txt", "--texts.pcm.column=1", "--texts.en={path: e.txt}"]
 
-        texts = self.read(*words, "--texts.en.header=false")
+        texts = self.read(*begun, "--texts.pcm.path", "c", "--texts.en.header=false").texts
 
         assert (texts["pcm"].path, texts["pcm"].column, texts["pcm"].header) == ("c", "1", True)
         assert (texts["en"].path, texts["en"].column, texts["en"].header) == ("e.txt", "text", False)
@@ -218,7 +215,7 @@ class TestADictionaryOfGroups:
         config = tmp_path / "language.yaml"
         config.write_text("texts: {pcm: {path: a.txt, column: said}, en: {path: b.txt}}")
 
-        texts = self.read(f"--config={config}", "--texts.pcm.path=c.txt")
+        texts = self.read(f"--config={config}", "--texts.pcm.path=c.txt").texts
 
         assert (texts["pcm"].path, texts["pcm"].column, texts["en"].path) == ("c.txt", "said", "b.txt")
 
@@ -233,6 +230,45 @@ class TestADictionaryOfGroups:
             "texts.pcm: 'a.txt' is neither a file of its fields nor a class; give the fields one by one, "
             "--texts.pcm.path a.txt; lsemrl fit-language --help lists every option"
         )
+
+    def test_all_fields_of_one_from_a_file(self, tmp_path: Path) -> None:
+        fields = tmp_path / "pcm.yaml"
+        fields.write_text("{path: a.txt, column: said}")
+
+        texts = self.read(f"--texts.pcm={fields}", "--texts.pcm.path=b.txt").texts
+
+        assert (texts["pcm"].path, texts["pcm"].column) == ("b.txt", "said")
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (
+                "--texts.pcm=null",
+                "texts.pcm: 'null' is neither a file of its fields nor a class; give the fields one by",
+            ),
+            ("--texts={pcm: null}", "texts.pcm: null is neither .*, --texts.pcm.path VALUE; "),
+            (
+                "--texts={no: {path: a.txt}}",
+                "texts: Expected a str as a name. Got value: False; put text that YAML reads",
+            ),
+            ("--rewards={12: lsemrl.rewards.Chrf}", "rewards: Expected a str as a name. Got value: 12; put text"),
+            ("--rewards.chfr.init_args.weight=2", r"rewards: chfr has no class yet, .* \(the nearest is chrf\)"),
+            ("--rewards.a.weight=2", r"rewards: a has no class yet, and so no fields \(there are chrf\)"),
+        ],
+    )
+    def test_a_name_or_a_group_that_is_none(self, words: str, sentence: str, tmp_path: Path) -> None:
+        config = tmp_path / "rewards.yaml"
+        config.write_text("rewards: {chrf: {class_path: lsemrl.rewards.Chrf}}")
+
+        with pytest.raises(ArgumentError) as told:
+            self.read(f"--config={config}", words)
+
+        assert re.match(sentence, users_mistake(told.value) or "")
+
+    def test_a_reward_is_added_by_its_class_and_fields(self) -> None:
+        words = ["--rewards.chrf.class_path=lsemrl.rewards.Chrf", "--rewards.chrf.init_args.weight=2"]
+        assert self.read(*words).rewards["chrf"].init_args.weight == 2
+        assert set(self.read(*words, "--rewards.length=lsemrl.rewards.Length").rewards) == {"chrf", "length"}
 
     @pytest.mark.parametrize("given", ["a.txt", "{pcm: ", "3"])
     def test_no_dictionary(self, given: str) -> None:

@@ -34,7 +34,7 @@ _UNKNOWN = re.compile(
 )
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NULL = ("null", "Null", "NULL", "~")
-_VALUES = (str, bool, int, float, list, dict, tuple, Path, Any)
+_VALUES = {str, bool, int, float, list, dict, tuple, Path, Any}
 """Types that are no group of fields."""
 _SHOWN = 100
 _FEW = 8
@@ -62,7 +62,12 @@ class NotFields(TypeError):
         self.field, self.example = "FIELD", "VALUE"
         if is_dataclass(group):
             self.field = next(iter(inspect.signature(group).parameters))
-            taken = not self.several and len(str(value)) <= _SHOWN and str in kinds(get_type_hints(group)[self.field])
+            taken = (
+                value is not None
+                and not self.several
+                and len(str(value)) <= _SHOWN
+                and str in kinds(get_type_hints(group)[self.field])
+            )
             self.example = shlex.quote(str(value)) if taken else self.example
         super().__init__(f'Parser key "{name}": {self.text} is no group of fields')
 
@@ -85,13 +90,17 @@ def take_text_as_typed() -> None:
         if isinstance(value, _Typed):
             value = str(value)
         if isinstance(value, NestedArg) and type(value.val) is str:
+            before = dict((cfg and cfg.get(self.dest)) or {})
             name, _, field = value.key.partition(".")
-            if field and any(map(_group_of_each, own)):
-                groups = (cfg and cfg.get(self.dest)) or {}
-                given = groups.get(name, {})
-                value = {**groups, name: {**dict(given.get("init_args", given)), field: value.val}}
-            elif any(get_origin(kind) is dict and str in kinds(get_args(kind)[1]) for kind in own):
-                value = {**((cfg and cfg.get(self.dest)) or {}), value.key: value.val}
+            if any(map(is_dataclass, map(_of_each, own))):
+                value = {**before, name: _fields_of_one(field, value.val, before.get(name, {}))}
+            elif field and any(map(inspect.isclass, {*map(_of_each, own)} - _VALUES)):
+                if field != "class_path":
+                    _check_known(self.dest, name, before)
+                elif not before:  # where nothing is there yet, all of the key is taken for the name
+                    value = {name: {field: value.val}}
+            elif any(str in kinds(_of_each(kind)) for kind in own):
+                value = {**before, value.key: value.val}
             elif not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in own):
                 value = NestedArg(key=value.key, val=_Typed(value.val))
         elif type(value) is str and own & {str, Path} and own <= {str, Path, NoneType}:
@@ -100,6 +109,7 @@ def take_text_as_typed() -> None:
             return value if str in own else Path(value)
         try:
             found = check(self, value, append=append, cfg=cfg, mode=mode)
+            _check_names(self.dest, found, own)
             groups = [kind for kind in own if inspect.isclass(kind) and is_dataclass(kind)]
             meant = type(found) is str and not all(_is_no_fields(found, group) for group in groups)
             # What fits no group is a text to the union that has one beside it; as fields, the group says what it takes.
@@ -107,27 +117,49 @@ def take_text_as_typed() -> None:
         except (TypeError, ValueError) as error:
             (group, *others) = own - {NoneType}
             given = {self.dest: value}
-            if each := _group_of_each(group):
+            if inspect.isclass(each := _of_each(group)):
                 named = {value.key: value.val} if isinstance(value, NestedArg) else _mapping(value)
                 group, given = each, {f"{self.dest}.{name}": one for name, one in named.items()}
-            for name, one in given.items():
-                if not others and inspect.isclass(group) and group not in _VALUES and _is_no_fields(one, group):
+            of_fields = not others and inspect.isclass(group) and group not in _VALUES
+            for name, one in given.items() if of_fields else ():
+                if (one is None and group is each) or _is_no_fields(one, group):
                     raise NotFields(name, one, group) from error
             raise
 
     setattr(ActionTypeHint, "_check_type", check_typed)  # noqa: B010
 
 
-def _group_of_each(kind: Any) -> Any:
-    """The dataclass of which a type is a dictionary; None of any other type."""
-    values = get_args(kind)[1] if get_origin(kind) is dict else None
-    return values if is_dataclass(values) else None
+def _of_each(kind: Any) -> Any:
+    """The type of the values, where a type is a dictionary."""
+    return get_args(kind)[1] if get_origin(kind) is dict else None
+
+
+def _fields_of_one(field: str, text: str, before: Mapping[str, Any]) -> Any:
+    """One group of a dictionary of them: a field of it with those that it has already, or all it is."""
+    if not field:
+        return _mapping(Path(text).read_bytes() if os.path.isfile(text) else text) or text
+    return {**dict(before.get("init_args", before)), field: text}
+
+
+def _check_known(dest: str, name: str, known: Mapping[str, Any]) -> None:
+    """Refuse a field of what a dictionary has not, as no class is known for it."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        there = f"the nearest is {near[0]}" if near else f"there are {', '.join(known) or 'none'}"
+        raise TypeError(f'Parser key "{dest}": {name} has no class yet, and so no fields ({there})')
+
+
+def _check_names(dest: str, found: Any, own: set[Any]) -> None:
+    """Refuse a name in a dictionary that YAML took for something else: no is Norwegian, and False."""
+    for name in found if isinstance(found, dict) and any(get_origin(kind) is dict for kind in own) else ():
+        if type(name) is not str:
+            raise TypeError(f'Parser key "{dest}": Expected a str as a name. Got value: {name!r}')
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     """What is, or as YAML says, a dictionary; of anything else an empty one."""
     try:
-        found = yaml.safe_load(value) if isinstance(value, str) else value
+        found = yaml.safe_load(value) if isinstance(value, (str, bytes)) else value
     except yaml.YAMLError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lsemrl.errors import UserError
-from lsemrl.identification.fit import IdentifierFit, Text, fit
+from lsemrl.identification.fit import IdentifierFit, Text, _threshold, fit, measure
 from lsemrl.identification.ngrams import ABOUT, WEIGHTS, load
 from lsemrl.identification.page import page
 from lsemrl.identification.read import read_identifier
@@ -80,6 +80,15 @@ def test_untranslated_texts_among_its_own_do_not_open_the_gate_to_others() -> No
     found = fit("pcm", mixed, IdentifierFit())
     passed = [share is not None and share >= found.threshold for share in found.shares(sentences("en", 150, seed=6))]
     assert np.mean(passed) < 0.05
+
+
+def test_many_texts_of_a_far_language_make_no_room_for_a_near_one() -> None:
+    own, near, far = [0.03] * 30 + [0.99] * 970, [0.05] * 200, [0.0] * 20_000
+    assert _threshold(own, [near, far], 0.01) == _threshold(own, [near], 0.01)
+    assert 0.05 < _threshold(own, [near, far], 0.01)[0] < 0.051
+
+    said = {"pcm": sentences("pcm", 5, seed=7), "en": sentences("pcm", 5, seed=8), "zh": ["中文"] * 500}
+    assert measure(fitted(), said)["passed"] == 1  # of what is called English here, and not of all
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

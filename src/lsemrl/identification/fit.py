@@ -32,7 +32,7 @@ class IdentifierFit:
 
     false_alarm: float = 0.01
     """Share of held-out texts of the language that may be refused, in (0, 0.5]. A text passes where half of it is of
-    the language, or less where that would refuse more, as long as no larger share of others passes."""
+    the language, or less where that would refuse more, as long as no larger share of any other passes."""
     held_out: float = 0.2
     """Share of the texts, in (0, 0.5], that is measured on and not learned from."""
     max_texts: int = 20_000
@@ -113,9 +113,9 @@ def fit(language: str, texts: Mapping[str, Sequence[Text]], settings: Identifier
     raw = made(1.0, _HIGHEST, {})
     temperature = _temperature(raw, pieces)
     calibrated = made(temperature, _HIGHEST, {})
-    own, others = (
-        [each for each in calibrated.shares([" ".join(words) for words in texts]) if each is not None]
-        for texts in (held_out[language], [words for name in names[1:] for words in held_out[name]])
+    own, *others = (
+        [each for each in calibrated.shares([" ".join(words) for words in held_out[name]]) if each is not None]
+        for name in names
     )
     threshold, bound = _threshold(own, others, settings.false_alarm)
     final = made(temperature, threshold, {})
@@ -223,13 +223,13 @@ def _temperature(raw: NgramIdentifier, pieces: Mapping[str, Sequence[str]]) -> f
     return float(np.exp(minimize_scalar(surprise, bounds=(-2.0, 2.0), method="bounded").x))
 
 
-def _threshold(shares: Sequence[float], others: Sequence[float], false_alarm: float) -> tuple[float, float]:
+def _threshold(shares: Sequence[float], others: Sequence[Sequence[float]], false_alarm: float) -> tuple[float, float]:
     """Half of a text, or lower where that refuses too many of the language's own, as long as few of others pass.
 
     Args:
         shares: Of the language's held-out texts, as far as they can be told.
-        others: Of those of other languages, likewise.
-        false_alarm: Of each so large a share at most.
+        others: Of those of each other language, likewise.
+        false_alarm: Of each language so large a share at most.
 
     Returns:
         The threshold, and the share of all texts that it refuses at most with a certainty of 95% (Clopper and Pearson).
@@ -239,8 +239,9 @@ def _threshold(shares: Sequence[float], others: Sequence[float], false_alarm: fl
     ordered, count = sorted(shares), len(shares)
     if not count:
         return _HIGHEST, 1.0
-    # A few texts of others among the language's own would else open the gate to all of them.
-    highest = sorted(others, reverse=True)[int(false_alarm * len(others))] if others else 0.0
+    # A few texts of others among the language's own would else open the gate to all of them; and language by language,
+    # for many texts of a far one would make room for those of a near one.
+    highest = max((sorted(each, reverse=True)[int(false_alarm * len(each))] for each in others if each), default=0.0)
     threshold = min(_HIGHEST, max(ordered[int(false_alarm * count)], float(np.nextafter(highest, 1.0)), 1e-6))
     refused = sum(share < threshold for share in ordered)
     return threshold, float(beta.ppf(_SURE, refused + 1, count - refused))
@@ -297,16 +298,19 @@ def measure(identifier: NgramIdentifier, texts: Mapping[str, Sequence[str]]) -> 
     Returns:
         texts; accuracy, told of the language or not by what is likelier; decided, the share that can be told, and
         accuracy_decided, of those; refused, of the language's texts the share that does not reach the threshold;
-        undecided, of them; passed, of the others the share that does reach it. None where there is nothing to count.
+        undecided, of them; passed, of that other language of which most do the share that does reach it. None where
+        there is nothing to count.
     """
-    own: list[float | None] = []
-    other: list[float | None] = []
+    shares = {name: identifier.shares(said) for name, said in texts.items()}
+    own = shares.pop(identifier.language, [])
+    passed = [
+        _mean([each is not None and each >= identifier.threshold for each in of_another])
+        for of_another in shares.values()
+    ]
     right: list[tuple[bool, bool]] = []
     for name, said in texts.items():
-        mine = name == identifier.language
-        (own if mine else other).extend(identifier.shares(said))
         told = identifier.told([" ".join(words_of(text)) for text in said])
-        right += [((each.share >= 0.5) == mine, each.decided) for each in told]
+        right += [((each.share >= 0.5) == (name == identifier.language), each.decided) for each in told]
     decided = [correct for correct, sure in right if sure]
     return {
         "texts": len(right),
@@ -315,7 +319,7 @@ def measure(identifier: NgramIdentifier, texts: Mapping[str, Sequence[str]]) -> 
         "accuracy_decided": _mean(decided),
         "refused": _mean([each is not None and each < identifier.threshold for each in own]),
         "undecided": _mean([each is None for each in own]),
-        "passed": _mean([each is not None and each >= identifier.threshold for each in other]),
+        "passed": max((each for each in passed if each is not None), default=None),
     }
 
 

@@ -14,7 +14,7 @@ _COLUMNS = {
     "accuracy_decided": "right of these",
     "refused": "of the language: refused",
     "undecided": "cannot be told",
-    "passed": "of others: passed",
+    "passed": "of another: passed, at most",
 }
 
 
@@ -32,8 +32,8 @@ def page(identifier: NgramIdentifier) -> str:
         f"Texts learned from and held out: {counted}. Everything below is of those held out.",
         "",
         f"A text passes where at least {about.threshold:.2f} of what can be told of it is {target}: half, or less "
-        f"where that would refuse more than {wanted:.1%} of its own texts, as long as no more of others pass. Its own "
-        f"texts are refused in at most {figures['false_alarm_at_most']:.1%}, with a certainty of 95%.",
+        f"where that would refuse more than {wanted:.1%} of its own texts, as long as no more of any other pass. Its "
+        f"own texts are refused in at most {figures['false_alarm_at_most']:.1%}, with a certainty of 95%.",
         "",
         f"| text | texts | {' | '.join(_COLUMNS.values())} |",
         f"|---|---:|{'---:|' * len(_COLUMNS)}",
