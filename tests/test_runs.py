@@ -130,14 +130,18 @@ def test_a_run_that_is_named_goes_on_wherever_it_reads_from(tmp_path: Path) -> N
 def test_a_run_that_is_named_does_what_it_was_begun_with(tmp_path: Path) -> None:
     (run := tmp_path / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
     begun = {
-        "model": {"optimizer": {"lr": 1e-5}, "policy": {"model": "there", "rank": 8}},
-        "data": [{"path": "there.tsv", "rows": 3}],
+        "model": {
+            "optimizer": {"lr": 1e-5},
+            "policy": {"model": "there", "rank": 8},
+            "rewards": {"similarity": {"encoder": "there", "of an earlier one": 1}},
+        },
+        "data": [{"path": "there.tsv", "rows": 3, "columns": {"path": "b"}}],
         "trainer": {"max_steps": 9, "devices": 1},
         "gone": 1,
     }
     (tmp_path / "version_0" / "config.yaml").write_text(yaml.safe_dump(begun))
     moved: Any = yaml.safe_load(yaml.safe_dump(begun).replace("there", "elsewhere").replace("devices: 1", "devices: 2"))
-    del moved["gone"]
+    del moved["gone"], moved["model"]["rewards"]["similarity"]["of an earlier one"]
     assert find_run(tmp_path, {**moved, "new": 1}, run.parents[1]) == run
     for path, value, said in (
         (("model", "optimizer", "lr"), 2e-5, r"model\.optimizer\.lr 1e-05 and not 2e-05"),
@@ -145,6 +149,9 @@ def test_a_run_that_is_named_does_what_it_was_begun_with(tmp_path: Path) -> None
         (("data", 0, "rows"), 4, r"data\.0\.rows 3 and not 4"),
         (("data",), [], r"data \[{.*}\] and not \[\]"),
         (("model", "policy"), None, r"model\.policy {.*} and not None"),
+        (("model", "rewards"), {}, r"model\.rewards\.similarity {.*} and not None"),
+        (("model", "rewards", "length"), {"weight": 3.0}, r"model\.rewards\.length None and not {'weight': 3\.0}"),
+        (("data", 0, "columns"), {"path": "c"}, r"data\.0\.columns\.path 'b' and not 'c'"),
     ):
         other = copy.deepcopy(moved)
         inner = other

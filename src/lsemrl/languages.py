@@ -140,6 +140,12 @@ class Language:
             return by
         return f"{by}|identifier:{identifier.name}|threshold:{identifier.threshold:.3f}|undecided:{UNDECIDED}"
 
+    @property
+    def identity(self) -> str | None:
+        """A hash of what its identifier judges by, wherever that lies; None without one."""
+        identifier = self._identifier()
+        return None if identifier is None else identifier.identity
+
     def __str__(self) -> str:
         identifier = self._identifier()
         told = f"{' and '.join(self.scripts)} letters from a share of {self.threshold} on"

@@ -14,6 +14,8 @@ _PLACES = {
 """Fields by what they are of, that say where a run is at work, not what it does."""
 _READ = ("adapter", "encoder", "identifier", "model", "path", "target_path")
 """Fields of what a run reads, which may be typed in several ways."""
+_OWN = ("columns", "rewards")
+"""Fields whose keys are the user's own, and no fields that an upgrade could bring or take."""
 
 
 def without_places(value: Any, field: str = "") -> Any:
@@ -44,14 +46,15 @@ def first_change(before: Mapping[str, Any], now: Mapping[str, Any], field: str =
 
     Args:
         before: As YAML is.
-        now: Likewise. What one of them alone knows, as after an upgrade, is left out.
+        now: Likewise. A field that one of them alone knows, as after an upgrade, is left out.
         field: Which of a configuration they are; "" for the whole.
     """
-    for name, one in without_places(before, field).items():
-        if name not in now:
+    own = field in _OWN
+    for name, one in {**(dict.fromkeys(now) if own else {}), **without_places(before, field)}.items():
+        if not own and name not in now:
             continue
-        other = now[name]
-        if name in _READ and isinstance(one, str) and isinstance(other, str):
+        other = now.get(name)
+        if not own and name in _READ and isinstance(one, str) and isinstance(other, str):
             continue
         if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
             one, other = ({str(at): inner for at, inner in enumerate(each)} for each in (one, other))

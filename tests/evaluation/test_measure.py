@@ -389,6 +389,11 @@ def test_other_scores_are_made_of_the_answers_that_were_given(
         assert worked
         run_measure(settings, folder)
         worked.clear()
+    for whose, name, found in ((Policy, "eos_ids", [7]), (measuring, "tokenizer_fingerprint", "another")):
+        monkeypatch.setattr(whose, name, lambda *asked, found=found: found)
+        run_measure(settings, folder)  # is neither measured already nor scored anew
+        assert worked
+        worked.clear()
     monkeypatch.setattr(measuring, "versions", lambda: {"torch": "another"})
     run_measure(other, folder)
     assert worked

@@ -48,6 +48,15 @@ def test_a_window_is_of_the_language_of_another_or_of_none(model: Path) -> None:
     assert (identifier.threshold, identifier.name) == (0.5, "fasttext-model.bin")
 
 
+def test_models_are_told_apart_whatever_their_files_are_called(model: Path) -> None:
+    found = []
+    for content in (b"weights", b"others"):
+        model.write_bytes(content)
+        found.append(FastTextIdentifier(model, "pcm").identity)
+    model.rename(moved := model.with_name("moved.bin"))
+    assert FastTextIdentifier(moved, "pcm").identity == found[1] != found[0]
+
+
 @pytest.mark.parametrize(
     ("code", "labels"),
     [

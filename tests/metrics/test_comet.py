@@ -67,13 +67,15 @@ def test_scores_are_the_programs(install: Install) -> None:
 
 def test_models_are_told_apart_whatever_their_files_are_called(install: Install, tmp_path: Path) -> None:
     install(SCORES)
-    signatures = []
+    signatures, asked = [], []
     for name in ("one", "other", "copy of one"):
         (tmp_path / name).mkdir()
         path = tmp_path / name / "model.ckpt"
         path.write_text(name.removeprefix("copy of "))
         signatures.append(comet(["a"], ["b"], [["a"]], str(path)).signature)
+        asked.append(Scorer(MetricSettings(names=("comet",), comet=str(path))).asked)
     assert signatures[0] == signatures[2] != signatures[1]
+    assert asked[0] == asked[2] != asked[1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,18 @@ def test_it_is_one_of_the_scores(model: str, tokenizer: str) -> None:
         "metrics.names: metricx says little: mT5, which it stands on, was not trained on Nigerian Pidgin"
     ]
     assert unread(language("ig")) is None and unread(language("bo"))
+
+
+def test_it_is_known_by_its_weights_wherever_they_lie(model: str, tokenizer: str, tmp_path: Path) -> None:
+    def asked(folder: str) -> object:
+        return Scorer(MetricSettings(names=("metricx",), metricx=folder, metricx_tokenizer=tokenizer)).asked
+
+    there = str(shutil.copytree(model, tmp_path / "there"))
+    assert (before := asked(there)) == asked(model)
+    weights = load_file(Path(there) / "model.safetensors")
+    weights["lm_head.weight"][-1] += 1
+    save_file(weights, Path(there) / "model.safetensors", metadata={"format": "pt"})
+    assert asked(there) != before
 
 
 def test_what_is_none_is_refused(tokenizer: str, model: str, tmp_path: Path, tiny_model: str) -> None:

@@ -74,7 +74,8 @@ def write_best(module: GRPO, data: TaskData, folder: Path, asked: Mapping[str, A
         policy.load()
         module.to("cuda" if torch.cuda.is_available() else "cpu")
         rows_of = {"lsemrl": __version__, "task": task.name, "rows": hash_rows(examples).sha256, "batch_size": size}
-        part.take_up({**asked, **rows_of, **ground(policy, examples, module.encoders())})
+        stands_on = ground(policy, examples, module.encoders(), module.languages())
+        part.take_up({**asked, **rows_of, **stands_on})
         if part.lines:
             _go_on(module, part.lines)
         starts = range(len(part.lines) * size, len(examples), size)

@@ -31,6 +31,7 @@ from lsemrl.files import make_folder, try_folder, write_lines, write_text
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.alarm_log import read_alarms
+from lsemrl.modules.ground import tokenizer_fingerprint
 from lsemrl.modules.legibility import check_examples
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
@@ -66,13 +67,14 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     adapter = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
     own = policy.fingerprint if settings.base is not None else ""
     data = {name: hash_rows(examples) for name, examples in battery.parts.items()}
+    asked = _asked(settings, scorer, reading := _reading(policy, battery))
     predictions = folder / "predictions.jsonl"
     fingerprints: dict[str, Any] = {
         "base_fingerprint": base,
         "adapter_fingerprint": adapter,
         "policy_fingerprint": own,
     }
-    if there := _measured(settings, folder, battery, scorer, fingerprints):
+    if there := _measured(settings, folder, battery, scorer, fingerprints, asked):
         say(f"measured already, {there.created}; delete {folder / FILE} to measure again")
         if not predictions.exists():
             write_lines(predictions, map(dataclasses.asdict, there.outputs))
@@ -82,6 +84,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
         "lsemrl": __version__,
         "policy": repr(settings.policy.without_weights()),
         "fingerprints": [base, policy.fingerprint, adapter],
+        "reading": reading,
         "data": {name: rows.sha256 for name, rows in data.items()},
         "sampling": repr(sampling),
         "batch_size": settings.batch_size,
@@ -130,7 +133,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             general_name=(settings.general_label or battery.general_name) if battery.general else "",
             text_name=language_of([f"{each.source}{each.reference}" for each in battery.text]) or "text",
             alarms=tuple(read_alarms(policy.adapter.resolve().parent / ALARMS)) if policy.adapter else (),
-            asked=_asked(settings, scorer),
+            asked=asked,
         )
         write_lines(predictions, map(dataclasses.asdict, measured.outputs))
         write_text(folder / BATCHES, "".join(f"{line}\n" for line in (_head(made_by, part.lines), *part.lines)))
@@ -252,7 +255,12 @@ def _load(policy: Policy, base: str | None) -> str:
 
 
 def _measured(
-    settings: MeasureSettings, folder: Path, battery: Battery, scorer: Scorer, fingerprints: dict[str, Any]
+    settings: MeasureSettings,
+    folder: Path,
+    battery: Battery,
+    scorer: Scorer,
+    fingerprints: dict[str, Any],
+    asked: str,
 ) -> Measured | None:
     """What lies there, if it is what would be measured again."""
     try:
@@ -270,13 +278,19 @@ def _measured(
         "data": {name: hash_rows(examples) for name, examples in battery.parts.items()},
         "conditions": _conditions(settings, len(battery.target)),
         "versions": versions(),
-        "asked": _asked(settings, scorer),
+        "asked": asked,
     }
     return there if all(getattr(there, name) == value for name, value in same.items()) else None
 
 
-def _asked(settings: MeasureSettings, scorer: Scorer) -> str:
-    facts = [scorer.asked, settings.threshold, settings.label, settings.trained_by, settings.general_label]
+def _reading(policy: Policy, battery: Battery) -> list[Any]:
+    """How the policy reads the rows, and what ends its texts, which is no matter of weights."""
+    rows = [row for examples in battery.parts.values() for row in examples]
+    return [policy.eos_ids(), tokenizer_fingerprint(policy.tokenizer, rows)]
+
+
+def _asked(settings: MeasureSettings, scorer: Scorer, reading: list[Any]) -> str:
+    facts = [reading, scorer.asked, settings.threshold, settings.label, settings.trained_by, settings.general_label]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

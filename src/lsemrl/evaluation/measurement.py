@@ -120,7 +120,8 @@ class Measured:
         target_counts: What each row of the new task adds to a corpus score that is made of sums, such as matches and
             lengths of BLEU; an interval of that score is drawn from them.
         alarms: What RL said was going wrong while it trained the adapter.
-        asked: A hash of what else decides all this: the metrics, tau and the names; empty where it was not told yet.
+        asked: A hash of what else decides all this: the metrics, tau, the names, and how the policy reads and ends
+            texts; empty where it was not told yet.
     """
 
     version: int = VERSION

@@ -20,6 +20,11 @@ class Identifier(ABC):
     def __init__(self, language: str, threshold: float, name: str) -> None:
         self.language, self.threshold, self.name = language, threshold, name
 
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """A hash of what it judges by, wherever that lies."""
+
     @abstractmethod
     def told(self, texts: Sequence[str]) -> list[Told]:
         """What it makes of each of some short texts, words in lower case between spaces."""

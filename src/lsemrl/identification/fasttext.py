@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ class FastTextIdentifier(Identifier):
 
     def __init__(self, path: Path, language: str) -> None:
         super().__init__(language, _HALF, f"fasttext-{path.name}")
+        self._path = path
         try:
             import fasttext
         except ImportError:
@@ -51,6 +54,12 @@ class FastTextIdentifier(Identifier):
                 f"language.identifier is {str(path)!r}, and none of its {len(labels):,} labels is of {language!r}; fit "
                 "an identifier with fit-language"
             )
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """See `Identifier`; models are up to gigabytes, so that one is read when it is first asked for."""
+        with self._path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def told(self, texts: Sequence[str]) -> list[Told]:
         """See `Identifier`."""

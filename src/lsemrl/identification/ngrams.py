@@ -78,6 +78,12 @@ class NgramIdentifier(Identifier):
         self.about, self._weights_KD, self._bias_K, self._digest = about, weights_KD, bias_K, digest
         self._unproven = unproven
 
+    @property
+    def identity(self) -> str:
+        """See `Identifier`."""
+        facts = [self._digest, self.about.threshold, self.about.temperature]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Of each label, float64 [N, K]; texts are words in lower case between spaces.
 

@@ -92,8 +92,16 @@ def comet(outputs: Sequence[str], sources: Sequence[str], references: Sequence[S
             raise UserError(f"{PROGRAM} gave no scores that can be read ({error!r}); leave 'comet' out") from error
     if len(rows) != len(outputs):
         raise UserError(f"{PROGRAM} gave {len(rows)} scores for {len(outputs)} outputs; leave 'comet' out")
-    signature = f"COMET|model:{_name(model)}|nrefs:first|version:unbabel-comet-{_version(program)}"
-    return Score(value=sum(rows) / len(rows), signature=signature, rows=rows)
+    return Score(value=sum(rows) / len(rows), signature=signature_of(model), rows=rows)
+
+
+def signature_of(model: str) -> str:
+    """How `comet` computes a score: by which weights, and by which version of the program.
+
+    Raises:
+        UserError: The program is not there.
+    """
+    return f"COMET|model:{_name(model)}|nrefs:first|version:unbabel-comet-{_version(check_program())}"
 
 
 def _name(model: str) -> str:

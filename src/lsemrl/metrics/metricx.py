@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -86,8 +87,13 @@ class MetricX:
                 f"and has {len(head):,} tokens at most; name one such as google/mt5-large"
             )
         # Files of one name may be of several models.
-        self._name = hash_of(read, {})[:12] if Path(model).exists() else model
         self._model = read.eval().requires_grad_(False).to(self._device)
+        self._name = self.identity if Path(model).exists() else model
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A hash of the weights, wherever they lie."""
+        return hash_of(self._model, {})[:12]
 
     def __call__(self, outputs: Sequence[str], sources: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
         """Mean error of outputs with their sources and first references, from 0 (none) to 25.

@@ -79,9 +79,13 @@ class Scorer:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """All that decides a score besides outputs and references; encoder and identifier by what they are."""
-        language = [self.language.code, self.language.unit, self.language.rule]
-        return asdict(self.settings) | {"language": language, "encoder": self.encoder and self._encoder}
+        """All that decides a score besides outputs and references; models by what they are."""
+        return asdict(self.settings) | {
+            "language": [self.language.code, self.language.unit, self.language.rule, self.language.identity],
+            "encoder": self.encoder and self._encoder,
+            "comet": comet.signature_of(self.settings.comet) if "comet" in self.settings.names else None,
+            "metricx": self._metricx and self._metricx.identity,
+        }
 
     def look_at(self, examples: Sequence[Example]) -> list[str]:
         """What is left out of the scores of `examples`, or says little of them, in a sentence each.

@@ -18,13 +18,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lsemrl.data.base import Data
+from lsemrl.languages import Language
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.anchor import Anchor
 from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.answers import Answers, write_predictions
 from lsemrl.modules.gradients import LossOf, Part, Passed, accumulate, in_step, sum_gradients
-from lsemrl.modules.ground import ground
+from lsemrl.modules.ground import checksum_of, ground
 from lsemrl.modules.legibility import check_run
 from lsemrl.modules.losses import WindowCounts
 from lsemrl.modules.metrics_log import log_row
@@ -116,11 +117,14 @@ class PolicyModule(LightningModule):
         """Sentence encoders, by the field that names each and its value."""
         return self.scorer.encoders
 
+    def languages(self) -> dict[str, Language]:
+        """Languages that outputs are judged by, by the field that names each."""
+        return {"metrics.language": self.scorer.language}
+
     def scored_examples(self, stage: str | None) -> list[Example]:
         """The rows whose outputs are scored in a stage of Lightning's."""
         data: Data = self.trainer.datamodule.data  # type: ignore[attr-defined]
-        rows: list[Example] = data.validation_examples if stage in ("fit", "validate") else data.test_examples
-        return rows
+        return data.validation_examples if stage in ("fit", "validate") else data.test_examples
 
     def updates_per_batch(self) -> int:
         """Optimizer steps that one training batch takes."""
@@ -320,7 +324,8 @@ class PolicyModule(LightningModule):
     def stands_on(self) -> dict[str, str]:
         """Hashes of what a resumed run must find as it was, by the field that names it."""
         data: Data = self.trainer.datamodule.data  # type: ignore[attr-defined]
-        found = ground(self.policy, data.train_examples, self.encoders())
+        found = ground(self.policy, data.train_examples, self.encoders(), self.languages())
+        found["data.validation"] = checksum_of(data.validation_examples)
         return found | {"model.anchor.path": self.anchor.digest} if self.anchor else found
 
     def resume_state(self, state: dict[str, Any]) -> None:

@@ -1,38 +1,66 @@
-"""What a run stands on besides its configuration: models and tokenizers, which may change where they lie."""
+"""What a run stands on besides its configuration: models, tokenizers and rows, which may change where they lie."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from lsemrl.languages import Language
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.pretrained import fingerprint
+from lsemrl.rewards.base import Reward
+from lsemrl.rewards.coverage import Coverage
 from lsemrl.rewards.encoder import EncoderUse
+from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import Example, UserError
 
 _TRIED = 64  # rows
 
 
-def ground(policy: Policy, rows: Iterable[Example], encoders: Mapping[str, EncoderUse]) -> dict[str, str]:
+def encoders_of(parts: Mapping[str, Reward]) -> dict[str, EncoderUse]:
+    """Sentence encoders of parts of a reward, by the field that names each and its value."""
+    return {
+        f"rewards.{name}.encoder {part.name!r}": EncoderUse(part.encoder, part.against == "source")
+        for name, part in parts.items()
+        if isinstance(part, SemanticSimilarity | Coverage)
+    }
+
+
+def languages_of(parts: Mapping[str, Reward]) -> dict[str, Language]:
+    """Languages that parts of a reward judge by, a user's own parts too, by the field that names each."""
+    named = {f"rewards.{name}.language": getattr(part, "language", None) for name, part in parts.items()}
+    return {field: language for field, language in named.items() if isinstance(language, Language)}
+
+
+def ground(
+    policy: Policy,
+    rows: Iterable[Example],
+    encoders: Mapping[str, EncoderUse],
+    languages: Mapping[str, Language],
+) -> dict[str, str]:
     """Hashes of what a run stands on, by the field that names it.
 
     Args:
         policy: What is trained.
         rows: What it is trained on.
         encoders: Of rewards and metrics, by their fields.
+        languages: Likewise; what counts is what identifies them.
     """
     found = {
         "policy.model": policy.fingerprint,
-        "policy's tokenizer": _tokenizer_fingerprint(policy.tokenizer, [*rows][:_TRIED]),
+        "policy's tokenizer": tokenizer_fingerprint(policy.tokenizer, [*rows][:_TRIED]),
     }
     if policy.adapter:
         found["policy.adapter"] = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale)
-    return found | {field: fingerprint(one.encoder) for field, one in encoders.items()}
+    found |= {field: fingerprint(one.encoder) for field, one in encoders.items()}
+    identities = {f"{field}.identifier": language.identity for field, language in languages.items()}
+    return found | {field: identity for field, identity in identities.items() if identity}
 
 
 def check_ground(before: Mapping[str, str], now: Mapping[str, str], folder: Path, *, same_run: bool) -> None:
@@ -47,7 +75,10 @@ def check_ground(before: Mapping[str, str], now: Mapping[str, str], folder: Path
     Raises:
         UserError: The first field that does not name what it named.
     """
-    for field in sorted(before.keys() | now.keys()):
+    before, now = _by_field(before), _by_field(now)
+    # What is there at all the configuration tells, and an earlier lsemrl knew of less; but no run, however it is
+    # configured, goes on from what began with another adapter.
+    for field in sorted(before.keys() & now.keys() | {"policy.adapter"}):
         if before.get(field) != now.get(field) and (same_run or field.startswith("policy")):
             raise UserError(
                 f"{field} is not what it was when {str(folder)!r} was written; restore it, or set checkpoints.resume "
@@ -55,7 +86,20 @@ def check_ground(before: Mapping[str, str], now: Mapping[str, str], folder: Path
             )
 
 
-def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Example]) -> str:
+def checksum_of(rows: Iterable[Example]) -> str:
+    """What tells rows from others, and from the same in another order."""
+    digest = hashlib.sha256()
+    for example in rows:
+        digest.update(repr((example.id, example.prompt, example.references)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _by_field(found: Mapping[str, str]) -> dict[str, str]:
+    """What `ground` found, however the encoders were typed."""
+    return {re.sub(r"(?<=\.encoder) .*", "", field): value for field, value in found.items()}
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Example]) -> str:
     """By its words, by what ends and pads a text, and by how it cuts `rows`."""
     texts = [text for row in rows for text in (row.prompt, row.reference)]
     special = [tokenizer.eos_token_id, tokenizer.pad_token_id]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lsemrl.kernels import default_chunk_tokens
+from lsemrl.languages import Language
 from lsemrl.matmul import float32_products
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.alarm_log import tell
@@ -22,6 +23,7 @@ from lsemrl.modules.anchor_settings import AnchorSettings
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.correction import correction
 from lsemrl.modules.engines import check_engine
+from lsemrl.modules.ground import encoders_of, languages_of
 from lsemrl.modules.grpo_settings import check_grpo, check_windows
 from lsemrl.modules.losses import LossSettings, WindowCounts, active_mask, packed_policy_loss, token_weights
 from lsemrl.modules.memory import HeldMemory, MemoryEstimate, beyond_estimate, estimate_memory, filled_up
@@ -37,10 +39,8 @@ from lsemrl.modules.step_faults import within_memory
 from lsemrl.modules.windows import active_rows, over_windows
 from lsemrl.rewards.advantages import AdvantageSettings, group_advantages
 from lsemrl.rewards.base import Reward, RewardMix, concatenate
-from lsemrl.rewards.coverage import Coverage
 from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.rewards.patience import Patience
-from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.runs import ALARMS, SAMPLES
 from lsemrl.types import Completion, PromptBatch, Rewards, Rollouts, Sequences
 
@@ -145,11 +145,11 @@ class GRPO(PolicyModule):
 
     def encoders(self) -> dict[str, EncoderUse]:
         """Those of rewards too."""
-        return super().encoders() | {
-            f"rewards.{name}.encoder {part.name!r}": EncoderUse(part.encoder, part.against == "source")
-            for name, part in self.reward_mix.parts.items()
-            if isinstance(part, SemanticSimilarity | Coverage)
-        }
+        return super().encoders() | encoders_of(self.reward_mix.parts)
+
+    def languages(self) -> dict[str, Language]:
+        """Those of rewards too."""
+        return super().languages() | languages_of(self.reward_mix.parts)
 
     def say_memory(self, whole: Sequences) -> None:
         """Say how it samples and how much memory it will take, with completions like its first ones and the longest."""

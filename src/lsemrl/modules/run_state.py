@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from lsemrl.files import replace_folder
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.best import Best
 from lsemrl.modules.callback_states import restore_states, states_of
-from lsemrl.modules.ground import check_ground
+from lsemrl.modules.ground import check_ground, checksum_of
 from lsemrl.modules.optimization import set_schedule
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import every_rank
@@ -71,7 +70,7 @@ def gather_state(
         "optimizer_step": trainer.global_step,
         "epoch": epoch,
         "rows": batches * _rows_a_batch(trainer),
-        "rows_checksum": _checksum_of(trainer),
+        "rows_checksum": _rows_checksum(trainer),
         "stands_on": stands_on,
         "schedule": {"last_epoch": trainer.lr_scheduler_configs[0].scheduler.last_epoch},
         "appended": file_sizes(module.folder),
@@ -129,7 +128,7 @@ def restore_state(
         UserError: The checkpoint is damaged, or of another configuration or other rows.
     """
     state = read_snapshot(folder)
-    if state["rows_checksum"] != _checksum_of(trainer):
+    if state["rows_checksum"] != _rows_checksum(trainer):
         raise UserError(
             f"{str(folder)!r} was written while training on other rows than data now gives; restore the data, or "
             "set checkpoints.resume to never to begin anew"
@@ -225,8 +224,5 @@ def _rows_a_batch(trainer: Trainer) -> int:
     return rows
 
 
-def _checksum_of(trainer: Trainer) -> str:
-    digest = hashlib.sha256()
-    for example in trainer.datamodule.data.train_examples:  # type: ignore[attr-defined]
-        digest.update(repr((example.id, example.prompt, example.references)).encode())
-    return digest.hexdigest()[:16]
+def _rows_checksum(trainer: Trainer) -> str:
+    return checksum_of(trainer.datamodule.data.train_examples)  # type: ignore[attr-defined]
