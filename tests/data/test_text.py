@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from lsemrl.data.text import PlainText
+from lsemrl.data.text import PlainText, read_texts
 from lsemrl.errors import UserError
 
 
@@ -66,3 +67,15 @@ def test_texts_are_of_the_whole_file(tmp_path: Path) -> None:
     file.write_text("".join(f"text {at}\n" for at in range(10)), encoding="utf-8")
     found = PlainText(path=str(file), rows=3).examples()
     assert [each.source + each.references[0] for each in found] == ["text 0", "text 3", "text 6"]
+
+
+@pytest.mark.parametrize(("name", "head"), [("texts.jsonl", ""), ("texts.csv", "pcm,id\n")])
+def test_a_blank_text_in_a_column_is_none(name: str, head: str, tmp_path: Path) -> None:
+    rows = ["I dey", "", "  ", "wata"]
+    lines = [json.dumps({"pcm": text}) if not head else f"{text},1" for text in rows]
+    (tmp_path / name).write_text(head + "\n".join(lines), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{name}:{3 if head else 2}: has no text in the column 'pcm'; mend the row"):
+        read_texts(str(tmp_path / name), "pcm")
+    with pytest.warns(UserWarning, match=f"2 of 4 rows of .*{name} have no text in 'pcm' and are left out"):
+        found = read_texts(str(tmp_path / name), "pcm", on_bad_row="skip")
+    assert [text for _, text in found] == ["I dey", "wata"]

@@ -71,7 +71,7 @@ class PlainText:
 
 
 def read_texts(path: str, column: str, *, header: bool = True, on_bad_row: OnBadRow = "error") -> list[tuple[str, str]]:
-    """Every text of a file, with its place.
+    """Every text of a file, with its place; of a text file blank lines too.
 
     Args:
         path: A .txt file with one text a line, or whatever else `Source.path` names.
@@ -82,8 +82,8 @@ def read_texts(path: str, column: str, *, header: bool = True, on_bad_row: OnBad
     Raises:
         UserError: The file cannot be read, or holds a broken row.
     """
-    source = Source(path=path) if format_of(path) == LINES else Source(path=path, header=header)
-    rows = read_rows(alone(source), (column,))
+    source = alone(Source(path=path) if format_of(path) == LINES else Source(path=path, header=header))
+    rows = read_rows(source, (column,))
     texts, bad = [], 0
     for row in rows:
         fault = row.fault or fault_of(row.raw)
@@ -92,7 +92,7 @@ def read_texts(path: str, column: str, *, header: bool = True, on_bad_row: OnBad
         except ValueError as reason:
             text, fault = None, fault or f"column {column!r} {reason}"
         fault = fault or ("" if text is None else fault_of(text))
-        if not fault and text is None:
+        if not fault and (text is None or not (text.strip() or source.target_path)):
             fault = f"has no text in the column {column!r}"
         if fault and on_bad_row == "error":
             raise UserError(f"{row.place}: {fault}; mend the row, name another column, or set on_bad_row to skip")
