@@ -258,6 +258,14 @@ def test_sentences_have_whatever_column_they_are_in(header: str, columns: dict, 
     assert (source.columns, source.header) == (columns, bool(header))
 
 
+def test_sentences_may_have_a_column_in_their_own_letters(tmp_path: Path) -> None:
+    mono = tmp_path / "mono.csv"
+    mono.write_text("\n".join(["中文", *(row["zh"] for row in corpus.translation("train", 9, 0))]), encoding="utf-8")
+    assert untranslated_of(str(mono), "zh", "中文").columns == {"zh": "中文"}  # as the pairs have it
+    with pytest.raises(UserError, match=r"if it is a row, put a line such as column_1 before it; .* give a text file"):
+        untranslated_of(str(mono), "zh", "chinese")
+
+
 @pytest.mark.parametrize("text", ["a\nb", "=", "2024-13-01", "no", "翻译", "a: b", " a", "- x", "\t", "", "it's", "%x"])
 def test_any_text_is_written_as_yaml_reads_it(text: str) -> None:
     assert yaml.safe_load(f"k: [{_as_yaml(text)}]")["k"] == [text]
@@ -389,6 +397,10 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
         ({"untranslated": "long.txt"}, r"of which 0 can be used \(zh-bo/untranslated: .* 50 prompts over 64 tokens"),
         ({"untranslated": "bo.txt"}, r"'bo.txt': without a translation: 50 of 50 'zh' are not Chinese by its letters"),
         ({"untranslated": "one.txt", "task": "headline"}, "--untranslated is 'one.txt', but the task is headline"),
+        (
+            {"file": "same.tsv"},
+            r"leaves 60 rows to train on \(59 of them alike\) and 0 to test on; give a file",
+        ),
         ({"task": "headline"}, "which column holds the content cannot be told; give --source-column, one of: chinese"),
     ],
 )
@@ -400,6 +412,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(change: dict, says: str, p
         ("bo", [row["bo"] for row in rows[:50]]),
     ):
         Path(f"{name}.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    Path("same.tsv").write_text("zh\tbo\n" + f"{rows[0]['zh']}\t{rows[0]['bo']}\n" * 60, encoding="utf-8")
     settings = {"file": pairs, "to": "bo", "output": Path("project"), "from_": "zh", **change}
     with pytest.raises(UserError, match=says):
         init(**settings)

@@ -12,7 +12,7 @@ from lsemrl.data.survey import Survey, alike, find_column, profile_of, survey
 from lsemrl.languages import language
 from lsemrl.types import UserError
 
-PAIRS = (("学生在学校。", "ئوقۇغۇچى مەكتەپتە."), ("我喝水。", "مەن سۇ ئىچىمەن."), ("市场很大。", "بازار چوڭ."))
+PAIRS = (("学生在学校。", "ئوقۇغۇچىلار مەكتەپتە."), ("我喝水。", "مەن سۇ ئىچىمەن."), ("市场很大。", "بازار چوڭ."))
 
 
 def look(path: Path, text: str) -> Survey:
@@ -86,10 +86,38 @@ def test_a_row_where_the_names_should_be_is_taken_for_one(tmp_path: Path) -> Non
         Source(path="a.jsonl", header=False)
 
 
-def test_a_row_or_names_where_it_cannot_be_told_which(tmp_path: Path) -> None:
-    long = [(zh * 4, ug * 4) for zh, ug in PAIRS[1:]]
-    with pytest.raises(UserError, match=r"first line of .* looks like a row, not like the names of columns"):
-        look(tmp_path / "a.tsv", table(PAIRS[0], *long))
+@pytest.mark.parametrize(
+    ("name", "rows", "line"),
+    [
+        ("a.tsv", [PAIRS[0], *((zh * 4, ug * 4) for zh, ug in PAIRS[1:])], "column_1<TAB>column_2"),
+        ("a.csv", [("汉语", "ئۇيغۇرچە"), *PAIRS], "column_1,column_2"),
+        ("a.tsv", [("汉语", "ئۇيغۇرچە"), ("水", "سۇ"), ("火", "ئوت")], "column_1<TAB>column_2"),
+        (
+            "a.tsv",
+            [("id", "中文", "ئۇيغۇرچە"), *(("1", *pair) for pair in PAIRS)],
+            "column_1<TAB>column_2<TAB>column_3",
+        ),
+        ("a.csv", [("中文",), *((zh,) for zh, _ in PAIRS)], "column_1"),
+    ],
+)
+def test_a_row_or_names_where_it_cannot_be_told_which(
+    name: str, rows: list[tuple[str, ...]], line: str, tmp_path: Path
+) -> None:
+    """What is to be done can be done in either case: a line of the file's format, or the user's word."""
+    between, text = ("," if name.endswith(".csv") else "\t"), ""
+    for row in rows:
+        text += between.join(row) + "\n"
+    with pytest.raises(UserError, match=rf"may be a row or the names of columns; .* such as {line} before it;"):
+        look(tmp_path / name, text)
+    named = survey(Source(path=str(tmp_path / name)), named=(None, rows[0][-1]))
+    assert (named.header, named.rows, named.columns[-1].name) == (True, len(rows) - 1, rows[0][-1])
+    found = look(tmp_path / name, line.replace("<TAB>", "\t") + "\n" + text)
+    assert (found.header, found.rows, found.columns[-1].name) == (True, len(rows), f"column_{len(rows[0])}")
+
+
+def test_a_file_of_which_no_row_can_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of the 3 rows of .*a\.csv:2, has 2 values for 1 columns; mend the file"):
+        look(tmp_path / "a.csv", "source\ttarget\n" + "".join(f"{zh},{ug}\n" for zh, ug in PAIRS))
 
 
 def test_rows_that_are_alike_or_cannot_be_read_are_counted(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def check(
         UserError: The rows cannot be read; or something was found that cannot work, which check.html shows.
     """
     begun = time.monotonic()
-    found = survey(Source(path=data, on_bad_row="skip"), (source_column or from_, target_column or to))
+    source = Source(path=data, on_bad_row="skip")
+    found = survey(source, (source_column or from_, target_column or to), (source_column, target_column))
     task = task_of(found, task, from_)
     check_untranslated(untranslated, task)
     if task == "translation":

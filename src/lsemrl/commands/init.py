@@ -126,7 +126,8 @@ def init(
     Raises:
         UserError: The file, a column, a language or the model is not what it should be, or `output` holds something.
     """
-    found = survey(Source(path=file, on_bad_row="skip"), (source_column or from_, target_column or to))
+    source = Source(path=file, on_bad_row="skip")
+    found = survey(source, (source_column or from_, target_column or to), (source_column, target_column))
     task = task_of(found, task, from_)
     check_untranslated(untranslated, task)
     asking = at_terminal() and None in (to, output, from_ if task == "translation" else "")
@@ -185,15 +186,12 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
     bound, tokenizer = _model(asked)
     plan = rows(limits=_NO_LIMITS).plan
     prepared, limits, foreseen = _read(asked, plan, tokenizer, bound)
-    count = min(max(len(prepared.train) // 4, 16), 2000)
-
-    def key(at: int) -> str:
-        row, name = prepared.train[at], plan.task.inputs[0]
-        return plan.task.key(Record(id=row.id, place="", inputs={name: row.source}, targets=row.references))
+    keys = _keys(plan, prepared)
+    count = min(max(len(keys) // 4, 16), 2000)
 
     def kept(part: Literal["all", "cold_start", "rl"]) -> int:
         own = replace(splits, part=part, cold_start_count=count)
-        chosen = choose_part(range(len(prepared.train)), key, own)
+        chosen = choose_part(range(len(keys)), keys.__getitem__, own)
         return fitting((prepared.lengths["train"][at] for at in chosen), limits)
 
     if untranslated:
@@ -273,12 +271,20 @@ def _read(
     """The rows as `lsemrl fit` will read them, limits for them, and what these will touch."""
     prepared = prepare(plan, tokenizer)
     if len(prepared.train) < _FEWEST or not prepared.test:
+        keys = _keys(plan, prepared)
         raise UserError(
-            f"{asked.path!r} leaves {len(prepared.train)} rows to train on and {len(prepared.test)} to test on; give a "
-            "file with more rows"
+            f"{asked.path!r} leaves {len(keys)} rows to train on ({len(keys) - len(set(keys))} of them alike) and "
+            f"{len(prepared.test)} to test on; give a file with more different rows"
         )
     limits = limits_of(prepared.lengths["train"], cut=asked.task == "headline", bound=bound)
     return prepared, limits, foretold(plan.task.name, prepared.lengths, prepared.report, limits)
+
+
+def _keys(plan: Plan, prepared: Prepared) -> list[str]:
+    """What rows that are divided together have in common, of each to train on."""
+    name = plan.task.inputs[0]
+    rows = (Record(id=row.id, place="", inputs={name: row.source}, targets=row.references) for row in prepared.train)
+    return [plan.task.key(row) for row in rows]
 
 
 def _sentences(

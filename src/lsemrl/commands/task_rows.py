@@ -147,8 +147,9 @@ def untranslated_of(path: str, from_: str, column: str) -> Source:
     check_source(alone(source))
     if source.world_split is not None or alone(source).target_path:  # neither has columns to choose from
         return source
-    found = survey(source, (from_,))
+    option = "a text file"
+    found = survey(source, (from_,), (column,), option)
     names = [each.name for each in found.columns]
     only = names[0] if len(names) == 1 else column if column in names else None
-    name = only or find_column(found, from_, None, option="a text file").name
+    name = only or find_column(found, from_, None, option=option).name
     return replace(source, columns={from_: name} if name != from_ else {}, header=found.header)

@@ -20,6 +20,8 @@ from lsemrl.layouts import format_of
 from lsemrl.types import UserError
 
 _SHOWN, _LEAST = 2000, 0.05
+_NAME, _LONGEST_NAME = 20, 60
+"""Characters that the name of a column hardly, and never, has more of."""
 _COMMON = ("Zyyy", "Zinh", "Zzzz")
 
 
@@ -69,29 +71,45 @@ class Survey:
     table: bool = False
 
 
-def survey(source: Source, languages: Sequence[str | None] = ()) -> Survey:
+def survey(
+    source: Source,
+    languages: Sequence[str | None] = (),
+    named: Sequence[str | None] = (),
+    option: str = "--source-column and --target-column",
+) -> Survey:
     """Look into `source`; where the first line of two columns is beyond doubt a row, it is taken for one.
 
     Args:
         source: What to read.
         languages: Those that are looked for, or the names of their columns: what else lies beside their texts
             (train.bak) is not read.
+        named: What the user calls columns: a first line that has one of these holds names.
+        option: Where the user names columns.
 
     Raises:
-        UserError: It cannot be read, is the embedded world, or its first line looks like a row where the names of
-            columns should be.
+        UserError: It cannot be read, nor can any of its rows, is the embedded world, or its first line may as well be
+            a row as the names of columns.
     """
     if source.world_split is not None:
         raise UserError(f"path is {source.path!r}, the embedded world, which is no file; name one of your own")
     rows = read_rows(source, texts_of(source, languages))
     sound = [row for row in rows if not row.fault]
+    if not sound:
+        raise UserError(
+            f"none of the {len(rows):,} rows of {source.path!r} can be read, and the first, {rows[0].place}, "
+            f"{rows[0].fault}; mend the file"
+        )
     names = list(dict.fromkeys(itertools.chain.from_iterable(names_in(row.columns) for row in sound[:_SHOWN])))
     columns = tuple(column for name in names if (column := _column(name, sound)).filled)
-    if source.header and _begins_with_row(source, columns):
-        if not (len(columns) == 2 and all(len(column.name) >= column.mean_length / 2 for column in columns)):
+    doubtful = [] if {column.name for column in columns} & set(named) else _like_texts(source, columns)
+    if doubtful:
+        beyond_doubt = max(len(column.name) for column in doubtful) > _NAME
+        if not (beyond_doubt and len(columns) == 2 and all(len(each.name) >= each.mean_length / 2 for each in columns)):
+            between = "<TAB>" if format_of(source.path) == ".tsv" else ","
+            names_line = between.join(f"column_{number}" for number, _ in enumerate(sound[0].columns, start=1))
             raise UserError(
-                f"the first line of {source.path!r} looks like a row, not like the names of columns; put a line such "
-                "as source<TAB>target before it"
+                f"the first line of {source.path!r} may be a row or the names of columns; if it is a row, put a line "
+                f"such as {names_line} before it; if it is names, give {option}"
             )
         return survey(replace(source, header=False))
     return Survey(
@@ -203,11 +221,14 @@ def _text(row: Row, name: str) -> str:
     return (text_of(value) or "").strip()
 
 
-def _begins_with_row(source: Source, columns: Sequence[Column]) -> bool:
-    """Whether a name is in the script that the texts below it are in, unless that is Latin, or longer than any name."""
+def _like_texts(source: Source, columns: Sequence[Column]) -> list[Column]:
+    """Columns whose name is in the script that the texts below it are in, unless that is Latin, or longer than any."""
+    if not source.header or format_of(source.path) not in TABLES:
+        return []
+    found = []
     for column in columns:
         main = next(iter(column.scripts), "Latin")
         own = {unicodedata.script_name(unicodedata.script(each)) for each in column.name if each.isalpha()}
-        if format_of(source.path) in TABLES and (len(column.name) > 60 or (main != "Latin" and main in own)):
-            return True
-    return False
+        if len(column.name) > _LONGEST_NAME or (main != "Latin" and main in own):
+            found.append(column)
+    return found
