@@ -5,7 +5,8 @@ and its positions go on from the prompt, so that each is scored as if it stood b
 is computed once. Rows are dealt into micro-batches by a budget of tokens, like lengths together.
 
 Left out: several prompts in one row. With a dense mask attention would then cost the square of the row; padding is
-kept below a tenth by dealing instead.
+kept below a tenth by dealing instead, and of real sentences is 3% of the tokens of an update by RL, 6% of one by SFT
+(SmolLM2 on Nigerian Pidgin, the mean of 100 and of 298 steps): there is no more to win.
 """
 
 from __future__ import annotations
