@@ -81,8 +81,12 @@ def checkpoint(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str
             lambda place: spoil(place / "encoder" / "model.safetensors"),
             r"^rewards\.chrf\.encoder is not what",
         ),
+        (
+            lambda place: (place / "model" / "generation_config.json").write_text('{"eos_token_id": [5]}'),
+            "^what ends a text is not what it was when",
+        ),
     ],
-    ids=["base", "tokenizer", "adapter", "encoder"],
+    ids=["base", "tokenizer", "adapter", "encoder", "ends"],
 )
 def test_what_has_changed_under_a_run_is_told(
     change: Callable[[Path], None], named: str, stopped: Path, tmp_path: Path

@@ -55,6 +55,7 @@ def ground(
     found = {
         "policy.model": policy.fingerprint,
         "policy's tokenizer": tokenizer_fingerprint(policy.tokenizer, [*rows][:_TRIED]),
+        "what ends a text": repr(policy.eos_ids()),
     }
     if policy.adapter:
         found["policy.adapter"] = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale)
