@@ -378,7 +378,8 @@ def test_other_scores_are_made_of_the_answers_that_were_given(
     monkeypatch.setattr(Batches, "each", watched)
     capsys.readouterr()
     found = run_measure(other, folder)
-    assert not worked and f"are those of {folder / FILE}, and are scored anew" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert not worked and f"are those of {folder / FILE}, and are scored anew" in told and "measuring: " not in told
     same: dict[str, Any] = {"created": "", "seconds": 0.0}
     assert dataclasses.replace(found, **same) == dataclasses.replace(expected, **same)
     assert found.seconds > sum(json.loads(line)[0] for line in (folder / BATCHES).read_text().splitlines()[1:]) > 0

@@ -24,7 +24,7 @@ class Batches:
 
     Attributes:
         size: Rows in a batch.
-        say: Told what is begun, and every 30 seconds how far it is.
+        say: Told what is begun, where not all of it is kept already, and every 30 seconds how far it is.
         seconds_before: What the results that were kept already had taken.
     """
 
@@ -38,6 +38,11 @@ class Batches:
         """
         self.size, self.say, self._part = size, say, part
         self.seconds_before = 0.0
+        self._begun = ""
+
+    def begin(self, what: str) -> None:
+        """Say `what` comes now, once a batch of it has to be worked out."""
+        self._begun = what
 
     def each(
         self, examples: Sequence[Example], work: Callable[[Sequence[Example], int], list[T]], size: int | None = None
@@ -60,6 +65,9 @@ class Batches:
                 found += result
                 pace, begun = Pace(at_once=False), at + len(rows)
                 continue
+            if self._begun:
+                self.say(self._begun)
+                self._begun = ""
             if at > begun and pace.due():
                 left = pace.left(at - begun, len(examples) - begun)
                 self.say(f"measuring: {at:,} of {len(examples):,} rows; {left}")

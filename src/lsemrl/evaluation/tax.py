@@ -125,11 +125,11 @@ def measure(
         divergence_rows: How many rows of the new task divergence is measured along, at even distances; None is all.
     """
     batches = batches or Batches()
-    batches.say(f"measuring: outputs on the new task, {len(battery.target):,} rows")
+    batches.begin(f"measuring: outputs on the new task, {len(battery.target):,} rows")
     outputs = answer(policy, battery.target, sampling, batches)
     target = scorer.score(outputs)
     if battery.general:
-        batches.say(f"measuring: {battery.general_name or 'general ability'}, {len(battery.general):,} questions")
+        batches.begin(f"measuring: {battery.general_name or 'general ability'}, {len(battery.general):,} questions")
     general, answers = _general(policy, battery, sampling, batches)
     leaks = score_leaks(answers, scorer.language)
     nll = gold_nll(policy, battery.general, batches)
@@ -161,7 +161,7 @@ def _apart(
     own = replace(sampling, temperature=1.0, num_beams=1)
     found = {}
     for name in (*parts, "own"):
-        batches.say(f"measuring: divergence from the base along {name}")
+        batches.begin(f"measuring: divergence from the base along {name}")
         drawn = own if name == "own" else None
         found[name] = divergence(policy, parts["target" if drawn else name], batches, drawn)
     return found
