@@ -131,7 +131,7 @@ def test_a_run_that_is_named_does_what_it_was_begun_with(tmp_path: Path) -> None
     (run := tmp_path / "version_0" / "checkpoints" / "step_5").mkdir(parents=True)
     begun = {
         "model": {
-            "optimizer": {"lr": 1e-5},
+            "init_args": {"optimizer": {"lr": 1e-5}},
             "policy": {"model": "there", "rank": 8},
             "rewards": {"similarity": {"encoder": "there", "of an earlier one": 1}},
         },
@@ -144,7 +144,7 @@ def test_a_run_that_is_named_does_what_it_was_begun_with(tmp_path: Path) -> None
     del moved["gone"], moved["model"]["rewards"]["similarity"]["of an earlier one"]
     assert find_run(tmp_path, {**moved, "new": 1}, run.parents[1]) == run
     for path, value, said in (
-        (("model", "optimizer", "lr"), 2e-5, r"model\.optimizer\.lr 1e-05 and not 2e-05"),
+        (("model", "init_args", "optimizer", "lr"), 2e-5, r"model\.optimizer\.lr 1e-05 and not 2e-05"),
         (("trainer", "max_steps"), 12, r"trainer\.max_steps 9 and not 12"),
         (("data", 0, "rows"), 4, r"data\.0\.rows 3 and not 4"),
         (("data",), [], r"data \[{.*}\] and not \[\]"),

@@ -44,6 +44,8 @@ def wherever(config: Mapping[str, Any], root: str) -> Any:
 def first_change(before: Mapping[str, Any], now: Mapping[str, Any], field: str = "") -> tuple[str, Any, Any] | None:
     """The first field, with both values, by which two configurations do another thing, whatever they read lies where.
 
+    It is named as a command line has it.
+
     Args:
         before: As YAML is.
         now: Likewise. A field that one of them alone knows, as after an upgrade, is left out.
@@ -62,7 +64,7 @@ def first_change(before: Mapping[str, Any], now: Mapping[str, Any], field: str =
             if one != other:
                 return name, one, other
         elif found := first_change(one, other, name):
-            return (f"{name}.{found[0]}", *found[1:])
+            return (found[0] if name == "init_args" else f"{name}.{found[0]}", *found[1:])
     return None
 
 
