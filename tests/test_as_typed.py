@@ -145,6 +145,14 @@ def test_a_file_with_something_else_in_place_of_fields(value: str, tmp_path: Pat
     assert "give the fields one by one, --data.source.path" in (users_mistake(error.value) or "")
 
 
+def test_a_large_file_is_not_read_as_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (corpus := tmp_path / "corpus.txt").write_text("{path: a.txt}")
+    monkeypatch.setattr("lsemrl.as_typed._LARGEST", 5)
+    with pytest.raises(ArgumentError) as told:
+        parse(f"--data.source={corpus}")
+    assert "is neither a file of its fields nor a class" in (users_mistake(told.value) or "")
+
+
 @pytest.mark.parametrize("hint", [str | Language, Language | str, Language | None, str | None | Language], ids=str)
 def test_a_mistake_in_a_member_of_a_union_is_told(hint: Any, tmp_path: Path) -> None:
     take_text_as_typed()

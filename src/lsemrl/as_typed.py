@@ -37,6 +37,8 @@ _NULL = ("null", "Null", "NULL", "~")
 _VALUES = {str, bool, int, float, list, dict, tuple, Path, Any}
 """Types that are no group of fields."""
 _SHOWN = 100
+_LARGEST = 1_000_000
+"""Bytes of a file of fields; YAML reads a text for as long as it is."""
 _FEW = 8
 """Fields that are listed where none is like what was given."""
 
@@ -92,8 +94,8 @@ def take_text_as_typed() -> None:
         if isinstance(value, NestedArg) and type(value.val) is str:
             before = dict((cfg and cfg.get(self.dest)) or {})
             name, _, field = value.key.partition(".")
-            if any(map(is_dataclass, map(_of_each, own))):
-                value = {**before, name: _fields_of_one(field, value.val, before.get(name, {}))}
+            if each := next(filter(is_dataclass, map(_of_each, own)), None):
+                value = {**before, name: _fields_of_one(field, value.val, before.get(name, {}), each)}
             elif field and any(map(inspect.isclass, {*map(_of_each, own)} - _VALUES)):
                 if field != "class_path":
                     _check_known(self.dest, name, before)
@@ -134,11 +136,13 @@ def _of_each(kind: Any) -> Any:
     return get_args(kind)[1] if get_origin(kind) is dict else None
 
 
-def _fields_of_one(field: str, text: str, before: Mapping[str, Any]) -> Any:
+def _fields_of_one(field: str, text: str, before: Mapping[str, Any], group: Any) -> Any:
     """One group of a dictionary of them: a field of it with those that it has already, or all it is."""
-    if not field:
-        return _mapping(Path(text).read_bytes() if os.path.isfile(text) else text) or text
-    return {**dict(before.get("init_args", before)), field: text}
+    if field:
+        return {**dict(before.get("init_args", before)), field: text}
+    if _is_no_fields(text, group):
+        return text
+    return _mapping(Path(text).read_bytes() if os.path.isfile(text) else text)
 
 
 def _check_known(dest: str, name: str, known: Mapping[str, Any]) -> None:
@@ -214,6 +218,8 @@ def _is_no_fields(value: Any, group: type) -> bool:
     if not isinstance(value, str):
         return isinstance(value, (list, int, float))
     written = os.path.isfile(value)
+    if written and os.path.getsize(value) > _LARGEST:
+        return True
     if not written and not is_dataclass(group):
         from jsonargparse._typehints import resolve_class_path_by_name
 
