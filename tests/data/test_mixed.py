@@ -81,11 +81,22 @@ def test_several_files_are_mixed_by_share(tokenizer: PreTrainedTokenizerFast, wr
         MixedData(rows("a", 1), rows("b", 1), 0.5, [Shared(data=rows("c", 1), share=0.6)])
 
 
-def test_fewer_rows_of_replay_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No process would ever have had one to go on with."""
-    monkeypatch.setattr(samplers, "_rank_and_replicas", lambda: (0, 8))
-    with pytest.raises(UserError, match="there are 5 rows of replay for 8 processes"):
-        ReplaySampler(main=40, others=[(9, 0.3), (5, 0.2)], seed=0)
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_batches_over_ranks_are_those_of_one_process(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """Whatever their number, with fewer rows of a kind than ranks too; so that each can go on where others stopped."""
+
+    def orders(replicas: int) -> list[list[int]]:
+        found = []
+        for rank in range(replicas):
+            monkeypatch.setattr(samplers, "_rank_and_replicas", lambda rank=rank: (rank, replicas))
+            sampler = ReplaySampler(main=61, others=[(7, 0.2), (5, 0.1)], seed=3)
+            sampler.set_epoch(1)
+            found.append(list(sampler))
+            assert len(sampler) == len(found[-1])
+        return found
+
+    (whole,) = orders(1)
+    assert [row for rows in zip(*orders(ranks), strict=True) for row in rows] == whole[: len(whole) // ranks * ranks]
 
 
 def test_order_depends_on_seed_and_epoch() -> None:

@@ -11,8 +11,6 @@ from typing import cast
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from lsemrl.types import UserError
-
 # Seeds this far apart: epoch e of one seed is never epoch 0 of the next, as with seed + epoch.
 _SEED_STRIDE = 1_000_003
 
@@ -22,7 +20,10 @@ def epoch_sampler(count: int, seed: int) -> DistributedSampler[int]:
 
     Lightning sets the epoch of a DistributedSampler, and leaves it alone otherwise.
     """
-    rank, replicas = _rank_and_replicas()
+    return _order(count, seed, *_rank_and_replicas())
+
+
+def _order(count: int, seed: int, rank: int = 0, replicas: int = 1) -> DistributedSampler[int]:
     return DistributedSampler(
         cast("Dataset[int]", range(count)), replicas, rank, shuffle=True, seed=seed * _SEED_STRIDE, drop_last=True
     )
@@ -35,11 +36,11 @@ def _rank_and_replicas() -> tuple[int, int]:
 
 
 class ReplaySampler(DistributedSampler[int]):
-    """Every main row once an epoch, with others between them at an even pace; each rank takes its share of all.
+    """Every main row once an epoch, with others between them at an even pace; each rank takes its share of the whole.
 
     Indices below `main` are main rows, those from there on the others, kind after kind. Of any n indices in sequence,
-    `share` * n are of a kind, to within one for each kind, so batches of every size keep the shares. No row of a kind
-    comes again before all have come, in an epoch.
+    over all ranks, `share` * n are of a kind, to within one for each kind, so batches of every size keep the shares. No
+    row of a kind comes again before all have come, in an epoch.
     """
 
     def __init__(self, *, main: int, others: Sequence[tuple[int, float]], seed: int) -> None:
@@ -49,26 +50,24 @@ class ReplaySampler(DistributedSampler[int]):
             main: How many main rows there are.
             others: How many there are of each other kind, and its share.
             seed: Orders them, together with the epoch.
-
-        Raises:
-            UserError: There are fewer rows of a kind than processes, so that none of it would come.
         """
-        order = epoch_sampler(main, seed)
-        super().__init__(
-            order.dataset, order.num_replicas, order.rank, shuffle=True, seed=order.seed, drop_last=order.drop_last
-        )
-        self.begins = [main, *itertools.accumulate((rows for rows, _ in others), initial=main)][1:]
-        self.others = [epoch_sampler(rows, seed) for rows, _ in others]
-        if few := [len(one.dataset) for one in self.others if not len(one)]:  # type: ignore[arg-type]
-            raise UserError(
-                f"there are {few[0]} rows of replay for {self.num_replicas} processes; give at least one to each, or "
-                "start fewer"
-            )
         # In whole numbers, so that length and order agree to the row.
         self.shares = [Fraction(str(share)) for _, share in others]
+        part, whole = sum(self.shares, Fraction(0)).as_integer_ratio()
+        rank, replicas = _rank_and_replicas()
+        count = main * whole // (whole - part)
+        super().__init__(cast("Dataset[int]", range(count)), replicas, rank, drop_last=True)
+        self.main = _order(main, seed)
+        self.begins = [main, *itertools.accumulate((rows for rows, _ in others), initial=main)][1:]
+        self.others = [_order(rows, seed) for rows, _ in others]
 
     def __iter__(self) -> Iterator[int]:
-        main, others = super().__iter__(), [self._endless(one) for one in self.others]
+        # One order is dealt: as many, each with the shares at its own places, would round alike and add up.
+        return itertools.islice(self._mixed(), self.rank, self.total_size, self.num_replicas)
+
+    def _mixed(self) -> Iterator[int]:
+        self.main.set_epoch(self.epoch)
+        main, others = iter(self.main), [self._endless(one) for one in self.others]
         for at in itertools.count():
             kind = self._kind(at)
             if kind is not None:
@@ -77,10 +76,6 @@ class ReplaySampler(DistributedSampler[int]):
                 yield row
             else:
                 return
-
-    def __len__(self) -> int:
-        part, whole = sum(self.shares, Fraction(0)).as_integer_ratio()
-        return self.num_samples * whole // (whole - part)
 
     def _kind(self, at: int) -> int | None:
         """Which of the others has the place `at`; None for a main row."""
