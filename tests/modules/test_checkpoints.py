@@ -294,6 +294,24 @@ def test_batches_go_on_where_the_last_one_ended_or_not_at_all(tiny_model: str, t
     assert len(seen) == len(set(seen)) == 24
 
 
+def test_what_is_of_the_run_goes_on_with_any_number_of_ranks(tiny_model: str) -> None:
+    before, ranks = grpo(tiny_model), []
+    for failures, lowered, parts in ((1, None, 4), (2, 8, 1), (4, 16, 1)):
+        own = {"skipped": [3, 0], "micro_batch_tokens": lowered, "sampling_parts": parts}
+        rewards = before.reward_mix.state()
+        next(iter(rewards.values()))["failures"] = failures
+        ranks.append({**before.own_state(), **own, "rewards": rewards})
+    assert [run_state.followed(ranks, rank, 3) for rank in range(3)] == ranks
+    on_two = [grpo(tiny_model) for _ in range(2)]
+    for rank, module in enumerate(on_two):
+        module.resume_state(run_state.followed(ranks, rank, 2))
+        module.on_train_start()
+        assert (module.skipped.count, module.micro_batch_tokens, module.sampling_parts) == (3, 8, 4)
+    assert [sum(module.reward_mix.counters.values()) for module in on_two] == [5, 2]
+    new = run_state.followed([before.own_state()], 1, 2)
+    assert (new["micro_batch_tokens"], new["rewards"]) == (None, {})
+
+
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "step_1", {"format": 99}, lambda folder: None)
     with pytest.raises(UserError, match="has format 99, and this lsemrl reads up to 1; upgrade lsemrl"):

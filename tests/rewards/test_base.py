@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from lsemrl.modules.alarms import AlarmSettings, Watched, alarms
 from lsemrl.modules.rollout_report import reward_metrics
 from lsemrl.rewards import LanguageConsistency, Reward, RewardMix
-from lsemrl.rewards.base import concatenate
+from lsemrl.rewards.base import add_up, concatenate
 from lsemrl.types import Completion, Example, UserError
 
 NAN = math.nan
@@ -31,9 +32,17 @@ class Given(Reward):
 
 
 class Counting(Given):
+    seen = 3
+
     @property
     def counters(self) -> dict[str, float]:
-        return {"seen": 3.0}
+        return {"seen": float(self.seen)}
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
 
 
 EXAMPLE = Example(id="0", prompt="", source="", references=("",))
@@ -159,6 +168,22 @@ def test_counters_are_named_by_part() -> None:
         "rewards/b/seen": 3.0,
         "rewards/b/failures": 0.0,
     }
+
+
+def test_counts_of_ranks_that_are_no_more_are_counted_on() -> None:
+    ranks = [RewardMix({"b": Counting([1.0])}) for _ in range(3)]
+    for seen, mix in enumerate(ranks):
+        mix.parts["b"].seen = seen + 1  # type: ignore[attr-defined]
+    first, then = RewardMix({"b": Counting([1.0])}), RewardMix({"b": Counting([1.0])})
+    first.resume(add_up([mix.state() for mix in ranks]))
+    assert first.parts["b"].counters == {"seen": 1.0}
+    assert first.counters == {"rewards/b/seen": 6.0, "rewards/b/failures": 0.0}
+    first.parts["b"].seen += 4  # type: ignore[attr-defined]
+    then.resume(first.state())
+    assert then.counters["rewards/b/seen"] == 10
+    then.resume(add_up([]))  # of a rank that is new
+    then.resume({"b": {"class": "Counting", "failures": 1, "own": {"seen": 2}}})  # as an earlier lsemrl wrote it
+    assert then.counters == {"rewards/b/seen": 2.0, "rewards/b/failures": 1.0}
 
 
 @pytest.mark.parametrize(

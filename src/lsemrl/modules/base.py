@@ -338,7 +338,7 @@ class PolicyModule(LightningModule):
     def on_train_start(self) -> None:
         """Go on with the random numbers of the checkpoint, if there is one."""
         state, self._resumed = self._resumed, None
-        if state is None:
+        if state is None or state["random"] is None:  # as on another number of ranks
             return
         if seed_of(state["random"]) == torch.initial_seed():
             set_random_state(state["random"], self.device)

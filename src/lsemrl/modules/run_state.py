@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lsemrl.modules.ranks import every_rank
 from lsemrl.modules.reference import held_against
 from lsemrl.modules.sharding import scatter_into, whole_tensors
 from lsemrl.modules.snapshot import read_snapshot
+from lsemrl.rewards.base import add_up
 from lsemrl.runs import file_sizes
 from lsemrl.types import UserError
 
@@ -149,9 +150,31 @@ def restore_state(
     module.rollout_step = state["rollout_step"]
     if same_run:
         restore_states(trainer.callbacks, state.get("callbacks", {}))  # type: ignore[attr-defined]
-    if len(state["ranks"]) == trainer.world_size:
-        module.resume_state(state["ranks"][trainer.global_rank])
+    module.resume_state(followed(state["ranks"], trainer.global_rank, trainer.world_size))
     return state
+
+
+def followed(ranks: Sequence[dict[str, Any]], rank: int, world: int) -> dict[str, Any]:
+    """What one rank goes on with of what `PolicyModule.own_state` gave on each rank of then.
+
+    On another number of ranks nobody's random numbers go on, but what is of the run does: what was skipped, what had
+    to be lowered on any rank, and what rewards counted on all of them.
+
+    Args:
+        ranks: What it gave, rank by rank.
+        rank: Which of those there are now.
+        world: How many there are now.
+    """
+    if len(ranks) == world:
+        return ranks[rank]
+    lowered = [one["micro_batch_tokens"] for one in ranks if one["micro_batch_tokens"]]
+    return {
+        "skipped": ranks[0]["skipped"],  # by all together
+        "micro_batch_tokens": min(lowered, default=None),
+        "sampling_parts": max(one["sampling_parts"] for one in ranks),
+        "random": None,
+        "rewards": add_up([one["rewards"] for one in ranks[rank::world] if "rewards" in one]),
+    }
 
 
 def _restore_reference(policy: Policy, folder: Path) -> None:

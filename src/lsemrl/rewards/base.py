@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -135,6 +136,8 @@ class RewardMix:
         for name in self.gates:
             parts[name].decides = True
         self._attendants: dict[str, Attendant[Tensor]] = {name: Attendant(name, patience) for name in parts}
+        # Counts of ranks that are no more, which none of the parts here has in its own.
+        self._others: dict[str, dict[str, float]] = {name: {} for name in parts}
 
     def __call__(self, completions: Sequence[Completion], num_generations: int) -> Rewards:
         """Score N completions, siblings next to each other.
@@ -186,24 +189,34 @@ class RewardMix:
         """The running counts of all parts, as rewards/<part>/<count>; `failures` are batches that a part gave up."""
         return {
             f"rewards/{name}/{key}": value
-            for name, part in self.parts.items()
-            for key, value in {**part.counters, "failures": float(self._attendants[name].failures)}.items()
+            for name in self.parts
+            for key, value in {**self._counts(name), "failures": float(self._attendants[name].failures)}.items()
         }
 
     def state(self) -> dict[str, Any]:
         """What a resumed run must have again, part by part."""
         return {
-            name: {"class": type(part).__name__, "failures": self._attendants[name].failures, "own": part.state()}
+            name: {
+                "class": type(part).__name__,
+                "failures": self._attendants[name].failures,
+                "counts": self._counts(name),
+                "own": part.state(),
+            }
             for name, part in self.parts.items()
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave; parts that are new, or of another class, begin at nothing."""
+        """Take up what `state` or `add_up` gave; parts that are new, or of another class, begin at nothing."""
         for name, part in self.parts.items():
             before = state.get(name, {})
             if before.get("class") == type(part).__name__:
                 self._attendants[name].failures = before["failures"]
                 part.resume(before["own"])
+                own, told = part.counters, before.get("counts", {})
+                self._others[name] = {key: value - own.get(key, 0.0) for key, value in told.items()}
+
+    def _counts(self, name: str) -> dict[str, float]:
+        return _added([self.parts[name].counters, self._others[name]])
 
     def _ask(self, name: str, completions: Sequence[Completion]) -> Tensor:
         part, missing_N = self.parts[name], torch.full((len(completions),), math.nan)
@@ -238,6 +251,22 @@ def concatenate(several: Sequence[Rewards]) -> Rewards:
         parts_N={name: torch.cat([one.parts_N[name] for one in several]) for name in several[0].parts_N},
         open_N=torch.cat([one.open_N for one in several]),
     )
+
+
+def add_up(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What one mix goes on with after several, which gave their `state`: the counts of all, else what the first had."""
+    return {
+        name: {
+            **first,
+            "failures": sum(state[name]["failures"] for state in states),
+            "counts": _added([state[name].get("counts", {}) for state in states]),
+        }
+        for name, first in (states[0].items() if states else ())
+    }
+
+
+def _added(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: sum(each.get(key, 0.0) for each in counts) for key in itertools.chain(*counts)}
 
 
 def in_one_form(example: Example) -> Example:
