@@ -1,4 +1,4 @@
-"""Measurements that were never made, of a plausible size and shape, for the tests of the tax report."""
+"""Completions and measurements that were never made, of a plausible size and shape, for tests of what they tell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from lsemrl.evaluation.measurement import Divergence, Measured, Output, Rows
 from lsemrl.micro import grammar
+from lsemrl.types import Completion, Example
 
 # arm -> label, meaning F1, exact match, NLL, KL on the new task
 ARMS = {
@@ -78,3 +79,15 @@ def make_output(at: int, quality: float) -> Output:
     source, reference = grammar.chinese(event, rng), grammar.tibetan(event, rng)
     said = grammar.tibetan(event if rng.random() < quality else grammar.corrupt(event, rng), rng)
     return Output(id=f"test-{at}", source=source, references=(reference,), output=said if quality else source)
+
+
+def completions(*said: tuple[str, str, str], pair: bool = True) -> list[Completion]:
+    """Of a source, its reference and what is said."""
+    return [
+        Completion(
+            text=text,
+            ended=True,
+            example=Example(id=source, prompt=source, source=source, references=(reference,), pair=pair),
+        )
+        for source, reference, text in said
+    ]

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from lsemrl.errors import UserError
 from lsemrl.modules.alarm_log import Alarmed, Told, read_alarms, tell
 from lsemrl.modules.alarms import AlarmSettings, Row, Watched, alarms
 from lsemrl.modules.base import PolicyModule
-from lsemrl.modules.rollout_report import likeness
 from lsemrl.modules.run_summary import run_summary
 from lsemrl.rewards import Chrf, Repetition, Reward
 from lsemrl.rewards.base import RewardMix
-from lsemrl.types import Completion, Example
+from made_up import completions
 from short_runs import At, Stop, grpo, run, stop
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -189,39 +187,6 @@ def test_what_cannot_be_is_refused(settings: dict[str, Any], says: str) -> None:
         AlarmSettings(**settings)
 
 
-def completions(*said: tuple[str, str, str], pair: bool = True) -> list[Completion]:
-    """Of a source, its reference and what is said."""
-    return [
-        Completion(
-            text=text,
-            ended=True,
-            example=Example(id=source, prompt=source, source=source, references=(reference,), pair=pair),
-        )
-        for source, reference, text in said
-    ]
-
-
-def test_what_prompts_have_in_common_is_counted_beyond_references() -> None:
-    rows = [("one", "a b c", "x y c"), ("one", "a b c", "x y d"), ("two", "e b c", "x y c"), ("two", "e b c", "e b c")]
-    found = likeness(completions(*rows))
-    assert found["completions/template"] == 0.5  # x y, in no reference and half of what the other prompt got
-    assert found["completions/shared"] == 0.5  # x y c
-    assert likeness(completions(("one", "a", "a"), ("two", "a", "a")))["completions/shared"] == 0  # and right
-
-
-def test_copies_are_counted_where_they_are_none_of_the_answers() -> None:
-    rows = [("the old man", "di man", "the old man"), ("the old man", "di man", "di man")]
-    assert likeness(completions(*rows))["completions/copied"] == 0.5
-    assert math.isnan(likeness(completions(*rows, pair=False))["completions/copied"])
-
-
-def test_what_has_no_reference_has_no_template_beyond_it() -> None:
-    answered = completions(("one", "a b c", "x y c"), ("two", "e b c", "x y d"))
-    bare = [replace(each, example=replace(each.example, references=())) for each in answered]
-    assert likeness(answered)["completions/template"] > 0
-    assert math.isnan(likeness(bare)["completions/template"])
-
-
 def test_each_kind_is_told_once_with_the_best_paid_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, said = tmp_path / "alarms.jsonl", completions(("one", "a", "b"), ("one", "a", "c"), ("two", "a", "d"))
     [first] = tell(path, 19, {"kl": "it runs"}, said, [0.1, 0.9, math.nan])
@@ -234,11 +199,6 @@ def test_each_kind_is_told_once_with_the_best_paid_rows(tmp_path: Path, caplog: 
     path.open("a").write('{"torn')
     assert [(each.rollout_step, each.kind) for each in read_alarms(path)] == [(19, "kl"), (24, "ties")]
     assert read_alarms(tmp_path / "none") == list[Told]()
-
-
-def test_of_a_single_prompt_nothing_is_said_to_be_in_common() -> None:
-    found = likeness(completions(("one", "a", "b c d"), ("one", "a", "b c d")))
-    assert math.isnan(found["completions/shared"]) and math.isnan(found["completions/template"])
 
 
 @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\n"])

@@ -21,8 +21,8 @@ from matrix import slow_but, slow_cases_but
 from own_text import write_own_text
 from rank_runs import add_up, train
 
-OWN = ("timing/", "tokens_per_second", "padding/", "completions/template")
-"""Seconds, how full each rank's own micro-batches are, and what its own prompts have in common."""
+OWN = ("timing/", "tokens_per_second", "padding/")
+"""Seconds, and how full each rank's own micro-batches are."""
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

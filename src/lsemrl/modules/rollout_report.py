@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import torch
@@ -92,32 +92,39 @@ def _deviation(known_K: Tensor) -> Tensor:
 
 
 def completion_metrics(rollouts: Rollouts) -> dict[str, Tensor | float]:
-    """Lengths, over all ranks, which must ask together; of this rank's own, how many were cut, alike, and padding."""
+    """Lengths and likeness over all ranks, which must ask together; of this rank's own how many were cut, and padding.
+
+    Returns:
+        Among them `completions/copied`, the mean of what `CopyOfSource` takes off, NaN where it does not apply; see
+        `likeness` too.
+    """
     own_N = rollouts.sequences.completion_mask_NT.sum(dim=1).float()
-    lengths_N = torch.cat(every_rank(own_N.cpu()))
+    # Copies are looked for by each rank in its own, as that takes longest.
+    own = own_N.cpu(), rollouts.completions, 1 - CopyOfSource()(rollouts.completions)
+    lengths, said, copied = zip(*every_rank(own), strict=True)
+    lengths_N, completions = torch.cat(lengths), list(chain.from_iterable(said))
     return {
         "completions/mean_length": lengths_N.mean(),
         "completions/min_length": lengths_N.min(),
         "completions/max_length": lengths_N.max(),
         "completions/clipped_ratio": 1 - rollouts.ended_N.float().mean(),
-        "completions/duplicates": 1
-        - len({canonical(one.text) for one in rollouts.completions}) / len(rollouts.completions),
-        **likeness(rollouts.completions),
+        "completions/duplicates": 1 - len({canonical(one.text) for one in completions}) / len(completions),
+        **likeness(completions),
+        "completions/copied": torch.cat(copied).nanmean(),
         "num_tokens": lengths_N.sum(),
         "padding/rollout": 1 - own_N.sum() / rollouts.slots,
     }
 
 
 def likeness(completions: Sequence[Completion]) -> dict[str, float]:
-    """How much completions are like each other over prompts, and like their sources, beyond what references are.
+    """How much completions are like each other over prompts, beyond what references are.
 
     Returns:
         `completions/shared`, the share of completions that another prompt got too, but for those that are references,
         NaN of a single prompt;
         `completions/template`, of all pairs of neighbouring units the most that one is in more completions than first
         references, as shares over the prompts but for the one that has most of it, whose own words it may be, NaN where
-        fewer than two prompts have references;
-        `completions/copied`, the mean of what `CopyOfSource` takes off, NaN where it does not apply.
+        fewer than two prompts have references.
     """
     askers: dict[str, set[str]] = {}
     for one in completions:
@@ -141,5 +148,4 @@ def likeness(completions: Sequence[Completion]) -> dict[str, float]:
         if len({one.example.prompt for one in completions}) > 1
         else math.nan,
         "completions/template": max(most, 0.0) / (len(many) - 1) if len(many) > 1 else math.nan,
-        "completions/copied": float((1 - CopyOfSource()(completions)).nanmean()),
     }
