@@ -53,7 +53,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "verdicts": compare,
     "replies": lambda folder: ReplyCache(folder).put("0", (Reply(text="A"),)),
     "skipped rows": skip,
-    "end of a run": finish_run,
+    "end of a run": lambda folder: finish_run(folder, 3),
 }
 
 

@@ -60,8 +60,8 @@ def test_the_same_command_goes_on_with_what_was_interrupted(tmp_path: Path) -> N
     assert opened(tmp_path, elsewhere) == ("version_0", "step_20")
     assert opened(tmp_path, {**CONFIG, "seed_everything": 2}) == ("version_1", None)
     assert opened(tmp_path, resume=False) == ("version_2", None)
-    finish_run(tmp_path / "version_0")
-    finish_run(tmp_path / "version_2")
+    finish_run(tmp_path / "version_0", 7)
+    finish_run(tmp_path / "version_2", 7)
     assert opened(tmp_path) == ("version_3", None)
 
 
@@ -121,7 +121,7 @@ def test_a_run_that_is_named_goes_on_wherever_it_reads_from(tmp_path: Path) -> N
     begin_apart(tmp_path)
     assert find_run(tmp_path, {}, run) == run / "checkpoints" / "step_5"
     assert opened(tmp_path) == ("version_1", None)  # the other is held
-    finish_run(run)
+    finish_run(run, 7)
     assert furthest_run(tmp_path) is None
     with pytest.raises(UserError, match="a run that has ended; name one of its checkpoints/"):
         find_run(tmp_path, {}, run)

@@ -130,19 +130,28 @@ def begin_run(root: Path, config: Mapping[str, Any], *, resume: bool) -> Path:
     return folder
 
 
-def finish_run(folder: Path) -> None:
-    """Record that the run in `folder` has come to its end, so that the same command begins another."""
+def finish_run(folder: Path, steps: int) -> None:
+    """Record that the run in `folder` has ended, after so many rollout steps; the same command begins another."""
     record = _record(folder)
     if record is not None:
-        write_json(folder / _RECORD, {**record, "finished": True})
+        write_json(folder / _RECORD, {**record, "finished": True, "rollout_step": steps})
 
 
 def has_finished(folder: Path) -> bool:
     """Whether the run in `folder` is known to have come to its end; a look only, which holds and mends nothing."""
+    return bool(_recorded(folder, "finished"))
+
+
+def steps_taken(folder: Path) -> int:
+    """The rollout steps of the run in `folder`, if it has come to its end; 0 where that is not known."""
+    return int(_recorded(folder, "rollout_step") or 0)
+
+
+def _recorded(folder: Path, name: str) -> Any:
     try:
-        return bool(json.loads((folder / _RECORD).read_text(encoding="utf-8"))["finished"])
+        return json.loads((folder / _RECORD).read_text(encoding="utf-8"))[name]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 def furthest_run(root: Path) -> Path | None:

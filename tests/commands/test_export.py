@@ -9,6 +9,7 @@ import pytest
 from lsemrl.cli.main import main
 from lsemrl.commands import exported
 from lsemrl.report.tax_report import tax_report
+from lsemrl.runs import begin_run, finish_run
 from made_up import make_measured
 
 
@@ -53,6 +54,14 @@ def test_the_newest_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> N
         main(["export", "newest", "--output", "new"])
     said = capsys.readouterr().err
     assert said.startswith(f"newest: {run}\nloading newest\n") and "whose config.yaml cannot be read" in said
+
+
+def test_a_card_counts_batches_that_were_not_logged_nor_saved(tmp_path: Path) -> None:
+    run = begin_run(tmp_path, {}, resume=False)
+    (run / "metrics.csv").write_text("rollout_step,loss\n1,0.5\n")
+    assert exported._steps(run, run / "adapter") == 2
+    finish_run(run, 3)
+    assert exported._steps(run, run / "adapter") == 3
 
 
 def test_a_card_names_the_seeds_of_its_own_arm() -> None:

@@ -36,7 +36,7 @@ from lsemrl.places import without_places
 from lsemrl.reading import read_json
 from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
 from lsemrl.report.records import Report
-from lsemrl.runs import BEST, CHECKPOINTS, checkpoints, step_of
+from lsemrl.runs import BEST, CHECKPOINTS, checkpoints, step_of, steps_taken
 from lsemrl.types import UserError
 
 _PROBE = "翻译成藏文：你好。བཀྲ་ཤིས་བདེ་ལེགས། Hello, world."
@@ -258,7 +258,7 @@ def _asked(run: Trained, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 
 def _steps(folder: Path, weights: Path) -> int:
-    """Training batches behind weights of a run, as far as its log and its checkpoints tell."""
+    """Training batches behind weights of a run, as far as its record, its log and its checkpoints tell."""
     if weights.name == BEST and (best := read_best(weights)):
         return best.step
     if weights.parent.parent.name == CHECKPOINTS:
@@ -268,7 +268,7 @@ def _steps(folder: Path, weights: Path) -> int:
         with path.open(encoding="utf-8") as file:
             steps = [float(row["rollout_step"]) for row in csv.DictReader(file) if row.get("rollout_step")]
         logged = int(max(steps, default=-1)) + 1
-    return max([logged, *map(step_of, checkpoints(folder))])
+    return max([steps_taken(folder), logged, *map(step_of, checkpoints(folder))])
 
 
 def _figures(report: Report, name: str, adapter: str) -> list[str]:

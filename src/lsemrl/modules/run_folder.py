@@ -71,7 +71,7 @@ class RunFolder(Callback):
         """Say that the run has ended, once everything is there."""
         assert isinstance(pl_module, PolicyModule)
         if trainer.is_global_zero:
-            finish_run(pl_module.folder)
+            finish_run(pl_module.folder, pl_module.rollout_step)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make a folder for the outputs that are there now."""
