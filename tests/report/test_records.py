@@ -22,7 +22,8 @@ from lsemrl.micro import grammar
 from lsemrl.micro.oracle import meaning
 from lsemrl.report import columns, findings, page, plots
 from lsemrl.report.colours import COLOURS
-from lsemrl.report.records import Alarm, Arm, HarnessScore, Report, Sample
+from lsemrl.report.contrasts import HarnessScore
+from lsemrl.report.records import Alarm, Arm, Report, Sample
 from lsemrl.report.write import table, write_report
 
 HOSTILE = '<script>alert("x")</script> | **bold** & ༄'

@@ -602,6 +602,8 @@ def test_scores_of_the_harness_stand_in_the_same_report(tmp_path: Path) -> None:
     assert (sft["cmrc2018, em"].low, sft["cmrc2018, em"].high) == pytest.approx((-0.7 - 0.098, -0.7 + 0.098))
     shown = (tmp_path / "tax" / "report.md").read_text()
     assert "General ability by lm-evaluation-harness" in shown and "0.720 (−0.080 [" in shown
+    # One of an arm's three, with an interval over its questions, is not taken for their mean.
+    assert "0.100 (−0.700 [−0.798, −0.602], seed 1 alone)" in shown and shown.count("alone") == 1
     general_json(tmp_path / "runs" / "general" / "lost", "runs/gone", (0.8, 0.8))
     with pytest.raises(UserError, match="of the adapter 'runs/gone', of which there is no measurement"):
         tax_report(find_measurements([tmp_path]), command="", general=find_general([tmp_path]))

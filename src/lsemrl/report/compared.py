@@ -82,12 +82,12 @@ def harness(report: Report) -> tuple[list[Column], Rows]:
             elif found is None:
                 cells.append(Cell(text=MISSING))
             else:
-                known = math.isfinite(found.low)
+                bounds = f"[{column.show(found.low)}, {column.show(found.high)}]" if math.isfinite(found.low) else ""
                 cells.append(
                     Cell(
                         text=column.show(found.after),
                         delta=column.show(found.after - found.before, "+"),
-                        interval=f"[{column.show(found.low)}, {column.show(found.high)}]" if known else "",
+                        interval=", ".join(filter(None, (bounds, part_of(found)))),
                     )
                 )
     return columns, rows

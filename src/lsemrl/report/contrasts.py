@@ -63,7 +63,29 @@ class SameScore:
     below_against: tuple[int, ...] = ()
 
 
-def part_of(of: Contrast | SameScore) -> str:
+@dataclass(frozen=True, kw_only=True)
+class HarnessScore:
+    """One score of one task of lm-evaluation-harness, in the harness's own unit; means over seeds.
+
+    Attributes:
+        before: Of the base.
+        after: Of the arm.
+        low: Lower bound of after minus before, 95%: by Student's t over seeds; of a single seed, by the standard error
+            over its questions. NaN where neither is known.
+        high: Upper bound.
+        seeds: That were asked; empty in files that did not tell yet.
+        left_out: The other seeds that the arm was trained from.
+    """
+
+    before: float
+    after: float
+    low: float
+    high: float
+    seeds: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+
+
+def part_of(of: Contrast | SameScore | HarnessScore) -> str:
     """Of which seeds a comparison is, where that is not all; "" where it is."""
     if not of.left_out:
         return ""

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from lsemrl.errors import UserError
+from lsemrl.evaluation.measurement import Measured
 from lsemrl.report.bootstrap import half_width
+from lsemrl.report.contrasts import HarnessScore
 from lsemrl.report.folders import Found, General
-from lsemrl.report.records import HarnessScore
 
 _OF_TASK = ("num_fewshot", "task_version", "questions", "questions_sha256")
 """What a task says of how it was asked; one that was written before says less."""
@@ -54,8 +55,8 @@ def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list
     return asked
 
 
-def harness(asked: Sequence[General]) -> dict[str, HarnessScore]:
-    """The scores of whole tasks and groups, over the adapters of one arm."""
+def harness(asked: Sequence[General], measured: Sequence[Measured]) -> dict[str, HarnessScore]:
+    """The scores of whole tasks and groups, over the adapters of one arm, of which `measured` has every seed."""
     scores: dict[str, dict[str, tuple[float, float, float]]] = {}
     for each in asked:
         for task in (one for one in each.tasks if not one["part"]):
@@ -74,5 +75,7 @@ def harness(asked: Sequence[General]) -> dict[str, HarnessScore]:
             after=float(after.mean()),
             low=float(more.mean() - half),
             high=float(more.mean() + half),
+            seeds=tuple(each.seed for each in measured if each.adapter_fingerprint in rows),
+            left_out=tuple(each.seed for each in measured if each.adapter_fingerprint not in rows),
         )
     return found

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lsemrl.evaluation.measurement import UNBOUNDED
 from lsemrl.json_records import read_record, write_json
-from lsemrl.report.contrasts import Contrast, SameScore
+from lsemrl.report.contrasts import Contrast, HarnessScore, SameScore
 
 VERSION = 2
 """Of the JSON; raised when a field changes its meaning. The first knew no general ability but Chinese QA."""
@@ -97,24 +97,6 @@ class Alarm:
     sentence: str
     samples: tuple[Sample, ...]
     seed: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class HarnessScore:
-    """One score of one task of lm-evaluation-harness, in the harness's own unit; means over seeds.
-
-    Attributes:
-        before: Of the base.
-        after: Of the arm.
-        low: Lower bound of after minus before, 95%: by Student's t over seeds; of a single seed, by the standard error
-            over its questions. NaN where neither is known.
-        high: Upper bound.
-    """
-
-    before: float
-    after: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -221,7 +221,7 @@ def _arm(
         kl_from_base=means("kl_from_base", lines),
         kl_rows=tuple(kl for measured in seeds if trained for kl in kl_rows_of(measured)),
         weight_change=fmean(by_seed["weight_change"]) if trained else None,
-        harness=harness(asked),
+        harness=harness(asked, seeds),
         judge_win=judge_win,
         adapters=tuple(measured.adapter_fingerprint for measured in seeds if measured.adapter_fingerprint),
         seeds=tuple(measured.seed for measured in seeds) if trained else (),
