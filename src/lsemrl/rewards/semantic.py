@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from lsemrl.rewards.encoder import (
 from lsemrl.types import Completion, Example, UserError
 
 _CACHE_SIZE = 16_384
+_AT_ONCE = 512
 _NO_CACHE = "none"
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
@@ -108,10 +108,7 @@ class SemanticSimilarity(Reward):
                 f"{self.encoder.max_seq_length} tokens, set it to {fewer}"
             )
         self.name = encoder
-        self._counts = Counter(
-            {"overlong/outputs": 0, "overlong/references": 0, "empty/outputs": 0, "broken/outputs": 0}
-        )
-        self._overlong_references: set[str] = set()  # by their hashes
+        self._counts = Counter({"overlong/outputs": 0, "empty/outputs": 0, "broken/outputs": 0})
         self._warned = False
         self._reference = functools.lru_cache(_CACHE_SIZE)(self._embed_reference)
         self._cache_dir = cache_dir
@@ -138,12 +135,24 @@ class SemanticSimilarity(Reward):
         return torch.tensor(paid, dtype=torch.float32)
 
     def look_at(self, examples: Sequence[Example]) -> str:
-        """What earns most against the source."""
-        if self.reads_references:
-            return ""
-        return (
-            "outputs are held against their source, of which a copy earns most: a gate by language keeps it from that"
-        )
+        """How many texts to hold outputs against it reads in part only, and what earns most against the source."""
+        # Once of all rows: what each rank comes across adds up to no number of theirs.
+        texts = list(dict.fromkeys(canonical(text) for example in examples for text in self._wholes(example)))
+        parts = (overlong(self.encoder, texts[at : at + _AT_ONCE]) for at in range(0, len(texts), _AT_ONCE))
+        longer = sum(map(sum, parts))
+        found = []
+        if longer:
+            found.append(
+                f"{longer:,} of {len(texts):,} different {self.against}s are longer than the "
+                f"{self.encoder.max_seq_length:,} tokens that the encoder reads, so that outputs are held against "
+                "their beginnings; max_tokens raises that where the encoder allows it"
+            )
+        if not self.reads_references:
+            found.append(
+                "outputs are held against their source, of which a copy earns most: a gate by language keeps it from "
+                "that"
+            )
+        return "; ".join(found)
 
     def similarity(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
         """The cosine of each output with the nearest of its references, for metrics: no threshold, no rescaling.
@@ -175,30 +184,29 @@ class SemanticSimilarity(Reward):
                 # Not a matrix product, which autocast would take to bfloat16.
                 similarity_N[at] = (references_RH * outputs_UH[rows[output]]).sum(dim=1).max()
                 self._counts["overlong/outputs"] += overlong_U[rows[output]]
-        self._warn()
+        if any(overlong_U):
+            self._warn()
         return similarity_N.clamp(-1.0, 1.0)
 
     @property
     def counters(self) -> dict[str, float]:
-        """Outputs and (distinct) references longer than the encoder reads, outputs that were empty or broken."""
+        """Outputs that were longer than the encoder reads, empty or broken."""
         return {name: float(count) for name, count in self._counts.items()}
 
     def state(self) -> dict[str, Any]:
-        """The counters, and which references they have counted already."""
-        return {"counts": dict(self._counts), "overlong_references": sorted(self._overlong_references)}
+        """The counters."""
+        return {"counts": dict(self._counts)}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Count on."""
         self._counts = Counter(state["counts"])
-        self._overlong_references = set(state["overlong_references"])
 
     def _wholes(self, example: Example) -> Sequence[str]:
         return example.references if self.reads_references else (example.source,)
 
     def _embed_reference(self, text: str) -> Tensor:
         if overlong(self.encoder, [text])[0]:
-            self._overlong_references.add(hashlib.sha256(text.encode()).hexdigest()[:16])
-            self._counts["overlong/references"] = len(self._overlong_references)
+            self._warn()
         vector_H = self._cache.get(text) if self._cache else None
         if vector_H is None:
             # By itself, never in a batch: a vector then depends on its text alone and not on what it was padded with,
@@ -235,12 +243,12 @@ class SemanticSimilarity(Reward):
         return vectors_UH
 
     def _warn(self) -> None:
-        if not self._warned and self._counts["overlong/outputs"] + self._counts["overlong/references"]:
+        if not self._warned:
             self._warned = True
             warnings.warn(
                 f"the encoder reads {self.encoder.max_seq_length} tokens and some texts are longer: similarity is that "
-                "of their beginnings; the counters overlong/outputs and overlong/references say how many, and "
-                "max_tokens raises the limit where the encoder allows it",
+                "of their beginnings; the counter overlong/outputs says of how many outputs, and max_tokens raises the "
+                "limit where the encoder allows it",
                 stacklevel=3,
             )
 
