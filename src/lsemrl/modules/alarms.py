@@ -57,7 +57,7 @@ class AlarmSettings:
     copied: float | None = 0.1
     """How much more of the source is copied than at the start, and than references do, as a share."""
     ties: float | None = 0.95
-    """The share of groups whose rewards are all alike."""
+    """The share of groups whose rewards are all alike, or of which fewer than two completions have one."""
     unrewarded: bool = True
     """Whether a part that has paid nothing since the start is told."""
     kl: float | None = 1.0
@@ -247,8 +247,8 @@ def _ties(now: Sequence[Row], most: float | None) -> str:
     if most is None or not share >= most:
         return ""
     return (
-        f"in {share:.0%} of groups all completions get the same reward, or nearly, which teaches nothing; raise "
-        "sampling.temperature or sampling.num_generations, or end here"
+        f"in {share:.0%} of groups all completions get the same reward, or nearly, or none, which teaches nothing; "
+        "raise sampling.temperature or sampling.num_generations, or end here"
     )
 
 
