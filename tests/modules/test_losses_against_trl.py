@@ -242,7 +242,7 @@ def test_advantages(scale: Scale, unscored: bool) -> None:
     rewards_BG = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     rewards_BG[2] = 0.5  # all equal
     if unscored:
-        rewards_BG[0, 1] = rewards_BG[3, :2] = torch.nan
+        rewards_BG[0, 1] = rewards_BG[3, :2] = rewards_BG[4] = torch.nan
     their_BG, their_share = their_advantages(rewards_BG, scale)
     our_BG, metrics = group_advantages(rewards_BG, AdvantageSettings(scale_rewards=scale, resolution=0.0))
     torch.testing.assert_close(our_BG, their_BG, rtol=1e-6, atol=1e-6)

@@ -128,7 +128,7 @@ def test_a_completion_without_reward_is_nobody_s_sibling() -> None:
 def test_fewer_than_two_rewards_compare_nothing(scale: Scale, group: list[float]) -> None:
     result, metrics = group_advantages(torch.tensor([group]), AdvantageSettings(scale_rewards=scale))
     assert result.tolist() == [[0.0, 0.0, 0.0]]
-    assert metrics["frac_reward_zero_std"] == metrics["frac_reward_near_tie"] == 1.0
+    assert (metrics["frac_reward_zero_std"], metrics["frac_reward_near_tie"]) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("value", [-0.5, 0.5])

@@ -85,10 +85,10 @@ def group_advantages(rewards_BG: Tensor, settings: AdvantageSettings) -> tuple[T
 
     Returns:
         Advantages [B, G] of the same dtype, and metrics, scalars in [0, 1] except the last:
-        `frac_reward_zero_std`, the share of groups whose rewards are all equal; `frac_reward_near_tie`, the share
-        whose rewards are no further apart than the resolution, so that all their advantages are zero;
-        `advantages/mean_abs`, over all completions. A NaN reward counts in no mean and no deviation and gets zero
-        advantage; a group with fewer than two other rewards has nothing to compare and counts as all equal.
+        `frac_reward_zero_std`, the share of groups whose rewards, two or more, are all equal; `frac_reward_near_tie`,
+        the share whose rewards are no further apart than the resolution, or fewer than two, so that all their
+        advantages are zero; `advantages/mean_abs`, over all completions. A NaN reward counts in no mean and no
+        deviation and gets zero advantage.
     """
     assert rewards_BG.ndim == 2 and not rewards_BG.isinf().any(), "rewards are [B, G] and never infinite"
     dtype, rewards_BG = rewards_BG.dtype, rewards_BG.double()  # in float32 the squares of large rewards overflow
@@ -115,7 +115,7 @@ def group_advantages(rewards_BG: Tensor, settings: AdvantageSettings) -> tuple[T
     if settings.clip is not None:
         advantages_BG = advantages_BG.clamp(-settings.clip, settings.clip)
     return advantages_BG.to(dtype), {
-        "frac_reward_zero_std": (spread_B1 == 0).float().mean(),
+        "frac_reward_zero_std": ((spread_B1 == 0) & (count_B1 > 1)).float().mean(),
         "frac_reward_near_tie": tied_B1.float().mean(),
         "advantages/mean_abs": advantages_BG.abs().float().mean(),
     }
