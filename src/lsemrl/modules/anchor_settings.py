@@ -21,7 +21,7 @@ class AnchorSettings:
     rows: int = 12
     """Rows beside each optimizer step, over all ranks."""
     held: Literal["answer", "all"] = "answer"
-    """Whether the base's answers are held, or the prompts that it wrote too."""
+    """Whether the base's answers are held, or the prompts that it wrote too, with what the template puts between."""
     top_k: int = 0
     """Hold the base's so many likeliest tokens, as they were kept with the text, and the others as one mass; 0 holds
     the whole vocabulary, for which the base is computed beside the policy."""

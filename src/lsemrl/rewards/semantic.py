@@ -199,7 +199,7 @@ class SemanticSimilarity(Reward):
 
     def resume(self, state: dict[str, Any]) -> None:
         """Count on."""
-        self._counts = Counter(state["counts"])
+        self._counts = Counter({name: state["counts"].get(name, 0) for name in self._counts})
 
     def _wholes(self, example: Example) -> Sequence[str]:
         return example.references if self.reads_references else (example.source,)
