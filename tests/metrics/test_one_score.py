@@ -173,7 +173,12 @@ def test_no_page_and_no_plot_has_a_loss_of_nothing(unanswered: Report) -> None:
     text = page.markdown(unanswered, [])
     assert "lost 0.0" not in text and "**\N{MINUS SIGN}10.5" not in text and "EM lost" not in text
     assert "cannot be measured: the base answers none" in text
-    assert not {"gain_tax", "kl_tax"} & set(plots.draw(unanswered))
+    figures = plots.draw(unanswered)
+    assert "kl_tax" not in figures
+    plane = figures["gain_tax"].axes[0]  # over what gold answers lost in likelihood
+    assert plane.get_xlabel().startswith("NLL of the gold answer minus the base's")
+    ends = [float(np.asarray(line.get_xdata())[-1]) for line in plane.lines if line.get_markersize() == 9]
+    assert ends == [arm.general["nll"] - unanswered.base.general["nll"] for arm in unanswered.arms]
     assert table(unanswered).title
 
 

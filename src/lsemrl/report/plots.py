@@ -45,6 +45,7 @@ _CURVES = {  # in no arm's colour
     "language": ("language reward", "#8f7f00"),
 }
 _MONITORS = {"reward": "total reward", "kl": "KL to the reference, nats per token", "length": "length, tokens"}
+_DRIFT = "NLL of the gold answer minus the base's, nats per token"
 _BINS = 48
 _MANY, _MANY_SIZE = 7, (10.5, 7.2)
 """From how many arms on a plot needs more room, and how much in inches."""
@@ -78,13 +79,17 @@ def _save(figure: Figure, kind: str, metadata: dict[str, None] | None) -> bytes:
 
 
 def _gain_tax(report: Report) -> Figure | None:
-    """Target score over loss: up is gain, right is tax; a line per arm through its training."""
-    before, lines = report.base.general.get(report.kept, math.nan), {}
+    """Target score over loss: up is gain, right is tax; a line per arm through its training.
+
+    Where the base has next to nothing to lose of its main score, the loss is what gold answers lost in likelihood.
+    """
+    scored = math.isfinite(report.base.general.get(report.kept, math.nan)) and not unmeasured(report)
+    kept, unit = (report.kept, -100) if scored else ("nll", 1)
+    before, lines = report.base.general.get(kept, math.nan), {}
     for arm in report.arms:
-        if rows := path(arm, report.score, report.kept):
-            lines[arm.name] = [(100 * (before - kept), 100 * score) for _, score, kept in rows]
-    measured = math.isfinite(before) and not unmeasured(report)
-    if not measured or not any(arm.name in lines for arm in report.trained):
+        if rows := path(arm, report.score, kept):
+            lines[arm.name] = [(unit * (after - before), 100 * score) for _, score, after in rows]
+    if not math.isfinite(before) or not any(arm.name in lines for arm in report.trained):
         return None
     figure = Figure(figsize=_MANY_SIZE if len(lines) > _MANY else (7.4, 4.7), layout="constrained")
     ax = figure.add_subplot()
@@ -95,7 +100,7 @@ def _gain_tax(report: Report) -> Figure | None:
             continue
         xs, ys = zip(*lines[arm.name], strict=True)
         ax.plot(xs, ys, color=colour[arm.name], linewidth=1.8, marker="o", markersize=3.5, alpha=0.75)
-        bars = _seeds(ax, report, arm, colour[arm.name])
+        bars = _seeds(ax, report, arm, colour[arm.name], kept)
         obstacles += bars
         if arm.name != "base":
             trained += [lines[arm.name][-1], *itertools.chain(*bars)]
@@ -109,7 +114,7 @@ def _gain_tax(report: Report) -> Figure | None:
             *zip(*way, strict=True), color=colour[arms[-1]], linewidth=1.2, linestyle=(0, (4, 2)), alpha=0.7, zorder=2
         )
         obstacles.append(way)
-    for rl, other, same in matched(report):
+    for rl, other, same in matched(report) if scored else ():
         if same and other.name == "sft":
             height, losses = 100 * same.score, (100 * same.loss_a, 100 * same.loss_b)
             obstacles.append([(loss, height) for loss in losses])
@@ -124,22 +129,23 @@ def _gain_tax(report: Report) -> Figure | None:
         ends = [
             (x, y, text, hue) if y >= low else (x, low, f"{text}: {number(y)}, below", hue) for x, y, text, hue in ends
         ]
-    ax.set_xlabel(f"{visible(report.kept_name)} lost against the base, percentage points  →  worse")
+    lost = f"{visible(report.kept_name)} lost against the base, percentage points"
+    ax.set_xlabel(f"{lost if scored else _DRIFT}  →  worse")
     ax.set_ylabel(f"{SCORE_NAMES[report.score]}, points of 100  →  better")
     label(ax, ends, obstacles)
     return figure
 
 
-def _seeds(ax: Axes, report: Report, arm: Arm, colour: str) -> list[list[tuple[float, float]]]:
+def _seeds(ax: Axes, report: Report, arm: Arm, colour: str, kept: str) -> list[list[tuple[float, float]]]:
     """Draw where each seed ended, and the intervals of gain and loss around their mean; returns these lines."""
-    gain, loss = f"target.{report.score}", f"tax.{report.kept}"
+    gain, loss, unit = f"target.{report.score}", f"tax.{kept}", 1 if kept == "nll" else 100
     if arm.spread(gain) is not None and arm.spread(loss) is not None:
-        xs, ys = ([100 * value for value in arm.by_seed[metric]] for metric in (loss, gain))
+        xs, ys = ([scale * value for value in arm.by_seed[metric]] for metric, scale in ((loss, unit), (gain, 100)))
         ax.plot(xs, ys, color=colour, marker="o", markersize=3.5, alpha=0.6, linestyle="none")
     gained, lost = (report.contrast(arm.name, "base", metric) for metric in (gain, loss))
     if gained and lost and all(map(math.isfinite, (gained.low, gained.high, lost.low, lost.high))):
-        x, y, before = 100 * lost.value, 100 * arm.target[report.score], 100 * report.base.target[report.score]
-        across = [(100 * lost.low, y), (100 * lost.high, y)]
+        x, y, before = unit * lost.value, 100 * arm.target[report.score], 100 * report.base.target[report.score]
+        across = [(unit * lost.low, y), (unit * lost.high, y)]
         upright = [(x, before + 100 * gained.low), (x, before + 100 * gained.high)]
         for line in (across, upright):
             ax.plot(*zip(*line, strict=True), color=colour, linewidth=1.2, alpha=0.8)
@@ -288,7 +294,7 @@ def _nll_drift(report: Report) -> Figure | None:
         ax.grid(axis="x", visible=False)
         ax.text(0.995, 0.95, _drift_words(arm, values), transform=ax.transAxes, ha="right", va="top", color=INK)
         ax.set_title(visible(arm.label), color=colour[arm.name], fontweight="bold")
-    axes[-1].set_xlabel("NLL of the gold answer minus the base's, nats per token  →  forgotten")
+    axes[-1].set_xlabel(f"{_DRIFT}  →  forgotten")
     figure.supylabel("questions, %", fontsize=9.5)
     return figure
 
