@@ -34,6 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, T
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[attr-defined]  # exported lazily
 
 from lsemrl.modules.optimizer_settings import OptimizerSettings
+from lsemrl.types import Rollouts
 
 SHAPES = {
     "translation": Shape(prompts=4, prompt=64, completion=32, group=8),
@@ -102,10 +103,10 @@ def their_trainer(work: Work, model: Any, callback: TrainerCallback, *, lr: floa
         model: A folder, or a model with its adapter.
         callback: Told of its steps.
         lr: Learning rate.
-        settings: A rollout_func, and fields of GRPOConfig.
+        settings: A rollout_func, which tokens end a text (`ends`), and fields of GRPOConfig.
     """
     shape = work.shape
-    rollout_func = settings.pop("rollout_func", None)
+    rollout_func, ends = settings.pop("rollout_func", None), settings.pop("ends", ())
     config = {
         "output_dir": str(work.folder / "trl"),
         "model_init_kwargs": {"dtype": work.dtype} if isinstance(model, str) else None,
@@ -130,12 +131,19 @@ def their_trainer(work: Work, model: Any, callback: TrainerCallback, *, lr: floa
         "save_strategy": "no",
         "disable_tqdm": True,
     }
+    tokenizer = AutoTokenizer.from_pretrained(work.folder, padding_side="left")
+
+    def scores(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        # Theirs are texts with the token that ended them, where it is no special one.
+        said = (ids[:-1] if ids[-1] in ends else ids for ids in completion_ids)
+        return [harness.score(text) for text in tokenizer.batch_decode([*said], skip_special_tokens=True)]
+
     trainer = Theirs(
         model=model,
-        reward_funcs=lambda completions, **_: [harness.score(text) for text in completions],
+        reward_funcs=scores,
         args=GRPOConfig(**{**config, **settings}),
         train_dataset=Dataset.from_dict({"prompt": harness.read_prompts(work.folder)}),
-        processing_class=AutoTokenizer.from_pretrained(work.folder, padding_side="left"),
+        processing_class=tokenizer,
         callbacks=[callback],
         peft_config=_lora() if work.train == "lora" and isinstance(model, str) else None,
         rollout_func=rollout_func,
@@ -222,19 +230,26 @@ def check(folder: Path, model: Model, work: Work, **settings: Any) -> str:
         start = PeftModel.from_pretrained(base, adapter, is_trainable=True)
 
     lr = 3e-4  # far enough to clip a part of the tokens, near enough that AdamW does not blow up rounding
-    reward, ours = harness.Score(), _OurGradients()
+    ours, drawn = _OurGradients(), list[Rollouts]()
     optimizer = OptimizerSettings(lr=lr, schedule="constant", warmup_ratio=0.0, max_grad_norm=1e9)
     module = harness.grpo(
-        work, lr=lr, adapter=adapter, rewards={"score": reward}, optimizer=optimizer, num_iterations=2, **settings
+        work,
+        lr=lr,
+        adapter=adapter,
+        rewards={"score": harness.Score()},
+        optimizer=optimizer,
+        num_iterations=2,
+        **settings,
     )
+    draw = module.draw
+    module.draw = lambda *of: drawn.append(draw(*of)) or drawn[-1]  # type: ignore[method-assign]
     harness.fit(module, work, ours)
 
     ids: dict[str, list[list[int]]] = {}
-    for completion in reward.seen:
-        tokens = module.policy.tokenizer(completion.text)["input_ids"]
-        # The padding word ends a completion too, and is the only one that decoding drops.
-        tokens += [0] if completion.ended and (not tokens or tokens[-1] not in ends) else []
-        ids.setdefault(completion.example.prompt, []).append(tokens)
+    [rollouts] = drawn
+    rows = zip(rollouts.sequences.completion_ids_NT, rollouts.sequences.completion_mask_NT, strict=True)
+    for completion, (ids_T, mask_T) in zip(rollouts.completions, rows, strict=True):
+        ids.setdefault(completion.example.prompt, []).append(ids_T[mask_T].tolist())
 
     def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
         completions = {prompt: iter(rows) for prompt, rows in ids.items()}
@@ -246,7 +261,7 @@ def check(folder: Path, model: Model, work: Work, **settings: Any) -> str:
 
     theirs = _TheirGradients()
     config = {"num_iterations": 2, "max_steps": 2, "max_grad_norm": 0.0}
-    trainer = their_trainer(work, start, theirs, lr=lr, rollout_func=rollout, **config)
+    trainer = their_trainer(work, start, theirs, lr=lr, rollout_func=rollout, ends=ends, **config)
     trainer.train()
 
     gradients = max(_difference(*steps) for steps in zip(ours.steps, theirs.steps, strict=True))

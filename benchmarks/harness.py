@@ -288,12 +288,9 @@ def score(text: str) -> float:
 
 
 class Score(Reward):
-    """`score` as a reward of ours; keeps the completions that it saw last."""
-
-    seen: Sequence[Completion] = ()
+    """`score` as a reward of ours."""
 
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
-        self.seen = completions
         return torch.tensor([score(completion.text) for completion in completions])
 
 
