@@ -10,40 +10,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lsemrl import rewards
 from lsemrl.commands.trained import UNREADABLE, Trained, check_links
 from lsemrl.errors import reason_of
 from lsemrl.languages import Language
 from lsemrl.reading import user_path
-from lsemrl.rewards import (
-    Bleu,
-    Broken,
-    Chrf,
-    CopyOfSource,
-    Coverage,
-    LanguageConsistency,
-    Length,
-    Repetition,
-    Reward,
-    RewardMix,
-    SemanticSimilarity,
-)
+from lsemrl.rewards import Chrf, Coverage, Reward, RewardMix, SemanticSimilarity
 from lsemrl.rewards.oracle import OracleMeaning
 from lsemrl.types import Completion, Example
 
 _REWARDS: dict[str, type[Reward]] = {
-    kind.__name__: kind
-    for kind in (
-        Bleu,
-        Broken,
-        Chrf,
-        CopyOfSource,
-        Coverage,
-        LanguageConsistency,
-        Length,
-        OracleMeaning,
-        Repetition,
-        SemanticSimilarity,
-    )
+    name: kind
+    for name, kind in {**vars(rewards), "OracleMeaning": OracleMeaning}.items()
+    if isinstance(kind, type) and issubclass(kind, Reward) and kind is not Reward
 }
 """What a part may be."""
 _PLAIN = (str, int, float, bool, type(None))
