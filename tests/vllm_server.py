@@ -27,6 +27,7 @@ class VllmServer:
         adapters: Those that are loaded, by name.
         instead: From path and fields to what is said in place of an answer; None leaves it to the server.
         version: What it says it is.
+        sleeping: Whether it sleeps; None where it was not started so that it can.
     """
 
     def __init__(self, model: str, port: int = 0) -> None:
@@ -34,6 +35,7 @@ class VllmServer:
         self.adapters: dict[str, Any] = {}
         self.instead: Callable[[str, dict[str, Any]], Said | None] = lambda path, fields: None
         self.version = "0.32.0+cpu"
+        self.sleeping: bool | None = None
         # Not where it is asked for: two threads that read models at a time leave transformers' patches in place.
         self._base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self._lock = threading.Lock()
@@ -46,7 +48,7 @@ class VllmServer:
                 outer._answer(self, {})
 
             def do_POST(self) -> None:
-                outer._answer(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                outer._answer(self, json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}"))
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -82,6 +84,16 @@ class VllmServer:
         match path:
             case "/version":
                 return 200, {"version": self.version}
+            case "/is_sleeping" if self.sleeping is not None:
+                return 200, {"is_sleeping": self.sleeping}
+            case "/sleep?level=1" if self.sleeping is False:
+                self.sleeping = True
+                return 200, {"status": "sleeping", "level": 1}
+            case "/wake_up" if self.sleeping is not None:
+                self.sleeping = False
+                return 200, {"status": "awake", "tags": None}
+            case _ if self.sleeping:
+                return 500, {"error": {"message": "the engine sleeps"}}
             case "/v1/load_lora_adapter":
                 name, folder = fields["lora_name"], Path(fields["lora_path"])
                 if name in self.adapters:

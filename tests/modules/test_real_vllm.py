@@ -38,7 +38,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     words += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "16"]
     surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     surroundings |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    surroundings |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    surroundings |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_SERVER_DEV_MODE": "1"}
     log = tmp_path_factory.mktemp("vllm") / "log"
     with log.open("w") as file, subprocess.Popen(
         [*words, "--logprobs-mode", "processed_logprobs"], env=surroundings, stdout=file, stderr=file
@@ -60,7 +60,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_it_draws_what_the_policy_says_whenever_it_is_asked(url: str, prompts: PromptBatch) -> None:
     policy = Policy(PolicySettings(adapter=micro.NAME))
     policy.load()
-    drawing = Sampling(engine="vllm", server=url, num_generations=4, temperature=0.7, top_p=1.0, max_new_tokens=16)
+    # A CPU has no memory to give back; what is asked and answered is the same, and scheduling stops.
+    drawing = Sampling(engine="vllm", server=url, server_sleeps=True, num_generations=4, temperature=0.7, top_p=1.0)
+    drawing = replace(drawing, max_new_tokens=16)
     likeliest = replace(drawing, temperature=0.0)
     before = {name: weight.detach().clone() for name, weight in policy.trained().items()}
     said = []
@@ -82,4 +84,5 @@ def test_it_draws_what_the_policy_says_whenever_it_is_asked(url: str, prompts: P
                 for name, weight in policy.trained().items():
                     weight.copy_(before[name])
     assert said[0] == said[2] != said[1]
+    assert httpx2.get(f"{url}/is_sleeping").json() == {"is_sleeping": True}
     assert not [*Path(policy.decoders["vllm"]._folder).glob("*")][1:]

@@ -20,7 +20,8 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
-from lsemrl.modules.served import ServerGone
+from lsemrl.modules.served import served
+from lsemrl.modules.server import ServerGone
 from lsemrl.types import PromptBatch, Rollouts, Sequences
 from modules.adapters.kinds import save_adapter
 from short_runs import grpo, metrics, run, trained
@@ -334,7 +335,7 @@ def test_a_slow_refusal_is_not_asked_for_as_often(
     policy: Policy, prompts: PromptBatch, sampling: Sampling, server: VllmServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(monotonic=iter(range(0, 1000, 25)).__next__, sleep=lambda seconds: None)
-    monkeypatch.setattr("lsemrl.modules.served.time", clock)
+    monkeypatch.setattr("lsemrl.modules.server.time", clock)
     server.instead = lambda path, fields: (503, "busy") if path == "/v1/load_lora_adapter" else None
     with pytest.raises(ServerGone, match=r"does not answer .*busy"):
         sample(policy, prompts, sampling, seed=3)
@@ -353,6 +354,31 @@ def test_an_engine_that_is_not_there_is_told_before_weights_are_read(
     monkeypatch.setattr(Policy, "load", lambda policy: pytest.fail("weights are read"))
     with pytest.raises(UserError, match=sentence):
         run(module, tmp_path)
+
+
+def test_it_sleeps_but_for_rollouts(
+    policy: Policy, prompts: PromptBatch, sampling: Sampling, server: VllmServer
+) -> None:
+    awake = sample(policy, prompts, sampling, seed=3)
+    policy.decoders.clear()
+    server.sleeping = False
+    server.asked.clear()
+    sleepy = replace(sampling, server_sleeps=True)
+    assert served(policy, sleepy).about.endswith(", which sleeps between rollouts")
+    assert server.sleeping
+    for _ in range(2):
+        assert same(sample(policy, prompts, sleepy, seed=3), awake)
+        assert server.sleeping
+    server.sleeping = False  # as one that was started again
+    assert same(sample(policy, prompts, sleepy, seed=3), awake)
+    paths = [path for path, _ in server.asked]
+    assert paths[:5] == ["/version", "/is_sleeping", "/sleep?level=1", "/wake_up", "/v1/load_lora_adapter"]
+    assert paths[-2:] == ["/is_sleeping", "/sleep?level=1"]
+
+
+def test_a_server_that_cannot_sleep_is_told(policy: Policy, sampling: Sampling) -> None:
+    with pytest.raises(UserError, match=r"refuses /is_sleeping .*start it with --enable-sleep-mode"):
+        served(policy, replace(sampling, server_sleeps=True))
 
 
 def test_nobody_there(policy: Policy, prompts: PromptBatch, tiny_model: str) -> None:
@@ -403,12 +429,15 @@ def test_ranks_share_the_adapter_and_a_refusal(layout: str, tmp_path: Path) -> N
         words = ["fit", "--config", str(CONFIGS / "grpo.yaml"), "--config", str(CONFIGS / layout), *SMALL]
         words += [f"--trainer.default_root_dir={tmp_path}", "--checkpoints.monitor=null", "--trainer.max_steps=2"]
         words += ["--data.splits.cold_start_count=8", "--data.batch_size=2"]
-        drawn = f"num_generations: 2, max_new_tokens: 6, top_p: 1.0, engine: vllm, server: '{server.url}'"
+        server.sleeping = False
+        drawn = "num_generations: 2, max_new_tokens: 6, top_p: 1.0, server_sleeps: true"
+        drawn += f", engine: vllm, server: '{server.url}'"
         words += [f"--model.sampling={{{drawn}}}"]
         for done in [process.end() for process in ranks(words)]:
             assert done.returncode == 0, done.stderr[-3000:]
         assert len(loads(server)) == 2 and len(server.adapters) == 1
         assert [path for path, _ in server.asked].count("/v1/completions") == 2 * 2 * 2  # steps, ranks, prompts
+        assert [path for path, _ in server.asked].count("/wake_up") == 2 and server.sleeping
         server.asked.clear()
 
         def full(path: str, fields: dict[str, Any]) -> Any:

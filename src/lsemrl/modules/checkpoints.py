@@ -27,7 +27,7 @@ from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.preemption import Signals
 from lsemrl.modules.ranks import highest
 from lsemrl.modules.run_state import gather_state, restore_state, save_policy
-from lsemrl.modules.served import ServerGone
+from lsemrl.modules.server import ServerGone
 from lsemrl.modules.snapshot import write_snapshot
 from lsemrl.runs import ADAPTER, AUTO, BEST, CHECKPOINTS, NEVER, checkpoints, truncate_files
 from lsemrl.types import UserError

@@ -38,6 +38,9 @@ class Sampling:
     """Of engine vllm: where `vllm serve` listens, on a machine that sees this one's temporary folder."""
     server_timeout: float = 600.0
     """Of engine vllm: seconds for the completions of a prompt."""
+    server_sleeps: bool = False
+    """Of engine vllm: whether the server gives its memory back between rollouts, as one that was started with
+    --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1 can: for one on the GPU that trains."""
 
     def __post_init__(self) -> None:
         check_finite(self, "sampling")

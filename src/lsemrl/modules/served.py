@@ -8,11 +8,8 @@ nothing, so that the first alone would not tell a server that leaves it out.
 
 from __future__ import annotations
 
-import logging
-import re
 import shutil
 import tempfile
-import time
 import uuid
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -21,45 +18,26 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import httpx2
 import torch
 from torch import Tensor
 from torch.distributed import get_rank, is_initialized
 
-from lsemrl.errors import UserError, reason_of
+from lsemrl.errors import UserError
 from lsemrl.files import replace_folder
-from lsemrl.foreign import visible
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import together
 from lsemrl.modules.sampling import Sampling
+from lsemrl.modules.server import Refused, Server
 from lsemrl.modules.sharding import whole_tensors
 from lsemrl.modules.step_faults import within_memory
 from lsemrl.types import PromptBatch, Sequences
 
-log = logging.getLogger(__name__)
 Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
 """ids_NT, mask_NT, logprobs_NT and ended_N of completions."""
-_OLDEST = (0, 10, 2)
-"""The first vLLM that gives token ids back."""
 _FAR = 0.2
 """Mean nats a token between what a server and the policy say; rounding to half precision takes a quarter of it."""
-_ATTEMPTS, _PATIENCE = 7, 60.0
-"""Of one exchange, and the seconds from which on there is no other: time to start a server again."""
 _COMPARED = 8
 """Completions that are compared with what the policy scores."""
-
-
-class ServerGone(UserError):
-    """A server that no longer answers; the run stands before the step that asked it."""
-
-
-class _Refused(UserError):
-    """What a server says no to, with the `code` of HTTP."""
-
-    # Ranks tell each other by pickle, which makes an error of its sentence and then adds the rest.
-    def __init__(self, sentence: str, code: int = 0) -> None:
-        super().__init__(sentence)
-        self.code = code
 
 
 def served(policy: Policy, sampling: Sampling) -> Served:
@@ -84,23 +62,16 @@ class Served:
 
     def __init__(self, policy: Policy, sampling: Sampling) -> None:
         """See `served`."""
-        self._url = sampling.server.rstrip("/")
-        self._timeout = sampling.server_timeout
-        limits = httpx2.Timeout(self._timeout, connect=min(self._timeout, _PATIENCE))
-        self._http = httpx2.Client(timeout=limits, limits=httpx2.Limits(max_connections=None))
+        self._server = Server(sampling)
         self._folder = Path(tempfile.mkdtemp(prefix="lsemrl-vllm-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._run, self._count = uuid.uuid4().hex[:8], 0
         self._loaded = ""
-        version = str(self._ask("GET", "/version", attempts=1).get("version", ""))
-        numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
-        if numbers < _OLDEST:
-            oldest = ".".join(map(str, _OLDEST))
-            raise UserError(
-                f"sampling.server {self._url} says it is vLLM {visible(version)[:40]!r}; it must be {oldest} or later, "
-                "which give token ids back"
-            )
-        self.about = f"by vLLM {version} at {self._url}"
+        self._first = not is_initialized() or get_rank() == 0
+        together(self._rest, _nothing)  # before weights are read, which need its room
+        self.about = f"by vLLM {self._server.version} at {self._server.url}"
+        if sampling.server_sleeps:
+            self.about += ", which sleeps between rollouts"
 
     def draw(self, policy: Policy, prompts: PromptBatch, sampling: Sampling, seed: int, ends: list[int]) -> Drawn:
         """G completions of each prompt, drawn under the policy's adapter as it is now; all ranks must ask together.
@@ -117,41 +88,57 @@ class Served:
             ServerGone: It does not answer.
         """
         weights = whole_tensors(policy.trained())
-        first = not is_initialized() or get_rank() == 0
+        together(self._make_room, _nothing)
+        together(self._wake, _nothing)
         found: list[dict[str, Any]] = []
 
         def complete(name: str, again: bool) -> bool:
             """Whether the server has forgotten the adapter, as one that was started again."""
             try:
                 found[:] = self._complete(policy, name, prompts, sampling, seed, ends)
-            except _Refused as error:
+            except Refused as error:
                 if error.code != 404 or again:
                     raise
                 return True
             return False
 
         for again in (False, True):
-            name = together(lambda: self._hand_over(policy, weights) if first else "", _nothing)[0]
+            name = together(lambda: self._hand_over(policy, weights) if self._first else "", _nothing)[0]
             if not any(together(partial(complete, name, again), _nothing)):
                 break
+        together(self._rest, _nothing)
         drawn = _tensors(found, ends, prompts.prompt_ids_BP.device)
         together(lambda: self._prove(policy, prompts, drawn, sampling), _nothing)
         return drawn
+
+    def _make_room(self) -> None:
+        if self._server.sleeps:
+            torch.cuda.empty_cache()  # what this process keeps unused is no room for the server
+
+    def _wake(self) -> None:
+        if self._first:
+            self._server.wake()
+
+    def _rest(self) -> None:
+        if self._first:
+            self._server.sleep()
 
     def _hand_over(self, policy: Policy, weights: dict[str, Tensor]) -> str:
         """Have the server read the adapter under a new name, and forget the last one."""
         name = f"lsemrl-{self._run}-{self._count}"
         replace_folder(self._folder / name, lambda part: policy.save_weights(part, weights))
         try:
-            self._ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(self._folder / name)})
-        except _Refused as error:
+            self._server.ask(
+                "POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(self._folder / name)}
+            )
+        except Refused as error:
             if "already been loaded" not in str(error):  # by us, the name being no other's: the answer was lost
                 raise
         self._count += 1
         if self._loaded:
             try:
-                self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": self._loaded})
-            except _Refused as error:
+                self._server.ask("POST", "/v1/unload_lora_adapter", {"lora_name": self._loaded})
+            except Refused as error:
                 if error.code != 404:  # it was started again
                     raise
             shutil.rmtree(self._folder / self._loaded, ignore_errors=True)
@@ -182,7 +169,7 @@ class Served:
             for at, (ids, mask) in enumerate(rows)
         ]
         with ThreadPoolExecutor(len(asked)) as pool:
-            answers = [*pool.map(lambda body: self._ask("POST", "/v1/completions", body), asked)]
+            answers = [*pool.map(lambda body: self._server.ask("POST", "/v1/completions", body), asked)]
         return [choice for answer in answers for choice in self._choices(policy, answer, sampling)]
 
     def _choices(self, policy: Policy, answer: dict[str, Any], sampling: Sampling) -> list[dict[str, Any]]:
@@ -196,19 +183,19 @@ class Served:
             whole = False
         if not whole:
             raise UserError(
-                f"sampling.server {self._url} answers without the token ids and log-probs of what it drew; start it as "
-                "docs/scale.md says"
+                f"sampling.server {self._server.url} answers without the token ids and log-probs of what it drew; "
+                "start it as docs/scale.md says"
             )
         rows = policy.model.get_input_embeddings().weight.shape[0]
         if unknown := [token for ids, _ in pairs for token in ids if not 0 <= token < rows]:
             raise UserError(
-                f"sampling.server {self._url} gives the token {unknown[0]}, and policy.model {policy.settings.model!r} "
-                f"has {rows:,}; serve that model"
+                f"sampling.server {self._server.url} gives the token {unknown[0]}, and policy.model "
+                f"{policy.settings.model!r} has {rows:,}; serve that model"
             )
         choices *= 1 if sampling.temperature else sampling.num_generations
         if len(choices) != sampling.num_generations:
             raise UserError(
-                f"sampling.server {self._url} gave {len(choices)} completions of a prompt where "
+                f"sampling.server {self._server.url} gave {len(choices)} completions of a prompt where "
                 f"{sampling.num_generations} were asked for; raise its --max-num-seqs"
             )
         return choices
@@ -241,63 +228,14 @@ class Served:
         off = (scored_M - logprobs_NT[mask_NT]).abs().mean().item()
         if not off <= _FAR:
             raise UserError(
-                f"sampling.server {self._url} gives log-probs that are {off:.2g} nats a token from those of "
+                f"sampling.server {self._server.url} gives log-probs that are {off:.2g} nats a token from those of "
                 f"policy.model {policy.settings.model!r} at temperature {sampling.temperature:g}; serve that model, "
                 "with --logprobs-mode processed_logprobs"
             )
 
-    def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, attempts: int = _ATTEMPTS
-    ) -> dict[str, Any]:
-        """One exchange, tried again where nobody answers.
-
-        Raises:
-            UserError: The server refuses.
-            ServerGone: There is no answer.
-        """
-        begun = time.monotonic()
-        for attempt in range(attempts):
-            try:
-                response = self._http.request(method, self._url + path, json=body)
-                reason = f"status {response.status_code}: {_said(response)}"
-                if response.status_code < 300:
-                    return _json(response)
-                if response.status_code < 500:
-                    break
-            except httpx2.InvalidURL as error:
-                raise UserError(f"sampling.server is {self._url!r}, which is no address ({reason_of(error)})") from None
-            except httpx2.ReadTimeout:  # it is there, and would be as slow again
-                raise ServerGone(
-                    f"sampling.server {self._url} did not answer {path} within the {self._timeout:g} seconds of "
-                    "sampling.server_timeout; start it again or allow more, and the same command goes on"
-                ) from None
-            except (httpx2.RequestError, ValueError) as error:
-                reason = reason_of(error, 150)
-            if attempt + 1 == attempts or time.monotonic() - begun > _PATIENCE:
-                raise ServerGone(
-                    f"sampling.server {self._url} does not answer ({reason}); start it, and the same command goes on"
-                )
-            log.warning("sampling.server %s does not answer (%s); asking again", self._url, visible(reason))
-            time.sleep(2**attempt)
-        if path.endswith("_lora_adapter"):
-            reason += "; start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, see docs/scale.md"
-        raise _Refused(f"sampling.server {self._url} refuses {path} ({reason})", response.status_code)
-
 
 def _nothing() -> None:
     """What ranks do where they meet in `every_rank` anyway."""
-
-
-def _json(response: httpx2.Response) -> dict[str, Any]:
-    """What is said, as fields; a plain line, such as vLLM's of adapters, has none."""
-    if "json" not in response.headers.get("Content-Type", ""):
-        return {}
-    found = response.json()
-    return found if isinstance(found, dict) else {}
-
-
-def _said(response: httpx2.Response) -> str:
-    return visible(" ".join(response.text[:300].split()))
 
 
 def _tensors(choices: list[dict[str, Any]], ends: list[int], device: torch.device) -> Drawn:
