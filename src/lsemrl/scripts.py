@@ -11,6 +11,8 @@ foreign text could be written in full.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections import Counter
 from typing import Literal
 
 import regex
@@ -23,6 +25,7 @@ Unit = Literal["syllable", "character", "word"]
 
 _LETTER = r"[\p{L}--\p{Script=Common}]"
 _LETTERS = regex.compile(rf"[{_LETTER}\uFFFD[\p{{L}}&&\p{{Decomposition_Type=Font}}]]", regex.V1)
+_COMMON = ("Zyyy", "Zinh", "Zzzz")
 _SYLLABIC = ("Tibetan",)
 # Scripts written without a mark between words or syllables.
 _UNSPACED = (
@@ -79,6 +82,16 @@ def unit_of(script: str) -> Unit:
     """What `units` gives for text in a script of Unicode."""
     name = script.replace(" ", "_")
     return "syllable" if name in _SYLLABIC else "character" if name in _UNSPACED else "word"
+
+
+def scripts_of(*texts: str) -> dict[str, float]:
+    """Unicode names of scripts -> share of the letters of texts, the most frequent first."""
+    letters: Counter[str] = Counter()
+    for character, count in Counter(itertools.chain.from_iterable(texts)).items():
+        if character.isalpha() and (code := unicodedata.script(character)) not in _COMMON:
+            letters[code] += count
+    total = sum(letters.values())
+    return {unicodedata.script_name(code): count / total for code, count in letters.most_common()}
 
 
 def is_script(name: str) -> bool:

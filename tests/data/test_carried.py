@@ -67,7 +67,7 @@ def test_bytes_carry_every_script(tokenizer: PreTrainedTokenizerFast) -> None:
     for every in (tokenizer, unigram(*BYTES, byte_fallback=True)):
         found = carried(every, [*BO, "abc 你好 🙂"])
         assert (found.unknown, found.alike) == (0.0, 0.0)
-        assert found.tokens_per_word > 1
+        assert found.tokens_per_unit > 1
 
 
 def test_a_tokenizer_of_the_older_kind_is_asked_letter_by_letter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,9 @@ def test_words_that_lose_their_marks_are_alike() -> None:
     assert found.unknown == pytest.approx(3 / 8)  # three vowel signs of eight letters and marks
     assert found.alike == pytest.approx(4 / 5)  # all but ཁ
     lower = wordpiece("a", "b", normalizer=normalizers.Lowercase())
-    assert carried(lower, ["A a B"]) == Carried(tokens_per_word=1.0, unknown=0.0, alike=0.0, unread=())
+    assert carried(lower, ["A a B"]) == Carried(
+        tokens_per_unit=1.0, unit="word", tokens_per_letter=1.0, unknown=0.0, alike=0.0, unread=()
+    )
     masked = wordpiece("x", normalizer=normalizers.Replace(Regex(r"\p{Tibetan}+"), "x"))
     assert carried(masked, BO).alike == 1.0
 

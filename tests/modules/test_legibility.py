@@ -28,6 +28,7 @@ from transformers import (
     MptConfig,
     OPTConfig,
     PretrainedConfig,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
@@ -36,12 +37,15 @@ import short_runs
 from lsemrl import micro
 from lsemrl.commands.answers import answer, load
 from lsemrl.commands.best_rows import write_best
+from lsemrl.commands.init import init
+from lsemrl.commands.readers import told_of_reading
 from lsemrl.commands.trained import Trained
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.metrics.settings import MetricSettings
+from lsemrl.micro import corpus
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.families import Reach, reach
 from lsemrl.modules.grpo import GRPO
@@ -228,7 +232,9 @@ def test_an_encoder_that_drops_marks_or_reads_only_beginnings_is_told(tmp_path: 
     )
     seen, dropped = (read_by_encoder("e", encoder, texts) for encoder in (seeing, dropping))
     assert seen is not None and seen.lost(0.01) is None
-    assert dropped is not None and "reads 100.0% of the words of references as other words" in str(dropped.lost(0.5))
+    assert dropped is not None and "reads 100.0% of the syllables of references as other syllables" in str(
+        dropped.lost(0.5)
+    )
     seeing.max_seq_length = 1
     beginnings = read_by_encoder("e", seeing, texts)
     assert beginnings is not None and beginnings.lost(0.5) == "e reads 100.0% of references as others of them"
@@ -442,3 +448,27 @@ def test_the_block_of_a_run_that_carries_all(tiny_model: str, tmp_path: Path, ca
     assert f"the longest train prompt with {TOKENS} new tokens: " in told
     assert "prompts by the chat template show the instruction with its text; the answer follows" in told
     assert "warning" not in told
+
+
+def test_a_script_that_is_spelled_by_bytes_is_told(tokenizer_of_tiny_model: PreTrainedTokenizerBase) -> None:
+    known, spelled = (
+        [Example(id="1", prompt="翻译", source="猫", references=(text,))] for text in ("བྱི་ལ།", "ကြောင်ကြောင်")
+    )
+    assert look("m", tokenizer_of_tiny_model, known, {}, learned=True).spelled is None
+    found = look("m", tokenizer_of_tiny_model, spelled, {}, learned=True)
+    count = found.readings[0].carried.tokens_per_letter
+    assert count > 2 and "tokens per character" in found.lines[0]
+    line = f"note: {count:.1f} tokens for a letter: the tokenizer of policy.model 'm' spells references by bytes"
+    assert any(one.startswith(line) for one in found.lines)
+    assert any(one.startswith(line) for one in told_of_reading("m", tokenizer_of_tiny_model, micro.NAME, spelled))
+
+
+def test_a_project_is_not_begun_with_an_encoder_that_reads_nothing(
+    blind_encoder: str, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = (json.dumps({"zh": row["zh"], "bo": row["bo"]}) for row in corpus.translation("train", 240, 0))
+    Path("pairs.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(UserError, match=r"--encoder '.*' has no token for 100\.0% of the letters of references"):
+        init("pairs.jsonl", to="bo", output=Path("project"), from_="zh", model=tiny_model, encoder=blind_encoder)
+    assert not Path("project").exists()

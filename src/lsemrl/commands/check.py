@@ -249,6 +249,8 @@ def _read_by(
         warned = [line.removeprefix("warning: ") for line in seen.lines if line.startswith("warning: ")]
         lost = {reading.lost(0.5) for reading in seen.readings}
         findings += [Finding(level="warning", says=line) for line in warned if line not in lost | refusal]
+        if seen.spelled:
+            findings.append(Finding(level="note", says=seen.spelled))
         prompts = [prompt for prompt, _ in prepared.lengths["train"]]
         # Answers to sentences without a translation are as long as those of the pairs.
         known = [answer for _, answer in pairs.lengths["train"]]
@@ -272,7 +274,13 @@ def _read_by(
                         findings.append(Finding(level=level, says=says))  # type: ignore[arg-type]
                         break
     tokens = [
-        Tokens(by=one.by, what=one.what, per_word=one.carried.tokens_per_word, unknown=one.carried.unknown)
+        Tokens(
+            by=one.by,
+            what=one.what,
+            per_unit=one.carried.tokens_per_unit,
+            unit=one.carried.unit,
+            unknown=one.carried.unknown,
+        )
         for one in readings
         if one.what != "wording"
     ]
@@ -305,7 +313,9 @@ def _lines(found: Inspection, tokens: Sequence[Tokens]) -> list[str]:
     for side in found.sides:
         scripts = ", ".join(f"{share:.1%} {name}" for name, share in list(side.scripts.items())[:3])
         lines.append(f"{side.field}: {side.units:.1f} {side.unit}s on average; letters {scripts or 'none'}")
-    lines += [f"{one.by}: {one.what} {one.per_word:.2f} tokens per word, {one.unknown:.1%} unknown" for one in tokens]
+    lines += [
+        f"{one.by}: {one.what} {one.per_unit:.2f} tokens per {one.unit}, {one.unknown:.1%} unknown" for one in tokens
+    ]
     for finding in found.findings:
         first = f" (such as {finding.rows[0].place})" if finding.rows else ""
         lines.append(f"{finding.level}: {finding.says}{first}")

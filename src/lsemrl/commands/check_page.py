@@ -30,14 +30,16 @@ class Tokens:
     Attributes:
         by: Whose tokenizer.
         what: The texts.
-        per_word: Tokens for a unit (see `lsemrl.scripts`).
+        per_unit: Tokens for a unit of most of the text.
+        unit: Word, syllable or character.
         unknown: Share of letters in [0, 1].
         prompts, answers: Tokens of each training row, where it is the policy's.
     """
 
     by: str
     what: str
-    per_word: float
+    per_unit: float
+    unit: str
     unknown: float
     prompts: tuple[int, ...] = ()
     answers: tuple[int, ...] = ()
@@ -65,7 +67,10 @@ def write(
         UserError: One of them cannot be written.
     """
     sides = [{name: value for name, value in asdict(side).items() if name != "lengths"} for side in found.sides]
-    readings = [{"by": one.by, "what": one.what, "per_word": one.per_word, "unknown": one.unknown} for one in tokens]
+    readings = [
+        {"by": one.by, "what": one.what, "per_unit": one.per_unit, "unit": one.unit, "unknown": one.unknown}
+        for one in tokens
+    ]
     content = {
         "version": 1,
         **facts,

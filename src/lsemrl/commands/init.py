@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lsemrl import micro
 from lsemrl.commands.lengths import fitting, foretold, limits_of
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
-from lsemrl.commands.quiet import loading
+from lsemrl.commands.readers import policy_of, told_of_reading
 from lsemrl.commands.rendered import rendered
 from lsemrl.commands.task_rows import (
     CLASSES,
@@ -183,9 +183,11 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
     untranslated = None
     if asked.untranslated:
         untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_][0].name)
-    bound, tokenizer = _model(asked)
+    bound, tokenizer = policy_of(asked.model)
     plan = rows(limits=_NO_LIMITS).plan
     prepared, limits, foreseen = _read(asked, plan, tokenizer, bound)
+    if not asked.in_world:  # the embedded model stands in for another
+        foreseen += told_of_reading(asked.model, tokenizer, asked.encoder, prepared.train)
     keys = _keys(plan, prepared)
     count = min(max(len(keys) // 4, 16), 2000)
 
@@ -249,17 +251,6 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
         "rl_rate": "4.0e-4" if asked.in_world else "2.0e-5",
         "commands": _commands(asked, identifier),
     }, [*foreseen, *(line for line in prepared.lines if "/" not in line.partition(":")[0])]
-
-
-def _model(asked: Asked) -> tuple[int | None, PreTrainedTokenizerBase]:
-    """How many tokens the policy is sure to read, None if without end, and its tokenizer."""
-    loading(asked.model)
-    from lsemrl.modules.families import reach  # transformers, for which no mistake waits
-    from lsemrl.modules.pretrained import read_config_and_tokenizer
-
-    config, tokenizer = read_config_and_tokenizer(str(micro.POLICY) if asked.in_world else asked.model, trust=False)
-    bound = reach(config)
-    return bound.sure if bound else None, tokenizer
 
 
 def _read(

@@ -27,7 +27,6 @@ from lsemrl.data.rehearsal import (
     text_of,
     why_not,
 )
-from lsemrl.data.survey import scripts_of
 from lsemrl.data.tokens import special_ids
 from lsemrl.durations import Pace
 from lsemrl.files import append, told, try_folder, write_bytes, write_text
@@ -39,6 +38,7 @@ from lsemrl.locks import held
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.reading import Unreadable, read_json, read_lines
+from lsemrl.scripts import scripts_of
 from lsemrl.types import UserError
 
 _HOPELESS = 20

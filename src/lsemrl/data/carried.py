@@ -17,7 +17,7 @@ import regex
 
 from lsemrl.data.thoughts import answer, answers, opened
 from lsemrl.data.tokens import target_ids
-from lsemrl.scripts import units
+from lsemrl.scripts import Unit, scripts_of, unit_of, units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,13 +38,17 @@ class Carried:
     """What a tokenizer makes of some texts.
 
     Attributes:
-        tokens_per_word: Words being the units of `lsemrl.scripts`; 0 where the texts have none.
+        tokens_per_unit: 0 where the texts have no unit.
+        unit: What most of the texts' letters are cut into by `lsemrl.scripts.units`: word, syllable or character.
+        tokens_per_letter: For each letter, mark and digit; 0 where the texts have none.
         unknown: Share in [0, 1] of letters, marks and digits that became an unknown token, or no token at all.
-        alike: Share in [0, 1] of words read as a different word is read, but for case.
-        unread: A few words that hold unknown letters.
+        alike: Share in [0, 1] of units read as a different word is read, but for case.
+        unread: A few units that hold unknown letters.
     """
 
-    tokens_per_word: float
+    tokens_per_unit: float
+    unit: Unit
+    tokens_per_letter: float
     unknown: float
     alike: float
     unread: tuple[str, ...]
@@ -68,8 +72,11 @@ def carried(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Carried
     # Without an unknown token letters are dropped, after which tokens no longer say rightly what they stand for; those
     # of an older tokenizer never do.
     by_spans = unknown and tokenizer.is_fast
+    tokens = sum(len(ids) for _, ids, _ in read)
     return Carried(
-        tokens_per_word=sum(len(ids) for _, ids, _ in read) / max(1, words.total()),
+        tokens_per_unit=tokens / max(1, words.total()),
+        unit=unit_of(next(iter(scripts_of(*texts)), "")),
+        tokens_per_letter=tokens / max(1, sum(len(_LETTER.findall(text)) for text in texts)),
         unknown=_unknown_by_spans(read, unknown) if by_spans else _unknown_by_letters(tokenizer, texts, unknown),
         alike=sum(words[word] for word in _alike(readable)) / max(1, words.total()),
         unread=tuple(itertools.islice(unread, 3)),

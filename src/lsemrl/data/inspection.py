@@ -15,10 +15,9 @@ from lsemrl.data.glance import not_composed, special_tokens
 from lsemrl.data.near import Near, copied, near
 from lsemrl.data.records import Record
 from lsemrl.data.splits import HIDDEN, content_key
-from lsemrl.data.survey import scripts_of
 from lsemrl.data.task import HELD_OUT, Task
 from lsemrl.languages import UNDECIDED, Language
-from lsemrl.scripts import units
+from lsemrl.scripts import scripts_of, units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

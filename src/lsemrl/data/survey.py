@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,12 +16,12 @@ from lsemrl.data.sources import Source, read_rows, texts_of
 from lsemrl.data.splits import content_key
 from lsemrl.languages import Language, is_same, usual_profile
 from lsemrl.layouts import format_of
+from lsemrl.scripts import scripts_of
 from lsemrl.types import UserError
 
 _SHOWN, _LEAST = 2000, 0.05
 _NAME, _LONGEST_NAME = 20, 60
 """Characters that the name of a column hardly, and never, has more of."""
-_COMMON = ("Zyyy", "Zinh", "Zzzz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,16 +188,6 @@ def find_column(
     raise UserError(
         f"which column holds {code!r} cannot be told; give {option}, one of: {listed}{row if nameless else ''}"
     )
-
-
-def scripts_of(*texts: str) -> dict[str, float]:
-    """Unicode names of scripts -> share of the letters of texts, the most frequent first."""
-    letters: Counter[str] = Counter()
-    for character, count in Counter(itertools.chain.from_iterable(texts)).items():
-        if character.isalpha() and (code := unicodedata.script(character)) not in _COMMON:
-            letters[code] += count
-    total = sum(letters.values())
-    return {unicodedata.script_name(code): count / total for code, count in letters.most_common()}
 
 
 def _column(name: str, rows: Sequence[Row]) -> Column:

@@ -13,13 +13,13 @@ from types import ModuleType
 import regex
 
 from lsemrl.canonical import canonical
-from lsemrl.data.survey import scripts_of
 from lsemrl.data.task import ScoredBy, Task
 from lsemrl.languages import UNDECIDED, Language
 from lsemrl.metrics import cmrc, squad
 from lsemrl.metrics.contained import SIGNATURE as CONTAINED
 from lsemrl.metrics.contained import contained
 from lsemrl.metrics.corpus import chrf
+from lsemrl.scripts import scripts_of
 from lsemrl.types import Completion, Example
 
 _LANGUAGES = {"Han": "Chinese", "Hangul": "Korean", "Tibetan": "Tibetan", "Thai": "Thai"}

@@ -52,7 +52,8 @@ class Reading:
     @property
     def figures(self) -> str:
         """In short."""
-        return f"{self.what} {self.carried.tokens_per_word:.2f} tokens per word, {self.carried.unknown:.1%} unknown"
+        one = self.carried
+        return f"{self.what} {one.tokens_per_unit:.2f} tokens per {one.unit}, {one.unknown:.1%} unknown"
 
     @property
     def refusal(self) -> str | None:
@@ -73,7 +74,8 @@ class Reading:
             such = f" (such as {one.unread[0]!r})" if one.unread else ""
             return f"the tokenizer of {self.by} has no token for {one.unknown:.1%} of the letters of {self.what}{such}"
         if one.alike >= least:
-            return f"the tokenizer of {self.by} reads {one.alike:.1%} of the words of {self.what} as other words"
+            units = f"{one.unit}s"
+            return f"the tokenizer of {self.by} reads {one.alike:.1%} of the {units} of {self.what} as other {units}"
         if self.confused >= least:
             return f"{self.by} reads {self.confused:.1%} of {self.what} as others of them"
         return None
@@ -121,6 +123,18 @@ class Legibility:
         return found
 
     @property
+    def spelled(self) -> str | None:
+        """A sentence where the policy's tokenizer has pieces of letters for references, not letters or words."""
+        own = {one.what: one for one in self.readings if one.by == self.readings[0].by}
+        if "references" not in own or own["references"].carried.tokens_per_letter <= 1:
+            return None
+        return (
+            f"{own['references'].carried.tokens_per_letter:.1f} tokens for a letter: the tokenizer of "
+            f"{self.readings[0].by} spells references by bytes; a base whose vocabulary has the script is cheaper to "
+            "train and to sample from"
+        )
+
+    @property
     def lines(self) -> list[str]:
         """The same to be read, and a line for everything that is carried in part only."""
         ends, pads = self.ends
@@ -130,6 +144,8 @@ class Legibility:
         lines = [f"text by {field}: {figure}" for field, figure in figures.items()]
         lines[0] += f"; {self.rows - len(self.changed):,} of {self.rows:,} references come back; {tokens}"
         lines += [reading.warning for reading in self.readings if reading.warning]
+        if note := self.spelled:
+            lines.append(f"note: {note}")
         if self.turn_end not in (None, ends):
             lines.append(
                 f"warning: the chat template ends an answer with {self.turn_end}, the tokenizer a text with {ends}; "

@@ -1,0 +1,55 @@
+"""Whether the model and the encoder that a project is to name read its rows; weights of the model are not read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lsemrl import micro
+from lsemrl.commands.quiet import loading, quiet
+from lsemrl.types import Example, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def policy_of(model: str) -> tuple[int | None, PreTrainedTokenizerBase]:
+    """How many tokens `model` is sure to read, None if without end, and its tokenizer.
+
+    Raises:
+        UserError: There is none.
+    """
+    loading(model)
+    from lsemrl.modules.families import reach  # transformers, for which no mistake waits
+    from lsemrl.modules.pretrained import read_config_and_tokenizer
+
+    config, tokenizer = read_config_and_tokenizer(str(micro.POLICY) if model == micro.NAME else model, trust=False)
+    bound = reach(config)
+    return bound.sure if bound else None, tokenizer
+
+
+def told_of_reading(
+    model: str, tokenizer: PreTrainedTokenizerBase, encoder: str, examples: Sequence[Example]
+) -> list[str]:
+    """What `lsemrl fit` will say of how `tokenizer` and `encoder` read `examples`, as far as anything is lost.
+
+    Args:
+        model: The policy, whose tokenizer it is.
+        encoder: The embedded one stands in for another, and is not looked at.
+
+    Raises:
+        UserError: They read too little, or there is no such encoder.
+    """
+    from lsemrl.modules.legibility import look
+    from lsemrl.rewards.encoder import EncoderUse
+    from lsemrl.rewards.semantic import SemanticSimilarity
+
+    encoders = {}
+    if encoder != micro.NAME:
+        loading(encoder)
+        quiet()
+        encoders[f"--encoder {encoder!r}"] = EncoderUse(SemanticSimilarity(encoder=encoder, dtype="float32").encoder)
+    seen = look(model, tokenizer, examples, encoders, learned=True)
+    if seen.refusals:
+        raise UserError(seen.refusals[0])
+    return [line for line in seen.lines if line.startswith(("warning: ", "note: "))]
