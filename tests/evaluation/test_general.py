@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lsemrl.data import choice, comprehension, headline, instruction
@@ -62,8 +64,9 @@ def test_chinese_answers_are_scored_by_cmrc_to_the_bit_and_others_by_squad() -> 
     assert {name: found.rows[name] for name in old.rows} == old.rows
     assert found.rows["contained"] == (1.0, 1.0, 0.0)
     assert (found.corpus["em"], found.corpus["f1"], found.corpus["average"]) == (old.em, old.f1, old.average)
-    english = score_answers([said(PROSE["English"], "Denver Broncos", "It was the Denver Broncos!")], "answers")
-    assert english.rows == {"em": (0.0,), "f1": (2 / 3,), "contained": (1.0,), "answer_length": (26.0,)}
+    cut = replace(said(PROSE["English"], "Denver Broncos", "It was the Denver Broncos!"), ended=False)
+    right = {"em": (0.0,), "f1": (2 / 3,), "contained": (1.0,)}
+    assert score_answers([cut], "answers").rows == {**right, "answer_length": (26.0,), "ended_rate": (0.0,)}
 
 
 def test_answers_to_instructions_are_scored_by_chrf() -> None:

@@ -199,7 +199,7 @@ def test_the_gain_alone_is_measured_without_general_data(
         pytest.param(
             "instruction.InstructionData",
             "instructions",
-            {"chrf_sentence", "answer_length", "leak"},
+            {"chrf_sentence", "answer_length", "ended_rate", "leak"},
             "chrf_sentence",
             marks=pytest.mark.slow,
         ),

@@ -52,7 +52,7 @@ def test_of_rows_right_or_wrong_that_never_differ_it_holds_the_truth_too(share: 
     rng, held, trials = np.random.default_rng(0), 0, 200
     for trial in range(trials):
         lost_SN = np.repeat((rng.random((1, 200)) < share).astype(float), seeds, axis=0)
-        found = paired_bootstrap(lost_SN, right_or_wrong=True, draws=200, seed=trial)
+        found = paired_bootstrap(lost_SN, span=1.0, draws=200, seed=trial)
         held += found.low <= share <= found.high
     assert held / trials >= 0.93
 
@@ -60,19 +60,22 @@ def test_of_rows_right_or_wrong_that_never_differ_it_holds_the_truth_too(share: 
 def test_shares_differ_by_all_at_the_most() -> None:
     nearly_all_SN = np.ones((3, 100))
     nearly_all_SN[0, :2] = 0.0
-    found = paired_bootstrap(nearly_all_SN, right_or_wrong=True)
+    found = paired_bootstrap(nearly_all_SN, span=1.0)
     assert found.low < found.value < found.high == 1.0 < paired_bootstrap(nearly_all_SN).high
 
 
 def test_the_rule_of_three_by_hand() -> None:
-    same = paired_bootstrap(np.zeros((2, 100)), right_or_wrong=True)
+    same = paired_bootstrap(np.zeros((2, 100)), span=1.0)
     assert (same.value, same.low, same.high) == pytest.approx((0, -0.03, 0.03), abs=1e-4)
-    gained = paired_bootstrap(np.ones((1, 100)), right_or_wrong=True)
+    gained = paired_bootstrap(np.ones((1, 100)), span=1.0)
     assert (gained.value, gained.low, gained.high) == pytest.approx((1, 0.97, 1), abs=1e-4)
-    # One row that differs is drawn as ever, and so is what has no rows right or wrong.
+    cosine = paired_bootstrap(np.zeros((1, 100)), span=2.0)
+    assert (cosine.value, cosine.low, cosine.high) == pytest.approx((0, -0.06, 0.06), abs=1e-4)
+    # One row that differs is drawn as ever, and where nothing bounds a row nothing is known.
     one_SN = np.eye(1, 100)
-    assert paired_bootstrap(one_SN, right_or_wrong=True) == paired_bootstrap(one_SN)
-    assert paired_bootstrap(np.zeros((1, 100))).high == 0
+    assert paired_bootstrap(one_SN, span=1.0) == paired_bootstrap(one_SN)
+    unbounded = paired_bootstrap(np.zeros((1, 100)))
+    assert unbounded.value == 0 and np.isnan([unbounded.low, unbounded.high]).all()
 
 
 def test_same_arguments_same_interval() -> None:

@@ -117,6 +117,23 @@ def test_finding_is_made_of_the_numbers() -> None:
     assert finding(report_of(BASE, bare("rl", f1=math.nan, em=0.5))).startswith("No arm has both")
 
 
+def test_means_of_other_seeds_are_not_held_against_each_other() -> None:
+    one, two = replace(COLD, seeds=(1,)), replace(RL, seeds=(1, 2))
+    assert finding(report_of(BASE, one, two)).startswith("cold_start gained 50.0 points of meaning F1 over the base")
+    same = finding(report_of(BASE, one, replace(RL, seeds=(1,))))
+    assert same.startswith("rl gained 12.1 points of meaning F1 over the cold start")
+
+
+def test_a_loss_that_is_not_finite_hides_no_gain() -> None:
+    broken = replace(RL, general={"em": math.nan})
+    assert finding(report_of(BASE, COLD, broken, SFT)) == (
+        "rl gained 12.1 points of meaning F1 over the cold start and lost not finite points of Chinese QA against the "
+        "base; sft gained 20.3 and lost 20.0"
+    )
+    unmeasured = replace(RL, general={})
+    assert finding(report_of(BASE, COLD, unmeasured, SFT)).startswith("sft gained 20.3")
+
+
 def test_no_loss_is_told_where_none_is_left_after_rounding() -> None:
     for drift, told in ((0.004, False), (0.02, True)):
         arms = (replace(BASE, general={"em": 0.0, "nll": 3.0}), replace(RL, general={"em": 0.0, "nll": 3.0 + drift}))

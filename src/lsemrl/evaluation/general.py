@@ -107,15 +107,18 @@ def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General
     """Score greedy answers; nothing where there are none.
 
     Returns:
-        Of short answers em, f1, contained and answer_length, of others chrf_sentence and answer_length: in [0, 1], but
-        the length, which is in characters.
+        Of short answers em, f1 and contained, of others chrf_sentence, and of all answer_length and ended_rate: in
+        [0, 1], but the length, which is in characters.
     """
     if not answers:
         return General(rows={})
     texts, golds = [answer.text for answer in answers], [answer.example.references for answer in answers]
-    lengths = tuple(float(len(canonical(text).strip())) for text in texts)
+    every = {
+        "answer_length": tuple(float(len(canonical(text).strip())) for text in texts),
+        "ended_rate": tuple(float(answer.ended) for answer in answers),
+    }
     if scored_by == "references":
-        return General(rows={"chrf_sentence": chrf(texts, golds).rows, "answer_length": lengths})
+        return General(rows={"chrf_sentence": chrf(texts, golds).rows, **every})
     _, by = _rules([answer.example for answer in answers])
     pairs = list(zip(texts, golds, strict=True))
     return General(
@@ -123,7 +126,7 @@ def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General
             "em": tuple(by.exact_match(text, gold) for text, gold in pairs),
             "f1": tuple(by.f1(text, gold) for text, gold in pairs),
             "contained": tuple(contained(text, gold, by.plain) for text, gold in pairs),
-            "answer_length": lengths,
+            **every,
         }
     )
 

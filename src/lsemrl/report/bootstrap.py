@@ -33,7 +33,7 @@ class Interval:
 
 
 def paired_bootstrap(
-    differences_SN: Array, *, right_or_wrong: bool = False, level: float = 0.95, draws: int = _DRAWS, seed: int = 0
+    differences_SN: Array, *, span: float | None = None, level: float = 0.95, draws: int = _DRAWS, seed: int = 0
 ) -> Interval:
     """The mean of paired differences and its bootstrap interval; NaN where a difference is not finite.
 
@@ -44,13 +44,13 @@ def paired_bootstrap(
     themselves with replacement would do for many; of three, no draw leaves the range of the three, which holds the
     truth three times in four only.
 
-    Of rows that are right or wrong and of which none differs, every draw is the same, and none would look like
-    certainty again. There the rule of three gives the interval (Hanley and Lippman-Hand 1983): what was seen in none of
-    N rows is a share of less than 3 / N.
+    Where no row differs from another, every draw is the same, and none would look like certainty again. There the rule
+    of three gives the interval (Hanley and Lippman-Hand 1983): what was seen in none of N rows is a share of less than
+    3 / N, and moves the mean by no more than that times `span`. Without one there is no interval.
 
     Args:
         differences_SN: float64, one arm's score minus the other's for each seed and row.
-        right_or_wrong: Both arms' scores are 0 or 1.
+        span: How far a row of one arm can be from the other's; None if there is no bound.
         level: Share of repetitions in which the interval should hold the truth.
         draws: How many, R.
         seed: The same arguments give the same interval.
@@ -68,15 +68,15 @@ def paired_bootstrap(
     mean_N = differences_SN.mean(axis=0)
     if rows == 1:
         return Interval(value=float(mean_N.mean()), low=np.nan, high=np.nan)
-    if right_or_wrong and np.ptp(differences_SN) == 0:
-        few, value = float(-np.log(1 - level) / rows), float(mean_N[0])
+    if np.ptp(differences_SN) == 0:
+        few, value = float(-np.log(1 - level) / rows) * (np.nan if span is None else span), float(mean_N[0])
         found = Interval(value=value, low=value - few, high=value + few)
     else:
         # Around the mean, so that rows which do not differ leave no rounding.
         means_R = mean_N.mean() + _drawn_rows(rows, draws, seed) @ (mean_N - mean_N.mean()) / rows
         found = _interval(differences_SN.mean(axis=1), means_R, level, seed)
-    if right_or_wrong:  # shares, which differ by all at the most
-        found = replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
+    if span is not None:
+        found = replace(found, low=max(found.low, -span), high=min(found.high, span))
     return found
 
 
@@ -92,7 +92,7 @@ def pooled_bootstrap(
     """The difference of a corpus score between two arms, and its interval by the paired bootstrap of Koehn (2004).
 
     Rows and seeds are drawn as in `paired_bootstrap`; of the rows drawn the counts are summed, and the sums scored. A
-    single row has no interval.
+    single row has no interval, nor have rows of which none differs between the arms.
 
     Args:
         counts_SNK: What each row of an arm adds to its score.
@@ -104,7 +104,7 @@ def pooled_bootstrap(
     """
     rows = counts_SNK.shape[1]
     differences_S = score(counts_SNK.sum(axis=1)) - score(others_SNK.sum(axis=1))
-    if rows == 1:
+    if rows == 1 or np.array_equal(counts_SNK, others_SNK):
         return Interval(value=float(differences_S.mean()), low=np.nan, high=np.nan)
     drawn_RN = _drawn_rows(rows, draws, seed).astype(np.float64)  # float32 would round large sums
     pairs = zip(counts_SNK, others_SNK, strict=True)

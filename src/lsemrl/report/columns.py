@@ -179,6 +179,7 @@ LOSSES = (
     ANSWERS_CHRF,
     LEAK,
     column_of("length", _GENERAL, "general.answer_length", better=0, delta=True),
+    _percent("ended", _GENERAL, "general.ended_rate"),
     column_of("NLL", _GENERAL, "general.nll", better=-1, digits=3, delta=True),
     LOST,
     DRIFT,

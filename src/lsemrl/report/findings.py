@@ -160,13 +160,14 @@ def matched(report: Report) -> Iterator[tuple[Arm, Arm, MatchedTax | None]]:
 def finding(report: Report) -> str:
     """What the run shows, in one sentence made of its numbers."""
     cold = {arm.name: arm for arm in report.trained if arm.name in ("cold_start", "cold_start_anchored")}
-    # Where there are two, neither is where all began.
-    start = next(iter(cold.values())) if len(cold) == 1 and len(report.trained) > 1 else report.base
+    # Where there are two, neither is where all began; means over other seeds are not held against each other.
+    alike = len(report.trained) > 1 == len({arm.seeds for arm in report.trained})
+    start = next(iter(cold.values())) if alike and len(cold) == 1 else report.base
     metric, kept, clauses, more, none = report.score, report.kept, list[str](), 0, unmeasured(report)
     for arm in report.trained:
         gain = 100 * (arm.target.get(metric, math.nan) - start.target.get(metric, math.nan))
         loss = 100 * (report.base.general.get(kept, math.nan) - arm.general.get(kept, math.nan))
-        if arm is start or not (math.isfinite(gain) and (math.isfinite(loss) or not kept)):
+        if arm is start or not math.isfinite(gain) or (kept and kept not in arm.general):
             continue
         if len(clauses) == _NAMED:
             more += 1
@@ -179,7 +180,7 @@ def finding(report: Report) -> str:
         if none:  # where no answer can be counted, gold answers that became less likely still tell of a loss
             lost = f" at {number(drift, 2, '+')} nats" if round(drift, 2) > 0 else ""
         else:
-            lost = f" and {'gained' if round(loss, 1) < 0 else 'lost'} {abs(loss):.1f}" if kept else ""
+            lost = f" and {'gained' if round(loss, 1) < 0 else 'lost'} {number(abs(loss))}" if kept else ""
         if clauses:
             clauses.append(f"{arm.label} {gained}{below}{lost}")
         else:
@@ -199,8 +200,8 @@ def finding(report: Report) -> str:
 
 def comparisons(report: Report) -> list[str]:
     """RL against the cold start and each alternative, a sentence each; at the same score where that is known."""
-    name, lines = SCORE_NAMES[report.score], [*_contrasted(report), *_unpaired(report)]
-    lines += [*_same(report), *_leaks(report)]
+    name = SCORE_NAMES[report.score]
+    lines = [*_contrasted(report), *_unpaired(report), *_same(report), *_leaks(report)]
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
@@ -231,6 +232,9 @@ def _same(report: Report) -> Iterator[str]:
             yield f"{of} and {other} cannot be compared at the same {name}: {none}."
             continue
         score, lost, against = map(fmean, (each.scores, each.losses, each.losses_against))
+        if not math.isfinite(lost + against):
+            yield f"{of} and {other} cannot be compared at the same {name}: a loss is not finite."
+            continue
         low, high = (number(100 * bound, 1, "+") for bound in (each.low, each.high))
         bounds = f" [{low}, {high}]" if math.isfinite(each.low) else ""
         part = f" ({seeds})" if (seeds := part_of(each)) else ""

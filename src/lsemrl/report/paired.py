@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from lsemrl.evaluation.measurement import BASE, Measured
+from lsemrl.evaluation.measurement import BASE, UNBOUNDED, Measured
 from lsemrl.metrics.corpus import pooled
 from lsemrl.report.bootstrap import Interval, half_width, paired_bootstrap, pooled_bootstrap
 from lsemrl.report.contrasts import Contrast, SameScore
@@ -19,6 +19,9 @@ from lsemrl.report.rows import Array, counts_of, mean_rows_of, rows_of, values_o
 
 _CLAIMED = (*(f"target.{name}" for name in SCORES), "target.similarity", *(f"tax.{name}" for name in KEPT), "tax.nll")
 """What they are compared in: seeds that both have are paired."""
+
+_SPANS = {"similarity": 2.0, "similarity_reward": 2.0, "hacking_gap": 3.0}
+"""How far one row can be from another in a score that is not in [0, 1]: a cosine, and one minus such a score."""
 
 BySeed = Mapping[int, Mapping[str, Array]]
 """Seed -> metric -> its values."""
@@ -44,8 +47,9 @@ class Pair:
     def contrast(self, metric: str, values: Values) -> Contrast:
         """Of a score that each row has, for each seed."""
         own, others = map(np.stack, zip(*values, strict=True))
-        right_or_wrong = bool(np.isin(np.abs([own, others]), (0, 1)).all())  # what is lost of them is 0 or -1
-        return self._contrast(metric, paired_bootstrap(own - others, right_or_wrong=right_or_wrong))
+        name = metric.partition(".")[2]
+        span = None if name in UNBOUNDED else _SPANS.get(name, 1.0)
+        return self._contrast(metric, paired_bootstrap(own - others, span=span))
 
     def pooled(self, metric: str, values: Values) -> Contrast:
         """Of a score of a corpus, from what each row adds to it."""

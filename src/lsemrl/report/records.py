@@ -57,6 +57,7 @@ GENERAL = (
     "chance",
     "chrf_sentence",
     "answer_length",
+    "ended_rate",
     "leak",
     "nll",
 )
