@@ -192,6 +192,21 @@ def test_a_bad_row_is_left_out_of_all_that_is_written(pairs: str, tiny_model: st
         assert PlainText(**fields("measure.yaml")["text"]).examples()
 
 
+def test_without_an_encoder_letters_are_rewarded(pairs: str, tiny_model: str) -> None:
+    words = ["--from=zh", "--to=bo", f"--model={tiny_model}", "--encoder=none"]
+    main(["init", pairs, *words, "--output=project"])
+    own = fields("rl.yaml")["model"]["init_args"]
+    assert list(own["rewards"]) == ["chrf", "language"]
+    assert fields("measure.yaml")["metrics"] == {
+        "names": ["chrf", "bleu", "rouge_l", "language_rate"],
+        "language": "bo",
+    }
+    assert (own["optimizer"]["lr"], fields("cold_start.yaml")["model"]["init_args"]["optimizer"]["lr"]) == (1e-4, 1e-3)
+    assert len([*read_experiment(Path("project/experiment.yaml"), CONFIGS).runs()]) == 6
+    with pytest.raises(UserError, match="rewarded by an encoder that knows both languages; name one"):
+        init(pairs, to="bo", output=Path("other"), from_="zh", encoder="none", untranslated=pairs)
+
+
 def test_an_identifier_is_fitted_without_the_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = zip(sentences("en", 120), sentences("pcm", 120), strict=True)

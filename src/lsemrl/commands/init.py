@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lsemrl import micro
 from lsemrl.commands.lengths import fitting, foretold, limits_of
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
-from lsemrl.commands.readers import policy_of, told_of_reading
+from lsemrl.commands.readers import policy_of, reach_of, told_of_reading
 from lsemrl.commands.rendered import rendered
 from lsemrl.commands.task_rows import (
     CLASSES,
@@ -47,6 +47,8 @@ FILES = ("README.md", "rehearse.yaml", "cold_start.yaml", "rl.yaml", "measure.ya
 IDENTIFIER = "language.yaml"
 """Written too where the language is in the script of the one that is translated from."""
 _FEWEST, _WANTED_STEPS = 40, 100
+_SMALL = 1024
+"""Width of a model that takes higher rates, as SmolLM2-135M did (docs/results/pidgin.md)."""
 _NO_LIMITS = Limits(max_prompt_tokens=2**30, max_target_tokens=2**30)
 
 
@@ -113,7 +115,8 @@ def init(
         output: A new folder for the project.
         from_: The language that is translated from.
         model: The policy: a folder, a hub id, or "micro" for the embedded world's, which it is by default.
-        encoder: Of the reward and of the metric similarity: a SentenceTransformer folder, a hub id, or "micro".
+        encoder: Of the reward and of the metric similarity: a SentenceTransformer folder, a hub id, "micro", or "none"
+            where there is none that reads the language; the reward is then chrF.
         task: What is learned; by default told by the names of the columns.
         source_column: The column of what is asked; by default told by its name or its letters.
         target_column: The column of the answers, likewise.
@@ -139,7 +142,12 @@ def init(
     output = Path(answered(str(output) if output else None, "--output", "a new folder for the project", "project"))
     if asking:
         model = answered(model, "--model", "the policy, a folder or hub id, or micro for a trial", micro.NAME)
-        encoder = answered(encoder, "--encoder", "the reward's sentence encoder, likewise", micro.NAME)
+        encoder = answered(encoder, "--encoder", "the reward's sentence encoder, likewise, or none", micro.NAME)
+    if untranslated and encoder == "none":
+        raise UserError(
+            f"--untranslated is {untranslated!r} and --encoder none, but what has no reference is rewarded by an "
+            "encoder that knows both languages; name one, or leave the sentences out"
+        )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
     columns = columns_of_task(found, task, from_ or "", to, source_column, target_column)
@@ -150,7 +158,7 @@ def init(
         from_=from_ or "",
         to=to,
         model=model or micro.NAME,
-        encoder=encoder or micro.NAME,
+        encoder="" if encoder == "none" else encoder or micro.NAME,
         general=general or (micro.NAME if model in (None, micro.NAME) else ""),
         validation=validation or "",
         test=test or "",
@@ -183,7 +191,8 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
     untranslated = None
     if asked.untranslated:
         untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_][0].name)
-    bound, tokenizer = policy_of(asked.model)
+    config, tokenizer = policy_of(asked.model)
+    bound = reach_of(config)
     plan = rows(limits=_NO_LIMITS).plan
     prepared, limits, foreseen = _read(asked, plan, tokenizer, bound)
     if not asked.in_world:  # the embedded model stands in for another
@@ -203,6 +212,10 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
     else:
         cold_start, rl = kept("cold_start"), kept("rl")
     report = prepared.report["train"]
+    small = config.get_text_config().hidden_size <= _SMALL
+    sft_rate, rl_rate = (
+        ("2.0e-3", "4.0e-4") if asked.in_world else ("1.0e-3", "1.0e-4") if small else ("2.0e-4", "2.0e-5")
+    )
     return {
         **vars(asked),
         "in_world": asked.in_world,
@@ -225,7 +238,7 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
         "text": {"path": asked.test or asked.path, "column": columns[asked.from_][0].name, "on_bad_row": "skip"}
         if asked.task == "translation" and found.header
         else None,
-        "metrics": ["chrf", "bleu", "rouge_l", "language_rate", "similarity"],
+        "metrics": ["chrf", "bleu", "rouge_l", "language_rate", *(["similarity"] if asked.encoder else [])],
         "tau": 0.2 if asked.in_world else 0.3,
         "train": cold_start if untranslated else cold_start + rl,
         "test_rows": len(prepared.test),
@@ -247,8 +260,8 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
         "rehearsal": {"rows": 1000, "prompt": 96, "answer": 48}
         if asked.in_world
         else {"rows": 2000, "prompt": 256, "answer": 256},
-        "sft_rate": "2.0e-3" if asked.in_world else "2.0e-4",
-        "rl_rate": "4.0e-4" if asked.in_world else "2.0e-5",
+        "sft_rate": sft_rate,
+        "rl_rate": rl_rate,
         "commands": _commands(asked, identifier),
     }, [*foreseen, *(line for line in prepared.lines if "/" not in line.partition(":")[0])]
 

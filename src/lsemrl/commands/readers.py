@@ -10,22 +10,27 @@ from lsemrl.commands.quiet import loading, quiet
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
-def policy_of(model: str) -> tuple[int | None, PreTrainedTokenizerBase]:
-    """How many tokens `model` is sure to read, None if without end, and its tokenizer.
+def policy_of(model: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """The configuration and the tokenizer of `model`.
 
     Raises:
         UserError: There is none.
     """
     loading(model)
-    from lsemrl.modules.families import reach  # transformers, for which no mistake waits
-    from lsemrl.modules.pretrained import read_config_and_tokenizer
+    from lsemrl.modules.pretrained import read_config_and_tokenizer  # transformers, for which no mistake waits
 
-    config, tokenizer = read_config_and_tokenizer(str(micro.POLICY) if model == micro.NAME else model, trust=False)
+    return read_config_and_tokenizer(str(micro.POLICY) if model == micro.NAME else model, trust=False)
+
+
+def reach_of(config: PretrainedConfig) -> int | None:
+    """How many tokens a model is sure to read; None if without end."""
+    from lsemrl.modules.families import reach
+
     bound = reach(config)
-    return bound.sure if bound else None, tokenizer
+    return bound.sure if bound else None
 
 
 def told_of_reading(
@@ -35,7 +40,7 @@ def told_of_reading(
 
     Args:
         model: The policy, whose tokenizer it is.
-        encoder: The embedded one stands in for another, and is not looked at.
+        encoder: The embedded one stands in for another, and is not looked at; "" is none.
 
     Raises:
         UserError: They read too little, or there is no such encoder.
@@ -45,7 +50,7 @@ def told_of_reading(
     from lsemrl.rewards.semantic import SemanticSimilarity
 
     encoders = {}
-    if encoder != micro.NAME:
+    if encoder not in ("", micro.NAME):
         loading(encoder)
         quiet()
         encoders[f"--encoder {encoder!r}"] = EncoderUse(SemanticSimilarity(encoder=encoder, dtype="float32").encoder)
