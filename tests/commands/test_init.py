@@ -308,6 +308,18 @@ def test_a_prompt_is_worded_in_the_language_asked_from(pairs: str) -> None:
     assert fields("rl.yaml")["data"]["init_args"]["template"] == {"template": "翻译成宗卡语：{source}"}
 
 
+def test_where_letters_are_shared_copies_of_untranslated_sentences_are_shut_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = zip(sentences("en", 120), sentences("pcm", 120), strict=True)
+    Path("pairs.jsonl").write_text("\n".join(json.dumps({"en": en, "pcm": pcm}) for en, pcm in rows), encoding="utf-8")
+    Path("mono.txt").write_text("\n".join(sentences("en", 60, seed=9)), encoding="utf-8")
+    init("pairs.jsonl", to="pcm", output=Path("project"), from_="en", untranslated="mono.txt")
+    own = fields("rl.yaml")["model"]["init_args"]
+    assert own["gate"] == ["language", "copy"] and own["rewards"]["copy"]["init_args"] == {"weight": 0.0}
+
+
 @pytest.mark.slow
 def test_a_language_in_the_script_of_its_source_gets_an_identifier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
