@@ -69,6 +69,15 @@ def test_what_is_wrong_with_a_row_is_found(pair: tuple[str, str], level: str, se
     assert found[0].rows[0].place in ("a.tsv:61", "a.tsv:1")
 
 
+def test_zero_width_spaces_between_words_of_a_script_without_spaces_are_no_fault() -> None:
+    khmer = [("学生在学校。", "រក\u200bមិន\u200bឃើញ\u200bផ្លូវ។"), ("学生在学校。", "រក\u200fមិន")]
+    says = {one.says: one.level for one in look([*PAIRS, *khmer]).findings}
+    [words] = [said for said in says if "between words" in said]
+    assert words.startswith("1 of 62 'bo' hold zero-width spaces") and says[words] == "note"
+    [hidden] = [said for said in says if "not seen" in said]
+    assert hidden.startswith("1 of 62 'bo'")
+
+
 def test_what_is_wrong_with_most_rows_cannot_work() -> None:
     found = look([(zh, zh) for zh, _ in PAIRS]).findings
     assert [one.level for one in found[:2]] == ["refused", "refused"]

@@ -34,6 +34,7 @@ _CONTROL = regex.compile(r"[\p{Cc}--[\t\n\r]]", regex.V1)
 _FORMS = regex.compile(r"[\uFB1D-\uFDFF\uFE70-\uFEFC]")
 _MOJIBAKE = regex.compile(r"\uFFFD|[ÃÂ][\u0080-\u00BF]|â€|à[¤¥½¼]")
 _LETTER = regex.compile(r"\p{L}")
+_BREAK, _UNBROKEN = "\u200b", regex.compile(r"\p{Line_Break=Complex_Context}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +270,13 @@ def _characters(name: str, texts: Sequence[str], rows: Sequence[Record], task: T
         level: Level = "warning" if mixed and len(odd) > 0.01 * len(rows) else "note"
         says = f"{{}} {name!r} are not in the Unicode form NFC: the same word is written in several ways"
         found.append(_of_rows(level, says if mixed else says.partition(":")[0], odd, rows, task))
+    # In Khmer, Lao, Burmese or Thai it stands between words, where lines may break.
+    if odd := [row for row, text in zip(rows, texts, strict=True) if _BREAK in text and _UNBROKEN.search(text)]:
+        says = (
+            "hold zero-width spaces between words, which chrF takes for letters: the same text without them scores less"
+        )
+        found.append(_of_rows("note", f"{{}} {name!r} {says}", odd, rows, task))
+    texts = [text.replace(_BREAK, "") if _UNBROKEN.search(text) else text for text in texts]
     for pattern, says in (
         (HIDDEN, "hold characters that are not seen, such as zero-width spaces and marks of direction"),
         (_CONTROL, "hold control characters"),
