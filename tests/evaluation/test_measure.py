@@ -341,7 +341,9 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
     monkeypatch.setattr(Unfinished, "add", stopped)
     kept = tmp_path / "again" / f"{FILE}.unfinished"
     for stops in (1, 2, 3):
-        with pytest.raises(UserError, match="interrupted; what was done is in"):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="interrupted; what was done is in"):
+            if stops == 1:
+                patch.setattr("lsemrl.evaluation.measure.machine", lambda: {**whole.machine, "system": "another"})
             run_measure(settings, tmp_path / "again")
         assert len(kept.read_text().splitlines()) == 1 + 3 * stops
     with pytest.raises(UserError, match=r"holds what another command worked out \(9 lines\); move it away"):
@@ -352,7 +354,8 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
     run_measure(moved, tmp_path / "again")
     again, told = Measured.read(tmp_path / "again" / FILE), capsys.readouterr().err
     assert all(f"measurement that was stopped; {n} batches" in told for n in (3, 6, 9)) and not kept.exists()
-    same: dict[str, Any] = {"created": "", "seconds": 0.0, "policy": whole.policy}
+    assert again.machine == {**whole.machine, "system": f"another then {whole.machine['system']}"}
+    same: dict[str, Any] = {"created": "", "seconds": 0.0, "policy": whole.policy, "machine": whole.machine}
     assert dataclasses.replace(again, **same) == dataclasses.replace(whole, **same)
     shutil.move(tmp_path / "moved", tmp_path / "adapter")
     assert run_measure(settings, tmp_path / "again") == again and "measured already" in capsys.readouterr().err

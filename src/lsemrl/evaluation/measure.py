@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,17 +92,17 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
         "scored_by": battery.scored_by,
     }
     make_folder(folder, "output")
-    # Of another machine or library they would be told as this one's.
-    made_by = {**decides_batches, "machine": machine(), "versions": versions()}
-    answered = _answered(folder, made_by)
+    maker = {"machine": machine(), "versions": versions()}
+    answered = _answered(folder, {**decides_batches, **maker})  # another's are not scored anew, but answered anew
     with Unfinished(folder / FILE) as part:
         part.take_up(decides_batches, given=answered)
         if answered and part.lines == answered:
             say(f"answers and log-probs are those of {folder / FILE}, and are scored anew; delete it to measure again")
         elif part.lines:
             say(f"going on with a measurement that was stopped; {len(part.lines):,} batches are done")
-        batches = Batches(settings.batch_size, say, part)
+        batches = Batches(settings.batch_size, say, part, maker)
         found = measure(policy, battery, scorer, sampling, batches, divergence_rows=settings.divergence_rows)
+        makers = _one_after_another(batches.makers or [maker])
         target, target_rows, computed = _with_reward(settings, found, scorer.signatures | found.general_signatures)
         measured = Measured(
             lsemrl=__version__,
@@ -118,8 +118,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             data=data,
             conditions=_conditions(settings, len(battery.target)),
             signatures=computed,
-            machine=machine(),
-            versions=versions(),
+            **makers,
             seconds=time.monotonic() - started + batches.seconds_before,
             target=target,
             general=found.general,
@@ -136,9 +135,26 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             asked=asked,
         )
         write_lines(predictions, map(dataclasses.asdict, measured.outputs))
-        write_text(folder / BATCHES, "".join(f"{line}\n" for line in (_head(made_by, part.lines), *part.lines)))
+        write_text(
+            folder / BATCHES,
+            "".join(f"{line}\n" for line in (_head({**decides_batches, **makers}, part.lines), *part.lines)),
+        )
         measured.write(folder)
     return measured
+
+
+def _one_after_another(makers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Those of a measurement that was stopped and went on elsewhere as one, with "then" where they differ."""
+    *_, last = makers
+    return {
+        part: {
+            name: value
+            if len(found := dict.fromkeys(str(maker[part].get(name)) for maker in makers)) == 1
+            else " then ".join(found)
+            for name, value in own.items()
+        }
+        for part, own in last.items()
+    }
 
 
 def _head(made_by: dict[str, Any], lines: list[str]) -> str:
