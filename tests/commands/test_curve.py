@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,8 @@ def test_the_best_scale_is_the_one_that_gains_most_for_what_may_be_lost(
     told = capsys.readouterr()
     assert told.err.count("the longest target row") == 1  # the rows are read once
     report = Report.from_json(tmp_path / "report.json")
+    assert shlex.split(report.command)[:5] == ["lsemrl", "curve", str(micro.COLD_START), "--output", str(tmp_path)]
+    assert report.command.endswith(shlex.join([*SMALL, "--scales", "1", "0.6", "--lost", "5"]))
     base, weak, whole = report.arms
     assert [arm.name for arm in report.arms] == ["base", "scale_0_6", "scale_1_0"]
     assert 0 < weak.target["meaning_f1"] < whole.target["meaning_f1"]

@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import re
+import shlex
 import statistics
 from contextlib import nullcontext
 from pathlib import Path
@@ -315,7 +316,9 @@ def test_from_folders_to_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "runs" / "judge" / "judge.json").write_text(json.dumps(verdict))
     (tmp_path / "runs" / "judge" / "verdicts.jsonl").touch()
     # The same folder twice counts once.
-    main(["tax", str(tmp_path / "runs"), str(tmp_path / "runs" / "rl"), "--output", str(tmp_path / "tax")])
+    words = ["tax", str(tmp_path / "runs"), str(tmp_path / "runs" / "rl"), "--output", str(tmp_path / "tax")]
+    main(words)
+    assert Report.from_json(tmp_path / "tax" / "report.json").command == shlex.join(["lsemrl", *words])
     assert "Strong SFT" in capsys.readouterr().out
     report = Report.from_json(tmp_path / "tax" / "report.json")
     assert {arm.name: arm.judge_win for arm in report.arms} == {"base": None, "rl": 0.3, "sft": 0.6}

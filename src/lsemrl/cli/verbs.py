@@ -23,8 +23,8 @@ class Verb:
     Attributes:
         name: As it is typed.
         function: Its function in lsemrl.commands, imported when the verb is asked for. A parameter before the star is
-            given by its place; the fields of one called `settings` stand beside the others; one of `words` alone is
-            given them all, for Lightning to read.
+            given by its place; the fields of one called `settings` stand beside the others; `typed` is the command
+            itself; one of `words` alone is given them all, for Lightning to read.
         line: What it is for.
     """
 
@@ -81,12 +81,13 @@ def run_verb(verb: Verb, words: list[str]) -> None:
     from jsonargparse import ArgumentParser
 
     spare_what_checkers_import()
+    typed = ["lsemrl", verb.name, *words]
     words = prepare_configs(words)
     parser = ArgumentParser(f"lsemrl {verb.name}", description=verb.line, exit_on_error=False)
     if "config" not in parameters:
         parser.add_argument("--config", action="config", help="a YAML file of the fields below; a later one overrides")
         parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of that file")
-    parser.add_function_arguments(function, as_positional=True, skip={"settings"})
+    parser.add_function_arguments(function, as_positional=True, skip={"settings", "typed"})
     settings = hints.pop("settings", None)
     if settings:
         parser.add_class_arguments(settings)
@@ -102,7 +103,7 @@ def run_verb(verb: Verb, words: list[str]) -> None:
     found = parser.instantiate_classes(config)
     if settings:
         found["settings"] = settings(**{field.name: found[field.name] for field in fields(settings)})
-    function(**{name: _at_home(found[name]) for name in parameters})
+    function(**{name: typed if name == "typed" else _at_home(found[name]) for name in parameters})
 
 
 def _at_home(value: Any) -> Any:

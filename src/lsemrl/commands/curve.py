@@ -26,6 +26,7 @@ _SCALES = [0.25, 0.5, 0.75, 1.0]
 def curve(
     run: str,
     *,
+    typed: list[str],
     settings: MeasureSettings,
     output: Path,
     scales: list[float] | None = None,
@@ -36,6 +37,7 @@ def curve(
 
     Args:
         run: A finished run, "newest", or an adapter's folder.
+        typed: The command, for whoever wants these numbers again.
         settings: On what, as for lsemrl measure; the policy is RUN's.
         output: Folder for a measurement each, and for the report. What was measured there of the same is not again.
         scales: In [0, 1]; by default .25, .5, .75 and 1. 0 is the base, which is always measured.
@@ -82,7 +84,7 @@ def curve(
         one = replace(settings, arm=arm, label=label, policy=at)
         print(f"measuring {label}", file=sys.stderr)
         measured.append((output / arm, run_measure(one, output / arm, read)))
-    command = shlex.join(["lsemrl", "curve", run, "--scales", *map(str, asked), "--lost", f"{lost:g}"])
+    command = shlex.join(typed)
     paths = [[*scale_of][1:]]
     report = tax_report(measured, command=command, paths=paths)
     nothing_to_lose = unmeasured(report)

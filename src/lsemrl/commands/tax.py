@@ -11,33 +11,30 @@ from lsemrl.report.folders import find_general, find_judgement, find_measurement
 
 
 def tax(
-    folders: list[Path], *, output: Path, against: list[str] | None = None, path: list[list[str]] | None = None
+    folders: list[Path],
+    *,
+    typed: list[str],
+    output: Path,
+    against: list[str] | None = None,
+    path: list[list[str]] | None = None,
 ) -> None:
     """Make a report of what lies in folders, and print its table.
 
     Args:
         folders: Searched for measurement.json, general.json, and the judge.json of rl against sft.
+        typed: The command, for whoever wants these numbers again.
         output: Folder for report.json, .md, .html and plots.
         against: Arms that the others are held against beside the base; by default cold_start and rl.
         path: Arms that are one way of training, weakest first; give it twice or more to compare losses at the same
             score.
     """
-    words = [
-        "lsemrl",
-        "tax",
-        *map(str, folders),
-        "--output",
-        str(output),
-        *(["--against", *against] if against else []),
-    ]
-    words += [word for arms in path or () for word in ("--path", *arms)]
     measured = find_measurements(folders)
     from lsemrl.report.tax_report import tax_report  # scipy, for which words that cannot be do not wait
     from lsemrl.report.write import table, write_report
 
     report = tax_report(
         measured,
-        command=shlex.join(words),
+        command=shlex.join(typed),
         against=against or None,
         judged=find_judgement(folders, measured),
         paths=path or (),
