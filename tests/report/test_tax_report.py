@@ -147,6 +147,23 @@ def test_json_round_trip_keeps_everything(report: Report, tmp_path: Path) -> Non
     assert Measured.read(measured.write(tmp_path)) == measured
 
 
+def test_what_is_said_of_an_arm_that_was_taken_out_goes_with_it(tmp_path: Path) -> None:
+    tax_report(found(), command="x", paths=[["cold_start", "rl"], ["sft"]]).to_json(tmp_path / "report.json")
+    whole = json.loads((tmp_path / "report.json").read_text())
+
+    def edited(**changed: object) -> Report:
+        (tmp_path / "edited.json").write_text(json.dumps({**whole, **changed}))
+        return Report.from_json(tmp_path / "edited.json")
+
+    fewer = edited(arms=[arm for arm in whole["arms"] if arm["name"] != "sft"])
+    assert fewer.contrasts and not any("sft" in (each.of, each.against) for each in fewer.contrasts)
+    assert fewer.paths == (("cold_start", "rl"),) and not fewer.same_scores
+    assert "Strong SFT" not in page.markdown(fewer, figures=[])
+    assert edited().same_scores and not edited(paths=[]).same_scores
+    with pytest.raises(UserError, match=r"by_seed.* of arm 'rl' has 3 values of 2 seeds"):
+        edited(arms=[{**arm, "seeds": arm["seeds"][:2]} if arm["name"] == "rl" else arm for arm in whole["arms"]])
+
+
 @pytest.mark.parametrize(
     ("place", "value", "says"),
     [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -131,7 +131,7 @@ class Arm:
             step, meaning_f1 (or chrf without an oracle), meaning_exact, em.
 
     Raises:
-        ValueError: A name is not an identifier, a key is unknown, or a score is above 1.
+        ValueError: A name is not an identifier, a key is unknown, a score is above 1, or a seed lacks a value.
     """
 
     name: str
@@ -165,6 +165,12 @@ class Arm:
                     raise ValueError(f"{name} of arm {self.name!r} has no metric {key!r}, only {', '.join(keys)}")
                 if name in ("target", "general") and key not in UNBOUNDED and 1 + 1e-6 < value < math.inf:
                     raise ValueError(f"{name}.{key} of arm {self.name!r} is a fraction, at most 1, got {value}")
+
+        for key, values in self.by_seed.items():
+            if len(values) != len(self.seeds):
+                raise ValueError(
+                    f"by_seed.{key} of arm {self.name!r} has {len(values)} values of {len(self.seeds)} seeds"
+                )
 
     def spread(self, metric: str) -> float | None:
         """Standard deviation over the seeds; None for a single one."""
@@ -282,9 +288,19 @@ class Report:
 
     @classmethod
     def from_json(cls, path: Path) -> Report:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote; what is said of an arm that somebody has taken out goes with it.
 
         Raises:
             UserError: There is no such file, it holds something else, or its version is a later one.
         """
-        return read_record(cls, path, VERSION, "give the report.json of a finished run")
+        whole = read_record(cls, path, VERSION, "give the report.json of a finished run")
+        names = {arm.name for arm in whole.arms}
+        paths = tuple(each for each in whole.paths if names.issuperset(each))
+        ends = [each[-1] for each in paths] if whole.kept else []
+        return replace(
+            whole,
+            contrasts=tuple(each for each in whole.contrasts if {each.of, each.against} <= names),
+            unpaired=tuple(each for each in whole.unpaired if names.issuperset(each)),
+            paths=paths,
+            same_scores=tuple(each for each in whole.same_scores if [each.of] == ends[:1] and each.against in ends[1:]),
+        )

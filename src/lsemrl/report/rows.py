@@ -69,7 +69,8 @@ def kl_rows_of(measured: Measured) -> tuple[float, ...]:
 
 def drifts_of(measured: Measured, base: dict[str, Array]) -> list[float]:
     """Of each question; [] where none was measured."""
-    drifts: list[float] = (rows_of(measured)["tax.nll"] - base["tax.nll"]).tolist() if measured.general_rows else []
+    rows = rows_of(measured)
+    drifts: list[float] = (rows["tax.nll"] - base["tax.nll"]).tolist() if "tax.nll" in rows else []
     return drifts
 
 
