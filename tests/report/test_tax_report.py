@@ -158,7 +158,7 @@ def test_what_is_said_of_an_arm_that_was_taken_out_goes_with_it(tmp_path: Path) 
     fewer = edited(arms=[arm for arm in whole["arms"] if arm["name"] != "sft"])
     assert fewer.contrasts and not any("sft" in (each.of, each.against) for each in fewer.contrasts)
     assert fewer.paths == (("cold_start", "rl"),) and not fewer.same_scores
-    assert "Strong SFT" not in page.markdown(fewer, figures=[])
+    assert page.markdown(fewer, figures=[]).startswith("# RL gained")
     assert edited().same_scores and not edited(paths=[]).same_scores
     with pytest.raises(UserError, match=r"by_seed.* of arm 'rl' has 3 values of 2 seeds"):
         edited(arms=[{**arm, "seeds": arm["seeds"][:2]} if arm["name"] == "rl" else arm for arm in whole["arms"]])

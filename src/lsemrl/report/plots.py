@@ -6,7 +6,9 @@ import base64
 import io
 import itertools
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from lsemrl.foreign import visible
 from lsemrl.report.colours import colours
 from lsemrl.report.findings import SCORE_NAMES, matched, number, path, unmeasured
+from lsemrl.report.fonts import families
 from lsemrl.report.labels import INK, label, make_room
 from lsemrl.report.records import Arm, Report
 
@@ -54,7 +57,8 @@ Series = NDArray[np.float64]
 
 def draw(report: Report) -> dict[str, Figure]:
     """Every plot that the report has numbers for, by the name of its file."""
-    with matplotlib.rc_context(_STYLE):
+    words = "".join((report.general_name, report.text_name, *(arm.label for arm in report.arms)))
+    with _styled(families(visible(words))):
         figures = {"gain_tax": _gain_tax(report), "nll_drift": _nll_drift(report)}
         figures |= {"hacking": _hacking(report), "kl_tax": _kl_tax(report)} if report.contrasts else {}
         figures |= {f"reward_{arm.name}": _reward_curve(arm) for arm in report.trained}
@@ -73,9 +77,16 @@ def svg(figure: Figure) -> str:
 
 def _save(figure: Figure, kind: str, metadata: dict[str, None] | None) -> bytes:
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with _styled():
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
     return buffer.getvalue()
+
+
+@contextmanager
+def _styled(family: Sequence[str] = ()) -> Iterator[None]:
+    with matplotlib.rc_context(_STYLE | ({"font.family": family} if family else {})), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # what no font has is told once, by its letters
+        yield
 
 
 def _gain_tax(report: Report) -> Figure | None:
