@@ -171,8 +171,8 @@ MUTANTS = (
         "rows.py",
         ("test_tax_report.py",),
         (
-            'rows_of(measured)["tax.nll"] - base["tax.nll"]).tolist()',
-            'abs(rows_of(measured)["tax.nll"] - base["tax.nll"])).tolist()',
+            '(rows["tax.nll"] - base["tax.nll"]).tolist()',
+            'abs(rows["tax.nll"] - base["tax.nll"]).tolist()',
         ),
     ),
     *_room(
