@@ -62,13 +62,18 @@ class Served:
 
     def __init__(self, policy: Policy, sampling: Sampling) -> None:
         """See `served`."""
-        self._server = Server(sampling)
         self._folder = Path(tempfile.mkdtemp(prefix="lsemrl-vllm-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._run, self._count = uuid.uuid4().hex[:8], 0
         self._loaded = ""
         self._first = not is_initialized() or get_rank() == 0
-        together(self._rest, _nothing)  # before weights are read, which need its room
+        self._server: Server
+
+        def begin() -> None:
+            self._server = Server(sampling)
+            self._rest()  # before weights are read, which need its room
+
+        together(begin, _nothing)
         self.about = f"by vLLM {self._server.version} at {self._server.url}"
         if sampling.server_sleeps:
             self.about += ", which sleeps between rollouts"
