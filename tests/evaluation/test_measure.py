@@ -330,6 +330,7 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
         **({"general": asked} if choices else {}),
     )
     whole = run_measure(settings, tmp_path / "whole")
+    another = {**whole.machine, "system": "another", "device": "a GPU"}
     done, add = [], Unfinished.add
 
     def stopped(part: Unfinished, line: str) -> None:
@@ -343,7 +344,7 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
     for stops in (1, 2, 3):
         with monkeypatch.context() as patch, pytest.raises(UserError, match="interrupted; what was done is in"):
             if stops == 1:
-                patch.setattr("lsemrl.evaluation.measure.machine", lambda: {**whole.machine, "system": "another"})
+                patch.setattr("lsemrl.evaluation.measure.machine", lambda: another)
             run_measure(settings, tmp_path / "again")
         assert len(kept.read_text().splitlines()) == 1 + 3 * stops
     with pytest.raises(UserError, match=r"holds what another command worked out \(9 lines\); move it away"):
@@ -354,7 +355,8 @@ def test_a_measurement_that_was_stopped_goes_on_to_the_same_figures(
     run_measure(moved, tmp_path / "again")
     again, told = Measured.read(tmp_path / "again" / FILE), capsys.readouterr().err
     assert all(f"measurement that was stopped; {n} batches" in told for n in (3, 6, 9)) and not kept.exists()
-    assert again.machine == {**whole.machine, "system": f"another then {whole.machine['system']}"}
+    both = {name: f"{another[name]} then {whole.machine.get(name, 'none')}" for name in ("system", "device")}
+    assert again.machine == {**whole.machine, **both}
     same: dict[str, Any] = {"created": "", "seconds": 0.0, "policy": whole.policy, "machine": whole.machine}
     assert dataclasses.replace(again, **same) == dataclasses.replace(whole, **same)
     shutil.move(tmp_path / "moved", tmp_path / "adapter")

@@ -145,16 +145,14 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
 
 def _one_after_another(makers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Those of a measurement that was stopped and went on elsewhere as one, with "then" where they differ."""
-    *_, last = makers
-    return {
-        part: {
-            name: value
-            if len(found := dict.fromkeys(str(maker[part].get(name)) for maker in makers)) == 1
-            else " then ".join(found)
-            for name, value in own.items()
-        }
-        for part, own in last.items()
-    }
+    told: dict[str, dict[str, Any]] = {}
+    for part in ("machine", "versions"):
+        every = dict.fromkeys(name for maker in makers for name in maker[part])  # one without a GPU tells of none
+        told[part] = {}
+        for name in every:
+            first, *others = dict.fromkeys(maker[part].get(name, "none") for maker in makers)
+            told[part][name] = " then ".join(map(str, (first, *others))) if others else first
+    return told
 
 
 def _head(made_by: dict[str, Any], lines: list[str]) -> str:
