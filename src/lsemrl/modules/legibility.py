@@ -64,8 +64,7 @@ class Reading:
     @property
     def warning(self) -> str | None:
         """A line, if some is lost."""
-        lost = self.lost(SOME)
-        return lost and f"warning: {lost}"
+        return (lost := self.lost(SOME)) and f"warning: {lost}"
 
     def lost(self, least: float) -> str | None:
         """A sentence about what is lost, if its share is at least `least`."""
@@ -125,13 +124,12 @@ class Legibility:
     @property
     def spelled(self) -> str | None:
         """A sentence where the policy's tokenizer has pieces of letters for references, not letters or words."""
-        own = {one.what: one for one in self.readings if one.by == self.readings[0].by}
-        if "references" not in own or own["references"].carried.tokens_per_letter <= 1:
+        first = self.readings[0]
+        if first.what != "references" or first.carried.tokens_per_letter <= 1:
             return None
         return (
-            f"{own['references'].carried.tokens_per_letter:.1f} tokens for a letter: the tokenizer of "
-            f"{self.readings[0].by} spells references by bytes; a base whose vocabulary has the script is cheaper to "
-            "train and to sample from"
+            f"{first.carried.tokens_per_letter:.1f} tokens for a letter: the tokenizer of {first.by} spells references "
+            "by bytes; a base whose vocabulary has the script is cheaper to train and to sample from"
         )
 
     @property
@@ -144,8 +142,7 @@ class Legibility:
         lines = [f"text by {field}: {figure}" for field, figure in figures.items()]
         lines[0] += f"; {self.rows - len(self.changed):,} of {self.rows:,} references come back; {tokens}"
         lines += [reading.warning for reading in self.readings if reading.warning]
-        if note := self.spelled:
-            lines.append(f"note: {note}")
+        lines += [f"note: {self.spelled}"] if self.spelled else []
         if self.turn_end not in (None, ends):
             lines.append(
                 f"warning: the chat template ends an answer with {self.turn_end}, the tokenizer a text with {ends}; "

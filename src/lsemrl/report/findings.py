@@ -200,8 +200,7 @@ def finding(report: Report) -> str:
 
 def comparisons(report: Report) -> list[str]:
     """RL against the cold start and each alternative, a sentence each; at the same score where that is known."""
-    name = SCORE_NAMES[report.score]
-    lines = [*_contrasted(report), *_unpaired(report), *_same(report), *_leaks(report)]
+    name, lines = SCORE_NAMES[report.score], [*_contrasted(report), *_unpaired(report), *_same(report), *_leaks(report)]
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
