@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +34,12 @@ def test_letters_that_the_first_font_lacks_are_of_others(caplog: pytest.LogCaptu
 
 
 def test_it_is_said_once_and_by_us(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(fonts, "_others", list)
+    monkeypatch.setattr(fonts, "_letters", lambda file: frozenset({"a": "强"}.get(file, string.printable)))
+    monkeypatch.setattr(fonts, "_others", lambda: [("cmr10", "a")])  # one of matplotlib's own, which is not bold
     measured = [make_measured("base"), replace(make_measured("rl"), label="强化")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures = plots.draw(tax_report([(Path(one.arm), one) for one in measured], command="x"))
         plots.png(figures["gain_tax"])
     [told] = caplog.messages
-    assert told.startswith("no font here has 化强")
+    assert told.startswith("no font here has 化, ")

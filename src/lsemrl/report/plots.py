@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -84,9 +85,15 @@ def _save(figure: Figure, kind: str, metadata: dict[str, None] | None) -> bytes:
 
 @contextmanager
 def _styled(family: Sequence[str] = ()) -> Iterator[None]:
+    finds = logging.getLogger("matplotlib.font_manager")
+    level = finds.level
     with matplotlib.rc_context(_STYLE | ({"font.family": family} if family else {})), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # what no font has is told once, by its letters
-        yield
+        finds.setLevel(logging.ERROR)  # most fonts of other scripts are not bold, which no label needs
+        try:
+            yield
+        finally:
+            finds.setLevel(level)
 
 
 def _gain_tax(report: Report) -> Figure | None:
