@@ -72,7 +72,7 @@ def write(
         for one in tokens
     ]
     content = {
-        "version": 1,
+        "version": 2,  # the first had tokens per_word, of whatever unit
         **facts,
         "rows": found.rows,
         "sides": sides,

@@ -75,6 +75,7 @@ class Server:
         """Have it ready to be asked.
 
         Raises:
+            UserError: It refuses.
             ServerGone: It does not answer.
         """
         if self.sleeps:
