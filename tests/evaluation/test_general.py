@@ -66,7 +66,28 @@ def test_chinese_answers_are_scored_by_cmrc_to_the_bit_and_others_by_squad() -> 
     assert (found.corpus["em"], found.corpus["f1"], found.corpus["average"]) == (old.em, old.f1, old.average)
     cut = replace(said(PROSE["English"], "Denver Broncos", "It was the Denver Broncos!"), ended=False)
     right = {"em": (0.0,), "f1": (2 / 3,), "contained": (1.0,)}
-    assert score_answers([cut], "answers").rows == {**right, "answer_length": (26.0,), "ended_rate": (0.0,)}
+    rest = {"asked_back": (0.0,), "answer_length": (26.0,), "ended_rate": (0.0,)}
+    assert score_answers([cut], "answers").rows == {**right, **rest}
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"),
+    [
+        ("When was it built?", 1),
+        ("«Quand a-t-il été construit ?» ", 1),
+        ("什么时候建的？", 1),
+        ("متى بُني؟", 1),
+        ("Πότε χτίστηκε;", 1),  # a Greek mark of its own: U+037E
+        ("Πότε χτίστηκε\N{GREEK QUESTION MARK}", 1),
+        ("What? In 1932.", 0),
+        ("int x;", 0),
+        ("What? 1932", 0),
+        ("", 0),
+    ],
+)
+def test_answers_that_are_questions_are_asked_back(answer: str, asked: int) -> None:
+    assert score_answers([said("Built when?", "1932", answer)], "answers").rows["asked_back"] == (asked,)
+    assert score_answers([said("Its title?", "Who Goes There?", answer)], "answers").rows["asked_back"] == (0,)
 
 
 def test_answers_to_instructions_are_scored_by_chrf() -> None:

@@ -27,6 +27,8 @@ _LANGUAGES = {"Han": "Chinese", "Hangul": "Korean", "Tibetan": "Tibetan", "Thai"
 _KANA, _ARTICLES = 0.05, 0.02
 """Shares of Japanese letters that are kana, and of English words that are "the", at least: both are several times
 that in any prose, and 0 in other languages."""
+_ASKS = regex.compile(r"([?？؟⁇⁈⁉‽፧꛷]|(?<=\p{Greek});)[^\p{L}\p{M}\p{N}]*$")
+"""A mark of a question after the last word; the canonical Greek one is a semicolon."""
 _CHOSEN = "log-probability of choice and EOS, sum; per token: mean"
 
 
@@ -107,8 +109,9 @@ def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General
     """Score greedy answers; nothing where there are none.
 
     Returns:
-        Of short answers em, f1 and contained, of others chrf_sentence, and of all answer_length and ended_rate: in
-        [0, 1], but the length, which is in characters.
+        Of short answers em, f1, contained and asked_back, 1 where the answer ends as a question and no accepted one
+        does; of others chrf_sentence; and of all answer_length and ended_rate. All are in [0, 1], but the length, which
+        is in characters.
     """
     if not answers:
         return General(rows={})
@@ -126,9 +129,14 @@ def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General
             "em": tuple(by.exact_match(text, gold) for text, gold in pairs),
             "f1": tuple(by.f1(text, gold) for text, gold in pairs),
             "contained": tuple(contained(text, gold, by.plain) for text, gold in pairs),
+            "asked_back": tuple(float(_asks(text) and not any(map(_asks, gold))) for text, gold in pairs),
             **every,
         }
     )
+
+
+def _asks(text: str) -> bool:
+    return bool(_ASKS.search(canonical(text)))
 
 
 def tells_leaks(examples: Sequence[Example], learned: Language) -> bool:

@@ -178,6 +178,7 @@ LOSSES = (
     column_of("guessed", _GENERAL, "general.chance", better=0, scale=100),
     ANSWERS_CHRF,
     LEAK,
+    column_of("asked back", _GENERAL, "general.asked_back", better=-1, scale=100, delta=True),
     column_of("length", _GENERAL, "general.answer_length", better=0, delta=True),
     _percent("ended", _GENERAL, "general.ended_rate"),
     column_of("NLL", _GENERAL, "general.nll", better=-1, digits=3, delta=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 
 from lsemrl.report.contrasts import Contrast, part_of
@@ -21,8 +22,9 @@ SCORE_NAMES = {
     "language_rate": "language",
 }
 """What gain is measured in, as sentences, columns and axes name it."""
-_LEAK = 0.05
-"""How much more often than the base an arm must answer in the language it learned to be named for it."""
+_STRAYED = {"leak": "in the language it learned", "asked_back": "by a question"}
+_OFTEN = 0.05
+"""How much more often than the base an arm must answer so to be named for it."""
 _FEW = 4
 """Right answers of the base below which other rows of its kind might well have shown none: e^-3 is .05."""
 _NAMED = 4
@@ -34,6 +36,7 @@ _NOTES = {
     "its tokens. Guessed: what choosing blindly gives.",
     "chrf_sentence": "chrF of general ability is the mean over answers.",
     "leak": "Leak: answers in the language that was learned, although they were asked for in another.",
+    "asked_back": "Asked back: answers that end as a question, where no accepted one does.",
 }
 """What scores of general ability mean, where there are such."""
 
@@ -200,7 +203,8 @@ def finding(report: Report) -> str:
 
 def comparisons(report: Report) -> list[str]:
     """RL against the cold start and each alternative, a sentence each; at the same score where that is known."""
-    name, lines = SCORE_NAMES[report.score], [*_contrasted(report), *_unpaired(report), *_same(report), *_leaks(report)]
+    lines = [*_contrasted(report), *_unpaired(report), *_same(report), *_strayed(report)]
+    name = SCORE_NAMES[report.score]
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
@@ -244,16 +248,13 @@ def _same(report: Report) -> Iterator[str]:
         )
 
 
-def _leaks(report: Report) -> Iterator[str]:
-    """Which arms answer in the language that was learned where another was asked for."""
-    before = report.base.general.get("leak", math.nan)
-    for arm in report.trained:
-        share = arm.general.get("leak", math.nan)
-        if share - before >= _LEAK:
-            yield (
-                f"{arm.label} answers {100 * share:.0f}% of the questions of {report.general_name} in the language it "
-                f"learned (the base {100 * before:.0f}%)."
-            )
+def _strayed(report: Report) -> Iterator[str]:
+    """Which arms do to questions what they learned to do to texts, instead of answering them."""
+    for arm, (score, how) in product(report.trained, _STRAYED.items()):
+        share, before = (each.general.get(score, math.nan) for each in (arm, report.base))
+        if share - before >= _OFTEN:
+            asked = f"{100 * share:.0f}% of the questions of {report.general_name}"
+            yield f"{arm.label} answers {asked} {how} (the base {100 * before:.0f}%)."
 
 
 def _contrasted(report: Report) -> list[str]:

@@ -59,6 +59,7 @@ GENERAL = (
     "answer_length",
     "ended_rate",
     "leak",
+    "asked_back",
     "nll",
 )
 KEPT = {"em": "exact match", "accuracy": "accuracy", "chrf_sentence": "chrF"}
