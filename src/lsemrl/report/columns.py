@@ -133,7 +133,11 @@ ANSWERS_CHRF = column_of("chrF, answers", _GENERAL, "general.chrf_sentence", sca
 LEAK = column_of("leak", _GENERAL, "general.leak", better=-1, scale=100, delta=True)
 LOST = Column(head="{lost} lost", group=_TAX, read=_lost, better=-1, scale=100, metric="tax.{kept}")
 DRIFT = Column(head="NLL drift", group=_TAX, read=_drift, better=-1, digits=3, metric="tax.nll")
+DRIFT_P90 = Column(
+    head="drift P90", group=_TAX, read=_percentile("nll_drifts", 90), better=-1, digits=3, metric="tax.nll_p90"
+)
 KL_TARGET = _kl("KL, new task", "kl", "target")
+KL_P90 = replace(_kl("KL, {short} P90", "kl", "general_p90"), read=_percentile("kl_rows", 90))
 JUDGED = Column(head="judge win", group="RL or SFT", read=lambda arm, base: arm.judge_win, better=0, scale=100)
 SEEDS = Column(head="seeds", group=_COST, read=lambda arm, base: len(arm.seeds) or None, better=0, digits=0)
 MINUTES = Column(head="minutes", group=_COST, read=lambda arm, base: arm.seconds or None, better=0, scale=1 / 60)
@@ -185,20 +189,13 @@ LOSSES = (
     LOST,
     DRIFT,
     Column(head="drift P50", group=_TAX, read=_percentile("nll_drifts", 50), better=-1, digits=3, metric="tax.nll_p50"),
-    Column(head="drift P90", group=_TAX, read=_percentile("nll_drifts", 90), better=-1, digits=3, metric="tax.nll_p90"),
+    DRIFT_P90,
 )
 MOVED = (
     KL_TARGET,
     _kl("KL, own outputs", "kl", "own"),
     _kl("KL, {short}", "kl", "general"),
-    Column(
-        head="KL, {short} P90",
-        group=_KL["kl"],
-        read=_percentile("kl_rows", 90),
-        better=-1,
-        digits=3,
-        metric="kl.general_p90",
-    ),
+    KL_P90,
     _kl("KL, {text}", "kl", "text"),
     _kl("reverse, new task", "kl_from_base", "target"),
     _kl("reverse, own outputs", "kl_from_base", "own"),
