@@ -219,10 +219,7 @@ def inspect_untranslated(
         found.append(Finding(level="note", says=f"{again:,} of {len(texts):,} {name!r} are another again"))
     held = {content_key(record.inputs[name]) for split in HELD_OUT for record in rows.get(split, ())}
     shared = [record for record, text in zip(records, texts, strict=True) if content_key(text) in held]
-    if shared:
-        found.append(
-            _of_rows("note", f"{{}} {name!r} are of held-out rows; training leaves them out", shared, records, task)
-        )
+    found += _of_rows("note", f"{name!r} are of held-out rows; training leaves them out", shared, records, task)
     return [replace(one, says=f"without a translation: {one.says}") for one in found]
 
 
@@ -246,36 +243,31 @@ def _language(
 ) -> list[Finding]:
     """Texts that are in another language, as far as its rule can tell, and those without a letter."""
     silent = [row for row, text in zip(rows, texts, strict=True) if not _LETTER.search(text)]
-    found = [_of_rows("warning", f"{{}} {name!r} hold no letter", silent, rows, task)] if silent else []
-    if language is not None:
-        verdicts = language.verdicts(list(texts))
-        other = [
-            row
-            for row, text, verdict in zip(rows, texts, verdicts, strict=True)
-            if verdict < UNDECIDED and _LETTER.search(text)
-        ]
-        if other:
-            level: Level = "refused" if len(other) > MOST * len(rows) else "warning"
-            by = "its letters" if language.identifier is None else "its letters and its identifier"
-            found.append(_of_rows(level, f"{{}} {name!r} are not {language.name} by {by}", other, rows, task))
-    return found
+    found = _of_rows("warning", f"{name!r} hold no letter", silent, rows, task)
+    if language is None:
+        return found
+    verdicts = language.verdicts(list(texts))
+    other = [
+        row
+        for row, text, verdict in zip(rows, texts, verdicts, strict=True)
+        if verdict < UNDECIDED and _LETTER.search(text)
+    ]
+    level: Level = "refused" if len(other) > MOST * len(rows) else "warning"
+    by = "its letters" if language.identifier is None else "its letters and its identifier"
+    return found + _of_rows(level, f"{name!r} are not {language.name} by {by}", other, rows, task)
 
 
 def _characters(name: str, texts: Sequence[str], rows: Sequence[Record], task: Task) -> list[Finding]:
     """Characters that look the same and are not, or are not seen, or were something else."""
-    found = []
     odd = [row for row, text in zip(rows, texts, strict=True) if not_composed(text)]
-    if odd:
-        mixed = len(odd) < 0.99 * len(rows)
-        level: Level = "warning" if mixed and len(odd) > 0.01 * len(rows) else "note"
-        says = f"{{}} {name!r} are not in the Unicode form NFC: the same word is written in several ways"
-        found.append(_of_rows(level, says if mixed else says.partition(":")[0], odd, rows, task))
+    mixed = len(odd) < 0.99 * len(rows)
+    level: Level = "warning" if mixed and len(odd) > 0.01 * len(rows) else "note"
+    several = ": the same word is written in several ways" if mixed else ""
+    found = _of_rows(level, f"{name!r} are not in the Unicode form NFC{several}", odd, rows, task)
     # In Khmer, Lao, Burmese or Thai it stands between words, where lines may break.
-    if odd := [row for row, text in zip(rows, texts, strict=True) if _BREAK in text and _UNBROKEN.search(text)]:
-        says = (
-            "hold zero-width spaces between words, which chrF takes for letters: the same text without them scores less"
-        )
-        found.append(_of_rows("note", f"{{}} {name!r} {says}", odd, rows, task))
+    odd = [row for row, text in zip(rows, texts, strict=True) if _BREAK in text and _UNBROKEN.search(text)]
+    says = "hold zero-width spaces between words, which chrF takes for letters: the same text without them scores less"
+    found += _of_rows("note", f"{name!r} {says}", odd, rows, task)
     texts = [text.replace(_BREAK, "") if _UNBROKEN.search(text) else text for text in texts]
     for pattern, says in (
         (HIDDEN, "hold characters that are not seen, such as zero-width spaces and marks of direction"),
@@ -283,17 +275,15 @@ def _characters(name: str, texts: Sequence[str], rows: Sequence[Record], task: T
         (_FORMS, "hold presentation forms, which no keyboard writes"),
         (_MOJIBAKE, "hold what looks like text decoded by the wrong table"),
     ):
-        if odd := [row for row, text in zip(rows, texts, strict=True) if pattern.search(text)]:
-            found.append(_of_rows("warning", f"{{}} {name!r} {says}", odd, rows, task))
+        odd = [row for row, text in zip(rows, texts, strict=True) if pattern.search(text)]
+        found += _of_rows("warning", f"{name!r} {says}", odd, rows, task)
     return found
 
 
 def _copies(rows: Sequence[Record], task: Task) -> list[Finding]:
     same = [row for row in rows if copied(row.inputs[task.inputs[0]], row.targets[0])]
-    if not same:
-        return []
     level: Level = "refused" if len(same) > MOST * len(rows) else "warning"
-    return [_of_rows(level, "{} outputs are their input, untranslated, and teach copying", same, rows, task)]
+    return _of_rows(level, "outputs are their input, untranslated, and teach copying", same, rows, task)
 
 
 def _ratios(rows: Sequence[Record], task: Task, ratios: Sequence[float]) -> list[Finding]:
@@ -328,9 +318,12 @@ def _blind(languages: Mapping[str, Language | None]) -> list[Finding]:
     return [Finding(level="warning", says=says)]
 
 
-def _of_rows(level: Level, says: str, odd: Sequence[Record], rows: Sequence[Record], task: Task) -> Finding:
+def _of_rows(level: Level, says: str, odd: Sequence[Record], rows: Sequence[Record], task: Task) -> list[Finding]:
+    """How many of `rows` are `odd`, and what is to be said of them; nothing where none is."""
+    if not odd:
+        return []
     shown = tuple(_shown(row, task) for row in odd[:SHOWN])
-    return Finding(level=level, says=says.format(f"{len(odd):,} of {len(rows):,}"), rows=shown)
+    return [Finding(level=level, says=f"{len(odd):,} of {len(rows):,} {says}", rows=shown)]
 
 
 def _shown(record: Record, task: Task, why: str = "") -> Shown:
