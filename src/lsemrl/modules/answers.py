@@ -10,28 +10,15 @@ from lsemrl.modules.ranks import every_rank
 from lsemrl.types import Completion
 
 
-class Answers:
-    """This rank's outputs, as they come."""
+def of_all_ranks(own: Sequence[Completion], rows: int) -> list[Completion]:
+    """The outputs of all ranks in the order of the rows; all must ask.
 
-    def __init__(self) -> None:
-        self._own: list[Completion] = []
-
-    def add(self, completions: Sequence[Completion]) -> None:
-        """Those of one more batch."""
-        self._own += completions
-
-    def take(self, rows: int) -> list[Completion]:
-        """The outputs of all ranks since the last call, in the order of the rows; all must ask.
-
-        Args:
-            rows: How many there are over all ranks.
-        """
-        own, self._own = self._own, []
-        found = every_rank(own)
-        if len(found) == 1:
-            return own
-        # Rows were dealt out in turn, and the first dealt again to ranks that would have had fewer.
-        return [completion for turn in zip(*found, strict=True) for completion in turn][:rows]
+    Args:
+        own: This rank's.
+        rows: How many there are over all ranks.
+    """
+    # Rows were dealt out in turn, and the first dealt again to ranks that would have had fewer.
+    return [completion for turn in zip(*every_rank(own), strict=True) for completion in turn][:rows]
 
 
 def write_predictions(folder: Path, completions: Sequence[Completion]) -> Path:

@@ -23,7 +23,7 @@ from lsemrl.metrics.scorer import Scorer
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.anchor import Anchor
 from lsemrl.modules.anchor_settings import AnchorSettings
-from lsemrl.modules.answers import Answers, write_predictions
+from lsemrl.modules.answers import of_all_ranks, write_predictions
 from lsemrl.modules.gradients import LossOf, Part, Passed, accumulate, in_step, sum_gradients
 from lsemrl.modules.ground import checksum_of, ground
 from lsemrl.modules.legibility import check_run
@@ -78,7 +78,7 @@ class PolicyModule(LightningModule):
         self.rollout_step = 0
         self.stopwatch = Stopwatch(torch.device("cpu"))  # of the step that is taken
         self.folder = Path()  # where this run writes, from `setup` on
-        self.answers = Answers()
+        self.answers: list[Completion] = []  # of this rank, to rows that are not scored yet
         self.skipped = SkippedSteps()
         self.alarm: str | None = None  # why this rank would end the run before its next step
         self._resumed: dict[str, Any] | None = None  # this rank's part of a checkpoint
@@ -274,16 +274,14 @@ class PolicyModule(LightningModule):
         log_row(self, {**metrics, **clocks}, self.rollout_step, shown, due=due)
 
     def validation_step(self, prompts: PromptBatch, batch_idx: int) -> None:
-        """Answer greedily; scored at the end of the epoch."""
-        self.answers.add(self.draw(prompts, self.greedy, seed=0).completions)
+        """Answer greedily; scored, or written, at the end of the epoch."""
+        self.answers += self.draw(prompts, self.greedy, seed=0).completions
+
+    test_step = predict_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Log every metric as val/<metric>."""
         self._log_scores("val")
-
-    def test_step(self, prompts: PromptBatch, batch_idx: int) -> None:
-        """Answer greedily; scored at the end of the epoch."""
-        self.validation_step(prompts, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log every metric as test/<metric>."""
@@ -299,11 +297,8 @@ class PolicyModule(LightningModule):
                 self.log(name, value, sync_dist=True)
 
     def _answered(self) -> list[Completion]:
-        return self.answers.take(rows=len(self.scored_examples(self.trainer.state.fn)))
-
-    def predict_step(self, prompts: PromptBatch, batch_idx: int) -> None:
-        """Answer greedily; written at the end of the epoch."""
-        self.validation_step(prompts, batch_idx)
+        own, self.answers = self.answers, []
+        return of_all_ranks(own, rows=len(self.scored_examples(self.trainer.state.fn)))
 
     def on_predict_epoch_end(self) -> None:
         """Write what each row was answered to predictions.jsonl in the run's folder."""
