@@ -169,7 +169,8 @@ class PolicyModule(LightningModule):
             loss_of: This rank's share of the loss of a micro-batch, and sums of metrics.
 
         Returns:
-            Sums over all micro-batches, the gradient's norm before clipping, the learning rate, the share of padding.
+            To be logged: sums over all micro-batches, the gradient's norm before clipping, the learning rate, the share
+            of padding.
 
         Raises:
             UserError: Too many steps were skipped in a row, or memory ran out.
@@ -197,7 +198,8 @@ class PolicyModule(LightningModule):
             self.say(f"the gradient of rollout step {self.rollout_step + 1} is not finite: skipped; rows are in {path}")
             writing = rows_of_ranks if self.trainer.is_global_zero else ()
             self.skipped.add(path, writing, self.optimizer.max_skipped_steps)
-        totals = {name: torch.stack(values).sum() for name, values in found.items()}
+        # They add up over ranks, and logging averages.
+        totals = {name: torch.stack(values).sum() * self.trainer.world_size for name, values in found.items()}
         same = {"learning_rate": torch.tensor(rate), "padding/update": torch.tensor(padding(passed[0].batches))}
         return {**totals, "grad_norm": norm, **same}
 

@@ -297,11 +297,7 @@ class GRPO(PolicyModule):
                 whole_rows=self.loss.importance_sampling_level == "sequence",
             )
 
-        found = self.learn(whole, active_rows(window, mask_NT), loss_of)
-        same = ("grad_norm", "learning_rate", "padding/update")
-        # The others add up over ranks, and logging averages.
-        ranks = self.trainer.world_size
-        return {name: value if name in same else value * ranks for name, value in found.items()}, counts
+        return self.learn(whole, active_rows(window, mask_NT), loss_of), counts
 
     def score(self, whole: Sequences, windows: Sequence[Tensor]) -> Tensor:
         """Log-probs of the sampled tokens as they stand, without gradients: float32 [N, T], 0 in rows of no window."""

@@ -61,17 +61,5 @@ class SFT(PolicyModule):
             return self.policy.loss(batch.sequences, likelihood_loss(batch.pack(weights_NT)))
 
         found = self.learn(sequences, torch.arange(len(sequences), device=self.device), loss_of)
-        self.log_step(
-            {
-                "loss": found["loss"] * self.trainer.world_size,  # it adds up over ranks; logging averages
-                "grad_norm": found["grad_norm"],
-                "learning_rate": found["learning_rate"],
-                "num_tokens": mask_NT.sum().float() * self.trainer.world_size,
-                "padding/update": found["padding/update"],
-                **{
-                    name: value * self.trainer.world_size for name, value in found.items() if name.startswith("anchor/")
-                },
-            },
-            "loss",
-        )
+        self.log_step({**found, "num_tokens": mask_NT.sum().float() * self.trainer.world_size}, "loss")
         self.rollout_step += 1
