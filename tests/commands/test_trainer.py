@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from lsemrl.cli.main import main
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
 from lsemrl.errors import UserError
+from lsemrl.modules.alarm_log import Alarmed
 from lsemrl.modules.checkpoints import Interrupted
 from lsemrl.runs import has_finished
 from short_runs import At
@@ -52,6 +54,25 @@ def test_a_run_that_nobody_finds_again_names_its_checkpoint(tmp_path: Path, monk
     said = stopped(2, longer, "--checkpoints.resume=never")
     assert said.startswith("stopped by SIGTERM, saved in ") and said.endswith("/step_2 goes on from there")
     assert "; --checkpoints.resume " in said
+
+
+@pytest.mark.slow
+def test_an_alarm_at_the_end_has_its_exit_code_when_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    off = dict.fromkeys(("gamed", "language", "length", "template", "shared", "copied", "ties"))
+    alarms = json.dumps({**off, "kl": 1e-9, "window": 2, "on_alarm": "stop", "unrewarded": False})
+    words = ["fit", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, "--data.batch_size=4"]
+    words += [f"--model.alarms={alarms}", "--trainer.default_root_dir=runs", "--trainer.max_steps=2"]
+    words += ["--data.splits.cold_start_count=8", "--model.optimizer.lr=0.01"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    told = capsys.readouterr()
+    assert ended.value.code == Alarmed.status
+    assert "done: runs/version_0 holds" in told.out
+    assert "the run is complete, and an alarm came at its end (kl is " in told.err
+    assert has_finished(Path("runs/version_0"))
 
 
 class Rows(Logger):

@@ -19,6 +19,7 @@ from lsemrl.errors import UserError, reason_of
 from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
 from lsemrl.foreign import visible
+from lsemrl.modules.alarm_log import Alarmed
 from lsemrl.modules.run_summary import run_summary
 from lsemrl.runs import AUTO, NEVER, checkpoints, find_run, is_rank_zero
 
@@ -45,6 +46,9 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
 
     Returns:
         The LightningCLI, whose trainer and model can be asked further.
+
+    Raises:
+        Alarmed: An alarm that was to stop the run came at its end, when all is written.
     """
     words = prepare_configs(words)
     loading("Lightning")
@@ -65,6 +69,8 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     if run and words[0] == "fit" and cli.trainer.is_global_zero and not callbacks and not cli.trainer.fast_dev_run:
         for line in run_summary(cli.model.folder, cli.config.fit.checkpoints.monitor, cli.model.policy.settings.model):
             print(visible(line))
+        if cli.model.alarm:  # only the last look, after the last step, told it
+            raise Alarmed(f"the run is complete, and an alarm came at its end ({cli.model.alarm})")
     return cli
 
 

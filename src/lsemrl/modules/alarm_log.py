@@ -24,7 +24,7 @@ _TEXTS = ("source", "reference", "completion")
 
 
 class Alarmed(UserError):
-    """An alarm stopped the run, which was saved if it was fit to be."""
+    """An alarm that is to stop the run came; it was saved if it was fit to be."""
 
     status = 3
     """Exit code."""
