@@ -13,8 +13,8 @@ import pytest
 from lsemrl.evaluation.measurement import Measured
 from lsemrl.report import page, plots
 from lsemrl.report.columns import LEARNED, LOSSES, SUMMARY, TERMINAL, grid, speaking
-from lsemrl.report.findings import SCORE_NAMES, comparisons, finding, path
-from lsemrl.report.records import Report
+from lsemrl.report.findings import comparisons, finding, path
+from lsemrl.report.records import SCORES, Report
 from lsemrl.report.tax_report import tax_report
 from lsemrl.report.write import table
 from lsemrl.types import UserError
@@ -73,7 +73,7 @@ def test_the_score_of_the_sentence_is_in_the_table_with_its_sign(score: str, see
     report = report_of(*(without(one, *KEPT[score]) for one in arms))
     assert report.score == score
     found = re.match(r"RL (gained|lost) ([\d.]+) points of (.+?) (over|from) the cold start", finding(report))
-    assert found and found[3] == SCORE_NAMES[score]
+    assert found and found[3] == SCORES[score]
     gain = cells(report, "rl")[found[3]] - cells(report, "cold_start")[found[3]]
     assert gain * (1 if found[1] == "gained" else -1) == pytest.approx(float(found[2]), abs=0.11)
     assert found[3] in [column.head for column in grid(report, speaking(report, TERMINAL))[0]]
@@ -114,7 +114,7 @@ def test_ways_are_compared_by_whatever_score_there_is(score: str) -> None:
         without(make_measured(arm, seed), *KEPT[score]) for arm in ARMS for seed in ((1, 2) if arm != "base" else (1,))
     )
     report = report_of(*arms, paths=(("cold_start", "rl"), ("cold_start", "sft")))
-    same = [line for line in comparisons(report) if line.startswith(f"At the same {SCORE_NAMES[score]} of")]
+    same = [line for line in comparisons(report) if line.startswith(f"At the same {SCORES[score]} of")]
     assert len(same) == len(report.same_scores)
     assert same or score == "language_rate"  # which every arm has alike
 

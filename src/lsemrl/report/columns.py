@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lsemrl.report.contrasts import Contrast
-from lsemrl.report.findings import SCORE_NAMES, number, unmeasured
-from lsemrl.report.records import KEPT, Arm, Report
+from lsemrl.report.findings import number, unmeasured
+from lsemrl.report.records import KEPT, SCORES, Arm, Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +124,8 @@ LEARNED_GROUP, _GENERAL, _TAX, _COST = "New task", "{general}", "Tax", "Training
 _SHORT = {"em": "EM", "accuracy": "accuracy", "chrf_sentence": "chrF", "": ""}
 """Of what is lost, where there is little room."""
 _KL = {"kl": "KL(arm ‖ base)", "kl_from_base": "KL(base ‖ arm)"}
-SCORES = {name: _percent(head, LEARNED_GROUP, f"target.{name}") for name, head in SCORE_NAMES.items()}
-MEANING_F1, CHRF, LANGUAGE = (SCORES[name] for name in ("meaning_f1", "chrf", "language_rate"))
+SCORE_COLUMNS = {name: _percent(head, LEARNED_GROUP, f"target.{name}") for name, head in SCORES.items()}
+MEANING_F1, CHRF, LANGUAGE = (SCORE_COLUMNS[name] for name in ("meaning_f1", "chrf", "language_rate"))
 EXACT = _percent("wholly right", LEARNED_GROUP, "target.meaning_exact")
 EM = column_of("exact match", _GENERAL, "general.em", scale=100)
 ACCURACY = column_of("accuracy", _GENERAL, "general.accuracy", scale=100)
@@ -148,18 +148,18 @@ LEARNED = (
     MEANING_F1,
     EXACT,
     CHRF,
-    SCORES["chrf_sentence"],
+    SCORE_COLUMNS["chrf_sentence"],
     _percent("chrF++", LEARNED_GROUP, "target.chrf_pp"),
     _percent("chrF++ of sentences", LEARNED_GROUP, "target.chrf_pp_sentence"),
-    SCORES["bleu"],
+    SCORE_COLUMNS["bleu"],
     _percent("BLEU 13a", LEARNED_GROUP, "target.bleu_13a"),
     _percent("spBLEU", LEARNED_GROUP, "target.spbleu"),
     column_of("COMET", LEARNED_GROUP, "target.comet", digits=3, delta=True),
     column_of("MetricX", LEARNED_GROUP, "target.metricx", better=-1, digits=2, delta=True),
     column_of("TER", LEARNED_GROUP, "target.ter", better=-1, scale=100, delta=True),
     column_of("TER of sentences", LEARNED_GROUP, "target.ter_sentence", better=-1, scale=100, delta=True),
-    SCORES["rouge_l"],
-    SCORES["em"],
+    SCORE_COLUMNS["rouge_l"],
+    SCORE_COLUMNS["em"],
     _percent("F1", LEARNED_GROUP, "target.f1"),
     _percent("average", LEARNED_GROUP, "target.average"),
     column_of("length", LEARNED_GROUP, "target.answer_length", better=0, delta=True),
@@ -215,7 +215,7 @@ MOVED = (
 
 def speaking(report: Report, columns: Sequence[Column]) -> tuple[Column, ...]:
     """`columns` with the score that the sentences over the table speak of, and in place of chrF where it is another."""
-    score = SCORES[report.score]
+    score = SCORE_COLUMNS[report.score]
     if score in columns:
         return tuple(columns)
     return tuple(score if column is CHRF else column for column in columns)

@@ -6,7 +6,18 @@ import math
 from dataclasses import replace
 from statistics import fmean, stdev
 
-from lsemrl.report.columns import DRIFT, LEARNED_GROUP, LOST, SCORES, Cell, Column, Rows, column_of, interval, named
+from lsemrl.report.columns import (
+    DRIFT,
+    LEARNED_GROUP,
+    LOST,
+    SCORE_COLUMNS,
+    Cell,
+    Column,
+    Rows,
+    column_of,
+    interval,
+    named,
+)
 from lsemrl.report.contrasts import part_of
 from lsemrl.report.findings import MISSING, unmeasured
 from lsemrl.report.records import KEPT, Report
@@ -19,7 +30,7 @@ def differences(report: Report) -> tuple[list[Column], Rows]:
     shown: list[Column] = []
     rows: Rows = [(arm, []) for arm in report.trained]
     for other in report.trained:
-        for column in (SCORES[report.score], similarity, *lost, DRIFT):
+        for column in (SCORE_COLUMNS[report.score], similarity, *lost, DRIFT):
             found = [report.contrast(arm.name, other.name, column.metric) for arm, _ in rows]
             if not any(found):
                 continue

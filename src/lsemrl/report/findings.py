@@ -9,19 +9,9 @@ from itertools import product
 from statistics import fmean
 
 from lsemrl.report.contrasts import Contrast, part_of
-from lsemrl.report.records import KEPT, Arm, Report
+from lsemrl.report.records import KEPT, SCORES, Arm, Report
 
 MISSING = "\N{EN DASH}"
-SCORE_NAMES = {
-    "meaning_f1": "meaning F1",
-    "chrf_sentence": "chrF of sentences",
-    "chrf": "chrF",
-    "rouge_l": "ROUGE-L",
-    "bleu": "BLEU",
-    "em": "exact match",
-    "language_rate": "language",
-}
-"""What gain is measured in, as sentences, columns and axes name it."""
 _STRAYED = {"leak": "in the language it learned", "asked_back": "by a question"}
 _OFTEN = 0.05
 """How much more often than the base an arm must answer so to be named for it."""
@@ -188,7 +178,7 @@ def finding(report: Report) -> str:
             clauses.append(f"{arm.label} {gained}{below}{lost}")
         else:
             over = f"{'over' if 'gained' in gained else 'from'} the {'base' if start is report.base else 'cold start'}"
-            of = f"points of {SCORE_NAMES[metric]} {over}"
+            of = f"points of {SCORES[metric]} {over}"
             of_what = "a token of the gold answers to" if none else "points of"
             against = lost and f"{lost} {of_what} {report.general_name} against the base"
             clauses.append(f"{arm.label} {gained} {of}{below}{against}")
@@ -196,7 +186,7 @@ def finding(report: Report) -> str:
         clauses.append(f"{more} more arm{'s' * (more > 1)} below")
     if clauses and none:
         clauses.append(none)
-    score = SCORE_NAMES[metric] if any(metric in arm.target for arm in report.arms) else "score that tells a gain"
+    score = SCORES[metric] if any(metric in arm.target for arm in report.arms) else "score that tells a gain"
     both = f"both a {score} and a score of {report.general_name}" if kept else f"a {score}"
     return "; ".join(clauses) or f"No arm has {both} to compare"
 
@@ -204,7 +194,7 @@ def finding(report: Report) -> str:
 def comparisons(report: Report) -> list[str]:
     """RL against the cold start and each alternative, a sentence each; at the same score where that is known."""
     lines = [*_contrasted(report), *_unpaired(report), *_same(report), *_strayed(report)]
-    name = SCORE_NAMES[report.score]
+    name = SCORES[report.score]
     for rl, other, same in matched(report):
         if same is None:
             lines.append(
@@ -224,7 +214,7 @@ def _same(report: Report) -> Iterator[str]:
     """What two ways of training had lost at the same score."""
     labels = {arm.name: arm.label for arm in report.arms}
     for each in [] if unmeasured(report) else report.same_scores[:_NAMED]:
-        of, other, name = labels[each.of], f"the way to {labels[each.against]}", SCORE_NAMES[report.score]
+        of, other, name = labels[each.of], f"the way to {labels[each.against]}", SCORES[report.score]
         why = [
             f"in seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} {way} never came above the base"
             for way, seeds in ((of, each.below), (other, each.below_against))
@@ -268,7 +258,7 @@ def _contrasted(report: Report) -> list[str]:
             better = _moved(gain, "higher", "lower")
             worse = _moved(loss, "more", "less") if loss and not unmeasured(report) else ""
             lost = worse and f"; of {report.general_name} it lost {worse}"
-            name = SCORE_NAMES[report.score]
+            name = SCORES[report.score]
             part = f" ({seeds})" if (seeds := part_of(gain)) else ""
             lines.append(f"{arms[of].label} against {arms[against].label}{part}: {name} is {better}{lost}.")
     return lines

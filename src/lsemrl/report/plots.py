@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from lsemrl.foreign import visible
 from lsemrl.report.colours import colours
-from lsemrl.report.findings import SCORE_NAMES, matched, number, path, unmeasured
+from lsemrl.report.findings import matched, number, path, unmeasured
 from lsemrl.report.fonts import families
 from lsemrl.report.labels import INK, label, make_room
-from lsemrl.report.records import Arm, Report
+from lsemrl.report.records import SCORES, Arm, Report
 
 _MUTED, _RULE = "#6b6b6b", "#d8d8d8"
 _STYLE: dict[Any, Any] = {
@@ -149,7 +149,7 @@ def _gain_tax(report: Report) -> Figure | None:
         ]
     lost = f"{visible(report.kept_name)} lost against the base, percentage points"
     ax.set_xlabel(f"{lost if scored else _DRIFT}  →  worse")
-    ax.set_ylabel(f"{SCORE_NAMES[report.score]}, points of 100  →  better")
+    ax.set_ylabel(f"{SCORES[report.score]}, points of 100  →  better")
     label(ax, ends, obstacles)
     return figure
 

@@ -46,7 +46,16 @@ TARGET = (
     "average",
     "answer_length",
 )
-SCORES = ("meaning_f1", "chrf_sentence", "chrf", "rouge_l", "bleu", "em", "language_rate")
+SCORES = {
+    "meaning_f1": "meaning F1",
+    "chrf_sentence": "chrF of sentences",
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "bleu": "BLEU",
+    "em": "exact match",
+    "language_rate": "language",
+}
+"""What gain may be measured in, the first that is there, and its name in sentences, columns and axes."""
 GENERAL = (
     "em",
     "f1",
