@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lsemrl.report.contrasts import Contrast
+from lsemrl.report.contrasts import Compared
 from lsemrl.report.findings import number, unmeasured
 from lsemrl.report.records import KEPT, SCORES, Arm, Report
 
@@ -274,8 +274,8 @@ def _is_difference(column: Column) -> bool:
     return column.delta or column.metric.startswith("tax.")
 
 
-def interval(column: Column, contrast: Contrast) -> str:
-    """The bounds of `contrast` as `column` shows its values; "" where it has none."""
-    if not (math.isfinite(contrast.low) and math.isfinite(contrast.high)):
+def interval(column: Column, of: Compared) -> str:
+    """The bounds of a difference as `column` shows its values; "" where it has none."""
+    if not (math.isfinite(of.low) and math.isfinite(of.high)):
         return ""
-    return f"[{column.show(contrast.low)}, {column.show(contrast.high)}]"
+    return f"[{column.show(of.low)}, {column.show(of.high)}]"

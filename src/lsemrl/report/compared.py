@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -71,8 +70,7 @@ def same_scores(report: Report) -> tuple[list[Column], Rows]:
             for column, values in ((score, each.scores), (own, each.losses), (other, each.losses_against))
         ]
         cells[0] = replace(cells[0], interval=part_of(each))
-        bounds = f"[{more.show(each.low)}, {more.show(each.high)}]" if math.isfinite(each.low) else ""
-        cells.append(Cell(text=more.show(against - losses, "+"), interval=bounds))
+        cells.append(Cell(text=more.show(against - losses, "+"), interval=interval(more, each)))
         cells.append(Cell(text=share.show(losses / against if against > 0 else None)))
         rows.append((arms[each.against], cells))
     return columns, rows
@@ -93,12 +91,11 @@ def harness(report: Report) -> tuple[list[Column], Rows]:
             elif found is None:
                 cells.append(Cell(text=MISSING))
             else:
-                bounds = f"[{column.show(found.low)}, {column.show(found.high)}]" if math.isfinite(found.low) else ""
                 cells.append(
                     Cell(
                         text=column.show(found.after),
                         delta=column.show(found.after - found.before, "+"),
-                        interval=", ".join(filter(None, (bounds, part_of(found)))),
+                        interval=", ".join(filter(None, (interval(column, found), part_of(found)))),
                     )
                 )
     return columns, rows

@@ -85,7 +85,10 @@ class HarnessScore:
     left_out: tuple[int, ...] = ()
 
 
-def part_of(of: Contrast | SameScore | HarnessScore) -> str:
+Compared = Contrast | SameScore | HarnessScore
+
+
+def part_of(of: Compared) -> str:
     """Of which seeds a comparison is, where that is not all; "" where it is."""
     if not of.left_out:
         return ""
