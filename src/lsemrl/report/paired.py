@@ -15,7 +15,7 @@ from lsemrl.report.bootstrap import Interval, half_width, paired_bootstrap, pool
 from lsemrl.report.contrasts import Contrast, SameScore
 from lsemrl.report.findings import same_score
 from lsemrl.report.records import KEPT, SCORES
-from lsemrl.report.rows import Array, counts_of, mean_rows_of, rows_of, values_of
+from lsemrl.report.rows import Array, counts_of, mean_rows_of, means_of, rows_of, shared, values_of
 
 _CLAIMED = (*(f"target.{name}" for name in SCORES), "target.similarity", *(f"tax.{name}" for name in KEPT), "tax.nll")
 """What they are compared in: seeds that both have are paired."""
@@ -69,21 +69,20 @@ def pairs_of(groups: Mapping[str, Sequence[Measured]], against: Sequence[str]) -
             if name == other:
                 break  # the cold start is not held against RL
             if other in seeds:
-                shared, left_out = own & seeds[other], own ^ seeds[other]
-                yield Pair(of=name, against=other, seeds=tuple(sorted(shared)), left_out=tuple(sorted(left_out)))
+                both, left_out = own & seeds[other], own ^ seeds[other]
+                yield Pair(of=name, against=other, seeds=tuple(sorted(both)), left_out=tuple(sorted(left_out)))
 
 
 def contrasts(groups: Mapping[str, Sequence[Measured]], pairs: Sequence[Pair]) -> Iterator[Contrast]:
     """Every arm against the base in every metric, and each pair in what is claimed of them."""
     rows = {name: {each.seed: rows_of(each) for each in seeds} for name, seeds in groups.items()}
     counts = {name: {each.seed: counts_of(each) for each in seeds} for name, seeds in groups.items()}
-    base = mean_rows_of(groups[BASE])
-    before = {metric: np.mean([of[metric] for of in counts[BASE].values()], axis=0) for metric in _shared(counts[BASE])}
+    base, before = means_of(rows[BASE].values()), means_of(counts[BASE].values())
     for name in (each for each in groups if each != BASE):
         pair = Pair(of=name, against=BASE, seeds=tuple(rows[name]))
-        for metric in (each for each in _shared(rows[name]) if each in base):
+        for metric in (each for each in shared(rows[name].values()) if each in base):
             yield pair.contrast(metric, [(each[metric], base[metric]) for each in rows[name].values()])
-        for metric in (each for each in _shared(counts[name]) if each in before):
+        for metric in (each for each in shared(counts[name].values()) if each in before):
             yield pair.pooled(metric, [(each[metric], before[metric]) for each in counts[name].values()])
     for pair in pairs:
         for metric in _CLAIMED if pair.seeds else ():
@@ -91,12 +90,6 @@ def contrasts(groups: Mapping[str, Sequence[Measured]], pairs: Sequence[Pair]) -
                 yield pair.contrast(metric, values)
             elif values := pair.values(counts, metric):
                 yield pair.pooled(metric, values)
-
-
-def _shared(by_seed: BySeed) -> list[str]:
-    """The metrics that all seeds have."""
-    first, *others = by_seed.values()
-    return [metric for metric in first if all(metric in each for each in others)]
 
 
 def same_scores(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +35,18 @@ def rows_of(measured: Measured) -> dict[str, Array]:
 
 def mean_rows_of(seeds: Sequence[Measured]) -> dict[str, Array]:
     """The mean over seeds of every score that all of them have."""
-    each = [rows_of(measured) for measured in seeds]
-    shared = [metric for metric in each[0] if all(metric in rows for rows in each)]
-    return {metric: np.mean([rows[metric] for rows in each], axis=0) for metric in shared}
+    return means_of([rows_of(measured) for measured in seeds])
+
+
+def means_of(each: Collection[Mapping[str, Array]]) -> dict[str, Array]:
+    """The mean of every metric that all have."""
+    return {metric: np.mean([of[metric] for of in each], axis=0) for metric in shared(each)}
+
+
+def shared(each: Collection[Mapping[str, Any]]) -> list[str]:
+    """The metrics that all have."""
+    first, *others = each
+    return [metric for metric in first if all(metric in of for of in others)]
 
 
 def counts_of(measured: Measured) -> dict[str, Array]:

@@ -22,7 +22,7 @@ from lsemrl.report.folders import Found, General
 from lsemrl.report.harness import by_arm, harness
 from lsemrl.report.paired import contrasts, pairs_of, same_scores
 from lsemrl.report.records import GENERAL, TARGET, Arm, Report, Sample
-from lsemrl.report.rows import alarms_of, drifts_of, kl_rows_of, mean_rows_of, values_of
+from lsemrl.report.rows import alarms_of, drifts_of, kl_rows_of, mean_rows_of, shared, values_of
 
 _FIRST = (BASE, "cold_start", "cold_start_anchored", "rl", "rl_anchored", "sft", "sft_anchored", "sft_replay")
 _SAMPLES = 8
@@ -198,11 +198,7 @@ def _arm(
     first, trained = seeds[0], seeds[0].arm != BASE
     base = mean_rows_of(bases)
     each = [values_of(measured, base) for measured in seeds]
-    by_seed = {
-        metric: tuple(values[metric] for values in each)
-        for metric in each[0]
-        if all(metric in values for values in each)
-    }
+    by_seed = {metric: tuple(values[metric] for values in each) for metric in shared(each)}
 
     def means(field: str, keys: Sequence[str]) -> dict[str, float]:
         return {key: fmean(by_seed[f"{field}.{key}"]) for key in keys if f"{field}.{key}" in by_seed}
