@@ -166,9 +166,9 @@ def markdown(report: Report, figures: list[str]) -> str:
     lines += [f"![{name.replace('_', ' ')}]({name}.png)\n" for name in figures]
     if sources := _sources(report):
         heads = ["source", "reference", *(plain(arm.label) for arm in report.arms)]
-        lines += ["## Outputs side by side", "", *_row(heads), "|" + " --- |" * len(heads)]
+        lines += ["## Outputs side by side", "", _row(heads), "|" + " --- |" * len(heads)]
         for first, samples in sources:
-            lines += _row([plain(_shorter(first.source)), plain(first.reference), *map(_said, samples)])
+            lines.append(_row([plain(_shorter(first.source)), plain(first.reference), *map(_said, samples)]))
     lines += ["", "## How to get these numbers again", "", fenced(str(report.command)), ""]
     lines += [f"- {plain(arm.label)}: {plain(arm.trained_by)}" for arm in report.arms if arm.trained_by]
     lines += [f"- {plain(metric)}: {code(str(signature))}" for metric, signature in report.signatures.items()]
@@ -197,11 +197,11 @@ def _markdown_table(columns: list[Column], rows: Sequence[tuple[Arm | Line, list
         aside = " ".join(filter(None, (cell.delta, cell.interval)))
         return f"{text} ({aside})" if aside else text
 
-    yield from _row(["arm", *(plain(column.head) for column in columns)])
+    yield _row(["arm", *(plain(column.head) for column in columns)])
     yield "| --- |" + " ---: |" * len(columns)
     for arm, cells in rows:
-        yield from _row([plain(arm.label), *map(show, cells)])
+        yield _row([plain(arm.label), *map(show, cells)])
 
 
-def _row(cells: list[str]) -> list[str]:
-    return [f"| {' | '.join(cells)} |"]
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
