@@ -22,7 +22,8 @@ from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
 from lsemrl.evaluation.measurement import hash_rows
 from lsemrl.files import make_folder, try_folder, write_lines
-from lsemrl.reading import Unreadable, read_lines
+from lsemrl.json_records import UNREADABLE
+from lsemrl.reading import read_lines
 from lsemrl.types import Rewards, Rollouts, UserError
 from lsemrl.unfinished import Unfinished
 
@@ -115,7 +116,7 @@ def _check_file(path: Path) -> None:
         return
     try:
         own = {"reward", "mean_reward"} <= json.loads(next(iter(read_lines(path)), "")).keys()
-    except (Unreadable, ValueError, AttributeError):
+    except UNREADABLE:
         own = False
     if not own:
         raise UserError(f"{str(path)!r} holds rows of another kind, and would be replaced; move it away")

@@ -14,8 +14,9 @@ from lsemrl.identification.fit import IdentifierFit, Text
 from lsemrl.identification.fit import fit as fit_identifier
 from lsemrl.identification.ngrams import ABOUT, WEIGHTS
 from lsemrl.identification.page import page
+from lsemrl.json_records import UNREADABLE
 from lsemrl.languages import usual_profile
-from lsemrl.reading import Unreadable, read_json
+from lsemrl.reading import read_json
 
 PAGE = "identifier.md"
 _FILES = {ABOUT, WEIGHTS, PAGE}
@@ -104,5 +105,5 @@ def _language_of(folder: Path) -> Any:
     """What the identifier in `folder` tells; None if there is none that can be read."""
     try:
         return read_json(folder / ABOUT)["language"]
-    except (Unreadable, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return None

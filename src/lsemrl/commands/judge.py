@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from lsemrl.errors import UserError
 from lsemrl.files import try_folder
+from lsemrl.json_records import UNREADABLE
 from lsemrl.judging.client import ReplyCache
 from lsemrl.judging.comparison import (
     Comparison,
@@ -108,7 +109,7 @@ def _check_folder(output: Path, files: tuple[str, ...], by: dict[str, Any]) -> N
     try:
         there = read_json(path)
         found, judge = there["files"], decides_verdicts(there["judge"])
-    except (Unreadable, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         found, judge = None, None
     if found == list(files) and judge != decides_verdicts(by):
         raise UserError(f"--output is {str(output)!r}, which holds another judge's verdict; name another folder")

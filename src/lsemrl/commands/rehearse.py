@@ -32,7 +32,7 @@ from lsemrl.durations import Pace
 from lsemrl.files import append, told, try_folder, write_bytes, write_text
 from lsemrl.finite import check_seed
 from lsemrl.foreign import markdown
-from lsemrl.json_records import write_json
+from lsemrl.json_records import UNREADABLE, write_json
 from lsemrl.local_paths import name_only
 from lsemrl.locks import held
 from lsemrl.modules.policy_settings import PolicySettings
@@ -305,7 +305,7 @@ def _taken_up(
         written = hashlib.sha256(there[:wrote])
         same = len(there) >= wrote and progress.get("digest", written.hexdigest()) == written.hexdigest()
         beyond = len(there) - wrote
-    except (Unreadable, OSError, ValueError, KeyError, AttributeError, TypeError):
+    except UNREADABLE:
         raise UserError(
             f"--output is {str(output)!r}, and {str(beside)!r}, which says how it was written, cannot be read; name "
             "another"

@@ -10,6 +10,7 @@ from typing import Any
 
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import FILE, Measured
+from lsemrl.json_records import UNREADABLE
 from lsemrl.judging.comparison import decides_verdicts, read_predictions
 from lsemrl.reading import Json, read_json, read_lines
 
@@ -19,7 +20,6 @@ _VERDICTS, _PREDICTIONS = "verdicts.jsonl", "predictions.jsonl"
 # Settings that decide no score (what else was asked, how fast), or that each task tells the outcome of.
 _NOT_OF_ALL = ("tasks", "batch_size", "device", "num_fewshot", "cmrc", "include")
 _OF_POLICY = ("dtype", "base_fingerprint")
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def find_judgement(folders: Sequence[Path], measured: Sequence[Found]) -> dict[s
             won = [float(verdict["shares"][outcome]) for outcome in ("win", "loss")]
             if not all(0 <= share <= 1 for share in won):
                 raise ValueError(f"its shares are {won}")
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise UserError(f"{path} cannot be read ({error}): judge again with lsemrl judge") from error
         if judge not in (None, by):
             raise UserError(f"{path} is of another judge than the files before it: leave one judge's in the folders")
@@ -131,7 +131,7 @@ def find_general(folders: Sequence[Path]) -> list[General]:
             found.append(
                 General(path=path, adapter=adapter, fingerprint=fingerprint, scale=scale, tasks=tasks, asked=asked)
             )
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise UserError(f"{path} cannot be read ({error}): run lsemrl general again") from error
     return found
 
