@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 
 from rich.console import Console
 
 from lsemrl.durations import spoken
 from lsemrl.experiment.plan import Experiment
+from lsemrl.experiment.progress import tell
 from lsemrl.experiment.reports import commands
 from lsemrl.experiment.state import estimate, pace, standing
-from lsemrl.foreign import visible
 
 
 def print_plan(experiment: Experiment, *, console: Console | None = None) -> None:
@@ -19,11 +20,7 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
     Raises:
         UserError: A folder holds something else.
     """
-    console = console or Console()
-
-    def say(text: str) -> None:
-        console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
-
+    say = partial(tell, console or Console())
     runs = experiment.runs()
     seeds = ", ".join(map(str, experiment.seeds))
     say(

@@ -8,6 +8,16 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lsemrl.foreign import visible
+
+LAST_LINES = 12
+"""Of what a process printed, where it failed."""
+
+
+def tell(console: Console, text: str) -> None:
+    """Print a text, in which nothing is markup."""
+    console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+
 
 class Display:
     """Shows nothing, where there is no terminal to draw on; the crew then reports starts as lines."""

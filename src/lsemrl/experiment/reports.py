@@ -10,9 +10,7 @@ from rich.console import Console
 
 from lsemrl.experiment.children import environment
 from lsemrl.experiment.plan import JUDGED, REPORTS, Experiment
-from lsemrl.foreign import visible
-
-_LAST_LINES = 12
+from lsemrl.experiment.progress import LAST_LINES, tell
 
 
 def commands(experiment: Experiment) -> Iterator[tuple[str, ...]]:
@@ -52,10 +50,7 @@ def write_reports(experiment: Experiment, prefix: Sequence[str], console: Consol
         lines = (done.stdout + done.stderr).strip().splitlines()
         if done.returncode:
             status = 1
-            console.print(
-                visible("\n".join((f"failed: {shlex.join(('lsemrl', *words))}", *lines[-_LAST_LINES:]))),
-                markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            tell(console, "\n".join((f"failed: {shlex.join(('lsemrl', *words))}", *lines[-LAST_LINES:])))
         elif words[0] == "tax":
-            console.print(visible(f"report: {lines[-1]}"), markup=False, highlight=False, soft_wrap=True)
+            tell(console, f"report: {lines[-1]}")
     return status

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from rich.console import Console
@@ -17,17 +18,15 @@ from rich.console import Console
 from lsemrl.durations import spoken
 from lsemrl.experiment.children import Child, claimed, environment, listening, write_pids
 from lsemrl.experiment.plan import Experiment, Run, changed
-from lsemrl.experiment.progress import Display, shown
+from lsemrl.experiment.progress import LAST_LINES, Display, shown, tell
 from lsemrl.experiment.reports import write_reports
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, pace, standing
 from lsemrl.files import append, told
-from lsemrl.foreign import visible
 from lsemrl.json_records import write_json
 
 PREFIX = (sys.executable, "-m", "lsemrl")
 """What makes a command of a run's words."""
 _POLL = 0.1
-_LAST_LINES = 12
 
 Status = Literal["waiting", "running", "done", "copied", "skipped", "failed", "not run"]
 _READY = ("done", "copied", "skipped")
@@ -75,7 +74,7 @@ class _Crew:
         self, experiment: Experiment, parallel: int, prefix: tuple[str, ...], console: Console, lock: int
     ) -> None:
         self.experiment, self.parallel, self.prefix, self.lock = experiment, parallel, prefix, lock
-        self.console = console
+        self._say = partial(tell, console)
         self.show: Display = Display()
         self.runs = experiment.runs()
         self.standings = [standing(run, experiment.name) for run in self.runs]
@@ -195,7 +194,7 @@ class _Crew:
             return
         self.status[_key(run)] = "failed"
         log = run.folder / LOG
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         self._say(f"{run.name} failed after {spoken(child.seconds)}: {reason}; the end of {log}:")
         self._say("\n".join(f"    {line}" for line in lines))
 
@@ -238,9 +237,6 @@ class _Crew:
             _key(run): 0.0 if stands.twin else estimate(run, self.runs, speed).seconds
             for run, stands in zip(self.runs, self.standings, strict=True)
         }
-
-    def _say(self, text: str) -> None:
-        self.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_index(experiment: Experiment) -> None:
