@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -224,9 +224,10 @@ def _identity(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def numbered(root: Path, name: str = "version") -> Iterator[Path]:
-    """The folders NAME_N under `root`, and no copies of them under other names."""
-    return (path for path in root.glob(f"{name}_*") if path.name[len(name) + 1 :].isdecimal())
+def numbered(root: Path, name: str = "version") -> list[Path]:
+    """The folders NAME_N under `root` by their numbers, and no copies of them under other names."""
+    found = (path for path in root.glob(f"{name}_*") if path.name[len(name) + 1 :].isdecimal())
+    return sorted(found, key=_number)
 
 
 def _number(folder: Path) -> int:

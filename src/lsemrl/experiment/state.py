@@ -159,12 +159,8 @@ def _identity(run: Run, experiment: str) -> dict[str, Any]:
 
 def _has_ended(run: Run) -> bool:
     """Whether the last attempt left an adapter and nothing to do, though its runner was killed."""
-    newest = max(numbered(run.folder), key=_version, default=None)
-    return newest is not None and (newest / ADAPTER).exists() and has_finished(newest)
-
-
-def _version(folder: Path) -> int:
-    return int(folder.name.removeprefix("version_"))
+    attempts = numbered(run.folder)
+    return bool(attempts) and (attempts[-1] / ADAPTER).exists() and has_finished(attempts[-1])
 
 
 def begin(run: Run, experiment: str, *, anew: bool = False) -> None:
@@ -236,13 +232,12 @@ def adopt(run: Run, experiment: str, twin: Path) -> bool:
 def finish(run: Run, *, seconds: float, peak_bytes: int, resumed: bool) -> str | None:
     """Record that `run` is complete; what is missing, if it has not left what it should."""
     if run.stage.verb == "fit":
-        left = (folder / ADAPTER for folder in numbered(run.folder) if (folder / ADAPTER).exists())
-        newest = max(left, key=lambda path: _version(path.parent), default=None)
+        left = [folder / ADAPTER for folder in numbered(run.folder) if (folder / ADAPTER).exists()]
         link = run.folder / ADAPTER
         with told(link):
             link.unlink(missing_ok=True)
-            if newest:
-                link.symlink_to(newest.relative_to(run.folder), target_is_directory=True)
+            if left:
+                link.symlink_to(left[-1].relative_to(run.folder), target_is_directory=True)
     if not _is_whole(run.folder, run):
         return f"it left no {VERBS[run.stage.verb].leaves}"
     write_json(
