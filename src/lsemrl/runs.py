@@ -139,19 +139,20 @@ def finish_run(folder: Path, steps: int) -> None:
 
 def has_finished(folder: Path) -> bool:
     """Whether the run in `folder` is known to have come to its end; a look only, which holds and mends nothing."""
-    return bool(_recorded(folder, "finished"))
+    return bool(_recorded(folder).get("finished"))
 
 
 def steps_taken(folder: Path) -> int:
     """The rollout steps of the run in `folder`, if it has come to its end; 0 where that is not known."""
-    return int(_recorded(folder, "rollout_step") or 0)
+    return int(_recorded(folder).get("rollout_step") or 0)
 
 
-def _recorded(folder: Path, name: str) -> Any:
+def _recorded(folder: Path) -> dict[str, Any]:
+    """What is being run in `folder`, as it is written there; empty where that cannot be read."""
     try:
-        return json.loads((folder / _RECORD).read_text(encoding="utf-8"))[name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def furthest_run(root: Path) -> Path | None:
@@ -216,7 +217,7 @@ def is_rank_zero() -> bool:
 
 
 def _identity(config: Mapping[str, Any]) -> str:
-    root = os.path.realpath(config.get("trainer", {}).get("default_root_dir") or ".")
+    root = os.path.realpath((config.get("trainer") or {}).get("default_root_dir") or ".")
     kept = wherever(config, root)
     begun = (config.get("checkpoints") or {}).get("resume", AUTO)
     if begun not in (AUTO, NEVER):
@@ -281,21 +282,13 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
     A record that cannot be read is set aside, and made again from the configuration beside it.
     """
-    path = folder / _RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if {"identity", "finished"} <= record.keys():
-            return dict(record)
-    except (OSError, ValueError, AttributeError):
-        pass
+    path, record = folder / _RECORD, _recorded(folder)
+    if {"identity", "finished"} <= record.keys():
+        return record
     if not checkpoints(folder) or not _lock(folder):
         return None
-    import yaml
-
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        record = {"identity": _identity(config), "finished": (folder / ADAPTER).exists()}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+    config = _configuration(folder)
+    if not config:
         log.warning(
             "%s cannot be read, nor %s beside it: the run is left as it is; --checkpoints.resume names a checkpoint "
             "of it to go on from",
@@ -303,6 +296,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
             CONFIG,
         )
         return None
+    record = {"identity": _identity(config), "finished": (folder / ADAPTER).exists()}
     kept = f"kept as {set_aside(path)}" if path.exists() else "it is gone"
     log.warning("%s cannot be read (%s): made again from %s", path, kept, CONFIG)
     write_json(path, record)
