@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -71,11 +70,10 @@ def divergence_loss(
         grad_VH = torch.zeros(vocabulary, policy.hidden_MH.shape[1], device=device) if weight else None
         grad_V = torch.zeros(vocabulary, device=device) if bias else None
         kl_M = torch.zeros(count, device=device)
-        target_of = _whole(base) if isinstance(base, Head) else _coarse(base)
         for start in range(0, count, chunk):
             cut = slice(start, min(start + chunk, count))
             logq_CV = _logprobs(policy, cut)
-            logp_CV = target_of(cut, logq_CV)
+            logp_CV = _logprobs(base, cut) if isinstance(base, Head) else _nearest(base, cut, logq_CV)
             p_CV = logp_CV.exp()
             # A token that the base never says has no part in it: 0 log 0 is 0.
             kl_M[cut] = torch.where(p_CV > 0, p_CV * (logp_CV - logq_CV), 0.0).sum(dim=-1)
@@ -100,22 +98,14 @@ def _logprobs(head: Head, cut: slice) -> Tensor:
     return torch.log_softmax(project(hidden_CH, weight_VH, head.bias_V, logits_CV), dim=-1)
 
 
-def _whole(base: Head) -> Callable[[slice, Tensor], Tensor]:
-    return lambda cut, logq_CV: _logprobs(base, cut)
-
-
-def _coarse(base: Likeliest) -> Callable[[slice, Tensor], Tensor]:
+def _nearest(base: Likeliest, cut: slice, logq_CV: Tensor) -> Tensor:
     """The distribution nearest to the policy among those that have the base's kept tokens, and its mass of others.
 
     KL to it is KL over the kept tokens and the others as one, and so is the gradient: the others share their mass as
     the policy has them share it.
     """
-
-    def target(cut: slice, logq_CV: Tensor) -> Tensor:
-        ids_CK, logp_CK = base.ids_MK[cut], base.logprobs_MK[cut]
-        others_CV = logq_CV.scatter(1, ids_CK, -torch.inf)
-        rest_C1 = (1 - logp_CK.exp().sum(dim=1, keepdim=True)).clamp(min=0).log()
-        shared_CV = others_CV - others_CV.logsumexp(dim=1, keepdim=True) + rest_C1
-        return shared_CV.scatter(1, ids_CK, logp_CK)
-
-    return target
+    ids_CK, logp_CK = base.ids_MK[cut], base.logprobs_MK[cut]
+    others_CV = logq_CV.scatter(1, ids_CK, -torch.inf)
+    rest_C1 = (1 - logp_CK.exp().sum(dim=1, keepdim=True)).clamp(min=0).log()
+    shared_CV = others_CV - others_CV.logsumexp(dim=1, keepdim=True) + rest_C1
+    return shared_CV.scatter(1, ids_CK, logp_CK)
