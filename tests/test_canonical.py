@@ -65,7 +65,7 @@ METRICS: dict[str, Callable[[str, str], float]] = {
     "language_rate": lambda said, meant: metrics.language_rate([said], "bo").value,
     "exact match": lambda said, meant: cmrc.exact_match(said, [meant]),
     "cmrc f1": lambda said, meant: cmrc.f1(said, [meant]),
-    "answer length": lambda said, meant: cmrc.score([said], [[meant]]).answer_length,
+    "answer length": lambda said, meant: cmrc.score([said], [[meant]])["answer_length"][0],
     "similarity": lambda said, meant: float(encoder().similarity([said], [[meant]])),
     "slots that are said": lambda said, meant: float(oracle.parse(said).slots.total()),
 }

@@ -58,9 +58,9 @@ def test_the_likeliest_choice_is_taken_whole_and_per_token(policy: Policy, asked
         known = [by_hand(policy, example.prompt, choice) for choice in example.choices]
         right = example.choices.index(example.reference)
         sums, means = [value for value, _ in known], [value / length for value, length in known]
-        assert scored.rows["accuracy"][at] == float(max(sums) == sums[right])
-        assert scored.rows["accuracy_per_token"][at] == float(max(means) == means[right])
-        assert scored.rows["chance"][at] == 1 / len(example.choices)
+        assert scored["accuracy"][at] == float(max(sums) == sums[right])
+        assert scored["accuracy_per_token"][at] == float(max(means) == means[right])
+        assert scored["chance"][at] == 1 / len(example.choices)
         assert gold_nll(policy, [example], Batches(1))[0] == pytest.approx(-means[right], rel=1e-4)
 
 
@@ -69,12 +69,12 @@ def test_a_policy_that_knows_every_right_choice_finds_it(policy: Policy, asked: 
         question(example.prompt, example.choices[int(sums_C.argmax())], *example.choices)
         for example, (sums_C, _) in zip(asked, _logprobs(policy, asked, Batches(100)), strict=True)
     ]
-    assert score_choices(policy, likeliest, Batches(100)).corpus["accuracy"] == 1.0
+    assert score_choices(policy, likeliest, Batches(100))["accuracy"] == (1.0,) * len(asked)
     unlikeliest = [
         question(example.prompt, example.choices[int(sums_C.argmin())], *example.choices)
         for example, (sums_C, _) in zip(asked, _logprobs(policy, asked, Batches(100)), strict=True)
     ]
-    assert score_choices(policy, unlikeliest, Batches(100)).corpus["accuracy"] == 0.0
+    assert score_choices(policy, unlikeliest, Batches(100))["accuracy"] == (0.0,) * len(asked)
 
 
 def test_adapters_switched_off_merged_and_in_bfloat16(tiny_model: str, asked: list[Example]) -> None:
@@ -110,7 +110,7 @@ def test_a_log_probability_that_is_not_finite_is_no_answer(
     whole = policy.predictions
     monkeypatch.setattr(policy, "predictions", lambda sequences: lambda cut: whole(sequences)(cut) * math.nan)
     scored = score_choices(policy, asked, Batches(4))
-    assert all(map(math.isnan, (*scored.rows["accuracy"], *scored.rows["accuracy_per_token"])))
+    assert all(map(math.isnan, (*scored["accuracy"], *scored["accuracy_per_token"])))
 
 
 def test_what_is_only_to_be_chosen_is_never_said(policy: Policy, asked: list[Example], prompts: PromptBatch) -> None:

@@ -61,13 +61,12 @@ def test_chinese_answers_are_scored_by_cmrc_to_the_bit_and_others_by_squad() -> 
     outputs = ["由光荣开发。", "光荣", "1999年"]
     found = score_answers([said(PROSE["Chinese"], "光荣", output) for output in outputs], "answers")
     old = cmrc.score(outputs, [["光荣"]] * 3)
-    assert {name: found.rows[name] for name in old.rows} == old.rows
-    assert found.rows["contained"] == (1.0, 1.0, 0.0)
-    assert (found.corpus["em"], found.corpus["f1"], found.corpus["average"]) == (old.em, old.f1, old.average)
+    assert {name: found[name] for name in old} == old
+    assert found["contained"] == (1.0, 1.0, 0.0)
     cut = replace(said(PROSE["English"], "Denver Broncos", "It was the Denver Broncos!"), ended=False)
     right = {"em": (0.0,), "f1": (2 / 3,), "contained": (1.0,)}
     rest = {"asked_back": (0.0,), "answer_length": (26.0,), "ended_rate": (0.0,)}
-    assert score_answers([cut], "answers").rows == {**right, **rest}
+    assert score_answers([cut], "answers") == {**right, **rest}
 
 
 @pytest.mark.parametrize(
@@ -86,16 +85,15 @@ def test_chinese_answers_are_scored_by_cmrc_to_the_bit_and_others_by_squad() -> 
     ],
 )
 def test_answers_that_are_questions_are_asked_back(answer: str, asked: int) -> None:
-    assert score_answers([said("Built when?", "1932", answer)], "answers").rows["asked_back"] == (asked,)
-    assert score_answers([said("Its title?", "Who Goes There?", answer)], "answers").rows["asked_back"] == (0,)
+    assert score_answers([said("Built when?", "1932", answer)], "answers")["asked_back"] == (asked,)
+    assert score_answers([said("Its title?", "Who Goes There?", answer)], "answers")["asked_back"] == (0,)
 
 
 def test_answers_to_instructions_are_scored_by_chrf() -> None:
     outputs = ["他买了书。", "他卖了书", ""]
     found = score_answers([said("说", "他买了书。", output) for output in outputs], "references")
-    assert found.rows["chrf_sentence"] == corpus.chrf(outputs, [["他买了书。"]] * 3).rows
-    assert found.corpus["chrf_sentence"] == pytest.approx(sum(found.rows["chrf_sentence"]) / 3)
-    assert found.rows["answer_length"] == (5.0, 4.0, 0.0) and "em" not in found.corpus
+    assert found["chrf_sentence"] == corpus.chrf(outputs, [["他买了书。"]] * 3).rows
+    assert found["answer_length"] == (5.0, 4.0, 0.0) and "em" not in found
 
 
 @pytest.mark.parametrize("counts", [(1, 1, 1), (2, 2, 2), (1, 3, 1)])
@@ -114,13 +112,13 @@ def test_how_it_is_scored_is_known_before_there_are_answers(counts: tuple[int, .
 
 
 def test_nothing_is_scored_where_nothing_was_asked() -> None:
-    assert score_answers([], "answers").corpus == {}
+    assert score_answers([], "answers") == {}
 
 
 def test_answers_in_the_learned_language_leak() -> None:
     outputs = [PROSE["Tibetan"], "光荣", "", f"光荣 {PROSE['Tibetan']}", "1999"]
     found = score_leaks([said(PROSE["Chinese"], "光荣", output) for output in outputs], language("bo"))
-    assert found.rows == {"leak": (1.0, 0.0, 0.0, 1.0, 0.0)} and found.corpus == {"leak": 0.4}
+    assert found == {"leak": (1.0, 0.0, 0.0, 1.0, 0.0)}
 
 
 def test_words_of_the_question_or_of_an_accepted_answer_are_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +127,11 @@ def test_words_of_the_question_or_of_an_accepted_answer_are_no_leak(monkeypatch:
     question = "Passage: The anthem was sung by Lady Gaga, and signed by Marlee Matlin.\nWho signed it?"
     outputs = ["marlee  Matlin.", "Deaf Marlee", "five", "Lady", "Lad", "sung by Marlee", ""]
     found = score_leaks([said(question, "All five", output) for output in outputs], language("pcm"))
-    assert found.rows == {"leak": (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0)}
+    assert found == {"leak": (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0)}
 
 
 def test_no_leak_is_told_where_the_rule_passes_the_questions_too() -> None:
     """A script that both are written in, or general ability in the very language that was learned."""
     for code, prose in (("pcm", PROSE["English"]), ("zh", PROSE["Chinese"])):
-        assert score_leaks([said(prose, "answer", prose)], language(code)).corpus == {}
-    assert score_leaks([], language("bo")).corpus == {}
+        assert score_leaks([said(prose, "answer", prose)], language(code)) == {}
+    assert score_leaks([], language("bo")) == {}

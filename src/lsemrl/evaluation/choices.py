@@ -11,13 +11,12 @@ from torch import Tensor
 
 from lsemrl.data.collate import encode
 from lsemrl.evaluation.batches import Batches
-from lsemrl.evaluation.general import General
 from lsemrl.evaluation.likelihood import nll_of
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, Sequences
 
 
-def score_choices(policy: Policy, examples: Sequence[Example], batches: Batches) -> General:
+def score_choices(policy: Policy, examples: Sequence[Example], batches: Batches) -> dict[str, tuple[float, ...]]:
     """Score each question by the log-probabilities of its choices.
 
     The EOS counts: without it a choice that begins another one would always be the likelier of the two.
@@ -37,7 +36,7 @@ def score_choices(policy: Policy, examples: Sequence[Example], batches: Batches)
         rows["accuracy"].append(_is_best(sums_C, right))
         rows["accuracy_per_token"].append(_is_best(sums_C / lengths_C, right))
         rows["chance"].append(1 / len(example.choices))
-    return General(rows={name: tuple(each) for name, each in rows.items()})
+    return {name: tuple(each) for name, each in rows.items()}
 
 
 def _is_best(scores_C: Tensor, right: int) -> float:

@@ -7,7 +7,6 @@ instructions by chrF. What is only to be chosen from is in `choices`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import ModuleType
 
 import regex
@@ -61,23 +60,6 @@ def name_of(task: Task, examples: Sequence[Example]) -> str:
     return {"instruction": "instructions", "choice": "multiple choice"}.get(task.name, task.name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class General:
-    """Scores of general ability.
-
-    Attributes:
-        rows: Of each question, by name.
-    """
-
-    rows: dict[str, tuple[float, ...]]
-
-    @property
-    def corpus(self) -> dict[str, float]:
-        """Their means, and that of exact match and F1, by which CMRC ranks."""
-        means = {name: sum(values) / len(values) for name, values in self.rows.items()}
-        return means | ({"average": (means["em"] + means["f1"]) / 2} if "em" in means else {})
-
-
 def signatures(scored_by: ScoredBy, examples: Sequence[Example], learned: Language) -> dict[str, str]:
     """How general ability and leaks are scored, which is known before there are answers; nothing without examples.
 
@@ -105,7 +87,7 @@ def _rules(examples: Sequence[Example]) -> tuple[str, ModuleType]:
     return ("cmrc", cmrc) if answered_in(examples) == "Chinese" else ("squad", squad)
 
 
-def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General:
+def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> dict[str, tuple[float, ...]]:
     """Score greedy answers; nothing where there are none.
 
     Returns:
@@ -114,25 +96,23 @@ def score_answers(answers: Sequence[Completion], scored_by: ScoredBy) -> General
         is in characters.
     """
     if not answers:
-        return General(rows={})
+        return {}
     texts, golds = [answer.text for answer in answers], [answer.example.references for answer in answers]
     every = {
         "answer_length": tuple(float(len(canonical(text).strip())) for text in texts),
         "ended_rate": tuple(float(answer.ended) for answer in answers),
     }
     if scored_by == "references":
-        return General(rows={"chrf_sentence": chrf(texts, golds).rows, **every})
+        return {"chrf_sentence": chrf(texts, golds).rows, **every}
     _, by = _rules([answer.example for answer in answers])
     pairs = list(zip(texts, golds, strict=True))
-    return General(
-        rows={
-            "em": tuple(by.exact_match(text, gold) for text, gold in pairs),
-            "f1": tuple(by.f1(text, gold) for text, gold in pairs),
-            "contained": tuple(contained(text, gold, by.plain) for text, gold in pairs),
-            "asked_back": tuple(float(_asks(text) and not any(map(_asks, gold))) for text, gold in pairs),
-            **every,
-        }
-    )
+    return {
+        "em": tuple(by.exact_match(text, gold) for text, gold in pairs),
+        "f1": tuple(by.f1(text, gold) for text, gold in pairs),
+        "contained": tuple(contained(text, gold, by.plain) for text, gold in pairs),
+        "asked_back": tuple(float(_asks(text) and not any(map(_asks, gold))) for text, gold in pairs),
+        **every,
+    }
 
 
 def _asks(text: str) -> bool:
@@ -145,7 +125,7 @@ def tells_leaks(examples: Sequence[Example], learned: Language) -> bool:
     return sum(verdict > UNDECIDED for verdict in verdicts) < len(verdicts) / 2
 
 
-def score_leaks(answers: Sequence[Completion], learned: Language) -> General:
+def score_leaks(answers: Sequence[Completion], learned: Language) -> dict[str, tuple[float, ...]]:
     """How many answers are in the language that was learned, although nothing asked for it.
 
     Args:
@@ -158,12 +138,10 @@ def score_leaks(answers: Sequence[Completion], learned: Language) -> General:
         nothing where there are no answers, or the rule does not tell the questions themselves from it.
     """
     if not answers or not tells_leaks([answer.example for answer in answers], learned):
-        return General(rows={})
+        return {}
     verdicts = learned.verdicts([answer.text for answer in answers])
-    rows = tuple(
-        float(verdict > UNDECIDED and not _quoted(answer)) for answer, verdict in zip(answers, verdicts, strict=True)
-    )
-    return General(rows={"leak": rows})
+    leaked = (verdict > UNDECIDED and not _quoted(answer) for answer, verdict in zip(answers, verdicts, strict=True))
+    return {"leak": tuple(map(float, leaked))}
 
 
 def _quoted(answer: Completion) -> bool:

@@ -19,9 +19,10 @@ from lsemrl.data.splits import evenly
 from lsemrl.data.task import ScoredBy
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.choices import score_choices
-from lsemrl.evaluation.general import General, score_answers, score_leaks, signatures
+from lsemrl.evaluation.general import score_answers, score_leaks, signatures
 from lsemrl.evaluation.likelihood import CHUNK, nll_of
 from lsemrl.evaluation.measurement import Divergence
+from lsemrl.metrics.corpus import means_of
 from lsemrl.metrics.scorer import Scorer
 from lsemrl.modules.adapters.merging import adapted_weights
 from lsemrl.modules.policy import Policy
@@ -102,7 +103,7 @@ def scores(
     """What outputs alone can tell: scores on `target` and scores on `general`."""
     batches = Batches()
     outputs = answer(policy, battery.target, sampling, batches)
-    return scorer(outputs), _general(policy, battery, sampling, batches)[0].corpus
+    return scorer(outputs), means_of(_general(policy, battery, sampling, batches)[0])
 
 
 def measure(
@@ -131,8 +132,8 @@ def measure(
     if battery.general:
         batches.begin(f"measuring: {battery.general_name or 'general ability'}, {len(battery.general):,} questions")
     general, answers = _general(policy, battery, sampling, batches)
-    leaks = score_leaks(answers, scorer.language)
     nll = gold_nll(policy, battery.general, batches)
+    general |= score_leaks(answers, scorer.language) | ({"nll": nll} if nll else {})
     change = weight_change(policy)
     along = battery.parts | {"target": tuple(evenly(battery.target, divergence_rows or len(battery.target)))}
     if policy.adapted and policy.adapter is None and change == 0:  # it is the base
@@ -144,8 +145,8 @@ def measure(
         target=target.corpus,
         target_rows=target.rows,
         target_counts=target.counts,
-        general=general.corpus | leaks.corpus | ({"nll": sum(nll) / len(nll)} if nll else {}),
-        general_rows=general.rows | leaks.rows | ({"nll": nll} if nll else {}),
+        general=means_of(general),
+        general_rows=general,
         general_signatures=signatures(battery.scored_by, battery.general, scorer.language),
         divergence=apart,
         weight_change=change,
@@ -169,7 +170,7 @@ def _apart(
 
 def _general(
     policy: Policy, battery: Battery, sampling: Sampling, batches: Batches
-) -> tuple[General, list[Completion]]:
+) -> tuple[dict[str, tuple[float, ...]], list[Completion]]:
     """What the policy scores in general ability, and its answers; none where it only chooses."""
     if battery.scored_by == "choices":
         return score_choices(policy, battery.general, batches), []

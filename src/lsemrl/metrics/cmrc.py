@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from lsemrl.canonical import canonical
@@ -21,41 +20,6 @@ _DROPPED = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》�
 
 SIGNATURE = "CMRC 2018 v6"
 _CHINESE = re.compile("([\u4e00-\u9fa5])")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CmrcScore:
-    """The scores of all questions and their means.
-
-    Attributes:
-        rows: em, f1 and answer_length of each question.
-        em: Exact match, in [0, 1].
-        f1: In [0, 1].
-        average: (em + f1) / 2, by which CMRC ranks.
-        answer_length: Characters of an answer given, spaces at its ends left out. Most of the alignment tax is the
-            form of answers, and a falling exact match with growing answers shows it.
-    """
-
-    rows: dict[str, tuple[float, ...]]
-
-    @property
-    def em(self) -> float:
-        return self._mean("em")
-
-    @property
-    def f1(self) -> float:
-        return self._mean("f1")
-
-    @property
-    def average(self) -> float:
-        return (self.em + self.f1) / 2
-
-    @property
-    def answer_length(self) -> float:
-        return self._mean("answer_length")
-
-    def _mean(self, name: str) -> float:
-        return sum(self.rows[name]) / len(self.rows[name])
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
@@ -69,8 +33,12 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     return max(_f1(said, _pieces(answer)) for answer in answers)
 
 
-def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CmrcScore:
+def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, tuple[float, ...]]:
     """Score N predictions, each against its accepted answers.
+
+    Returns:
+        em and f1 of each, in [0, 1], and answer_length: its characters, spaces at its ends left out. Most of the
+        alignment tax is the form of answers, and a falling exact match with growing answers shows it.
 
     Raises:
         UserError: There are no predictions, or not one row of answers for each.
@@ -83,13 +51,11 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Cm
         if not answers:
             raise UserError(f"references is empty for prediction {row}: give at least one answer")
     pairs = list(zip(predictions, references, strict=True))
-    return CmrcScore(
-        rows={
-            "em": tuple(exact_match(prediction, answers) for prediction, answers in pairs),
-            "f1": tuple(f1(prediction, answers) for prediction, answers in pairs),
-            "answer_length": tuple(float(len(canonical(prediction).strip())) for prediction in predictions),
-        }
-    )
+    return {
+        "em": tuple(exact_match(prediction, answers) for prediction, answers in pairs),
+        "f1": tuple(f1(prediction, answers) for prediction, answers in pairs),
+        "answer_length": tuple(float(len(canonical(prediction).strip())) for prediction in predictions),
+    }
 
 
 def plain(text: str) -> str:

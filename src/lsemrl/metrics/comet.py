@@ -92,7 +92,7 @@ def comet(outputs: Sequence[str], sources: Sequence[str], references: Sequence[S
             raise UserError(f"{PROGRAM} gave no scores that can be read ({error!r}); leave 'comet' out") from error
     if len(rows) != len(outputs):
         raise UserError(f"{PROGRAM} gave {len(rows)} scores for {len(outputs)} outputs; leave 'comet' out")
-    return Score(value=sum(rows) / len(rows), signature=signature_of(model), rows=rows)
+    return Score.mean(rows, signature_of(model))
 
 
 def signature_of(model: str) -> str:

@@ -6,7 +6,7 @@ Tibetan sentence and give 0, and so does ROUGE as it comes. Texts are cut into t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import zip_longest
@@ -47,6 +47,17 @@ class Score:
     signature: str
     rows: tuple[float, ...]
     counts: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def mean(cls, rows: tuple[float, ...], signature: str) -> Score:
+        """That of what outputs score by themselves."""
+        return cls(value=sum(rows) / len(rows), signature=signature, rows=rows)
+
+
+def means_of(rows: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The mean of each score, and that of exact match and F1, by which CMRC ranks."""
+    means = {name: sum(values) / len(values) for name, values in rows.items()}
+    return means | ({"average": (means["em"] + means["f1"]) / 2} if "em" in means else {})
 
 
 def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
@@ -189,11 +200,8 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
     )
     counts = {len(texts) for texts in references}
     nrefs = counts.pop() if len(counts) == 1 else "var"
-    return Score(
-        value=sum(rows) / len(rows),
-        signature=f"rougeL|nrefs:{nrefs}|case:mixed|best|f1|{_tokenizer(profile)}|version:torchmetrics-{torchmetrics.__version__}",
-        rows=rows,
-    )
+    version = f"torchmetrics-{torchmetrics.__version__}"
+    return Score.mean(rows, f"rougeL|nrefs:{nrefs}|case:mixed|best|f1|{_tokenizer(profile)}|version:{version}")
 
 
 def pooled(name: str, counts_RK: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -230,11 +238,7 @@ def language_rate(outputs: Sequence[str], language: str | Language) -> Score:
     rows = tuple(
         UNDECIDED if verdict == UNDECIDED else float(verdict > UNDECIDED) for verdict in profile.verdicts(outputs)
     )
-    return Score(
-        value=sum(rows) / len(rows),
-        signature=f"language_rate|lang:{profile.code}|{profile.rule}",
-        rows=rows,
-    )
+    return Score.mean(rows, f"language_rate|lang:{profile.code}|{profile.rule}")
 
 
 def _tokenizer(profile: Language) -> str:

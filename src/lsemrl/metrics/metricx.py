@@ -119,7 +119,7 @@ class MetricX:
                 rows[at] = error
         library = f"transformers-{version('transformers')}"
         signature = f"MetricX|model:{self._name}|nrefs:first|lower is better|version:{library}"
-        return Score(value=sum(rows) / len(rows), signature=signature, rows=tuple(rows))
+        return Score.mean(tuple(rows), signature)
 
     @torch.inference_mode()
     def _errors(self, ids: list[list[int]]) -> list[float]:

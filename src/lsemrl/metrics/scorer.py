@@ -168,14 +168,13 @@ class Scorer:
                 case "language_rate":
                     scored = metrics.language_rate(outputs, language)
                 case "copied":
-                    rows[name] = tuple((~_COPIES.opens(_COPIES(completions))).float().tolist())
-                    self.signatures[name] = f"share of outputs of which CopyOfSource is below {_COPIES.opens_from}"
-                    continue
+                    copied = tuple((~_COPIES.opens(_COPIES(completions))).float().tolist())
+                    by = f"share of outputs of which CopyOfSource is below {_COPIES.opens_from}"
+                    scored = metrics.Score.mean(copied, by)
                 case "similarity":
                     assert self.encoder is not None
-                    rows[name] = tuple(self.encoder.similarity(outputs, references).tolist())
-                    self.signatures[name] = f"mean cosine, encoder {self._encoder}"
-                    continue
+                    cosines = tuple(self.encoder.similarity(outputs, references).tolist())
+                    scored = metrics.Score.mean(cosines, f"mean cosine, encoder {self._encoder}")
                 case "meaning":
                     meanings = [oracle.meaning(said, meant[0]) for said, meant in zip(outputs, references, strict=True)]
                     rows["meaning_f1"] = tuple(meaning.f1 for meaning in meanings)
@@ -183,9 +182,7 @@ class Scorer:
                     self.signatures["meaning"] = "oracle: F1 over filled slots; all slots right and well formed"
                     continue
                 case "cmrc":
-                    answers = cmrc.score(outputs, references)
-                    rows |= answers.rows
-                    corpus["average"] = answers.average
+                    rows |= cmrc.score(outputs, references)
                     self.signatures["cmrc"] = cmrc.SIGNATURE
                     continue
             if scored.rows:
@@ -194,5 +191,4 @@ class Scorer:
                 counts[name] = scored.counts
             corpus[name] = scored.value
             self.signatures[name] = scored.signature
-        means = {name: sum(values) / len(values) for name, values in rows.items()}
-        return Scores(corpus=means | corpus, rows=rows, counts=counts)
+        return Scores(corpus=metrics.means_of(rows) | corpus, rows=rows, counts=counts)

@@ -14,6 +14,7 @@ from lsemrl.data.sources import Source
 from lsemrl.data.task import MicroRows
 from lsemrl.errors import UserError
 from lsemrl.metrics import cmrc as official
+from lsemrl.metrics.corpus import means_of
 
 
 def records(cmrc: str) -> list[Record]:
@@ -53,5 +54,5 @@ def prompt(doc: Mapping[str, Any]) -> str:
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Exact match, F1 and their average in [0, 1], and the answer's characters, for the one answer in `results`."""
-    one = official.score(results, [doc["answers"]])
-    return {"em": one.em, "f1": one.f1, "average": one.average, "answer_length": one.answer_length}
+    means = means_of(official.score(results, [doc["answers"]]))
+    return {name: means[name] for name in ("em", "f1", "average", "answer_length")}
