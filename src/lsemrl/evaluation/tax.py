@@ -91,11 +91,6 @@ class Measurement:
         """KL(policy || base) by text."""
         return {name: each.to_base for name, each in self.divergence.items()}
 
-    @property
-    def kl_from_base(self) -> dict[str, float]:
-        """KL(base || policy) by text."""
-        return {name: each.from_base for name, each in self.divergence.items()}
-
 
 def scores(
     policy: Policy, battery: Battery, scorer: Scorer, sampling: Sampling
@@ -256,18 +251,17 @@ def _kl(policy: Policy, sequences: Sequences) -> list[list[float]]:
 
 def weight_change(policy: Policy) -> float:
     """||trained - base|| / ||base||, Frobenius norms: over the weights that adapters adapt, else over all weights."""
+    if policy.adapted:
+        pairs = adapted_weights(policy.model)
+    else:
+        with policy.base():
+            base = dict(policy.model.named_parameters())
+        pairs = ((base[name], weight) for name, weight in policy.model.named_parameters())
     change = size = 0.0
     with torch.no_grad():
-        if policy.adapted:
-            for published, weight in adapted_weights(policy.model):
-                change += float((weight.float() - published.float()).pow(2).sum())
-                size += float(published.float().pow(2).sum())
-        else:
-            with policy.base():
-                base = dict(policy.model.named_parameters())
-            for name, weight in policy.model.named_parameters():
-                change += float((weight.float() - base[name].float()).pow(2).sum())
-                size += float(base[name].float().pow(2).sum())
+        for published, weight in pairs:
+            change += float((weight.float() - published.float()).pow(2).sum())
+            size += float(published.float().pow(2).sum())
     return math.sqrt(change / size)
 
 
