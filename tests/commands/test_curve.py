@@ -99,6 +99,15 @@ def test_what_was_measured_is_not_measured_again_and_no_other_adapter_beside_it(
 
 
 @pytest.mark.slow
+def test_the_newest_run_is_named_in_the_command(tmp_path: Path) -> None:
+    made = fit_small(tmp_path / "runs")
+    words = ["curve", "newest", "--root", str(tmp_path / "runs"), "--output", str(tmp_path / "curve"), "--scales", "1"]
+    main([*words, *SMALL])
+    command = Report.from_json(tmp_path / "curve" / "report.json").command
+    assert command == shlex.join(["lsemrl", "curve", str(made), *words[2:], *SMALL])
+
+
+@pytest.mark.slow
 def test_where_all_lose_more_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     curve(tmp_path, "--scales", "1", "--lost", "0")
     assert "no scale gains and loses at most 0 points" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lsemrl.commands.named import find
+from lsemrl.commands.named import NEWEST, find
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measure_settings import MeasureSettings
@@ -84,7 +84,8 @@ def curve(
         one = replace(settings, arm=arm, label=label, policy=at)
         print(f"measuring {label}", file=sys.stderr)
         measured.append((output / arm, run_measure(one, output / arm, read)))
-    command = shlex.join(typed)
+    # Another run may be the newest by the time that somebody repeats it.
+    command = shlex.join(str(found) if word == run == NEWEST else word for word in typed)
     paths = [[*scale_of][1:]]
     report = tax_report(measured, command=command, paths=paths)
     nothing_to_lose = unmeasured(report)
