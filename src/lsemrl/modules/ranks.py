@@ -42,12 +42,12 @@ def every_rank(own: T) -> list[T]:
     return found
 
 
-def together(work: Callable[[], T], meet: Callable[[], object]) -> list[T]:
+def together(work: Callable[[], T], meet: Callable[[], object] | None = None) -> list[T]:
     """What each rank makes of `work`, in their order.
 
     Args:
         work: What each does on its own.
-        meet: Waits for all.
+        meet: Waits for all beforehand, where it is to be known how long; they meet in any case.
 
     Raises:
         UserError: That of the first rank that refused, on all of them: none waits for one that has gone.
@@ -57,7 +57,8 @@ def together(work: Callable[[], T], meet: Callable[[], object]) -> list[T]:
         own = work()
     except UserError as error:
         own = error
-    meet()
+    if meet:
+        meet()
     found = every_rank(own)
     for one in found:
         if isinstance(one, UserError):

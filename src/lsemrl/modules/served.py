@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import uuid
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -71,9 +72,9 @@ class Served:
 
         def begin() -> None:
             self._server = Server(sampling)
-            self._rest()  # before weights are read, which need its room
 
-        together(begin, _nothing)
+        together(begin)
+        self._by_first(self._server.sleep)  # before weights are read, which need its room
         self.about = f"by vLLM {self._server.version} at {self._server.url}"
         if sampling.server_sleeps:
             self.about += ", which sleeps between rollouts"
@@ -93,8 +94,8 @@ class Served:
             ServerGone: It does not answer.
         """
         weights = whole_tensors(policy.trained())
-        together(self._make_room, _nothing)
-        together(self._wake, _nothing)
+        together(self._make_room)
+        self._by_first(self._server.wake)
         found: list[dict[str, Any]] = []
 
         def complete(name: str, again: bool) -> bool:
@@ -108,25 +109,21 @@ class Served:
             return False
 
         for again in (False, True):
-            name = together(lambda: self._hand_over(policy, weights) if self._first else "", _nothing)[0]
-            if not any(together(partial(complete, name, again), _nothing)):
+            name = self._by_first(lambda: self._hand_over(policy, weights))
+            if not any(together(partial(complete, name, again))):
                 break
-        together(self._rest, _nothing)
+        self._by_first(self._server.sleep)
         drawn = _tensors(found, ends, prompts.prompt_ids_BP.device)
-        together(lambda: self._prove(policy, prompts, drawn, sampling), _nothing)
+        together(lambda: self._prove(policy, prompts, drawn, sampling))
         return drawn
 
     def _make_room(self) -> None:
         if self._server.sleeps:
             torch.cuda.empty_cache()  # what this process keeps unused is no room for the server
 
-    def _wake(self) -> None:
-        if self._first:
-            self._server.wake()
-
-    def _rest(self) -> None:
-        if self._first:
-            self._server.sleep()
+    def _by_first(self, work: Callable[[], Any]) -> Any:
+        """What the first rank makes of `work`, told to all of them."""
+        return together(lambda: work() if self._first else None)[0]
 
     def _hand_over(self, policy: Policy, weights: dict[str, Tensor]) -> str:
         """Have the server read the adapter under a new name, and forget the last one."""
@@ -237,10 +234,6 @@ class Served:
                 f"policy.model {policy.settings.model!r} at temperature {sampling.temperature:g}; serve that model, "
                 "with --logprobs-mode processed_logprobs"
             )
-
-
-def _nothing() -> None:
-    """What ranks do where they meet in `every_rank` anyway."""
 
 
 def _tensors(choices: list[dict[str, Any]], ends: list[int], device: torch.device) -> Drawn:
