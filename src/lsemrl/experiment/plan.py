@@ -123,7 +123,6 @@ class Run:
         stage: See there.
         seed: See there.
         folder: Its own.
-        adapter: Where the stage before it leaves its adapter.
         command: The words for `lsemrl`, less what a second attempt adds.
         hashes: Of its settings (less the seed), its data and its parents, and of everything as `all`.
         files: Of each text that it is told the hash of what it names; None where that is nothing.
@@ -133,7 +132,6 @@ class Run:
     stage: Stage
     seed: int
     folder: Path
-    adapter: Path | None
     command: tuple[str, ...]
     hashes: Mapping[str, str]
     files: Mapping[str, str | None]
@@ -209,18 +207,16 @@ class Experiment:
             files = file_hashes(_fields(stage))
             hashes = _hashes(stage, seed, known, files)
             known[stage.name] = hashes["all"]
-            adapter = self.folder(stage.after, seed) / ADAPTER if stage.after else None
             verb = VERBS[stage.verb]
             stated = [seconds for pattern, seconds in self.seconds.items() if fnmatch(stage.name, pattern)]
             seeded = {verb.seed: seed} if verb.seed else {}
             fields = {**seeded, verb.folder: str(self.folder(stage.name, seed) / verb.file), **overrides}
-            if adapter:
-                fields[verb.adapter] = str(adapter)
+            if stage.after:
+                fields[verb.adapter] = str(self.folder(stage.after, seed) / ADAPTER)
             yield Run(
                 stage=stage,
                 seed=seed,
                 folder=self.folder(stage.name, seed),
-                adapter=adapter,
                 command=(
                     stage.verb,
                     *(word for path in stage.configs for word in ("--config", str(path))),
