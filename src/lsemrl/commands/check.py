@@ -31,7 +31,7 @@ from lsemrl.commands.task_rows import (
 from lsemrl.data.base import TaskData
 from lsemrl.data.findings import Finding, reasons
 from lsemrl.data.inspection import Inspection, inspect, inspect_special
-from lsemrl.data.limits import Limits
+from lsemrl.data.limits import UNLIMITED
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
 from lsemrl.data.survey import Survey, survey
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from lsemrl.modules.cost import Cost
 
-_ALL = 2**30  # tokens: nothing is left out for its length here
 _SKIPPED = "skipped.jsonl"
 
 
@@ -172,7 +171,7 @@ def _data(
         source=source,
         **others,
         splits=held_out_of(found.rows, held_out["validation"], held_out["test"]),
-        limits=Limits(max_prompt_tokens=_ALL, max_target_tokens=_ALL),
+        limits=UNLIMITED,
         **fields,
     )
 

@@ -23,7 +23,7 @@ from lsemrl.commands.named import ADAPTER_CONFIG, adapter_in
 from lsemrl.commands.tau_settings import TauSettings
 from lsemrl.config_files import CONFIG_VERSION
 from lsemrl.data.collate import encode
-from lsemrl.data.limits import Limits
+from lsemrl.data.limits import UNLIMITED
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import prepare
 from lsemrl.data.translation import Pairs
@@ -42,7 +42,6 @@ from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.rewards.semantic import says_something
 from lsemrl.types import Completion, Example, UserError
 
-_UNLIMITED = Limits(max_prompt_tokens=10**9, max_target_tokens=10**9)
 _BATCH = 64
 
 
@@ -154,7 +153,7 @@ def _pairs(data: Pairs) -> tuple[list[tuple[str, str]], list[Example]]:
     """
     # Rows and splits are those of the policy's runs; its prompt and its limits are no matter of the encoder's. Lengths
     # are counted on the way, and any tokenizer will do for that.
-    plan = replace(data.plan(), limits=_UNLIMITED, template=PromptTemplate(template="{source}", chat=False))
+    plan = replace(data.plan(), limits=UNLIMITED, template=PromptTemplate(template="{source}", chat=False))
     prepared = prepare(plan, AutoTokenizer.from_pretrained(micro.POLICY))
     bad = sum(counts["bad_rows"] for counts in prepared.report.values())
     if bad:

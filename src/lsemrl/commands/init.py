@@ -29,7 +29,7 @@ from lsemrl.commands.task_rows import (
 from lsemrl.commands.wordings import asked_for, asked_of_questions, stand_ins, summary_of
 from lsemrl.data.base import TaskData
 from lsemrl.data.inspection import inspect_untranslated
-from lsemrl.data.limits import Limits
+from lsemrl.data.limits import UNLIMITED, Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
@@ -49,7 +49,6 @@ IDENTIFIER = "language.yaml"
 _FEWEST, _WANTED_STEPS = 40, 100
 _SMALL = 1024
 """Width of a model that takes higher rates, as SmolLM2-135M did (docs/results/pidgin.md)."""
-_NO_LIMITS = Limits(max_prompt_tokens=2**30, max_target_tokens=2**30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +192,7 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
         untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_][0].name)
     config, tokenizer = policy_of(asked.model)
     bound = reach_of(config)
-    plan = rows(limits=_NO_LIMITS).plan
+    plan = rows(limits=UNLIMITED).plan
     prepared, limits, foreseen = _read(asked, plan, tokenizer, bound)
     if not asked.in_world:  # the embedded model stands in for another
         foreseen += told_of_reading(asked.model, tokenizer, asked.encoder, prepared.train)
@@ -295,7 +294,7 @@ def _sentences(
     asked: Asked, source: Source, rows: Callable[..., TaskData], tokenizer: PreTrainedTokenizerBase, limits: Limits
 ) -> tuple[int, list[str]]:
     """How many sentences without a translation RL will train on, and what `lsemrl fit` will say of them."""
-    plan = rows(limits=_NO_LIMITS, untranslated=source).plan
+    plan = rows(limits=UNLIMITED, untranslated=source).plan
     for one in inspect_untranslated(read_untranslated(plan)[0], {}, plan.task, usual_profile(asked.from_)):
         if one.level == "refused":
             raise UserError(f"--untranslated is {source.path!r}: {one.says}; give sentences in {asked.from_}")

@@ -54,6 +54,10 @@ class Limits:
             raise UserError(f"limits.on_long is {self.on_long!r}; choose skip, truncate or error")
 
 
+UNLIMITED = Limits(max_prompt_tokens=2**30, max_target_tokens=2**30)
+"""Nothing is left out or cut for its length."""
+
+
 def to_examples(
     records: Sequence[Record],
     render: Callable[[Mapping[str, str]], str],
