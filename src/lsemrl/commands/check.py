@@ -22,22 +22,22 @@ from lsemrl.commands.task_rows import (
     Task,
     check_untranslated,
     columns_of_task,
+    fields_of,
     held_out_of,
-    renamed,
+    sources_of,
     task_of,
     unread,
     untranslated_of,
 )
-from lsemrl.data.base import TaskData
 from lsemrl.data.findings import Finding, reasons
 from lsemrl.data.inspection import Inspection, inspect, inspect_special
 from lsemrl.data.limits import UNLIMITED
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
-from lsemrl.data.survey import Survey, survey
+from lsemrl.data.survey import survey
 from lsemrl.data.task import HELD_OUT, Plan, prepare, read_splits, read_untranslated
 from lsemrl.files import is_free, make_folder, try_folder
-from lsemrl.languages import Language, language, usual_profile
+from lsemrl.languages import Language, usual_profile
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.reading import read_lines
 from lsemrl.types import UserError
@@ -94,25 +94,29 @@ def check(
     found = survey(source, (source_column or from_, target_column or to), (source_column, target_column))
     task = task_of(found, task, from_)
     check_untranslated(untranslated, task)
-    if task == "translation":
-        from_ = answered(from_, "--from", SOURCE_LANGUAGE)
+    from_ = answered(from_, "--from", SOURCE_LANGUAGE) if task == "translation" else from_ or ""
     to = answered(to, "--to", "the language that is to be learned, such as bo")
     if not is_free(output) and not (output.is_dir() and {path.name for path in output.iterdir()} <= _written(output)):
         raise UserError(f"--output is {str(output)!r}, which holds something else; name a new folder")
-    columns = columns_of_task(found, task, from_ or "", to, source_column, target_column)
+    columns = columns_of_task(found, task, from_, to, source_column, target_column)
     try_folder(output.parent, "--output")
     make_folder(output, "--output")
     for listed in output.glob(f"*{_SKIPPED}"):  # of another time
         listed.unlink()
-    given = {"validation": validation, "test": test}
-    rows = _data(task, from_ or "", to, columns, data, found, given, output)
-    records, bad = read_splits(rows.plan)
-    plan, sentences = rows.plan, list[Record]()
+    sources = {
+        name: replace(own, skipped_path=str(output / f"{'train' if name == 'source' else name}.{_SKIPPED}"))
+        for name, own in sources_of(found, columns, data, validation, test).items()
+    }
+    # As `init` would name them, but that nothing is left out for its length, nor listed beside the data.
+    splits = held_out_of(found.rows, validation, test)
+    plan = CLASSES[task](**sources, splits=splits, limits=UNLIMITED, **fields_of(task, columns)).plan
+    records, bad = read_splits(plan)
+    sentences: list[Record] = []
     if untranslated:
-        own = untranslated_of(untranslated, from_ or "", columns[from_ or ""][0].name)
+        own = untranslated_of(untranslated, from_, columns[from_][0].name)
         plan = replace(plan, untranslated=replace(own, skipped_path=str(output / f"untranslated.{_SKIPPED}")))
         sentences, _ = read_untranslated(plan)
-    profiles = _profiles(list(columns), task, from_ or "", to, identifier)
+    profiles = _profiles(columns, from_, to, identifier)
     left = unread(found, columns)
     tokenized = [Finding(level="note", says=left)] if left else []
     with aside(partial(inspect, records, plan.task, profiles, sentences)) as inspecting:  # while libraries load
@@ -143,44 +147,12 @@ def _written(folder: Path) -> set[str]:
     return {PAGE, JSON, *(path.name for path in folder.glob(f"*{_SKIPPED}"))}
 
 
-def _data(
-    task: Task,
-    from_: str,
-    to: str,
-    columns: Columns,
-    path: str,
-    found: Survey,
-    held_out: Mapping[str, str | None],
-    output: Path,
-) -> TaskData:
-    """As `init` would name it, but that nothing is left out for its length, nor listed beside the data."""
-    source = Source(
-        path=path,
-        columns=renamed(columns),
-        header=found.header,
-        on_bad_row="skip",
-        skipped_path=str(output / f"train.{_SKIPPED}"),
-    )
-    others = {
-        name: replace(source, path=own, skipped_path=str(output / f"{name}.{_SKIPPED}"))
-        for name, own in held_out.items()
-        if own
-    }
-    fields = {"source_field": from_, "target_field": to} if task == "translation" else {}
-    return CLASSES[task](
-        source=source,
-        **others,
-        splits=held_out_of(found.rows, held_out["validation"], held_out["test"]),
-        limits=UNLIMITED,
-        **fields,
-    )
-
-
-def _profiles(
-    fields: Sequence[str], task: Task, from_: str, to: str, identifier: str | None
-) -> dict[str, Language | None]:
-    target = language(Language(code=to, identifier=identifier) if identifier else to) if usual_profile(to) else None
-    return {fields[0]: usual_profile(from_) if task == "translation" or from_ else None, fields[1]: target}
+def _profiles(columns: Columns, from_: str, to: str, identifier: str | None) -> dict[str, Language | None]:
+    """What is known of the languages of both fields."""
+    target = usual_profile(to)
+    if target and identifier:
+        target = Language(code=to, identifier=identifier)
+    return dict(zip(columns, (usual_profile(from_), target), strict=True))
 
 
 def _unheld(records: Mapping[str, Sequence[Record]]) -> list[Finding]:

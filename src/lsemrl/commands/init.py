@@ -21,8 +21,9 @@ from lsemrl.commands.task_rows import (
     Task,
     check_untranslated,
     columns_of_task,
+    fields_of,
     held_out_of,
-    renamed,
+    sources_of,
     task_of,
     untranslated_of,
 )
@@ -35,7 +36,7 @@ from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import choose_part
 from lsemrl.data.survey import Survey, profile_of, survey
-from lsemrl.data.task import HELD_OUT, Plan, Prepared, prepare, read_untranslated
+from lsemrl.data.task import Plan, Prepared, prepare, read_untranslated
 from lsemrl.files import make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.types import UserError
@@ -135,8 +136,7 @@ def init(
     asking = at_terminal() and None in (to, output, from_ if task == "translation" else "")
     if asking:
         print(f"{found.rows:,} rows with the columns {'; '.join(map(str, found.columns))}")
-    if task == "translation":
-        from_ = answered(from_, "--from", SOURCE_LANGUAGE)
+    from_ = answered(from_, "--from", SOURCE_LANGUAGE) if task == "translation" else from_ or ""
     to = answered(to, "--to", "the language that is to be learned, such as bo")
     output = Path(answered(str(output) if output else None, "--output", "a new folder for the project", "project"))
     if asking:
@@ -149,12 +149,12 @@ def init(
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
-    columns = columns_of_task(found, task, from_ or "", to, source_column, target_column)
+    columns = columns_of_task(found, task, from_, to, source_column, target_column)
     asked = Asked(
         path=file,
         folder=str(output),
         task=task,
-        from_=from_ or "",
+        from_=from_,
         to=to,
         model=model or micro.NAME,
         encoder="" if encoder == "none" else encoder or micro.NAME,
@@ -177,16 +177,13 @@ def init(
 def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> tuple[dict[str, Any], list[str]]:
     """What the templates show, and what the data module says of the rows."""
     kind = CLASSES[asked.task]
-    fields = {"source_field": asked.from_, "target_field": asked.to} if asked.task == "translation" else {}
+    fields = fields_of(asked.task, columns)
     template = asked_for(asked.task, asked.from_, asked.to)
     alike = asked.task == "translation" and columns[asked.from_][0].share(profile) >= (profile.threshold or 0)
     identifier = f"{asked.folder}/language" if alike else ""
     splits = held_out_of(found.rows, asked.validation, asked.test)
-    train_rows = Source(path=asked.path, columns=renamed(columns), header=found.header, on_bad_row="skip")
-    held_out = {name: replace(train_rows, path=path) for name in HELD_OUT if (path := getattr(asked, name))}
-    rows = partial(
-        kind, source=train_rows, **held_out, splits=splits, template=PromptTemplate(template=template or None), **fields
-    )
+    sources = sources_of(found, columns, asked.path, asked.validation, asked.test)
+    rows = partial(kind, **sources, splits=splits, template=PromptTemplate(template=template or None), **fields)
     untranslated = None
     if asked.untranslated:
         untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_][0].name)
@@ -244,7 +241,7 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
         "cold_start": cold_start,
         "cold_start_count": count,
         "rl_rows": rl,
-        "sources": {"source": train_rows, **held_out},
+        "sources": sources,
         "untranslated": untranslated,
         "fractions": {name: getattr(splits, name) for name in ("validation_fraction", "test_fraction")},
         "general_template": asked_of_questions(asked.general),

@@ -93,6 +93,20 @@ def renamed(columns: Columns) -> dict[str, str | list[str]]:
     return {field: own if len(own) > 1 else own[0] for field, own in names.items() if own != [field]}
 
 
+def sources_of(
+    found: Survey, columns: Columns, path: str, validation: str | None, test: str | None
+) -> dict[str, Source]:
+    """A file, and those that are held out beside it, as a data module is told of them; see `held_out_of`."""
+    rows = Source(path=path, columns=renamed(columns), header=found.header, on_bad_row="skip")
+    given = {"source": path, "validation": validation, "test": test}
+    return {name: replace(rows, path=own) for name, own in given.items() if own}
+
+
+def fields_of(task: Task, columns: Columns) -> dict[str, str]:
+    """What a data module is told of its fields, where they are named for languages."""
+    return dict(zip(("source_field", "target_field"), columns, strict=True)) if task == "translation" else {}
+
+
 def unread(found: Survey, columns: Columns) -> str:
     """A sentence on the texts of a file that are left out; "" where there are none, or which is plain.
 
