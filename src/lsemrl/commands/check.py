@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain, cycle, islice, product
+from itertools import chain, cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from lsemrl.commands.check_cost import Step, told
 from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered
 from lsemrl.commands.quiet import quiet
+from lsemrl.commands.readers import encoder_by_name
 from lsemrl.commands.task_rows import (
     CLASSES,
     Columns,
@@ -46,8 +47,27 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from lsemrl.modules.cost import Cost
+    from lsemrl.modules.legibility import Reading
+    from lsemrl.rewards.encoder import EncoderUse
 
 _SKIPPED = "skipped.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What models make of the texts.
+
+    Attributes:
+        readings: Of their tokenizers.
+        findings: What they cannot do, or do in part.
+        lengths: Of each training row in tokens of the policy: its prompt, its answer.
+        cost: Of a step of the policy.
+    """
+
+    readings: Sequence[Reading] = ()
+    findings: Sequence[Finding] = ()
+    lengths: Sequence[tuple[int, int]] = ()
+    cost: Cost | None = None
 
 
 def check(
@@ -117,13 +137,13 @@ def check(
         plan = replace(plan, untranslated=replace(own, skipped_path=str(output / f"untranslated.{_SKIPPED}")))
         sentences, _ = read_untranslated(plan)
     profiles = _profiles(columns, from_, to, identifier)
-    left = unread(found, columns)
-    tokenized = [Finding(level="note", says=left)] if left else []
     with aside(partial(inspect, records, plan.task, profiles, sentences)) as inspecting:  # while libraries load
-        tokens, cost = _read_by(policy, encoder, plan, (records, bad), sentences, step, tokenized)
+        read = _read_by(policy, encoder, plan, (records, bad), sentences, step)
         inspected = inspecting()
     bad_rows = _bad([plan.source, plan.validation, plan.test, plan.untranslated])
-    findings = [*_unheld(records), *bad_rows, *inspected.findings, *tokenized]
+    left = unread(found, columns)
+    findings = [*_unheld(records), *bad_rows, *inspected.findings]
+    findings += [*([Finding(level="note", says=left)] if left else []), *read.findings]
     order = ("refused", "warning", "note")
     findings.sort(key=lambda one: order.index(one.level))
     inspected = replace(inspected, findings=tuple(findings))
@@ -133,8 +153,9 @@ def check(
         "lsemrl": __version__,
         "policy": policy.model if policy else None,
     }
-    costs = told(cost, step) if cost else []
-    write(output, inspected, tokens, costs, facts, _costs(cost))
+    tokens = [_tokens(one) for one in read.readings if one.what != "wording"]
+    costs = told(read.cost, step) if read.cost else []
+    write(output, inspected, tokens, read.lengths, costs, facts, _costs(read.cost))
     for line in (*_lines(inspected, tokens), *(f"estimate: {line}" for line in costs)):
         print(line)
     print(f"looked at in {time.monotonic() - begun:.0f} s: {output / PAGE}, {output / JSON}")
@@ -183,85 +204,76 @@ def _read_by(
     read: tuple[dict[str, list[Record]], dict[str, int]],
     sentences: Sequence[Record],
     step: Step,
-    findings: list[Finding],
-) -> tuple[list[Tokens], Cost | None]:
-    """What tokenizers make of the texts, and what a step takes; what they cannot do goes to `findings`."""
+) -> _Read:
+    """What tokenizers make of the texts, and what a step takes."""
     if policy is None and encoder is None:
-        return [], None
-    from lsemrl.modules.legibility import Reading, look, read_by_encoder
-    from lsemrl.rewards.encoder import EncoderUse
-
+        return _Read()
     quiet()
-    readings: list[Reading] = []
-    cost = None
-    prompts: list[int] = []
-    answers: list[int] = []
-    encoders: dict[str, EncoderUse] = {}
-    if encoder is not None:
-        from lsemrl.rewards.semantic import SemanticSimilarity
+    encoders = encoder_by_name(encoder, of_sources=plan.untranslated is not None) if encoder is not None else {}
+    if policy is None:
+        return _read_by_encoder(encoders, plan, read[0], sentences)
+    from lsemrl.modules.cost import step_cost
+    from lsemrl.modules.legibility import MOST, look
+    from lsemrl.modules.pretrained import read_config_and_tokenizer
 
-        similarity = SemanticSimilarity(encoder=encoder, dtype="float32")
-        encoders[f"--encoder {encoder!r}"] = EncoderUse(similarity.encoder, of_sources=plan.untranslated is not None)
-    if policy is not None:
-        from lsemrl.modules.cost import step_cost
-        from lsemrl.modules.pretrained import read_config_and_tokenizer
-
-        path = str(micro.POLICY) if policy.model == micro.NAME else policy.model
-        config, tokenizer = read_config_and_tokenizer(path, trust=policy.trust_remote_code)
-        prepared = pairs = prepare(replace(plan, untranslated=None), tokenizer, read=read)
-        if plan.untranslated:  # what is held out is prepared already
-            unheld = {name: [] if name in HELD_OUT else own for name, own in read[0].items()}
-            prepared = prepare(plan, tokenizer, pairs.held_out, read=(unheld, read[1]))
-        every = [*prepared.train, *([] if pairs is prepared else pairs.train), *pairs.validation, *pairs.test]
-        seen = look(policy.model, tokenizer, every, encoders, learned=True)
-        readings += seen.readings
-        findings += [Finding(level="refused", says=sentence) for sentence in seen.refusals]
-        refusal = {reading.refusal for reading in seen.readings}
-        warned = [line.removeprefix("warning: ") for line in seen.lines if line.startswith("warning: ")]
-        lost = {reading.lost(0.5) for reading in seen.readings}
-        findings += [Finding(level="warning", says=line) for line in warned if line not in lost | refusal]
-        if seen.spelled:
-            findings.append(Finding(level="note", says=seen.spelled))
-        prompts = [prompt for prompt, _ in prepared.lengths["train"]]
-        # Answers to sentences without a translation are as long as those of the pairs.
-        known = [answer for _, answer in pairs.lengths["train"]]
-        answers = [*islice(cycle(known), len(prompts))]
-        findings += inspect_special([*chain(*read[0].values()), *sentences], plan.task, tokenizer, prepared.shown)
-        findings += _fits(policy.model, config, prompts, answers)
-        size, generations = step.batch_size, step.num_generations
-        cost = step_cost(policy, config, prompts, known, batch_size=size, generations=generations)
-    else:
-        from lsemrl.data.carried import spaced
-
-        texts = {"references": [record.targets[0] for own in read[0].values() for record in own]}
-        if sentences:
-            texts["sources"] = [record.inputs[plan.task.inputs[0]] for record in sentences]
-        for (name, use), (what, own) in product(encoders.items(), texts.items()):
-            reading = read_by_encoder(name, use.encoder, spaced(list(dict.fromkeys(own))), what)
-            if reading is not None:
-                readings.append(reading)
-                for level, says in (("refused", reading.refusal), ("warning", reading.lost(0.01))):
-                    if says:
-                        findings.append(Finding(level=level, says=says))  # type: ignore[arg-type]
-                        break
-    tokens = [
-        Tokens(
-            by=one.by,
-            what=one.what,
-            per_unit=one.carried.tokens_per_unit,
-            unit=one.carried.unit,
-            unknown=one.carried.unknown,
-        )
-        for one in readings
-        if one.what != "wording"
-    ]
-    return [replace(one, prompts=tuple(prompts), answers=tuple(answers)) for one in tokens], cost
+    path = str(micro.POLICY) if policy.model == micro.NAME else policy.model
+    config, tokenizer = read_config_and_tokenizer(path, trust=policy.trust_remote_code)
+    prepared = pairs = prepare(replace(plan, untranslated=None), tokenizer, read=read)
+    if plan.untranslated:  # what is held out is prepared already
+        unheld = {name: [] if name in HELD_OUT else own for name, own in read[0].items()}
+        prepared = prepare(plan, tokenizer, pairs.held_out, read=(unheld, read[1]))
+    every = [*prepared.train, *([] if pairs is prepared else pairs.train), *pairs.validation, *pairs.test]
+    seen = look(policy.model, tokenizer, every, encoders, learned=True)
+    findings = [Finding(level="refused", says=sentence) for sentence in seen.refusals]
+    warned = [line.removeprefix("warning: ") for line in seen.lines if line.startswith("warning: ")]
+    lost = {reading.lost(MOST) for reading in seen.readings}
+    findings += [Finding(level="warning", says=line) for line in warned if line not in lost]
+    if seen.spelled:
+        findings.append(Finding(level="note", says=seen.spelled))
+    prompts = [prompt for prompt, _ in prepared.lengths["train"]]
+    # Answers to sentences without a translation are as long as those of the pairs.
+    known = [answer for _, answer in pairs.lengths["train"]]
+    lengths = list(zip(prompts, cycle(known), strict=False))
+    findings += inspect_special([*chain(*read[0].values()), *sentences], plan.task, tokenizer, prepared.shown)
+    findings += _fits(policy.model, config, [prompt + answer for prompt, answer in lengths])
+    size, generations = step.batch_size, step.num_generations
+    cost = step_cost(policy, config, prompts, known, batch_size=size, generations=generations)
+    return _Read(readings=seen.readings, findings=findings, lengths=lengths, cost=cost)
 
 
-def _fits(model: str, config: PretrainedConfig, prompts: Sequence[int], answers: Sequence[int]) -> list[Finding]:
+def _read_by_encoder(
+    encoders: Mapping[str, EncoderUse],
+    plan: Plan,
+    records: Mapping[str, Sequence[Record]],
+    sentences: Sequence[Record],
+) -> _Read:
+    """What the tokenizer of an encoder makes of the texts, where no policy is named."""
+    from lsemrl.data.carried import spaced
+    from lsemrl.modules.legibility import SOME, read_by_encoder
+
+    texts = {"references": [record.targets[0] for own in records.values() for record in own]}
+    if sentences:
+        texts["sources"] = [record.inputs[plan.task.inputs[0]] for record in sentences]
+    readings, findings = [], []
+    for (name, use), (what, own) in product(encoders.items(), texts.items()):
+        if reading := read_by_encoder(name, use.encoder, spaced(list(dict.fromkeys(own))), what):
+            readings.append(reading)
+            if says := reading.refusal:
+                findings.append(Finding(level="refused", says=says))
+            elif says := reading.lost(SOME):
+                findings.append(Finding(level="warning", says=says))
+    return _Read(readings=readings, findings=findings)
+
+
+def _tokens(one: Reading) -> Tokens:
+    has = one.carried
+    return Tokens(by=one.by, what=one.what, per_unit=has.tokens_per_unit, unit=has.unit, unknown=has.unknown)
+
+
+def _fits(model: str, config: PretrainedConfig, lengths: Sequence[int]) -> list[Finding]:
     from lsemrl.modules.families import reach
 
-    bound, lengths = reach(config), [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    bound = reach(config)
     over = sum(bound is not None and length > bound.sure for length in lengths)
     if not over:
         of = bound or "positions without end"

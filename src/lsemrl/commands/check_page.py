@@ -33,7 +33,6 @@ class Tokens:
         per_unit: Tokens for a unit of most of the text.
         unit: Word, syllable or character.
         unknown: Share of letters in [0, 1].
-        prompts, answers: Tokens of each training row, where it is the policy's.
     """
 
     by: str
@@ -41,14 +40,13 @@ class Tokens:
     per_unit: float
     unit: str
     unknown: float
-    prompts: tuple[int, ...] = ()
-    answers: tuple[int, ...] = ()
 
 
 def write(
     folder: Path,
     found: Inspection,
     tokens: Sequence[Tokens],
+    lengths: Sequence[tuple[int, int]],
     cost: Sequence[str],
     facts: dict[str, Any],
     costs: dict[str, Any] | None,
@@ -59,6 +57,7 @@ def write(
         folder: Where to.
         found: What was found.
         tokens: By tokenizers.
+        lengths: Of each training row in tokens of the policy: its prompt, its answer; none without one.
         cost: What training would take, in sentences.
         facts: What was looked at.
         costs: The same as `cost` in numbers.
@@ -67,17 +66,13 @@ def write(
         UserError: One of them cannot be written.
     """
     sides = [{name: value for name, value in asdict(side).items() if name != "lengths"} for side in found.sides]
-    readings = [
-        {"by": one.by, "what": one.what, "per_unit": one.per_unit, "unit": one.unit, "unknown": one.unknown}
-        for one in tokens
-    ]
     content = {
         "version": 2,  # the first had tokens per_word, of whatever unit
         **facts,
         "rows": found.rows,
         "sides": sides,
         "findings": [asdict(one) for one in found.findings],
-        "tokens": readings,
+        "tokens": [asdict(one) for one in tokens],
         "cost": costs,
     }
     write_json(folder / JSON, content)
@@ -97,21 +92,20 @@ def write(
         found=found,
         tokens=tokens,
         cost=cost,
-        picture=_picture(found, tokens),
+        picture=_picture(found, lengths),
         total=sum(found.rows.values()),
     )
     write_text(folder / PAGE, page)
 
 
-def _picture(found: Inspection, tokens: Sequence[Tokens]) -> str:
-    """Lengths, their ratios and, where a policy was named, its tokens, as a data URI."""
+def _picture(found: Inspection, lengths: Sequence[tuple[int, int]]) -> str:
+    """Lengths, their ratios and, where a policy was named, lengths in its tokens, as a data URI."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    policy = next((one for one in tokens if one.prompts), None)
     ratios = [ratio for ratio in found.ratios if ratio > 0]
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 9.5}):  # a label is not TeX
-        panels = 2 + (policy is not None)
+        panels = 2 + bool(lengths)
         figure = Figure(figsize=(3.9 * panels, 2.9), layout="constrained")
         axes = figure.subplots(1, panels)
         for side, colour in zip(found.sides, (_BLUE, _ORANGE), strict=True):
@@ -119,9 +113,9 @@ def _picture(found: Inspection, tokens: Sequence[Tokens]) -> str:
         _dress(axes[0], "Length of the texts, characters", legend=True)
         _histogram(axes[1], ratios, "", _BLUE, logarithmic=True)
         _dress(axes[1], "Length of the output for one of the input, units", legend=False)
-        if policy is not None:
-            _histogram(axes[2], policy.prompts, "prompt", _BLUE)
-            _histogram(axes[2], policy.answers, "output", _ORANGE)
+        if lengths:
+            _histogram(axes[2], [prompt for prompt, _ in lengths], "prompt", _BLUE)
+            _histogram(axes[2], [answer for _, answer in lengths], "output", _ORANGE)
             _dress(axes[2], "Length in tokens of the policy", legend=True)
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=160)

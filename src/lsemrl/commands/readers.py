@@ -12,6 +12,8 @@ from lsemrl.types import Example, UserError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+    from lsemrl.rewards.encoder import EncoderUse
+
 
 def policy_of(model: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """The configuration and the tokenizer of `model`.
@@ -33,6 +35,19 @@ def reach_of(config: PretrainedConfig) -> int | None:
     return bound.sure if bound else None
 
 
+def encoder_by_name(encoder: str, *, of_sources: bool = False) -> dict[str, EncoderUse]:
+    """What `--encoder` names, as `legibility.look` takes it; `of_sources` where it reads these too.
+
+    Raises:
+        UserError: There is no such encoder.
+    """
+    from lsemrl.rewards.encoder import EncoderUse
+    from lsemrl.rewards.semantic import SemanticSimilarity
+
+    similarity = SemanticSimilarity(encoder=encoder, dtype="float32")
+    return {f"--encoder {encoder!r}": EncoderUse(similarity.encoder, of_sources=of_sources)}
+
+
 def told_of_reading(
     model: str, tokenizer: PreTrainedTokenizerBase, encoder: str, examples: Sequence[Example]
 ) -> list[str]:
@@ -46,14 +61,12 @@ def told_of_reading(
         UserError: They read too little, or there is no such encoder.
     """
     from lsemrl.modules.legibility import look
-    from lsemrl.rewards.encoder import EncoderUse
-    from lsemrl.rewards.semantic import SemanticSimilarity
 
-    encoders = {}
+    encoders: dict[str, EncoderUse] = {}
     if encoder not in ("", micro.NAME):
         loading(encoder)
         quiet()
-        encoders[f"--encoder {encoder!r}"] = EncoderUse(SemanticSimilarity(encoder=encoder, dtype="float32").encoder)
+        encoders = encoder_by_name(encoder)
     seen = look(model, tokenizer, examples, encoders, learned=True)
     if seen.refusals:
         raise UserError(seen.refusals[0])
