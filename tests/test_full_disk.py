@@ -10,7 +10,7 @@ import pytest
 
 from full_disk import full_disk
 from lsemrl.cli import main as cli
-from lsemrl.data.records import read_records
+from lsemrl.data.records import Fields, read_records
 from lsemrl.data.sources import Source
 from lsemrl.errors import UserError
 from lsemrl.judging.client import Reply, ReplyCache
@@ -44,7 +44,7 @@ def skip(folder: Path) -> None:
     if not rows.exists():
         rows.write_text('{"zh": "a", "bo": "b"}\n{}\n')
     source = Source(path=str(rows), on_bad_row="skip", skipped_path=str(folder / "left.jsonl"))
-    read_records(source, inputs=("zh",), target="bo")
+    read_records(source, Fields(inputs=("zh",), target="bo"))
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lsemrl.data.columns import value_of
-from lsemrl.data.records import read_records
+from lsemrl.data.records import Fields, read_records
 from lsemrl.data.sources import Source
 from lsemrl.data.text import PlainText
 from lsemrl.errors import UserError
@@ -68,8 +68,10 @@ def test_turns_that_are_no_question_and_answer_are_bad_rows(turns: list[Any], re
     path = write("rows.jsonl", [{"messages": [ASKED, SAID]}, {"messages": turns}])
     columns = {"zh": "messages.user", "bo": "messages.assistant"}
     with pytest.raises(UserError, match=f"rows.jsonl:2.*{reason}"):
-        read_records(Source(path=path, columns=columns), inputs=("zh",), target="bo")
-    records, skipped = read_records(Source(path=path, columns=columns, on_bad_row="skip"), inputs=("zh",), target="bo")
+        read_records(Source(path=path, columns=columns), Fields(inputs=("zh",), target="bo"))
+    records, skipped = read_records(
+        Source(path=path, columns=columns, on_bad_row="skip"), Fields(inputs=("zh",), target="bo")
+    )
     assert (len(records), skipped) == (1, 1)
 
 
@@ -81,9 +83,9 @@ def test_the_names_that_a_file_without_the_column_is_told_of_work(write: Write) 
         (turns, ("messages.user", "messages.assistant")),
     ):
         with pytest.raises(UserError, match=f"'{names[0]}', '{names[1]}'.*columns: {{zh: "):
-            read_records(Source(path=path), inputs=("zh",), target="bo")
+            read_records(Source(path=path), Fields(inputs=("zh",), target="bo"))
         source = Source(path=path, columns=dict(zip(("zh", "bo"), names, strict=True)))
-        (record,), _ = read_records(source, inputs=("zh",), target="bo")
+        (record,), _ = read_records(source, Fields(inputs=("zh",), target="bo"))
         assert record.targets == ("ཀ",)
 
 

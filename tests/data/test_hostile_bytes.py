@@ -12,7 +12,7 @@ import pytest
 
 from lsemrl.data.columns import names_in
 from lsemrl.data.comprehension import TASK
-from lsemrl.data.records import read_records
+from lsemrl.data.records import Fields, read_records
 from lsemrl.data.sources import Source
 from lsemrl.data.text import PlainText
 from lsemrl.errors import UserError
@@ -84,18 +84,13 @@ def test_nothing_but_a_sentence_escapes(suffix: str, tmp_path: Path) -> None:
                 else:
                     columns = {"zh": "messages.user"} if chance.random() < 0.2 else {}
                     source = Source(path=str(path), on_bad_row=bad_row, columns=columns)  # type: ignore[arg-type]
-                    read_records(source, inputs=("zh",), target="bo")
+                    read_records(source, Fields(inputs=("zh",), target="bo"))
                 read += 1
             except UserError as error:
                 assert str(error)
         if suffix in (".jsonl", ".json"):
             try:
-                read_records(
-                    Source(path=str(path), on_bad_row="skip"),
-                    inputs=TASK.inputs,
-                    target=TASK.target,
-                    flatten=TASK.flatten,
-                )
+                read_records(Source(path=str(path), on_bad_row="skip"), TASK.fields)
             except UserError as error:
                 assert str(error)
     assert read > 0  # so that the reading itself was tried, not only refusals

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from lsemrl.data.instruction import TASK
-from lsemrl.data.records import Record, read_records
+from lsemrl.data.records import Fields, Record, read_records
 from lsemrl.data.rows import Row
 from lsemrl.data.sources import Source, read_rows
 from lsemrl.data.survey import find_column, survey
@@ -47,7 +47,7 @@ def read(path: str, **settings: object) -> list[Row]:
 
 
 def records(path: str, **settings: object) -> list[Record]:
-    return read_records(Source(path=path, **settings), inputs=("zh",), target="bo")[0]  # type: ignore[arg-type]
+    return read_records(Source(path=path, **settings), Fields(inputs=("zh",), target="bo"))[0]  # type: ignore[arg-type]
 
 
 def test_packed_files_are_read_as_what_is_packed(write: Write, tmp_path: Path) -> None:
@@ -193,17 +193,20 @@ def test_of_two_variants_one_is_named_and_no_other_read(write: Write) -> None:
 
     path = memory(china, taiwan, taiwan + china, again)
     source = Source(path=path, columns={"zh": "zh-CN"}, on_bad_row="skip")
-    found = [(record.inputs["zh"], *record.targets) for record in read_records(source, inputs=("zh",), target="bo")[0]]
+    found = [
+        (record.inputs["zh"], *record.targets)
+        for record in read_records(source, Fields(inputs=("zh",), target="bo"))[0]
+    ]
     assert found == [("汉", "ཀ"), ("汉", "ག"), ("藏", "ང")]
-    turned = read_records(source, inputs=("bo",), target="zh")[0]
+    turned = read_records(source, Fields(inputs=("bo",), target="zh"))[0]
     assert [(*record.targets, record.inputs["bo"]) for record in turned] == found
     seen = next(column for column in survey(source).columns if column.name == "zh-CN")
     assert seen.filled == len(found)
-    for fields in ({"inputs": ("zh",), "target": "bo"}, {"inputs": ("bo",), "target": "zh"}):
+    for fields in (Fields(inputs=("zh",), target="bo"), Fields(inputs=("bo",), target="zh")):
         with pytest.raises(
             UserError, match=r"'zh' could be any of zh-CN, zh-TW, which .* name the right one in columns"
         ):
-            read_records(Source(path=path), **fields)  # type: ignore[arg-type]
+            read_records(Source(path=path), fields)
     with pytest.raises(UserError, match="'zh-CN' is none of zh-TW, bo"):
         records(memory(taiwan), columns={"zh": "zh-CN"})
     assert [record.inputs["zh"] for record in records(memory(taiwan))] == ["漢"]
@@ -308,11 +311,11 @@ def test_references_in_several_columns(write: Write) -> None:
 def test_a_prompt_in_several_columns(write: Write) -> None:
     rows = [{"do": "翻译", "with": "你", "say": "ཀ"}, {"do": "好", "with": " ", "say": "ཁ"}]
     source = Source(path=write("a.jsonl", rows), columns={"prompt": ["do", "with"], "response": "say"})
-    found, _ = read_records(source, **TASK.fields)
+    found, _ = read_records(source, TASK.fields)
     assert [record.inputs for record in found] == [{"prompt": "翻译\n\n你"}, {"prompt": "好"}]
     bad = replace(source, path=write("b.jsonl", [*rows, {"do": "", "with": None, "say": "ག"}]))
     with pytest.raises(UserError, match=r"b\.jsonl:3: field 'prompt' \(column 'do'\) is empty"):
-        read_records(bad, **TASK.fields)
+        read_records(bad, TASK.fields)
 
 
 def test_a_run_is_another_when_a_file_of_its_layout_changes(write: Write, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lsemrl.data.records import Record, read_records
+from lsemrl.data.records import Fields, Record, read_records
 from lsemrl.data.sources import Source
 from lsemrl.types import UserError
 
@@ -20,7 +20,7 @@ GOOD = {"id": "a", "content": "ཀ", "title": "ཁ"}
 
 
 def read(path: str, **settings: Any) -> tuple[list[Record], int]:
-    return read_records(Source(path=path, **settings), inputs=("content",), target="title")
+    return read_records(Source(path=path, **settings), Fields(inputs=("content",), target="title"))
 
 
 def test_good_rows_keep_their_text(write: Write) -> None:
@@ -148,13 +148,13 @@ def test_nul_in_a_text_is_a_torn_file(write: Write) -> None:
 
 def test_aligned_files_need_a_task_of_two_fields(write: Write) -> None:
     source = Source(path=write("a.zh", "一\n"), target_path=write("a.bo", "ཀ\n"))
-    (record,), _ = read_records(source, inputs=("zh",), target="bo")
+    (record,), _ = read_records(source, Fields(inputs=("zh",), target="bo"))
     assert (record.inputs, record.targets) == ({"zh": "一"}, ("ཀ",))
     with pytest.raises(UserError, match="more than two fields"):
-        read_records(source, inputs=("context", "question"), target="answers")
+        read_records(source, Fields(inputs=("context", "question"), target="answers"))
     blank = Source(path=write("b.zh", "一\n\n三\n"), target_path=write("b.bo", "ཀ\nཁ\nག\n"))
     with pytest.raises(UserError, match=r"b.zh:2: field 'zh' is empty"):
-        read_records(blank, inputs=("zh",), target="bo")
+        read_records(blank, Fields(inputs=("zh",), target="bo"))
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_an_output_that_would_be_the_input_or_a_line_of_a_table(
 ) -> None:
     path, target_path = (write(name, "一\n".encode()) for name in names)
     with pytest.raises(UserError, match=re.escape(sentence)):
-        read_records(Source(path=path, target_path=target_path, **settings), inputs=("zh",), target="bo")
+        read_records(Source(path=path, target_path=target_path, **settings), Fields(inputs=("zh",), target="bo"))

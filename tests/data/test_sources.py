@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lsemrl.data.records import read_records
+from lsemrl.data.records import Fields, read_records
 from lsemrl.data.rows import Row
 from lsemrl.data.sources import Source, read_rows
 from lsemrl.types import UserError
@@ -89,7 +89,9 @@ def test_rows_of_one_line_are_told_apart(write: Write) -> None:
     ):
         assert [row.place for row in read(path)] == [f"{path}:{place}" for place in places]
     nested = Source(path=write("nested.json", '[{"q": []}, {"q": ["x", "y"]}, {"q": ["z"]}]'))
-    flat, _ = read_records(nested, inputs=("q",), target="a", flatten=lambda row: [{"q": q, "a": q} for q in row["q"]])
+    flat, _ = read_records(
+        nested, Fields(inputs=("q",), target="a", flatten=lambda row: [{"q": q, "a": q} for q in row["q"]])
+    )
     assert [record.id for record in flat] == [f"{nested.path}:1", f"{nested.path}:1#2", f"{nested.path}:1#3"]
 
 

@@ -55,10 +55,7 @@ def asked_of_questions(path: str) -> str:
     """
     if path in ("", micro.NAME):
         return ""
-    task = comprehension.TASK
-    questions, _ = read_records(
-        Source(path=path, on_bad_row="skip"), inputs=task.inputs, target=task.target, flatten=task.flatten
-    )
+    questions, _ = read_records(Source(path=path, on_bad_row="skip"), comprehension.TASK.fields)
     chinese = language_of(["\n".join(each.inputs.values()) for each in questions]) == "Chinese"
     return "" if chinese else "{context}\nQuestion: {question}"
 

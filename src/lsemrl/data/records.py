@@ -28,6 +28,27 @@ Flatten = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fields:
+    """What is read of a row.
+
+    Attributes:
+        inputs: The text fields that it must have.
+        target: The field of the output: a text or a list of accepted texts, also as [{"text": ...}] or {"text": [...]};
+            "" for rows without outputs, which may then be the lines of one text file.
+        flatten: Turns a nested row into flat ones, raising ValueError with the reason if it cannot.
+        choices: The field of what there is to choose from, if any; the output is then one of it (see `choices.chosen`).
+        in_parts: Whether an input may be in several columns, which are joined with an empty line between those that
+            are filled in; otherwise it has one.
+    """
+
+    inputs: tuple[str, ...]
+    target: str
+    flatten: Flatten | None = None
+    choices: str = ""
+    in_parts: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One valid row.
 
@@ -50,27 +71,12 @@ class _BadRow(ValueError):
     """Why one row cannot be used."""
 
 
-def read_records(
-    source: Source,
-    *,
-    inputs: tuple[str, ...],
-    target: str,
-    flatten: Flatten | None = None,
-    choices: str = "",
-    in_parts: bool = False,
-    lists: SkippedRows | None = None,
-) -> tuple[list[Record], int]:
+def read_records(source: Source, fields: Fields, lists: SkippedRows | None = None) -> tuple[list[Record], int]:
     """Read and validate every row of `source`.
 
     Args:
         source: Any but the embedded world.
-        inputs: The text fields that a row must have.
-        target: The field of the output: a text or a list of accepted texts, also as [{"text": ...}] or {"text": [...]};
-            "" for rows without outputs, which may then be the lines of one text file.
-        flatten: Turns a nested row into flat ones, raising ValueError with the reason if it cannot.
-        choices: The field of what there is to choose from, if any; the output is then one of it (see `choices.chosen`).
-        in_parts: Whether an input may be in several columns, which are joined with an empty line between those that
-            are filled in; otherwise it has one.
+        fields: What is read of a row.
         lists: Those of the sources that are read beside this one.
 
     Returns:
@@ -79,11 +85,10 @@ def read_records(
     Raises:
         UserError: Nothing to read, a field that no row has, or a bad row where `on_bad_row` is error.
     """
-    rows = read_fields(source, inputs=inputs, target=target, flatten=flatten, choices=choices, in_parts=in_parts)
     records, skipped = [], []
-    for row in rows:
+    for row in read_fields(source, fields):
         try:
-            records.append(_record(row, source, inputs, target, choices))
+            records.append(_record(row, source, fields))
         except _BadRow as reason:
             if source.on_bad_row == "error":
                 raise UserError(f"{_place(row, source)}: {reason}; mend the row, or set on_bad_row to skip") from None
@@ -99,40 +104,33 @@ def read_records(
     return records, len(skipped)
 
 
-def read_fields(
-    source: Source,
-    *,
-    inputs: tuple[str, ...],
-    target: str,
-    flatten: Flatten | None = None,
-    choices: str = "",
-    in_parts: bool = False,
-) -> list[Row]:
+def read_fields(source: Source, fields: Fields) -> list[Row]:
     """Read the rows of `source`, some of which have each field; whether one can be used is not looked at.
 
     Args:
-        source: As for `read_records`, as are the others.
+        source: Any but the embedded world.
+        fields: What is read of a row.
 
     Raises:
         UserError: Nothing to read, or a field that no row has.
     """
-    needed = (*inputs, *filter(None, (target, choices)))
-    fields = ("id", *needed)
-    unknown = [name for name in source.columns if name not in fields]
+    needed = (*fields.inputs, *filter(None, (fields.target, fields.choices)))
+    names = ("id", *needed)
+    unknown = [name for name in source.columns if name not in names]
     if unknown:
-        raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(fields)}")
-    _check_two(source, inputs, target, several=[*filter(None, (target,)), *(inputs if in_parts else ())])
+        raise UserError(f"columns names the field {unknown[0]!r}; the fields of this task are {', '.join(names)}")
+    _check_two(source, fields)
     check_skipped(source)
-    rows = read_rows(source if target else alone(source), needed)
-    if flatten is not None:
-        rows = list(told_apart(flat for row in rows for flat in _flat(row, flatten)))
+    rows = read_rows(source if fields.target else alone(source), needed)
+    if fields.flatten is not None:
+        rows = list(told_apart(flat for row in rows for flat in _flat(row, fields.flatten)))
     _check_columns(source, rows, (*needed, *(["id"] if "id" in source.columns else [])))
     return rows
 
 
-def to_record(values: dict[str, Any], *, place: str, inputs: tuple[str, ...], target: str, choices: str = "") -> Record:
-    """A record of fields that are known to be good, as the embedded world writes them."""
-    return _record(Row(file=place, line=0, raw="", columns=values), Source(), inputs, target, choices)
+def to_record(values: dict[str, Any], place: str, fields: Fields) -> Record:
+    """A record of values that are known to be good, as the embedded world writes them."""
+    return _record(Row(file=place, line=0, raw="", columns=values), Source(), fields)
 
 
 def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
@@ -149,8 +147,10 @@ def _flat(row: Row, flatten: Flatten) -> Iterator[Row]:
         yield replace(row, columns=columns, raw=json.dumps(columns, ensure_ascii=False) if nested else row.raw)
 
 
-def _check_two(source: Source, inputs: tuple[str, ...], target: str, several: Sequence[str]) -> None:
+def _check_two(source: Source, fields: Fields) -> None:
     """Refuse a source in which the output would be the input, or a line of a table, or of no use."""
+    inputs, target = fields.inputs, fields.target
+    several = [*filter(None, (target,)), *(inputs if fields.in_parts else ())]
     if not target and source.target_path is not None:
         raise UserError(f"target_path is {source.target_path!r}, but outputs are not read here; leave it out")
     for name in (*source.columns, *inputs):
@@ -195,7 +195,7 @@ def _holds(columns: dict[str, Any], column: str) -> bool:
         return True  # and the row will say what is wrong with it
 
 
-def _record(row: Row, source: Source, inputs: tuple[str, ...], target: str, choices: str) -> Record:
+def _record(row: Row, source: Source, fields: Fields) -> Record:
     if fault := row.fault or fault_of(row.raw):
         raise _BadRow(fault)
 
@@ -213,19 +213,17 @@ def _record(row: Row, source: Source, inputs: tuple[str, ...], target: str, choi
     name = "" if own is None else str(own).strip()
     if fault := fault_of(name):
         raise _BadRow(f"{label} {fault}")
-    options = _options(*read(choices)) if choices else ()
+    options = _options(*read(fields.choices)) if fields.choices else ()
     shown = {
         field: "\n\n".join(_text(*each) for each in _filled([read(field, own) for own in source.columns_of(field)]))
-        for field in inputs
+        for field in fields.inputs
     }
-    given = [read(target, column) for column in source.columns_of(target)] if target else []
-    return Record(
-        id=name or row.place,
-        place=_place(row, source),
-        inputs=shown,
-        targets=(_right(*read(target), options),) if choices else _accepted(given) if target else (),
-        choices=options,
-    )
+    targets: tuple[str, ...] = ()
+    if fields.choices:
+        targets = (_right(*read(fields.target), options),)
+    elif fields.target:
+        targets = _accepted([read(fields.target, column) for column in source.columns_of(fields.target)])
+    return Record(id=name or row.place, place=_place(row, source), inputs=shown, targets=targets, choices=options)
 
 
 def _place(row: Row, source: Source) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lsemrl.data.glance import at_a_glance, special_tokens
 from lsemrl.data.limits import Limits, describe, to_examples
 from lsemrl.data.prompts import PromptTemplate
-from lsemrl.data.records import Flatten, Record, read_fields, read_records, to_record
+from lsemrl.data.records import Fields, Flatten, Record, read_fields, read_records, to_record
 from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.sources import Source, alone, check_source, is_small
 from lsemrl.data.splits import (
@@ -88,15 +88,15 @@ class Task:
         return (first, *record.targets) if self.pairs else (first,)
 
     @property
-    def fields(self) -> dict[str, Any]:
-        """Of its rows, as `read_records` takes them."""
-        return {
-            "inputs": self.inputs,
-            "target": self.target,
-            "flatten": self.flatten,
-            "choices": self.choices,
-            "in_parts": not self.pairs,  # several columns of a pair are wordings of one text
-        }
+    def fields(self) -> Fields:
+        """What is read of its rows."""
+        return Fields(
+            inputs=self.inputs,
+            target=self.target,
+            flatten=self.flatten,
+            choices=self.choices,
+            in_parts=not self.pairs,  # several columns of a pair are wordings of one text
+        )
 
     def key(self, record: Record) -> str:
         """What equal rows have in common; the same in whichever direction a pair is translated."""
@@ -130,7 +130,7 @@ class Plan:
             if source is not None:
                 check_source(source)
                 if is_small(source):
-                    read_fields(source, **self.task.fields)
+                    read_fields(source, self.task.fields)
         if self.untranslated is not None:
             check_source(alone(self.untranslated))
 
@@ -282,10 +282,11 @@ def read_splits(plan: Plan, lists: SkippedRows | None = None) -> tuple[dict[str,
     lists = lists or SkippedRows()
     rows: dict[str, list[Record]] = {}
     bad: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    fields = plan.task.fields
     if plan.source.world_split == "":
-        rows = {name: _draw(plan, name) for name in SPLITS}
+        rows = {name: _draw(plan, name, fields) for name in SPLITS}
     else:
-        records, bad["train"] = _read(plan, plan.source, "train", lists)
+        records, bad["train"] = _read(plan, plan.source, "train", fields, lists)
         rows["train"], rows["validation"], rows["test"] = split_by_content(
             records,
             plan.task.key,
@@ -296,7 +297,7 @@ def read_splits(plan: Plan, lists: SkippedRows | None = None) -> tuple[dict[str,
     for name in HELD_OUT:
         source = getattr(plan, name)
         if source is not None:
-            rows[name], bad[name] = _read(plan, source, name, lists)
+            rows[name], bad[name] = _read(plan, source, name, fields, lists)
     return rows, bad
 
 
@@ -311,23 +312,21 @@ def read_untranslated(plan: Plan, lists: SkippedRows | None = None) -> tuple[lis
         UserError: See `sources` and `records`.
     """
     assert plan.untranslated is not None
-    return _read(plan, plan.untranslated, "train", lists, target="")
+    return _read(plan, plan.untranslated, "train", replace(plan.task.fields, target=""), lists)
 
 
 def _read(
-    plan: Plan, source: Source, name: Split, lists: SkippedRows | None, target: str | None = None
+    plan: Plan, source: Source, name: Split, fields: Fields, lists: SkippedRows | None
 ) -> tuple[list[Record], int]:
     if source.world_split is not None:
-        return _draw(plan, source.world_split or name, target), 0
-    fields = plan.task.fields | ({} if target is None else {"target": target})
-    return read_records(source, **fields, lists=lists)
+        return _draw(plan, source.world_split or name, fields), 0
+    return read_records(source, fields, lists)
 
 
-def _draw(plan: Plan, split: Split, target: str | None = None) -> list[Record]:
+def _draw(plan: Plan, split: Split, fields: Fields) -> list[Record]:
     task, count = plan.task, plan.micro.train if split == "pretrain" else getattr(plan.micro, split)
     rows = task.micro(split, count, plan.micro.seed)
     foreign = [name for name in (*task.inputs, task.target) if rows and name not in rows[0]]
     if foreign:
         raise UserError(f"the embedded world has no field {foreign[0]!r}; its fields are {', '.join(rows[0])}")
-    place, target = f"micro:{split}", task.target if target is None else target
-    return [to_record(row, place=place, inputs=task.inputs, target=target, choices=task.choices) for row in rows]
+    return [to_record(row, f"micro:{split}", fields) for row in rows]

@@ -26,9 +26,9 @@ def records(cmrc: str) -> list[Record]:
     if cmrc == micro.NAME:
         rows = MicroRows()
         drawn = TASK.micro("test", rows.test, rows.seed)
-        return [to_record(row, place="micro:test", inputs=TASK.inputs, target=TASK.target) for row in drawn]
+        return [to_record(row, "micro:test", TASK.fields) for row in drawn]
     try:
-        found, _ = read_records(Source(path=cmrc), inputs=TASK.inputs, target=TASK.target, flatten=TASK.flatten)
+        found, _ = read_records(Source(path=cmrc), TASK.fields)
     except UserError as error:
         raise UserError(f"cmrc is {cmrc!r}, which cannot be used: {error}") from None
     return found
