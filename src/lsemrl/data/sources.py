@@ -75,10 +75,10 @@ class Source:
         for name in ("config", "revision"):
             if getattr(self, name) is not None and not self.path.startswith(HUB):
                 raise UserError(f"{name} is {getattr(self, name)!r}, but path {self.path!r} is no {HUB}; leave it out")
-        one = not self.path.startswith(HUB) and (self.world_split is not None or format_of(self.path) in FORMATS)
+        one = self.world_split is not None or (self.of_files and format_of(self.path) in FORMATS)
         if self.split != "train" and one:
             raise UserError(f"split is {self.split!r}, but path {self.path!r} has no splits; leave it out")
-        if self.target_path is not None and (self.path.startswith(HUB) or self.world_split is not None):
+        if self.target_path is not None and not self.of_files:
             raise UserError(f"target_path is {self.target_path!r}, but path {self.path!r} is no file; leave it out")
 
     @property
@@ -86,6 +86,11 @@ class Source:
         """Of the embedded world: the split named, "" for the whole of it; None for any other source."""
         world, _, split = self.path.partition(":")
         return cast(Split, split) if world == micro.NAME else None
+
+    @property
+    def of_files(self) -> bool:
+        """Whether its rows lie in files or folders that are read here: not in the embedded world or on the hub."""
+        return self.world_split is None and not self.path.startswith(HUB)
 
     def columns_of(self, field: str) -> tuple[str, ...]:
         """The columns that hold `field`: one, but where outputs are in several."""
@@ -106,7 +111,7 @@ def check_source(source: Source) -> None:
     Raises:
         UserError: The first of them.
     """
-    if source.world_split is not None or source.path.startswith(HUB):
+    if not source.of_files:
         return
     if source.target_path is not None:
         check_path(source.path)
@@ -123,7 +128,7 @@ def check_source(source: Source) -> None:
 
 def alone(source: Source) -> Source:
     """`source` for rows of one field: a text file as if it were aligned with itself, and anything else as it is."""
-    if source.world_split is not None or source.path.startswith(HUB):
+    if not source.of_files:
         return source
     kind = format_of(source.path)
     # As train.zh is, where it is one of two; a text file that is not there is missed by its name.
@@ -133,7 +138,7 @@ def alone(source: Source) -> Source:
 
 def is_small(source: Source) -> bool:
     """Whether its rows are text in one file, or two, that are read in a fifth of a second or so."""
-    if source.world_split is not None or source.path.startswith(HUB):
+    if not source.of_files:
         return False
     files = [user_path(name) for name in (source.path, source.target_path) if name is not None]
     if not all(file.is_file() and file.suffix in _TEXTS for file in files):
@@ -150,7 +155,7 @@ def texts_of(source: Source, languages: Sequence[str | None]) -> list[str] | Non
 
     That is where one of them is not known yet, or there is no file of it, and of any other source.
     """
-    if source.world_split is not None or source.path.startswith(HUB) or source.target_path is not None:
+    if not source.of_files or source.target_path is not None:
         return None
     layout = _layout(source)
     if layout is None or layout.kind != "texts":
