@@ -18,8 +18,6 @@ from lsemrl.rewards.patience import Attendant, Patience
 from lsemrl.types import Completion, Example, Rewards, UserError
 
 Combine = Literal["sum", "gate", "normalize_then_sum"]
-
-
 Against = Literal["reference", "source"]
 """What a completion is held against."""
 
@@ -135,7 +133,7 @@ class RewardMix:
         self.gates = gates if combine == "gate" else ()
         for name in self.gates:
             parts[name].decides = True
-        self._attendants: dict[str, Attendant[Tensor]] = {name: Attendant(name, patience) for name in parts}
+        self._attendants = {name: Attendant(name, patience) for name in parts}
         # Counts of ranks that are no more, which none of the parts here has in its own.
         self._others: dict[str, dict[str, float]] = {name: {} for name in parts}
 

@@ -79,7 +79,7 @@ class LanguageConsistency(Reward):
 
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N] in [0, 1]; each 0 or 1 without an identifier."""
-        verdicts = self._verdicts([completion.text for completion in completions])
+        verdicts = self.language.verdicts([completion.text for completion in completions], self.threshold)
         self._undecided += verdicts.count(UNDECIDED)
         return torch.tensor(verdicts, dtype=torch.float32)
 
@@ -125,6 +125,3 @@ class LanguageConsistency(Reward):
     def resume(self, state: dict[str, Any]) -> None:
         """Count on; a run from before there was a counter begins at nothing."""
         self._undecided = state.get("undecided", 0)
-
-    def _verdicts(self, texts: Sequence[str]) -> list[float]:
-        return self.language.verdicts(texts, self.threshold)

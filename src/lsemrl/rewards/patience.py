@@ -8,16 +8,15 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from lsemrl.finite import check_finite
 from lsemrl.types import UserError
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,11 @@ class Patience:
             raise UserError(f"patience.retries is {self.retries}; give 0 or more")
 
 
-class Attendant(Generic[T]):
-    """Calls a function in a thread of its own, which is left behind when it hangs.
+class Attendant:
+    """Asks a part of the reward in a thread of its own, which is left behind when it hangs.
 
     Args:
-        name: What is called, for messages.
+        name: The part, for messages.
         patience: See there.
 
     Attributes:
@@ -55,8 +54,8 @@ class Attendant(Generic[T]):
         self.failures = 0
         self._asked: queue.SimpleQueue[Callable[[], None]] | None = None
 
-    def __call__(self, function: Callable[[], T]) -> T | None:
-        """What `function` gives; None after the last failure, where that does not stop the run.
+    def __call__(self, ask: Callable[[], Tensor]) -> Tensor | None:
+        """What `ask` gives; None after the last failure, where that does not stop the run.
 
         Raises:
             UserError: It failed to the last, and `on_failure` is stop.
@@ -64,7 +63,7 @@ class Attendant(Generic[T]):
         tries = self.patience.retries + 1
         for attempt in range(1, tries + 1):
             try:
-                return self._wait_for(function)
+                return self._wait_for(ask)
             except Exception as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 told = "" if isinstance(error, UserError | TimeoutError) else f"\n{_origin(error)}"
@@ -80,32 +79,32 @@ class Attendant(Generic[T]):
             "to nan to go on without it"
         ) from last
 
-    def _wait_for(self, function: Callable[[], T]) -> T:
+    def _wait_for(self, ask: Callable[[], Tensor]) -> Tensor:
         if self.patience.timeout is None:
-            return function()
-        answer: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+            return ask()
+        answer: queue.SimpleQueue[Tensor | BaseException] = queue.SimpleQueue()
         device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
         def work() -> None:
             try:
                 if device is not None:
                     torch.cuda.set_device(device)  # every thread has its own
-                answer.put((function(), None))
+                answer.put(ask())
             except BaseException as error:
-                answer.put((None, error))
+                answer.put(error)
 
         if self._asked is None:
             self._asked = queue.SimpleQueue()
             threading.Thread(target=_serve, args=(self._asked,), daemon=True, name=f"reward {self.name}").start()
         self._asked.put(work)
         try:
-            value, error = answer.get(timeout=self.patience.timeout)
+            found = answer.get(timeout=self.patience.timeout)
         except queue.Empty:
             self._asked = None  # whoever hangs keeps the old one
             raise TimeoutError(f"no answer within {self.patience.timeout:g} seconds") from None
-        if error is not None:
-            raise error
-        return value  # type: ignore[return-value]  # T may be None itself
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
 
 def _serve(asked: queue.SimpleQueue[Callable[[], None]]) -> None:
