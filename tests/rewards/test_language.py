@@ -109,6 +109,21 @@ def test_a_rule_that_takes_the_source_for_the_target_is_refused(pcm: Language) -
     assert blind.look_at(pairs("pcm", "pcm", pair=False)).startswith("Nigerian Pidgin is told by")
 
 
+def test_a_rule_that_right_answers_do_not_pass_is_refused() -> None:
+    """Of any task, and of rows of replay too: only pairs were looked at, and only where sources passed."""
+    asked = LanguageConsistency(language="bo")
+    headlines = pairs("en", "pcm", pair=False)
+    for rows in (headlines, pairs("en", "pcm")):
+        with pytest.raises(UserError, match=r"pay nothing for most right answers \(.*; 0\.0% of 30 references pass"):
+            asked.look_at(rows)
+    assert "0.0% of 30 references pass; right" in LanguageConsistency(weight=0.0, language="bo").look_at(headlines)
+    own = [replace(row, references=("བཀྲ་ཤིས་བདེ་ལེགས།",)) for row in pairs("en", "pcm")]
+    assert asked.look_at([replace(row, pair=False) for row in own]).endswith("100.0% of 30 references pass")
+    assert asked.look_at([*own, *own, *headlines]).endswith(
+        "66.7% of 90 references pass, and 0.0% of 60 sources; right answers that do not pass earn less"
+    )
+
+
 def test_an_identifier_of_another_language_is_refused(pcm: Language) -> None:
     with pytest.raises(UserError, match="tells 'pcm' and not 'yo'"):
         Language(code="yo", identifier=pcm.identifier)

@@ -16,8 +16,8 @@ from lsemrl.types import Completion, Example, UserError
 
 _SHOWN = 500
 MOST, _DOUBTFUL = 0.5, 0.02
-"""Shares of texts that pass: where as many untranslated sources do, or fewer references, a rule is none; above the
-second, of sources, it is doubtful."""
+"""Shares of texts that pass: where as many untranslated sources do, or fewer references, a rule is none; where more
+than the second of sources do, or of references do not, it is doubtful."""
 
 
 def passing(
@@ -41,7 +41,7 @@ def passing(
         for texts in (references, sources)
     ]
     of_references = f"{shares[0]:.1%} of {len(references):,} references pass" if references else ""
-    whose = "their" if references else f"{len(sources):,}"
+    whose = "their" if len(references) == len(sources) else f"{len(sources):,}"
     of_sources = f"{shares[1]:.1%} of {whose} sources{'' if references else ' pass'}" if sources else ""
     return shares[0], shares[1], ", and ".join(filter(None, (of_references, of_sources)))
 
@@ -91,14 +91,11 @@ class LanguageConsistency(Reward):
         """By which rule completions are judged, and what it makes of sources and references.
 
         Raises:
-            UserError: Untranslated sources pass, although they are in another language; or they alone do.
+            UserError: Untranslated sources pass, although they are in another language; or references do not.
         """
-        pairs = [example for example in examples if example.pair]
-        if not pairs:
-            return f"{self.language}"
-        references, sources, found = passing(self.language, pairs, self.threshold)
+        references, sources, found = passing(self.language, examples, self.threshold)
+        rule = f"({self.language}; {found})"
         if sources >= MOST and self.decides:
-            rule = f"({self.language}; {found})"
             if references < MOST:
                 raise UserError(
                     f"rewards: LanguageConsistency goes by the language of the sources {rule}, so that copies would "
@@ -110,8 +107,14 @@ class LanguageConsistency(Reward):
                 f"language: {{code: {self.language.code}, identifier: runs/language}}, or set the weight of the part "
                 "to 0"
             )
+        if references < MOST and self.decides:
+            raise UserError(
+                f"rewards: LanguageConsistency would pay nothing for most right answers {rule}; name the language of "
+                "the references, such as language: pcm, or set the weight of the part to 0"
+            )
         doubt = "; a copy may earn it" if sources > _DOUBTFUL else ""
-        return f"{self.language}; {found}{doubt}"
+        doubt += "; right answers that do not pass earn less" if references < 1 - _DOUBTFUL else ""
+        return f"{self.language}; {found}{doubt}" if found else f"{self.language}"
 
     @property
     def counters(self) -> dict[str, float]:
