@@ -30,7 +30,7 @@ from lsemrl.errors import UserError
 from lsemrl.modules import run_state
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.best import read_best
-from lsemrl.modules.checkpoints import Interrupted
+from lsemrl.modules.checkpoints import Checkpoints, Interrupted
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.reference import held_against
 from lsemrl.modules.snapshot import read_snapshot, write_snapshot
@@ -444,6 +444,13 @@ def test_rows_are_taken_back_and_a_torn_one_dropped_and_told(tmp_path: Path, cap
     log.path.unlink()
     MetricsLog(str(tmp_path)).rewind(3)
     assert "is gone: it is begun again" in caplog.text
+
+
+@pytest.mark.parametrize("metric", ["ter", "metricx", "copied"])
+def test_the_worst_by_a_metric_is_not_kept_as_the_best(metric: str) -> None:
+    with pytest.raises(UserError, match=rf"monitor is 'val/{metric}', of which less is better, .*; set it to min"):
+        Checkpoints(monitor=f"val/{metric}")
+    assert Checkpoints(monitor=f"val/{metric}", mode="min").mode == "min"
 
 
 def test_the_best_is_kept_by_a_metric_that_is_measured(tiny_model: str, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ Metric = Literal[
     "comet",
     "metricx",
 ]
+LESS = ("ter", "metricx", "copied")
+"""Those of which less is better."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.callbacks import ModelCheckpoint as LightningsOwn
 
 from lsemrl.files import remove_folder
+from lsemrl.metrics.settings import LESS
 from lsemrl.modules.alarm_log import Alarmed
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.best import Best, read_best
@@ -83,6 +84,11 @@ class Checkpoints(Checkpoint):
             raise UserError(
                 f"checkpoints.monitor is {monitor!r}, which would keep the best-hacked policy; name a metric of "
                 "validation, such as val/chrf"
+            )
+        if monitor in [f"val/{name}" for name in LESS] and mode == "max":
+            raise UserError(
+                f"checkpoints.monitor is {monitor!r}, of which less is better, and checkpoints.mode max would keep the "
+                "worst; set it to min"
             )
         self.every_n_steps, self.keep, self.monitor, self.mode = every_n_steps, keep, monitor, mode
         self.resume: Path | None = None if resume in (AUTO, NEVER) else Path(resume)
