@@ -21,7 +21,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from lsemrl.modules.families import native_positions
 from lsemrl.modules.forward import check_length, positions
 from lsemrl.modules.policy import Policy
-from lsemrl.modules.replay import Run
+from lsemrl.modules.replay import Replay
 
 Step = Callable[[Any, Tensor, Tensor, Tensor, Cache], Tensor]
 """From a model, a token of each of N rows, a mask, positions and what is kept: logits [N, V]."""
@@ -150,16 +150,16 @@ class Fixed:
     """
 
     def __init__(
-        self, policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int, *, step: Step, run: Run
+        self, policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int, *, step: Step, replay: Replay | None
     ) -> None:
         """As `Growing`, but that `kept` is empty afterwards.
 
         Args:
             step: Computes the logits.
-            run: Runs what computes them and moves on by a token.
+            replay: Records what computes them and moves on by a token; None runs it as it stands.
         """
         self._model = policy.model.get_base_model() if policy.adapted else policy.model
-        self._compute, self._run = step, run
+        self._compute, self._replay = step, replay
         rows, prompt = prompt_mask_NP.shape
         # Attention copies a mask whose rows are not aligned.
         length = -(-(prompt + longest) // _ALIGNED) * _ALIGNED
@@ -179,7 +179,8 @@ class Fixed:
     def __call__(self, token_N: Tensor) -> Tensor:
         """Logits [N, V] after one more token of each completion; the next call may overwrite them."""
         self._token_N1[: len(token_N), 0] = token_N
-        return self._run(self._step)[: len(token_N)]
+        logits_NV = self._replay(self._step) if self._replay else self._step()
+        return logits_NV[: len(token_N)]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these of the completions only."""
@@ -195,7 +196,8 @@ class Fixed:
             slots.keys, slots.values = slots.keys[:held], slots.values[:held]
         self._mask_N11L, self._position_N1 = self._mask_N11L[:held], self._position_N1[:held]
         self._token_N1 = self._token_N1[:held]
-        self._run.renew()
+        if self._replay:
+            self._replay.renew()
 
     def _step(self) -> Tensor:
         self._mask_N11L.index_fill_(3, self._at, 0)

@@ -15,7 +15,7 @@ from lsemrl.modules.decoding import Fixed, Growing, compiled_step, plain_step, r
 from lsemrl.modules.families import expert_blocks, native_positions, reach, unshared, window
 from lsemrl.modules.forward import OTHERWISE, looking_back, probe, too_far
 from lsemrl.modules.policy import Policy
-from lsemrl.modules.replay import Directly, Replay
+from lsemrl.modules.replay import Replay
 from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.modules.served import served
 from lsemrl.types import PromptBatch, Sequences, UserError
@@ -79,12 +79,12 @@ def _choose(policy: Policy, prompts: PromptBatch, engine: Engine) -> Decoder:
     if engine != "loop" and not reason:
 
         def in_place(policy: Policy, kept: Cache, prompt_mask_NP: Tensor, longest: int) -> Fixed:
-            run = Directly() if engine == "compiled" else Replay(device)
-            return Fixed(policy, kept, prompt_mask_NP, longest, step=plain_step, run=run)
+            replay = None if engine == "compiled" else Replay(device)
+            return Fixed(policy, kept, prompt_mask_NP, longest, step=plain_step, replay=replay)
 
         reason = _difference(policy, rows, in_place)
         if reason is None and engine == "compiled":  # not before, which would compile for the shapes of the proof
-            return Decoder(decode=partial(Fixed, step=compiled_step(), run=Directly()), about="by a compiled step")
+            return Decoder(decode=partial(Fixed, step=compiled_step(), replay=None), about="by a compiled step")
         if reason is None:
             return Decoder(decode=in_place, about="by graphs")
         if engine != "auto":

@@ -10,31 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
-
-
-class Run(Protocol):
-    """How a step is run."""
-
-    def __call__(self, step: Callable[[], Tensor]) -> Tensor:
-        """What the step gives, which the next call may overwrite."""
-
-    def renew(self) -> None:
-        """From here on the step computes other shapes, or elsewhere."""
-
-
-class Directly:
-    """Runs a step as it stands."""
-
-    def __call__(self, step: Callable[[], Tensor]) -> Tensor:
-        """What it gives."""
-        return step()
-
-    def renew(self) -> None:
-        """It makes no difference."""
 
 
 class Replay:
@@ -54,7 +32,7 @@ class Replay:
         self._result: Tensor | None = None
 
     def __call__(self, step: Callable[[], Tensor]) -> Tensor:
-        """What it gives."""
+        """What it gives, which the next call may overwrite."""
         if not self._ran:
             self._ran = True
             with _aside(self._device):
@@ -73,7 +51,7 @@ class Replay:
         return self._result
 
     def renew(self) -> None:
-        """Forget what was recorded; the memory it worked in serves the next recording."""
+        """Forget what was recorded, since the step computes other shapes, or elsewhere; its memory serves the next."""
         self._ran, self._graph, self._result = False, None, None
 
 
