@@ -52,8 +52,8 @@ def sample(
         told: Called with the tokens of every step, one of each completion that is still in the batch; what it raises
             ends the sampling.
     """
+    ends = sorted({*policy.eos_ids(), *stops})
     if sampling.engine == "vllm":
-        ends = sorted({*policy.eos_ids(), *stops})
         ids_NT, mask_NT, logprobs_NT, ended_N = served(policy, sampling).draw(policy, prompts, sampling, seed, ends)
         slots = int(mask_NT.sum())
     else:
@@ -61,7 +61,7 @@ def sample(
             decode = decoder(policy, prompts, sampling.engine).decode
             with policy.merged():
                 ids_NT, mask_NT, logprobs_NT, ended_N, slots = _draw(
-                    policy, prompts, decode, sampling, seed, parts, stops, told
+                    policy, prompts, decode, sampling, seed, parts, ends, told
                 )
     ids_NT = ids_NT.masked_fill(~mask_NT, policy.tokenizer.pad_token_id)
     group = sampling.num_generations
@@ -96,20 +96,20 @@ def _draw(
     sampling: Sampling,
     seed: int,
     parts: int,
-    stops: Sequence[int],
+    ends: list[int],
     told: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """What `_decode` gives, part by part."""
     generator = torch.Generator(prompts.prompt_ids_BP.device).manual_seed(seed)
     rows = zip(prompts.prompt_ids_BP.chunk(parts), prompts.prompt_mask_BP.chunk(parts), strict=True)
     with looking_back(policy.model):
-        drawn = [_decode(policy, ids_BP, mask_BP, decode, sampling, generator, stops, told) for ids_BP, mask_BP in rows]
-    *tokens, ends, slots = zip(*drawn, strict=True)
+        drawn = [_decode(policy, ids_BP, mask_BP, decode, sampling, generator, ends, told) for ids_BP, mask_BP in rows]
+    *tokens, ended, slots = zip(*drawn, strict=True)
     width = max(mask_NT.shape[1] for mask_NT in tokens[1])
     ids_NT, mask_NT, logprobs_NT = (
         torch.cat([pad(part_NT, (0, width - part_NT.shape[1])) for part_NT in parts_NT]) for parts_NT in tokens
     )
-    return ids_NT, mask_NT, logprobs_NT, torch.cat(ends), sum(slots)
+    return ids_NT, mask_NT, logprobs_NT, torch.cat(ended), sum(slots)
 
 
 def _decode(
@@ -119,12 +119,12 @@ def _decode(
     decode: Decode,
     sampling: Sampling,
     generator: torch.Generator,
-    stops: Sequence[int],
+    ends: list[int],
     told: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Token ids_NT, mask_NT, logprobs_NT and ended_N of all N completions, and how many tokens were drawn for them."""
     group, device = sampling.num_generations, prompt_ids_BP.device
-    eos = torch.tensor([*policy.eos_ids(), *stops], device=device)
+    eos = torch.tensor(ends, device=device)
     if sampling.num_beams > 1:
         beams, longest = sampling.num_beams, sampling.max_new_tokens
         found_BT, mask_BT, ended_B, slots = search(policy, prompt_ids_BP, prompt_mask_BP, decode, beams, longest, eos)
