@@ -100,8 +100,7 @@ class Checkpoints(Checkpoint):
         self._before: tuple[int, int] | None = None  # epoch and batch of the step that is taken
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Agree among ranks on what is resumed; the first was told."""
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        """Refuse what would save or choose otherwise."""
         self.signals = Signals(trainer)
         if stage != "fit":
             return
@@ -117,8 +116,6 @@ class Checkpoints(Checkpoint):
                 f"checkpoints.monitor is {self.monitor!r}, which validation does not measure; choose one of "
                 f"{', '.join(known)}, or name others in metrics.names"
             )
-        resume = trainer.strategy.broadcast(str(self.resume) if self.resume else None)
-        self.resume = Path(resume) if resume else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from a checkpoint, if there is one to go on from."""
@@ -163,7 +160,7 @@ class Checkpoints(Checkpoint):
         """Delete what is older than the checkpoints to keep, once a step has gone well from the newest."""
         assert isinstance(pl_module, PolicyModule)
         if self._unproven and not pl_module.skipped.in_a_row:
-            self._rotate(trainer)
+            self._rotate(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save where whoever draws has gone: all ranks then stand before the step that asked."""
@@ -181,7 +178,7 @@ class Checkpoints(Checkpoint):
             return
         found = Best(metric=self.monitor, mode=self.mode, value=score, step=pl_module.rollout_step)
         if found.beats(self._best):
-            save_policy(pl_module, self.folder / BEST, found)
+            save_policy(pl_module, pl_module.folder / BEST, found)
             self._best = found
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -191,16 +188,16 @@ class Checkpoints(Checkpoint):
             return
         reason = pl_module.unsound()
         if reason:
-            kept = checkpoints(self.folder)
+            kept = checkpoints(pl_module.folder)
             where = f"the last checkpoint is {str(kept[-1])!r}" if kept else "there is no checkpoint"
             raise UserError(f"{reason}, so that the run ends without an adapter; {where}; lower optimizer.lr")
-        save_policy(pl_module, self.folder / ADAPTER)
+        save_policy(pl_module, pl_module.folder / ADAPTER)
         # Lightning has counted the epoch already where the last step ended it.
         whole = trainer.fit_loop.epoch_progress.current
         done = 0 if whole.completed == whole.ready else trainer.fit_loop.epoch_loop.batch_progress.current.completed
         if pl_module.rollout_step != self._saved:
             self._save(trainer, pl_module, whole.completed, done)
-        self._rotate(trainer)
+        self._rotate(pl_module)
 
     def _save(self, trainer: Trainer, module: PolicyModule, epoch: int, batches: int) -> str | None:
         """Write a checkpoint of what stands before batch `batches` of `epoch`; all ranks must call.
@@ -217,7 +214,7 @@ class Checkpoints(Checkpoint):
         if reason:
             return reason
         found = gather_state(trainer, module, epoch, batches, self._stands_on)
-        target = self.folder / CHECKPOINTS / f"step_{module.rollout_step}"
+        target = module.folder / CHECKPOINTS / f"step_{module.rollout_step}"
         try:
             if found is not None:
                 write_snapshot(target, *found)
@@ -241,27 +238,27 @@ class Checkpoints(Checkpoint):
         command = "the same command" if self.found_again else f"--checkpoints.resume {shlex.quote(str(self._newest))}"
         return f"{saved}; {command} goes on from {'the last checkpoint' if unsaved else 'there'}"
 
-    def _rotate(self, trainer: Trainer) -> None:
+    def _rotate(self, module: PolicyModule) -> None:
         """Delete all checkpoints but the newest."""
         self._unproven = False
-        if not trainer.is_global_zero or not self.keep:
+        if not module.trainer.is_global_zero or not self.keep:
             return
         try:
-            for old in checkpoints(self.folder)[: -self.keep]:
+            for old in checkpoints(module.folder)[: -self.keep]:
                 remove_folder(old)
         except OSError as error:
-            log.warning("an old checkpoint in %s could not be deleted (%s)", self.folder, error)
+            log.warning("an old checkpoint in %s could not be deleted (%s)", module.folder, error)
 
     def _load(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        own = folder.parent.parent == self.folder
+        own = folder.parent.parent == module.folder
         state = restore_state(trainer, module, folder, self._stands_on, same_run=own)
         step, ranks = state["rollout_step"], len(state["ranks"])
         self._saved, self._newest = step, folder
         if own:
-            self._best = read_best(self.folder / BEST)
+            self._best = read_best(module.folder / BEST)
         if trainer.is_global_zero:
             if own:
-                truncate_files(self.folder, state["appended"])
+                truncate_files(module.folder, state["appended"])
                 for logger in trainer.loggers:
                     if isinstance(logger, MetricsLog):
                         logger.rewind(step)

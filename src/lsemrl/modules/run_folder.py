@@ -36,7 +36,7 @@ class Asked:
 
 
 class RunFolder(Callback):
-    """Takes a folder, tells logger and checkpoints, and writes config.yaml; to be the first of the callbacks."""
+    """Takes a folder, tells logger and module, and writes config.yaml; to be the first of the callbacks."""
 
     def __init__(self, asked: Asked) -> None:
         """
@@ -83,8 +83,9 @@ class RunFolder(Callback):
     def _take(self, trainer: Trainer, module: LightningModule, folder: Path) -> None:
         assert isinstance(module, PolicyModule)
         self._taken = True
-        for each in (*trainer.loggers, *trainer.callbacks, module):  # type: ignore[attr-defined]
-            if isinstance(each, MetricsLog | Checkpoints | PolicyModule):
+        module.folder = folder
+        for each in (*trainer.loggers, *trainer.callbacks):  # type: ignore[attr-defined]
+            if isinstance(each, MetricsLog):
                 each.folder = folder
             if isinstance(each, Checkpoints):
                 each.found_again = self.asked.resume
