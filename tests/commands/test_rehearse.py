@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands import rehearse as command
+from lsemrl.commands.rehearsed import Written
 from lsemrl.data.rehearsal import Rehearsed, identity_path, likeliest_path, read_rehearsal
 from lsemrl.locks import held
 from lsemrl.modules import rehearsing
@@ -145,7 +146,7 @@ def test_how_far_it_came_is_no_longer_told(edited: dict[str, Any], tmp_path: Pat
     progress = {"batches": 0, "free": 0, "dropped": {}, "bytes": 0, **edited}
     identity_path(output).write_text(json.dumps({"progress": progress}))
     with pytest.raises(UserError, match=r"own.identity.json', which says how it was written, cannot be read"):
-        command._taken_up(output, {}, lambda progress: progress["free"] >= progress["batches"])
+        Written(output, {"prompts": [], "batch_size": 1}, 0)
 
 
 def test_a_call_that_was_killed_before_its_first_batch_goes_on(whole: Path, tmp_path: Path) -> None:

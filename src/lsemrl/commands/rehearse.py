@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lsemrl import __version__
 from lsemrl.commands.quiet import loading, quiet
+from lsemrl.commands.rehearsed import Written
 from lsemrl.data.base import TaskData
 from lsemrl.data.rehearsal import (
     Rehearsed,
     digest_of,
-    identity_path,
     likeliest_path,
-    read_rehearsal,
     reasons,
     text_of,
     why_not,
 )
 from lsemrl.data.tokens import special_ids
 from lsemrl.durations import Pace
-from lsemrl.files import append, told, try_folder, write_bytes, write_text
+from lsemrl.files import try_folder, write_bytes, write_text
 from lsemrl.finite import check_seed
 from lsemrl.foreign import markdown
-from lsemrl.json_records import UNREADABLE, write_json
 from lsemrl.local_paths import name_only
 from lsemrl.locks import held
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.sampling import Sampling
-from lsemrl.reading import Unreadable, read_json, read_lines
+from lsemrl.reading import Unreadable, read_lines
 from lsemrl.scripts import scripts_of
 from lsemrl.types import UserError
+
+if TYPE_CHECKING:
+    from lsemrl.modules.policy import Policy
 
 _HOPELESS = 20
 """Batches of what the base wrote from nothing, of which as many rows as are in one must be kept."""
@@ -49,8 +49,6 @@ _REMEDIES = {
     "--without speaks of it": "let --without match less",
     "it was there already": "ask for fewer --rows",
 }
-_NO_MATTER = ("model", "lsemrl")
-"""Settings that are told and not compared: the fingerprint says what the model is, wherever it lies."""
 _ROWS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _SHOWN = 12
 
@@ -124,11 +122,10 @@ def rehearse(
         loading(policy.model)
         # torch and peft, for which words that cannot be do not wait
         import torch
-        from safetensors.torch import save
 
         from lsemrl.modules.legibility import fitting
         from lsemrl.modules.policy import Policy
-        from lsemrl.modules.rehearsing import given_prompts, likeliest, turn_of, write_answers, write_prompts
+        from lsemrl.modules.rehearsing import given_prompts, turn_of, write_answers, write_prompts
 
         quiet()
         base = Policy(policy)
@@ -176,71 +173,57 @@ def rehearse(
             asked_ids = json.dumps([each.ids for each in own]).encode()
             settings["asked"] = hashlib.blake2b(asked_ids, digest_size=16).hexdigest()
 
-        def finished(progress: dict[str, Any]) -> bool:
-            return bool(progress["batches"] * batch_size >= len(own) and progress["free"] >= rows)
-
-        progress, written = _taken_up(output, settings, finished)
-        write_json(identity_path(output), {**settings, "progress": progress})
-        kept = read_rehearsal(output) if progress["bytes"] else []
-        dropped, dropped_free = Counter(progress["dropped"]), Counter(progress["dropped_free"])
-        known = set(map(text_of, kept))
-        wanted, already, pace = rows + len(own), len(kept), Pace(at_once=False)
-        while not finished(progress):
-            answered = progress["batches"] * batch_size
-            drawn = 2 * (seed * 1_000_003 + progress["batches"])  # a seed of its own for every batch, and for each half
-            asked = part = own[answered : answered + batch_size]
-            new = []
-            why = Counter[str]()
-            if not part:
-                asked, cut = write_prompts(base, turn, asking, batch_size, drawn)
-                why += Counter({"the prompt did not end": cut})  # which keeps no zeros
+        written = Written(output, settings, rows)
+        known, already, pace = set(map(text_of, written.rows)), len(written.rows), Pace(at_once=False)
+        while not written.done:
+            drawn = 2 * (seed * 1_000_003 + written.batches)  # a seed of its own for every batch, and for each half
+            part = own[written.batches * batch_size :][:batch_size]
+            asked, cut = (part, 0) if part else write_prompts(base, turn, asking, batch_size, drawn)
+            kept, dropped = list[Rehearsed](), +Counter({"the prompt did not end": cut})  # which keeps no zeros
             for row, ended in write_answers(base, asked, answering, drawn + 1) if asked else ():
                 if reason := why_not(row, ended or cut_answers, known, kept_out, own=bool(part)):
-                    why[reason] += 1
-                elif part or progress["free"] < rows:
-                    new.append(row)
-                    progress["free"] += not part
-            dropped += why
-            if not part:
-                dropped_free += why
-            lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in new)
-            append(output, lines)
-            written.update(lines.encode())
-            kept += new
-            progress |= {
-                "batches": progress["batches"] + 1,
-                "dropped": dict(dropped),
-                "dropped_free": dict(dropped_free),
-                "bytes": output.stat().st_size,
-                "digest": written.hexdigest(),
-            }
-            write_json(identity_path(output), {**settings, "progress": progress})
-            free = progress["batches"] - -(-len(own) // batch_size)
-            if free >= _HOPELESS and progress["free"] * _HOPELESS < free * batch_size and not finished(progress):
+                    dropped[reason] += 1
+                elif part or written.free + len(kept) < rows:
+                    kept.append(row)
+            written.add(kept, dropped, free=not part)
+            free = (written.batches - -(-len(own) // batch_size)) * batch_size
+            if free >= _HOPELESS * batch_size and written.free * _HOPELESS < free and not written.done:
                 raise UserError(
-                    f"of {free * batch_size:,} rows from nothing {progress['free']} could be kept "
-                    f"({reasons(dropped_free)}); {_remedy(dropped_free)}, or give {'--rows 0' if own else '--prompts'}"
+                    f"of {free:,} rows from nothing {written.free} could be kept ({reasons(written.dropped_free)}); "
+                    f"{_remedy(written.dropped_free)}, or give {'--rows 0' if own else '--prompts'}"
                 )
-            if len(kept) > already and pace.due():
-                left = pace.left(len(kept) - already, wanted - already)
-                print(f"{len(kept):,} of {wanted:,} rows; {left}", file=sys.stderr, flush=True)
-        if not kept:
-            raise UserError(f"no row could be kept ({reasons(dropped)}); {_remedy(dropped)}, or give other --prompts")
+            if (new := len(written.rows) - already) and pace.due():
+                wanted = rows + len(own)
+                left = pace.left(new, wanted - already)
+                print(f"{len(written.rows):,} of {wanted:,} rows; {left}", file=sys.stderr, flush=True)
+        if not written.rows:
+            raise UserError(
+                f"no row could be kept ({reasons(written.dropped)}); {_remedy(written.dropped)}, or give other "
+                "--prompts"
+            )
         if top_k and not _known(output, top_k):
-            parts, pace = [], Pace(at_once=False)
-            for at in range(0, len(kept), batch_size):
-                parts.append(likeliest(base, kept[at : at + batch_size], top_k))
-                if pace.due():
-                    done = min(at + batch_size, len(kept))
-                    print(
-                        f"likeliest tokens of {done:,} of {len(kept):,} rows; {pace.left(done, len(kept))}",
-                        file=sys.stderr,
-                    )
-            found = {name: torch.cat([part[name] for part in parts]) for name in ("ids", "logprobs")}
-            write_bytes(likeliest_path(output), save(found, {"text": digest_of(output)}))
+            _write_likeliest(base, written.rows, output, top_k, batch_size)
         page = output.with_suffix(".md")
-        write_text(page, "\n".join(_page(kept, dropped, policy.model)) + "\n")
-        print(f"{len(kept):,} rows in {output}; dropped: {reasons(dropped)}; {page} shows some")
+        write_text(page, "\n".join(_page(written.rows, written.dropped, policy.model)) + "\n")
+        print(f"{len(written.rows):,} rows in {output}; dropped: {reasons(written.dropped)}; {page} shows some")
+
+
+def _write_likeliest(base: Policy, rows: Sequence[Rehearsed], output: Path, top_k: int, batch_size: int) -> None:
+    """Write the likeliest tokens beside the text."""
+    import torch
+    from safetensors.torch import save
+
+    from lsemrl.modules.rehearsing import likeliest
+
+    parts, pace = [], Pace(at_once=False)
+    for at in range(0, len(rows), batch_size):
+        parts.append(likeliest(base, rows[at : at + batch_size], top_k))
+        if pace.due():
+            done = min(at + batch_size, len(rows))
+            left = pace.left(done, len(rows))
+            print(f"likeliest tokens of {done:,} of {len(rows):,} rows; {left}", file=sys.stderr)
+    found = {name: torch.cat([part[name] for part in parts]) for name in ("ids", "logprobs")}
+    write_bytes(likeliest_path(output), save(found, {"text": digest_of(output)}))
 
 
 def _known(output: Path, top_k: int) -> bool:
@@ -276,51 +259,6 @@ def _remedy(dropped: Counter[str]) -> str:
     """What to do about the most frequent reason."""
     (reason, _), *_ = [*dropped.most_common(1), ("", 0)]
     return _REMEDIES.get(reason, "name another model")
-
-
-def _taken_up(
-    output: Path, settings: dict[str, Any], finished: Callable[[dict[str, Any]], bool]
-) -> tuple[dict[str, Any], Any]:
-    """How far an earlier call came, and the hash of what it wrote; what is beyond its last whole batch is cut off."""
-    begun: dict[str, Any] = {"batches": 0, "free": 0, "dropped": {}, "dropped_free": {}, "bytes": 0}
-    beside = identity_path(output)
-    if not output.exists() and not beside.exists():
-        for other in (likeliest_path(output), output.with_suffix(".md")):
-            if other.exists():
-                raise UserError(f"--output is {str(output)!r}, for which {other} would be replaced; name another")
-        return begun, hashlib.sha256()
-    try:
-        found = read_json(beside)
-        progress: dict[str, Any] = {"dropped_free": {}, **found.pop("progress")}  # of before it was counted
-        asked = json.loads(json.dumps(settings))
-        odd = [name for name in {**asked, **found} if name not in _NO_MATTER and asked.get(name) != found.get(name)]
-        counts = (
-            *(progress[name] for name in ("batches", "free", "bytes")),
-            *(count for name in ("dropped", "dropped_free") for count in progress[name].values()),
-        )
-        if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError
-        wrote = progress["bytes"]
-        there = output.read_bytes() if output.exists() else b""  # of one that was killed before its first batch
-        written = hashlib.sha256(there[:wrote])
-        same = len(there) >= wrote and progress.get("digest", written.hexdigest()) == written.hexdigest()
-        beyond = len(there) - wrote
-    except UNREADABLE:
-        raise UserError(
-            f"--output is {str(output)!r}, and {str(beside)!r}, which says how it was written, cannot be read; name "
-            "another"
-        ) from None
-    if odd and wrote:
-        what = {"fingerprint": "model", "asked": "prompts"}.get(odd[0], odd[0])
-        raise UserError(f"--output is {str(output)!r}, which was written with other {what}; name another file")
-    if not same or (beyond and finished(progress)):
-        raise UserError(
-            f"--output is {str(output)!r}, which was changed since it was written; restore it, or name another"
-        )
-    if beyond:
-        with told(output):
-            os.truncate(output, wrote)
-    return (begun if odd else progress), written  # where nothing was written yet, settings may change
 
 
 def _page(rows: Sequence[Rehearsed], dropped: Counter[str], model: str) -> Iterator[str]:
