@@ -21,9 +21,8 @@ def text_of(database: Path) -> str:
 def test_rows_and_settings_are_written_without_a_network(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, package = LOGGERS[name]
-    if find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+    if find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for variable, value in (
@@ -35,7 +34,7 @@ def test_rows_and_settings_are_written_without_a_network(
     ):
         monkeypatch.setenv(variable, value)
     root = tmp_path / "runs"
-    logger = make(root)
+    logger = LOGGERS[name](root)
     logger.log_hyperparams({"model.optimizer.lr": 0.125})
     for step in range(3):
         logger.log_metrics({"rewards/similarity/mean": 0.75, "loss": float(step)}, step=step)

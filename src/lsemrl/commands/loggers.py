@@ -43,13 +43,13 @@ def _trackio(root: Path) -> Any:
     return TrackioLog(_PROJECT)
 
 
-LOGGERS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "wandb": (_wandb, "wandb"),
-    "mlflow": (_mlflow, "mlflow"),
-    "swanlab": (_swanlab, "swanlab"),
-    "trackio": (_trackio, "trackio"),
+LOGGERS: dict[str, Callable[[Path], Any]] = {
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "swanlab": _swanlab,
+    "trackio": _trackio,
 }
-"""What makes each, given the folder of all runs, and the package that it needs."""
+"""By the names of the packages that they need: what makes each, given the folder of all runs."""
 
 
 def named_logger(word: str, root: Path) -> Any:
@@ -62,7 +62,6 @@ def named_logger(word: str, root: Path) -> Any:
     Raises:
         UserError: Its package is not installed.
     """
-    make, package = LOGGERS[word]
-    if find_spec(package) is None:
-        raise UserError(f"trainer.logger is {word}, whose package is not installed; pip install {package}")
-    return make(root)
+    if find_spec(word) is None:
+        raise UserError(f"trainer.logger is {word}, whose package is not installed; pip install {word}")
+    return LOGGERS[word](root)
