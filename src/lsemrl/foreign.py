@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jinja2
 
 # Controls but line feed and tab, embeddings, overrides and isolates of writing direction, halves of characters. What
 # scripts need is not among them: joiners, marks of direction, variation selectors.
@@ -48,6 +54,21 @@ def fenced(text: str, language: str = "") -> str:
     """`text` as a code block in Markdown, which no line of it can end."""
     fence = "`" * max(3, 1 + _longest(text))
     return f"{fence}{language}\n{visible(text)}\n{fence}"
+
+
+def page_template(path: Path, **filters: Callable[..., object]) -> jinja2.Template:
+    """The template of a page, whatever is filled in: no text in it is markup, or obeyed; what is not given raises."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # markup is the template's own
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment.from_string(path.read_text(encoding="utf-8"))
 
 
 def cell(text: str) -> str:

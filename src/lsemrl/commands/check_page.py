@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsemrl.data.inspection import Inspection
 from lsemrl.files import write_text
-from lsemrl.foreign import visible
+from lsemrl.foreign import page_template, visible
 from lsemrl.json_records import write_json
 
 if TYPE_CHECKING:
@@ -76,18 +76,7 @@ def write(
         "cost": costs,
     }
     write_json(folder / JSON, content)
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["shorter"] = lambda text: text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-    template = environment.from_string(Path(__file__).with_name("check.html.jinja").read_text(encoding="utf-8"))
-    page = template.render(
+    page = page_template(Path(__file__).with_name("check.html.jinja"), shorter=_shorter).render(
         facts=facts,
         found=found,
         tokens=tokens,
@@ -96,6 +85,10 @@ def write(
         total=sum(found.rows.values()),
     )
     write_text(folder / PAGE, page)
+
+
+def _shorter(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 def _picture(found: Inspection, lengths: Sequence[tuple[int, int]]) -> str:

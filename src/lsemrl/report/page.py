@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import jinja2
-
-from lsemrl.foreign import code, fenced, visible
+from lsemrl.foreign import code, fenced, page_template
 from lsemrl.foreign import markdown as plain
 from lsemrl.report.colours import colours
 from lsemrl.report.columns import (
@@ -74,11 +70,6 @@ def _spelt(name: str, qa: str) -> str:
     return f"{name.removesuffix('QA')}{qa}" if name.endswith(" QA") else name
 
 
-def _shown(value: Any) -> Any:
-    """What a template writes; markup is its own."""
-    return visible(value) if type(value) is str else value
-
-
 def _shorter(text: str) -> str:
     return text if len(text) <= _ABRIDGED else text[:_ABRIDGED] + "…"
 
@@ -107,24 +98,17 @@ def _when(alarm: Alarm) -> str:
     return f"alarm after {alarm.step + 1} rollout steps{seed}"
 
 
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, finalize=_shown, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "language": language,
-        "shorter": _shorter,
-        "rewards": _rewards,
-        "when": _when,
-        "brief": _abridged,
-    }
-    return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
-
-
 def html(report: Report, images: dict[str, str]) -> str:
     """One page that needs no other file: `images` are data URIs by the name of the plot."""
-    return _template().render(
+    template = page_template(
+        Path(__file__).with_name("report.html.jinja"),
+        language=language,
+        shorter=_shorter,
+        rewards=_rewards,
+        when=_when,
+        brief=_abridged,
+    )
+    return template.render(
         report=report,
         finding=finding(report),
         comparisons=comparisons(report),
