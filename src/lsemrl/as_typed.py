@@ -24,9 +24,12 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+if TYPE_CHECKING:
+    from jsonargparse._util import NestedArg
 
 _UNKNOWN = re.compile(
     r"unrecognized arguments: --([\w.-]+)|Option '([\w.]+)' is not accepted|"
@@ -81,6 +84,10 @@ def take_text_as_typed() -> None:
     _take_whole_numbers()
     _tell_what_a_union_refused()
     _refuse_what_is_no_fields()
+    _take_values()
+
+
+def _take_values() -> None:
     from jsonargparse._typehints import ActionTypeHint
     from jsonargparse._util import NestedArg
 
@@ -92,19 +99,7 @@ def take_text_as_typed() -> None:
         if isinstance(value, _Typed):
             value = str(value)
         if isinstance(value, NestedArg) and type(value.val) is str:
-            before = dict((cfg and cfg.get(self.dest)) or {})
-            name, _, field = value.key.partition(".")
-            if each := next(filter(is_dataclass, map(_of_each, own)), None):
-                value = {**before, name: _fields_of_one(field, value.val, before.get(name, {}), each)}
-            elif field and any(map(inspect.isclass, {*map(_of_each, own)} - _VALUES)):
-                if field != "class_path":
-                    _check_known(self.dest, name, before)
-                elif not before:  # where nothing is there yet, all of the key is taken for the name
-                    value = {name: {field: value.val}}
-            elif any(str in kinds(_of_each(kind)) for kind in own):
-                value = {**before, value.key: value.val}
-            elif not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in own):
-                value = NestedArg(key=value.key, val=_Typed(value.val))
+            value = _joined(self.dest, value, dict((cfg and cfg.get(self.dest)) or {}), own)
         elif type(value) is str and own & {str, Path} and own <= {str, Path, NoneType}:
             if NoneType in own and value in _NULL:
                 return None
@@ -117,18 +112,52 @@ def take_text_as_typed() -> None:
             # What fits no group is a text to the union that has one beside it; as fields, the group says what it takes.
             return check(self, yaml.safe_load(found), append=append, cfg=cfg, mode=mode) if meant else found
         except (TypeError, ValueError) as error:
-            (group, *others) = own - {NoneType}
-            given = {self.dest: value}
-            if inspect.isclass(each := _of_each(group)):
-                named = {value.key: value.val} if isinstance(value, NestedArg) else _mapping(value)
-                group, given = each, {f"{self.dest}.{name}": one for name, one in named.items()}
-            of_fields = not others and inspect.isclass(group) and group not in _VALUES
-            for name, one in given.items() if of_fields else ():
-                if (one is None and group is each) or _is_no_fields(one, group):
-                    raise NotFields(name, one, group) from error
+            if stands := _instead_of_fields(self.dest, value, own):
+                raise stands from error
             raise
 
     setattr(ActionTypeHint, "_check_type", check_typed)  # noqa: B010
+
+
+def _joined(dest: str, given: NestedArg, before: dict[str, Any], own: set[Any]) -> Any:
+    """One field of a dictionary, with those that it has already; of anything else the field as it was given.
+
+    Args:
+        dest: What the dictionary is called.
+        given: The field, whose value is a text.
+        before: What the dictionary holds so far.
+        own: The types of the setting.
+    """
+    name, _, field = given.key.partition(".")
+    if each := next(filter(is_dataclass, map(_of_each, own)), None):
+        return {**before, name: _fields_of_one(field, given.val, before.get(name, {}), each)}
+    if field and any(map(inspect.isclass, {*map(_of_each, own)} - _VALUES)):
+        if field == "class_path" and not before:  # all of the key is taken for the name then
+            return {name: {field: given.val}}
+        if field != "class_path":
+            _check_known(dest, name, before)
+        return given
+    if any(str in kinds(_of_each(kind)) for kind in own):
+        return {**before, given.key: given.val}
+    if not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in own):
+        return given._replace(val=_Typed(given.val))
+    return given
+
+
+def _instead_of_fields(dest: str, value: Any, own: set[Any]) -> NotFields | None:
+    """What stands in place of the fields of a group, or of one in a dictionary of groups; None if nothing does."""
+    from jsonargparse._util import NestedArg
+
+    (group, *others) = own - {NoneType}
+    given = {dest: value}
+    if inspect.isclass(each := _of_each(group)):
+        named = {value.key: value.val} if isinstance(value, NestedArg) else _mapping(value)
+        group, given = each, {f"{dest}.{name}": one for name, one in named.items()}
+    of_fields = not others and inspect.isclass(group) and group not in _VALUES
+    for name, one in given.items() if of_fields else ():
+        if (one is None and group is each) or _is_no_fields(one, group):
+            return NotFields(name, one, group)
+    return None
 
 
 def _of_each(kind: Any) -> Any:
