@@ -90,23 +90,25 @@ def curve(
     report = tax_report(measured, command=command, paths=paths)
     nothing_to_lose = unmeasured(report)
     best = None if nothing_to_lose else best_arm(report, lost)
-    chosen = _told(scale_of[best]) if best else ""
     if best:  # which the plots show by its label
+        chosen = _told(scale_of[best])
         label = f"at {chosen}, best within {lost:g} points"
         measured = [(path, replace(one, label=label) if one.arm == best else one) for path, one in measured]
         report = tax_report(measured, command=command, paths=paths)
+        said = (
+            f"of the scales that lose at most {lost:g} points of {report.kept_name}, {chosen} gains most; take "
+            f"it by --adapter-scale {chosen} (generate, chat, export), or policy.adapter_scale in a configuration"
+        )
+    elif nothing_to_lose:
+        said = f"no scale is best: {nothing_to_lose}"
+    else:
+        said = (
+            f"no scale gains and loses at most {lost:g} points of {report.kept_name}; try smaller ones, or train with "
+            "an anchor"
+        )
     page = write_report(report, output, "--output")
     console = Console()
     console.print(table(report))
-    said = (
-        f"of the scales that lose at most {lost:g} points of {report.kept_name}, {chosen} gains most; take "
-        f"it by --adapter-scale {chosen} (generate, chat, export), or policy.adapter_scale in a configuration"
-        if best
-        else f"no scale is best: {nothing_to_lose}"
-        if nothing_to_lose
-        else f"no scale gains and loses at most {lost:g} points of {report.kept_name}; try smaller ones, or train with "
-        "an anchor"
-    )
     console.print(visible(said), markup=False, highlight=False, soft_wrap=True)
     console.print(page, markup=False)
 

@@ -16,10 +16,6 @@ _PLAIN = re.compile(r"[^\W\d][\w./ -]*|/[\w./-]+")
 
 def rendered(name: str, shown: dict[str, Any]) -> str:
     """The file `name` of a project, with what its template calls `p`."""
-    return _template(f"{name}.jinja").render(p=shown)
-
-
-def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "project"),
         undefined=jinja2.StrictUndefined,
@@ -28,7 +24,7 @@ def _template(name: str) -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.filters |= {"yaml": _as_yaml, "shell": shlex.quote}
-    return environment.get_template(name)
+    return environment.get_template(f"{name}.jinja").render(p=shown)
 
 
 def _as_yaml(value: Any) -> str:

@@ -77,7 +77,7 @@ def summary_of(found: Survey, columns: Columns, profile: Language, identifier: s
         odd = f" It is usually written in {' and '.join(usual.scripts)} letters: is that the column?"
     headless = "" if found.header else " The first line of the file is a row, so its columns are called 1 and 2."
     apart = " The source is in the same letters, so that an identifier tells them apart." if identifier else ""
-    left = f" {unread(found, columns)}." if unread(found, columns) else ""
+    left = f" {says}." if (says := unread(found, columns)) else ""
     own = f" ({profile.own_name})" if profile.own_name != profile.name else ""
     return (
         f"{found.rows:,} rows{faulty}, {alike(chain(*columns.values())):,} of them alike; from {source} to {target}. "
