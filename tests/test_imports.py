@@ -13,7 +13,7 @@ from floors import FILES, LEVELS, PICTURE, drawn, imported, is_folder, own, room
 
 LIGHTNING = {
     "lsemrl.commands.arms",
-    "lsemrl.commands.trainer",
+    "lsemrl.commands.trainer_cli",
     "lsemrl.modules.base",
     "lsemrl.modules.callback_states",
     "lsemrl.modules.checkpoints",
