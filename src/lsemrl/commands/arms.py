@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,11 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedArm:
     """An arm, trained and measured.
 
     Attributes:
-        stage: How it was trained; None is the base, which was not.
+        stage: How it was trained.
         folder: Of its run.
         measured: At its end.
         trajectory: Scores on the way.
@@ -84,12 +84,12 @@ class Trained:
         seconds: It took.
     """
 
-    stage: Stage | None
+    stage: Stage
     folder: Path
     measured: Measurement
-    trajectory: tuple[dict[str, float], ...] = ()
-    signatures: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
+    trajectory: tuple[dict[str, float], ...]
+    signatures: dict[str, str]
+    seconds: float
 
 
 def run_demo(
@@ -114,8 +114,9 @@ def run_demo(
     lanes = [own, [stage for stage in plan if not stage.anchored]] if own and (os.cpu_count() or 1) > 1 else [plan]
     with progress(console, [_cost(lane, rows) for lane in lanes]) as shown:
         works = [partial(train, task, lane, folder, seed, rows) for lane in lanes]
-        trained = [arm for lane in side_by_side(works, shown) for arm in lane]
-    [base] = [arm.measured for arm in trained if arm.stage is None]
+        done = side_by_side(works, shown)
+    trained = [arm for lane, _ in done for arm in lane]
+    [base] = [measured for _, measured in done if measured]
     arms = [arm_of("base", "Base", "The policy as shipped, never trained on the task.", base)]
     arms += [
         arm_of(
@@ -132,7 +133,6 @@ def run_demo(
             adapters=(adapter_fingerprint(arm.folder / "adapter"),),
         )
         for arm in trained
-        if arm.stage
     ]
     report = Report(
         lsemrl=__version__,
@@ -159,7 +159,9 @@ def _cost(lane: Sequence[Stage], rows: Rows) -> float:
     return arms + _REHEARSING * any(stage.anchored for stage in lane)
 
 
-def train(task: Task, lane: Sequence[Stage], folder: Path, seed: int, rows: Rows, shown: Shown) -> list[Trained]:
+def train(
+    task: Task, lane: Sequence[Stage], folder: Path, seed: int, rows: Rows, shown: Shown
+) -> tuple[list[TrainedArm], Measurement | None]:
     """Train and measure arms one after the other, and the base beside those that are not anchored.
 
     Args:
@@ -177,18 +179,19 @@ def train(task: Task, lane: Sequence[Stage], folder: Path, seed: int, rows: Rows
         shown.say("what the base writes by itself")
         rehearse(output=own, rows=rows.own, max_prompt_tokens=96, max_new_tokens=48, top_k=0, seed=seed)
         shown.advance(_REHEARSING)
-    trained: list[Trained] = []
+    trained: list[TrainedArm] = []
+    base = None
     for at, stage in enumerate(lane, start=1):
         started = time.monotonic()
         follow = Follow(stage, battery, shown, f"{stage.label} ({at} of {len(lane)})", rows.points)
-        before = [arm.folder / "adapter" for arm in trained if arm.stage and arm.stage.name == stage.after]
+        before = [arm.folder / "adapter" for arm in trained if arm.stage.name == stage.after]
         module = fit(
             stage, follow, folder / stage.name, seed, next(iter(before), None), own if stage.anchored else None
         )
         measured = follow.last
         assert measured is not None and module.folder
         trained.append(
-            Trained(
+            TrainedArm(
                 stage=stage,
                 folder=module.folder,
                 measured=measured,
@@ -197,9 +200,9 @@ def train(task: Task, lane: Sequence[Stage], folder: Path, seed: int, rows: Rows
                 seconds=time.monotonic() - started,
             )
         )
-        if not stage.anchored and not any(arm.stage is None for arm in trained):
-            trained.append(measure_base(module, battery))
-    return trained
+        if not stage.anchored and base is None:
+            base = measure_base(module, battery)
+    return trained, base
 
 
 def fit(
@@ -278,9 +281,8 @@ def make_battery(task: Task, rows: Rows) -> Battery:
     )
 
 
-def measure_base(module: PolicyModule, battery: Battery) -> Trained:
+def measure_base(module: PolicyModule, battery: Battery) -> Measurement:
     """Measure the model that `module` trains, as it was published."""
     policy = Policy(PolicySettings(model=module.policy.settings.model))  # its new adapter changes nothing yet
     policy.load()
-    measured = measure(policy, battery, module.scorer, module.greedy)
-    return Trained(stage=None, folder=Path(), measured=measured)
+    return measure(policy, battery, module.scorer, module.greedy)
