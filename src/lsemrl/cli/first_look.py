@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
@@ -26,6 +26,9 @@ from lsemrl.errors import UserError
 from lsemrl.files import write_text
 from lsemrl.finite import check_all_finite, check_all_seeds
 from lsemrl.model_names import check_encoder
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 SFT, GRPO = "lsemrl.modules.sft.SFT", "lsemrl.modules.grpo.GRPO"
 POLICIES = (SFT, GRPO)
@@ -57,10 +60,53 @@ def first_look(words: Sequence[str], policies: Sequence[str] = POLICIES) -> None
             either = " or ".join(policies)
             raise UserError(f"model.class_path is {policy!r}; give {either}, or a class of your own that extends one")
     policy = "".join(named & {*POLICIES}) if len(named) == 1 else ""
+    parser = _parser(policy)
+    fields = ((name, value) for name, equals, value in pairs if equals)
+    with TemporaryDirectory() as rewritten:
+        known = _known(fields, bool(policy), Path(rewritten))
+        config = parser.parse_args([*(f"--{name}={value}" for name, value in known), *alone])
+    for name, given in (("model", named), ("data", config.get("data"))):
+        if not given:
+            raise UserError(f"{name} is not given; put a whole configuration first, such as --config grpo.yaml")
+    check_all_seeds(config.as_dict())
+    check_all_finite(config.as_dict())
+    if policy:
+        from lsemrl.modules.sampling import check_tokens
+
+        settings = config.model.init_args
+        for part in (settings.pop("rewards", None) or {}).values():  # to make one would load it
+            encoder = part.get("init_args", {}).get("encoder", micro.NAME)
+            ours = part["class_path"].startswith("lsemrl.")  # of others' it may be anything
+            if ours and encoder != micro.NAME:
+                check_encoder(encoder)
+        check_tokens(settings.get("max_new_tokens"), settings.micro_batch_tokens)
+    made = parser.instantiate_classes(config)
+    made.data.check_files()
+    if not policy:
+        return
+    settings = made.model.init_args
+    for named in (settings.policy, settings.anchor):
+        if named is not None:
+            named.check_files()
+    if policy == GRPO:
+        from lsemrl.modules.grpo_settings import check_grpo, check_windows
+        from lsemrl.modules.sampling import Sampling
+
+        given = {name: value for name, value in settings.items() if value is not None}
+        check_grpo(**{name: given[name] for name in signature(check_grpo).parameters if name in given})
+        sampling = given.get("sampling", Sampling())
+        check_windows(settings.optimizer_batch_size, made.data.batch_size, sampling.num_generations)
+
+
+def _parser(policy: str) -> ArgumentParser:
+    """A parser of the fields of a run.
+
+    Args:
+        policy: One of `POLICIES`; "" for a user's own, whose fields are left for later.
+    """
     from jsonargparse import ArgumentParser
 
     from lsemrl.data.base import Data
-    from lsemrl.modules.sampling import Sampling, check_tokens
 
     spare_what_checkers_import()
     parser = ArgumentParser(exit_on_error=False)
@@ -79,39 +125,7 @@ def first_look(words: Sequence[str], policies: Sequence[str] = POLICIES) -> None
     for name, hint in hints.items():
         parser.add_argument(f"--{name}", type=hint)
     parser.add_subclass_arguments(Data, "data")
-
-    fields = ((name, value) for name, equals, value in pairs if equals)
-    with TemporaryDirectory() as rewritten:
-        known = _known(fields, bool(policy), Path(rewritten))
-        config = parser.parse_args([*(f"--{name}={value}" for name, value in known), *alone])
-    for name, given in (("model", named), ("data", config.get("data"))):
-        if not given:
-            raise UserError(f"{name} is not given; put a whole configuration first, such as --config grpo.yaml")
-    check_all_seeds(config.as_dict())
-    check_all_finite(config.as_dict())
-    if policy:
-        settings = config.model.init_args
-        for part in (settings.pop("rewards", None) or {}).values():  # to make one would load it
-            encoder = part.get("init_args", {}).get("encoder", micro.NAME)
-            ours = part["class_path"].startswith("lsemrl.")  # of others' it may be anything
-            if ours and encoder != micro.NAME:
-                check_encoder(encoder)
-        check_tokens(settings.get("max_new_tokens"), settings.micro_batch_tokens)
-    made = parser.instantiate_classes(config)
-    made.data.check_files()
-    if not policy:
-        return
-    settings = made.model.init_args
-    for named in (settings.policy, settings.anchor):
-        if named is not None:
-            named.check_files()
-    if policy == GRPO:
-        from lsemrl.modules.grpo_settings import check_grpo, check_windows
-
-        given = {name: value for name, value in settings.items() if value is not None}
-        check_grpo(**{name: given[name] for name in signature(check_grpo).parameters if name in given})
-        sampling = given.get("sampling", Sampling())
-        check_windows(settings.optimizer_batch_size, made.data.batch_size, sampling.num_generations)
+    return parser
 
 
 @functools.cache  # once a process
