@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import IO
 
 from lsemrl.errors import UserError
-from lsemrl.experiment.plan import Run
-from lsemrl.experiment.state import Standing
 from lsemrl.files import told
 
 
 @dataclass
 class Child:
-    """A run in progress."""
+    """The process of a run."""
 
-    run: Run
-    standing: Standing
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     started: float = field(default_factory=time.monotonic)

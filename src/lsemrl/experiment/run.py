@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -56,7 +57,7 @@ def run_experiment(
     with claimed(experiment.output) as lock, listening() as signals:
         crew = _Crew(experiment, parallel, tuple(prefix), console, lock)
         _write_index(experiment)
-        with shown(console, len(crew.runs)) as display:
+        with shown(console, len(crew.jobs)) as display:
             crew.show = display
             try:
                 while not signals and crew.step():
@@ -65,6 +66,36 @@ def run_experiment(
                 crew.stop(signals)
         status = crew.conclude(signals)
     return status or write_reports(experiment, prefix, console)
+
+
+@dataclass(eq=False)
+class _Job:
+    """A run, and how it goes.
+
+    Attributes:
+        number: Of all runs, from 1.
+        run: What is to be made.
+        stands: What is to be done about it.
+        parents: The jobs of the runs it builds on.
+        status: How it goes.
+        expected: Seconds it is likely to take; None where nobody knows.
+    """
+
+    number: int
+    run: Run
+    stands: Standing
+    parents: Sequence[_Job]
+    status: Status
+    expected: float | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it waits or is at work."""
+        return self.status in ("waiting", "running")
+
+    def left(self, spent: float) -> float:
+        """The seconds that are left of those it is expected to take, after so many; 0 where that is not known."""
+        return max((self.expected or 0.0) - spent, 0.0) if self.open else 0.0
 
 
 class _Crew:
@@ -77,62 +108,66 @@ class _Crew:
         self._say = partial(tell, console)
         self.show: Display = Display()
         self.runs = experiment.runs()
-        self.standings = [standing(run, experiment.name) for run in self.runs]
-        for run, stands in zip(self.runs, self.standings, strict=True):
+        standings = [standing(run, experiment.name) for run in self.runs]
+        self.jobs: list[_Job] = []
+        known: dict[tuple[str, int], _Job] = {}
+        for run, stands in zip(self.runs, standings, strict=True):
             if stands.ended:
                 finish(run, seconds=0.0, peak_bytes=0, resumed=True)  # by which no estimate goes
-        self.status: dict[tuple[str, int], Status] = {
-            _key(run): "skipped" if stands.complete else "waiting"
-            for run, stands in zip(self.runs, self.standings, strict=True)
-        }
-        self.children: list[Child] = []
-        self.expected: dict[tuple[str, int], float | None] = {}
+            job = _Job(
+                number=len(self.jobs) + 1,
+                run=run,
+                stands=stands,
+                parents=[known[(name, run.seed)] for name in run.stage.parents],
+                status="skipped" if stands.complete else "waiting",
+            )
+            self.jobs.append(job)
+            known[(run.stage.name, run.seed)] = job
+        self.children: list[tuple[_Job, Child]] = []
         self._reckon()
-        settled = list(self.status.values()).count("skipped")
-        self._say(f"{experiment.name}: {len(self.runs)} runs, {settled} of them complete and unchanged")
+        settled = sum(job.status == "skipped" for job in self.jobs)
+        self._say(f"{experiment.name}: {len(self.jobs)} runs, {settled} of them complete and unchanged")
         if experiment.remark:
             self._say(experiment.remark)
 
     def step(self) -> bool:
         """Note what has ended, start what can be started; whether there is anything left to wait for."""
-        for child in list(self.children):
-            ended = child.ended()
-            if ended:
-                self.children.remove(child)
-                self._note(child, *ended)
-        for run, stands in zip(self.runs, self.standings, strict=True):
-            if self.status[_key(run)] != "waiting":
+        for job, child in list(self.children):
+            if ended := child.ended():
+                self.children.remove((job, child))
+                self._note(job, child, *ended)
+        for job in self.jobs:
+            if job.status != "waiting":
                 continue
-            parents = [self.status[(name, run.seed)] for name in run.stage.parents]
-            if any(status in ("failed", "not run") for status in parents):
-                self.status[_key(run)] = "not run"
-                self._say(f"{run.name} is not run: what it builds on failed")
-            elif len(self.children) < self.parallel and all(status in _READY for status in parents):
-                self._start(run, stands)
+            before = [parent.status for parent in job.parents]
+            if any(status in ("failed", "not run") for status in before):
+                job.status = "not run"
+                self._say(f"{job.run.name} is not run: what it builds on failed")
+            elif len(self.children) < self.parallel and all(status in _READY for status in before):
+                self._start(job)
         self._tick()
         return bool(self.children)
 
     def stop(self, signals: Sequence[int]) -> None:
         """End the children, which may first finish a step and save it; by force where another signal comes."""
-        for child in self.children:
+        for _, child in self.children:
             child.signal(signal.SIGTERM)
         if self.children:
             self._say("waiting for the steps at work to end and to be saved; once more (Ctrl-C) ends them at once")
         while self.children:
-            for child in list(self.children):
-                ended = child.ended()
-                if ended:
-                    self.children.remove(child)
+            for job, child in list(self.children):
+                if ended := child.ended():
+                    self.children.remove((job, child))
                     if ended[0] == 0:
-                        self._note(child, *ended)
+                        self._note(job, child, *ended)
                 elif len(signals) > 1:
                     child.signal(signal.SIGKILL)
             time.sleep(_POLL)
 
     def conclude(self, signals: Sequence[int]) -> int:
         """Say how it went; the exit status."""
-        told = ", ".join(f"{number} {status}" for status, number in Counter(self.status.values()).items())
-        left = [run.name for run in self.runs if self.status[_key(run)] in ("failed", "not run")]
+        told = ", ".join(f"{number} {status}" for status, number in Counter(job.status for job in self.jobs).items())
+        left = [job.run.name for job in self.jobs if job.status in ("failed", "not run")]
         if signals:
             self._say(f"stopped by {signal.Signals(signals[0]).name}; the same command goes on from here")
             return 128 + signals[0]
@@ -141,27 +176,26 @@ class _Crew:
             self._say(f"missing: {', '.join(left)}; the same command tries them again")
         return 1 if left else 0
 
-    def _start(self, run: Run, stands: Standing) -> None:
-        at = self.runs.index(run)
+    def _start(self, job: _Job) -> None:
+        run = job.run
         if others := changed(run):
-            self.status[_key(run)] = "not run"
+            job.status = "not run"
             self._say(
                 f"{run.name} is not run: {', '.join(others)} changed since this was started; the same command runs it "
                 "by what is there now"
             )
             return
         with told(run.folder):
-            if stands.twin and adopt(run, self.experiment.name, stands.twin):
-                self.status[_key(run)] = "copied"
-                self._say(f"[{at + 1}/{len(self.runs)}] {run.name}: copied from {stands.twin}")
+            if job.stands.twin and adopt(run, self.experiment.name, job.stands.twin):
+                job.status = "copied"
+                self._say(f"{self._named(job)}: copied from {job.stands.twin}")
                 return
-            if stands.twin:
-                stands = self.standings[at] = Standing(
-                    complete=False, reason=f"{stands.twin} is gone, or of another run by now"
-                )
+            if job.stands.twin:
+                reason = f"{job.stands.twin} is gone, or of another run by now"
+                job.stands = Standing(complete=False, reason=reason)
                 self._reckon()
             begin(run, self.experiment.name)
-            words = (*run.command, *stands.adds)
+            words = (*run.command, *job.stands.adds)
             append(run.folder / LOG, f"$ {shlex.join(('lsemrl', *words))}\n")
             log = (run.folder / LOG).open("ab")
         process = subprocess.Popen(
@@ -175,68 +209,63 @@ class _Crew:
             pass_fds=(self.lock,),
             env=environment(self.parallel),
         )
-        self.children.append(Child(run=run, standing=stands, process=process, log=log))
-        write_pids(self.lock, [os.getpid(), *(child.process.pid for child in self.children)])
-        self.status[_key(run)] = "running"
+        self.children.append((job, Child(process=process, log=log)))
+        write_pids(self.lock, [os.getpid(), *(child.process.pid for _, child in self.children)])
+        job.status = "running"
         if not self.show.live:
-            self._say(f"[{at + 1}/{len(self.runs)}] {run.name}: started ({stands.reason})")
+            self._say(f"{self._named(job)}: started ({job.stands.reason})")
 
-    def _note(self, child: Child, code: int, peak_bytes: int) -> None:
-        run, resumed = child.run, child.standing.goes_on
+    def _note(self, job: _Job, child: Child, code: int, peak_bytes: int) -> None:
+        run, resumed = job.run, job.stands.goes_on
         reason: str | None = f"exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
         if code == 0:
             reason = finish(run, seconds=child.seconds, peak_bytes=peak_bytes, resumed=resumed)
         if reason is None:
-            self.status[_key(run)] = "done"
+            job.status = "done"
             self._reckon()
             left = "" if self.show.live else self._left()
             self._say(f"{run.name}: done in {spoken(child.seconds)}{left and f'; {left}'}")
             return
-        self.status[_key(run)] = "failed"
+        job.status = "failed"
         log = run.folder / LOG
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         self._say(f"{run.name} failed after {spoken(child.seconds)}: {reason}; the end of {log}:")
         self._say("\n".join(f"    {line}" for line in lines))
 
+    def _named(self, job: _Job) -> str:
+        return f"[{job.number}/{len(self.jobs)}] {job.run.name}"
+
     def _tick(self) -> None:
-        working = [f"[{self.runs.index(child.run) + 1}/{len(self.runs)}] {child.run.name}" for child in self.children]
-        settled = sum(status not in ("waiting", "running") for status in self.status.values())
-        shares = 0.0
-        for child in self.children:
-            expected = self.expected[_key(child.run)]
-            shares += min(child.seconds / expected, 0.95) if expected else 0.0
-        self.show.update(", ".join(working), settled + shares, self._left())
+        working = ", ".join(self._named(job) for job, _ in self.children)
+        settled = sum(not job.open for job in self.jobs)
+        shares = sum(min(child.seconds / job.expected, 0.95) for job, child in self.children if job.expected)
+        self.show.update(working, settled + shares, self._left())
 
     def _left(self) -> str:
         """The time left as far as it is known."""
-        working = {_key(child.run): child.seconds for child in self.children}
-        open_ = [key for key, status in self.status.items() if status in ("waiting", "running")]
-        expected = [(key, self.expected[key]) for key in open_]
-        known = [max(seconds - working.get(key, 0.0), 0.0) for key, seconds in expected if seconds is not None]
-        unknown = len(open_) - len(known)
-        if not known:
+        open_ = [job for job in self.jobs if job.open]
+        unknown = sum(job.expected is None for job in open_)
+        if unknown == len(open_):
             return f"{unknown} of unknown duration left" if unknown else ""
         besides = f" and {unknown} of unknown duration" if unknown else ""
-        seconds = max(sum(known) / min(self.parallel, len(open_)), self._longest(working))
+        spent = {job.number: child.seconds for job, child in self.children}
+        left = {job.number: job.left(spent.get(job.number, 0.0)) for job in self.jobs}
+        seconds = max(sum(left.values()) / min(self.parallel, len(open_)), self._longest(left))
         return f"about {spoken(seconds)}{besides} left"
 
-    def _longest(self, working: Mapping[tuple[str, int], float]) -> float:
-        """The seconds that the longest line of runs takes that wait for each other."""
-        ends: dict[tuple[str, int], float] = {}
-        for run in self.runs:  # parents come before children
-            key = _key(run)
-            before = max((ends[(name, run.seed)] for name in run.stage.parents), default=0.0)
-            own = (self.expected[key] or 0.0) if self.status[key] in ("waiting", "running") else 0.0
-            ends[key] = before + max(own - working.get(key, 0.0), 0.0)
+    def _longest(self, left: Mapping[int, float]) -> float:
+        """The seconds that the longest line of runs takes that wait for each other; `left` is what each takes."""
+        ends: dict[int, float] = {}
+        for job in self.jobs:  # parents come before children
+            before = max((ends[parent.number] for parent in job.parents), default=0.0)
+            ends[job.number] = before + left[job.number]
         return max(ends.values())
 
     def _reckon(self) -> None:
         """What each run is likely to take, from what is complete by now."""
         speed = pace(self.runs)
-        self.expected = {
-            _key(run): 0.0 if stands.twin else estimate(run, self.runs, speed).seconds
-            for run, stands in zip(self.runs, self.standings, strict=True)
-        }
+        for job in self.jobs:
+            job.expected = 0.0 if job.stands.twin else estimate(job.run, self.runs, speed).seconds
 
 
 def _write_index(experiment: Experiment) -> None:
@@ -248,7 +277,3 @@ def _write_index(experiment: Experiment) -> None:
     index: dict[str, Any] = {"name": experiment.name, "description": experiment.description}
     index |= {"seeds": experiment.seeds, "folder": "{stage}/seed_{seed}", "stages": stages}
     write_json(experiment.output / "experiment.json", index)
-
-
-def _key(run: Run) -> tuple[str, int]:
-    return run.stage.name, run.seed
