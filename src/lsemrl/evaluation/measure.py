@@ -65,16 +65,21 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say = functools.partial(print, file=sys.stderr, flush=True)
     adapter = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
-    own = policy.fingerprint if settings.base is not None else ""
     data = {name: hash_rows(examples) for name, examples in battery.parts.items()}
-    asked = _asked(settings, scorer, reading := _reading(policy, battery))
+    reading = _reading(policy, battery)
     predictions = folder / "predictions.jsonl"
-    fingerprints: dict[str, Any] = {
+    same: dict[str, Any] = {  # as in one that lies there and will do
+        "lsemrl": __version__,
+        "arm": settings.arm,
+        "seed": settings.seed,
         "base_fingerprint": base,
         "adapter_fingerprint": adapter,
-        "policy_fingerprint": own,
+        "policy_fingerprint": policy.fingerprint if settings.base is not None else "",
+        "data": data,
+        "conditions": _conditions(settings, len(battery.target)),
+        "asked": _asked(settings, scorer, reading),
     }
-    if there := _measured(settings, folder, battery, scorer, fingerprints, asked):
+    if there := _measured(settings, folder, battery, scorer, same):
         say(f"measured already, {there.created}; delete {folder / FILE} to measure again")
         if not predictions.exists():
             write_lines(predictions, map(dataclasses.asdict, there.outputs))
@@ -105,18 +110,13 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
         makers = _one_after_another(batches.makers or [maker])
         target, target_rows, computed = _with_reward(settings, found, scorer.signatures | found.general_signatures)
         measured = Measured(
-            lsemrl=__version__,
+            **same,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            arm=settings.arm,
             label=settings.label or _LABELS.get(settings.arm, settings.arm),
             trained_by=settings.trained_by,
-            seed=settings.seed,
             task=settings.target.plan.task.name,
             policy=_named(settings.policy),
             base=settings.base or settings.policy.model,
-            **fingerprints,
-            data=data,
-            conditions=_conditions(settings, len(battery.target)),
             signatures=computed,
             **makers,
             seconds=time.monotonic() - started + batches.seconds_before,
@@ -132,7 +132,6 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
             general_name=(settings.general_label or battery.general_name) if battery.general else "",
             text_name=language_of([f"{each.source}{each.reference}" for each in battery.text]) or "text",
             alarms=tuple(read_alarms(policy.adapter.resolve().parent / ALARMS)) if policy.adapter else (),
-            asked=asked,
         )
         write_lines(predictions, map(dataclasses.asdict, measured.outputs))
         write_text(
@@ -269,12 +268,7 @@ def _load(policy: Policy, base: str | None) -> str:
 
 
 def _measured(
-    settings: MeasureSettings,
-    folder: Path,
-    battery: Battery,
-    scorer: Scorer,
-    fingerprints: dict[str, Any],
-    asked: str,
+    settings: MeasureSettings, folder: Path, battery: Battery, scorer: Scorer, same: dict[str, Any]
 ) -> Measured | None:
     """What lies there, if it is what would be measured again."""
     try:
@@ -283,18 +277,11 @@ def _measured(
         return None
     # Those of the new task are known of outputs only; `asked` holds what decides them.
     of_task = {name: there.signatures[name] for name in (*settings.metrics.names, _REWARD) if name in there.signatures}
-    same: dict[str, Any] = {
-        "lsemrl": __version__,
-        "arm": settings.arm,
-        "seed": settings.seed,
-        **fingerprints,
+    wanted = same | {
         "signatures": of_task | signatures(battery.scored_by, battery.general, scorer.language),
-        "data": {name: hash_rows(examples) for name, examples in battery.parts.items()},
-        "conditions": _conditions(settings, len(battery.target)),
         "versions": versions(),
-        "asked": asked,
     }
-    return there if all(getattr(there, name) == value for name, value in same.items()) else None
+    return there if all(getattr(there, name) == value for name, value in wanted.items()) else None
 
 
 def _reading(policy: Policy, battery: Battery) -> list[Any]:
