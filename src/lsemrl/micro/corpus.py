@@ -8,7 +8,7 @@ of the real files they stand for, so the data modules read both alike.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from lsemrl.micro.grammar import Event, Split, chinese, draw_event, patients_of, tibetan
@@ -30,17 +30,7 @@ def translation(split: Split, count: int, seed: int) -> list[Record]:
 
 def headline(split: Split, count: int, seed: int) -> list[Record]:
     """`count` Tibetan passages with their titles: id, content, title. The first sentence is the news."""
-    records: list[Record] = []
-    for at, (rng, lead) in enumerate(_distinct("headline", split, count, seed)):
-        passage = _passage(lead, rng, split)
-        records.append(
-            {
-                "id": f"{split}-{at}",
-                "content": "".join(tibetan(event, rng) for event in passage),
-                "title": tibetan(lead.core(), rng, headline=True),
-            }
-        )
-    return records
+    return _titled("headline", tibetan, split, count, seed)
 
 
 def comprehension(split: Split, count: int, seed: int) -> list[Record]:
@@ -69,30 +59,17 @@ def choice(split: Split, count: int, seed: int) -> list[Record]:
 
 def chinese_text(split: Split, count: int, seed: int) -> list[Record]:
     """`count` passages of plain Chinese: id, text."""
-    return [
-        {"id": f"{split}-{at}", "text": "".join(chinese(event, rng) for event in _passage(lead, rng, split))}
-        for at, (rng, lead) in enumerate(_distinct("chinese_text", split, count, seed))
-    ]
+    return _plain("chinese_text", chinese, split, count, seed)
 
 
 def tibetan_text(split: Split, count: int, seed: int) -> list[Record]:
     """`count` passages of plain Tibetan: id, text."""
-    return [
-        {"id": f"{split}-{at}", "text": "".join(tibetan(event, rng) for event in _passage(lead, rng, split))}
-        for at, (rng, lead) in enumerate(_distinct("tibetan_text", split, count, seed))
-    ]
+    return _plain("tibetan_text", tibetan, split, count, seed)
 
 
 def chinese_headline(split: Split, count: int, seed: int) -> list[Record]:
     """`count` Chinese passages with their titles: id, content, title. Used to train the base policy only."""
-    return [
-        {
-            "id": f"{split}-{at}",
-            "content": "".join(chinese(event, rng) for event in _passage(lead, rng, split)),
-            "title": chinese(lead.core(), rng, headline=True),
-        }
-        for at, (rng, lead) in enumerate(_distinct("chinese_headline", split, count, seed))
-    ]
+    return _titled("chinese_headline", chinese, split, count, seed)
 
 
 def echo(split: Split, count: int, seed: int) -> list[Record]:
@@ -122,6 +99,24 @@ def dictionary(split: Split, count: int, seed: int) -> list[Record]:
     return [
         {"id": f"{split}-{at}", "text": "\n".join(f"{word}：{phrase}" for word, phrase in rng.sample(words, 8))}
         for at in range(count)
+    ]
+
+
+def _plain(task: str, say: Callable[..., str], split: Split, count: int, seed: int) -> list[Record]:
+    return [
+        {"id": f"{split}-{at}", "text": "".join(say(event, rng) for event in _passage(lead, rng, split))}
+        for at, (rng, lead) in enumerate(_distinct(task, split, count, seed))
+    ]
+
+
+def _titled(task: str, say: Callable[..., str], split: Split, count: int, seed: int) -> list[Record]:
+    return [
+        {
+            "id": f"{split}-{at}",
+            "content": "".join(say(event, rng) for event in _passage(lead, rng, split)),
+            "title": say(lead.core(), rng, headline=True),
+        }
+        for at, (rng, lead) in enumerate(_distinct(task, split, count, seed))
     ]
 
 

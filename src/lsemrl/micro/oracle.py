@@ -118,12 +118,12 @@ def parse(text: str) -> Parse:
 def foreign(references: Sequence[str]) -> str:
     """How many of `references` are no sentences of the embedded world, in words; "" where all are."""
     unread = [text for text in references if not parse(text).whole]
-    shown = f"{unread[0][:30]}{'...' if len(unread[0]) > 30 else ''}" if unread else ""
+    if not unread:
+        return ""
+    shown = f"{unread[0][:30]}{'...' if len(unread[0]) > 30 else ''}"
     return (
         f"the oracle knows only the embedded world, to which {len(unread):,} of {len(references):,} references do not "
         f"belong (such as {shown!r})"
-        if unread
-        else ""
     )
 
 
