@@ -7,16 +7,17 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from lsemrl.layouts import HUB, PACKED
 from lsemrl.reading import Unreadable, check_file, decode, lines, memory_of_machine, read_bytes, user_path
 from lsemrl.types import UserError
 
+Text = TypeVar("Text", str, list[str])
 _PIECE = 2**20
 
 
@@ -135,14 +136,7 @@ def lines_of(path: str) -> list[str]:
     Raises:
         UserError: The file cannot be read, or is empty.
     """
-    data = b"".join(pieces_of(path))
-    try:
-        found = list(lines(io.BytesIO(data)))
-    except Unreadable as reason:
-        raise _unreadable(path, reason) from None
-    if not any(line.strip() for line in found):
-        raise _empty(path)
-    return found
+    return _decoded(path, lambda data: list(lines(io.BytesIO(data))))
 
 
 def text_of(path: str) -> str:
@@ -151,18 +145,18 @@ def text_of(path: str) -> str:
     Raises:
         UserError: The file cannot be read, or is empty.
     """
+    return _decoded(path, decode)
+
+
+def _decoded(path: str, how: Callable[[bytes], Text]) -> Text:
     data = b"".join(pieces_of(path))
     try:
-        text = decode(data)
+        found = how(data)
     except Unreadable as reason:
         raise _unreadable(path, reason) from None
-    if not text.strip():
-        raise _empty(path)
-    return text
-
-
-def _empty(path: str) -> UserError:
-    return UserError(f"path {path!r} is empty; give a file with at least one row")
+    if not any(map(str.strip, found)):
+        raise UserError(f"path {path!r} is empty; give a file with at least one row")
+    return found
 
 
 def _unreadable(path: str, reason: object) -> UserError:
