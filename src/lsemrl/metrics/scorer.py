@@ -106,10 +106,7 @@ class Scorer:
                     "metrics.names"
                 )
             lines.append(f"metrics.language: {self.language}; {found}")
-        if "meaning" in self.settings.names and (unread := oracle.foreign([each.reference for each in examples])):
-            lines.append(f"metrics.names: meaning is left out, for {unread}")
-        if "copied" in self.settings.names and not any(example.pair for example in examples):
-            lines.append("metrics.names: copied is left out, for source and references are in one language here")
+        lines += [f"metrics.names: {name} is left out, for {why}" for name, why in self._left_out(examples).items()]
         if "chrf_pp" in self.settings.names and self.language.unit != "word":
             lines.append(
                 f"metrics.names: chrf_pp adds words between spaces to chrf, and {self.language.name} is written without"
@@ -124,10 +121,17 @@ class Scorer:
         return ("ended_rate", *(score for name in self._applying(examples) for score in _GIVES.get(name, (name,))))
 
     def _applying(self, examples: Sequence[Example]) -> list[Metric]:
-        foreign = "meaning" in self.settings.names and oracle.foreign([each.reference for each in examples])
-        alike = not any(example.pair for example in examples)
-        left_out = {"meaning": foreign, "copied": alike}
-        return [name for name in self.settings.names if not left_out.get(name)]
+        left_out = self._left_out(examples)
+        return [name for name in self.settings.names if name not in left_out]
+
+    def _left_out(self, examples: Sequence[Example]) -> dict[Metric, str]:
+        """Metrics that do not apply, and why."""
+        found: dict[Metric, str] = {}
+        if "meaning" in self.settings.names and (unread := oracle.foreign([each.reference for each in examples])):
+            found["meaning"] = unread
+        if "copied" in self.settings.names and not any(example.pair for example in examples):
+            found["copied"] = "source and references are in one language here"
+        return found
 
     def score(self, completions: Sequence[Completion]) -> Scores:
         """Score outputs against their references.
