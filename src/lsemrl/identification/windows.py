@@ -37,10 +37,10 @@ def words_of(text: str) -> list[str]:
     return found
 
 
-def windows(words: Sequence[str], letters: int = LETTERS) -> list[list[str]]:
+def windows(words: Sequence[str]) -> list[list[str]]:
     """`words` in parts of about equal length; one of few letters is a single part, one of none has no part."""
     total = sum(map(len, words))
-    count = max(1, round(total / letters))
+    count = max(1, round(total / LETTERS))
     parts: list[list[str]] = [[] for _ in range(count)]
     passed = 0
     for word in words:

@@ -151,11 +151,11 @@ class Comparison:
         }
 
 
-def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of a share; (0, 1) without trials."""
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95% Wilson score interval of a share; (0, 1) without trials."""
     if not trials:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf(0.975)
     share, scale = successes / trials, 1 + z * z / trials
     middle = (share + z * z / (2 * trials)) / scale
     half = z / scale * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5

@@ -55,7 +55,7 @@ def build_encoder(tokenizer: PreTrainedTokenizerFast, *, steps: int, seed: int) 
     rng, begun = random.Random(f"encoder/{seed}"), time.monotonic()
     encoder.train()
     for step in range(steps):
-        columns = zip(*(_triplet(rng, "pretrain") for _ in range(_BATCH)), strict=True)
+        columns = zip(*(_triplet(rng) for _ in range(_BATCH)), strict=True)
         features = [dict(encoder.preprocess(list(column))) for column in columns]
         value = loss(features, torch.zeros(_BATCH))
         optimizer.zero_grad()
@@ -68,9 +68,9 @@ def build_encoder(tokenizer: PreTrainedTokenizerFast, *, steps: int, seed: int) 
     return encoder.eval()
 
 
-def _triplet(rng: random.Random, split: grammar.Split) -> tuple[str, str, str]:
+def _triplet(rng: random.Random) -> tuple[str, str, str]:
     """An anchor (Chinese or Tibetan), a Tibetan sentence of the same meaning, and one with a slot wrong."""
-    event = grammar.draw_event(rng, split)
+    event = grammar.draw_event(rng, "pretrain")
     if headline := rng.random() < 0.25:
         event = event.core()
     wrong = grammar.corrupt(event, rng)
