@@ -10,7 +10,7 @@ from itertools import chain, cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsemrl import __version__, micro
+from lsemrl import __version__
 from lsemrl.commands.beside import aside
 from lsemrl.commands.check_cost import Step, told
 from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
@@ -216,8 +216,7 @@ def _read_by(
     from lsemrl.modules.legibility import MOST, look
     from lsemrl.modules.pretrained import read_config_and_tokenizer
 
-    path = str(micro.POLICY) if policy.model == micro.NAME else policy.model
-    config, tokenizer = read_config_and_tokenizer(path, trust=policy.trust_remote_code)
+    config, tokenizer = read_config_and_tokenizer(policy.path, trust=policy.trust_remote_code)
     prepared = pairs = prepare(replace(plan, untranslated=None), tokenizer, read=read)
     if plan.untranslated:  # what is held out is prepared already
         unheld = {name: [] if name in HELD_OUT else own for name, own in read[0].items()}

@@ -162,7 +162,7 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, 
     policy.save(folder)
     if run.policy.model == micro.NAME or run.policy.quantization:  # a model that only lsemrl knows goes along
         where = base_path
-        base = read_model(policy.path, run.policy, plain=True)
+        base = read_model(run.policy.path, run.policy, plain=True)
         write_model(base.to(getattr(torch, run.policy.dtype)), policy.base_tokenizer, output / "base")
         policy.base_tokenizer.save_pretrained(output / "base")
         passport = read_json(folder / PASSPORT)

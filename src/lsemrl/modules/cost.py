@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import cycle, islice
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -19,7 +18,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from lsemrl import micro
 from lsemrl.data.splits import evenly
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.adapters.config import new_config, read_config
@@ -132,12 +130,12 @@ def _as_trained(model: Any, settings: PolicySettings) -> tuple[Any, Any]:
     """A model with its adapters, and the second one of full fine-tuning, as `Policy.load` has them."""
     if settings.train == "full":
         return model, None if settings.reference == "none" else model
-    if settings.adapter is None:
+    folder = settings.adapter_folder
+    if folder is None:
         model = new_adapter(model, new_config(settings.lora), settings.lora)
     else:
-        folder = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
         model = attach(model, read_config(folder), f"policy.adapter {str(folder)!r}")
-    if settings.reference == "initial" and (settings.adapter or settings.ref_model_sync_steps):
+    if settings.copies_adapter:
         add_reference(model)
     return model, None
 

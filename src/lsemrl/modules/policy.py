@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
-from lsemrl import kernels, micro
+from lsemrl import kernels
 from lsemrl.kernels.divergence import Head, Likeliest, divergence_loss
 from lsemrl.modules.adapters.config import new_config, read_config
 from lsemrl.modules.adapters.embeddings import head_logits, output_head
@@ -72,12 +72,9 @@ class Policy(nn.Module):
         """
         super().__init__()
         self.settings = settings
-        self.path = str(micro.POLICY) if settings.model == micro.NAME else settings.model
-        self.config, self.tokenizer = read_config_and_tokenizer(self.path, trust=settings.trust_remote_code)
+        self.config, self.tokenizer = read_config_and_tokenizer(settings.path, trust=settings.trust_remote_code)
         self.base_tokenizer = self.tokenizer
-        self.adapter: Path | None = None
-        if settings.adapter is not None:
-            self.adapter = micro.COLD_START if settings.adapter == micro.NAME else Path(settings.adapter)
+        self.adapter = settings.adapter_folder
         self.adapter_config: LoraConfig | None = new_config(settings.lora) if settings.train == "lora" else None
         if self.adapter:
             self.adapter_config = read_config(self.adapter)
@@ -102,7 +99,7 @@ class Policy(nn.Module):
             return
         settings = self.settings
         tensors = read_tensors(self.adapter) if self.adapter else {}
-        model = read_model(self.path, settings, plain=plain)
+        model = read_model(settings.path, settings, plain=plain)
         self.fingerprint = fingerprint(model)
         if self.adapter and self.adapter_config:
             check_passport(self.adapter, self.fingerprint)
@@ -116,8 +113,8 @@ class Policy(nn.Module):
             self.model = model
             if settings.reference != "none":
                 self.reference_model = copy.deepcopy(model).requires_grad_(False).eval()
-        if self.adapted and settings.reference == "initial" and (self.adapter or settings.ref_model_sync_steps):
-            add_reference(self.model)  # a new adapter begins as the base, and may not stay so
+        if self.adapted and settings.copies_adapter:
+            add_reference(self.model)
         if settings.gradient_checkpointing:
             recompute_layers(self.model)
             # A frozen embedding gives checkpointed layers no input that asks for gradients, and LoRA none in return.

@@ -116,6 +116,23 @@ class PolicySettings:
                 "be trained; set policy.train to lora, or policy.quantization to null"
             )
 
+    @property
+    def path(self) -> str:
+        """Where the model is read from: a folder, or a hub id."""
+        return str(micro.POLICY) if self.model == micro.NAME else self.model
+
+    @property
+    def adapter_folder(self) -> Path | None:
+        """Where the adapter to start from lies, if there is one."""
+        if self.adapter is None:
+            return None
+        return micro.COLD_START if self.adapter == micro.NAME else Path(self.adapter)
+
+    @property
+    def copies_adapter(self) -> bool:
+        """Whether the reference is a copy of the adapter: that of a new one is the base, unless it is to move."""
+        return self.reference == "initial" and (self.adapter is not None or self.ref_model_sync_steps is not None)
+
     def without_weights(self) -> PolicySettings:
         """All but the weights, which whoever knows them by fingerprints finds again wherever they lie by now."""
         return replace(self, model="", adapter=None, adapter_scale=1.0)
