@@ -31,6 +31,7 @@ from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.base_model import read_model
 from lsemrl.modules.best import read_best
 from lsemrl.modules.policy import Policy
+from lsemrl.modules.policy_settings import ADAPTER_CONFIG
 from lsemrl.modules.whole_models import write_model
 from lsemrl.places import without_places
 from lsemrl.reading import read_json
@@ -170,7 +171,7 @@ def _write_adapter(run: Trained, policy: Policy, output: Path, base_path: Path, 
     elif _is_folder(run):  # for which peft, from another working directory, would ask a hub
         where, note = Path(run.policy.model).resolve(), _WHERE
     if where:
-        path = folder / "adapter_config.json"
+        path = folder / ADAPTER_CONFIG
         config = json.loads(path.read_text(encoding="utf-8"))
         write_json(path, {**config, "base_model_name_or_path": str(where)})
     write_text(folder / "README.md", _front(run, "peft") + card + note)
@@ -221,7 +222,7 @@ def _card(run: Trained, tokenizer: PreTrainedTokenizerBase, figures: tuple[Repor
     source = f"{markdown(name_only(plan.source.path))} (part {plan.splits.part})"
     if plan.untranslated:
         source = f"{markdown(name_only(plan.untranslated.path))} (sentences without a translation)"
-    rank = json.loads((weights / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    rank = json.loads((weights / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"]
     lines = [
         f"# {markdown(f'{name_only(run.policy.model)}, {plan.task.name}, by {module}')}",
         "",

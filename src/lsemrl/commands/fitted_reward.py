@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import set_verbosity_error
 
 from lsemrl import __version__, micro
-from lsemrl.commands.named import ADAPTER_CONFIG, adapter_in
+from lsemrl.commands.named import adapter_in
 from lsemrl.commands.tau_settings import TauSettings
 from lsemrl.config_files import CONFIG_VERSION
 from lsemrl.data.collate import encode
@@ -30,7 +30,7 @@ from lsemrl.data.translation import Pairs
 from lsemrl.files import replace_folder, told, write_text
 from lsemrl.modules.legibility import Reading, check_examples, read_by_encoder
 from lsemrl.modules.policy import Policy
-from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.policy_settings import ADAPTER_CONFIG, PolicySettings
 from lsemrl.modules.sampler import sample
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.calibration import Calibration, Tau, calibrate, is_above_chance, probe, quantile

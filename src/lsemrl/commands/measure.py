@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.evaluation.measure_settings import MeasureSettings
-from lsemrl.evaluation.measurement import check_own
+from lsemrl.evaluation.measurement import FILE, check_own
 from lsemrl.foreign import visible
 
 
@@ -28,4 +28,4 @@ def measure(*, settings: MeasureSettings, output: Path) -> None:
     for title, scores in ({"new task": measured.target} | general).items():
         told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         print(visible(f"{measured.label}, {title}: {told}"))
-    print(output / "measurement.json")
+    print(output / FILE)

@@ -14,12 +14,12 @@ from typing import Any
 
 from lsemrl import micro
 from lsemrl.errors import UserError
+from lsemrl.modules.policy_settings import ADAPTER_CONFIG
 from lsemrl.reading import Unreadable, read_json, user_path
 from lsemrl.runs import ADAPTER, CHECKPOINTS, CONFIG, KEPT, is_finished, newest_run
 
 NEWEST = "newest"
 """What is written in place of a run to mean the one that was finished last."""
-ADAPTER_CONFIG = "adapter_config.json"
 _BASE, _MERGED, _MODEL, _PASSPORT = "base", "merged", "config.json", "lsemrl.json"
 READ_AS = ("quantization", "dtype")
 """What the passport says of how a base in 4 bits was read."""

@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from jsonargparse import ArgumentParser
 
 from lsemrl import micro
-from lsemrl.commands.named import ADAPTER_CONFIG, Model, adapter_in, base_was_folder, run_of
+from lsemrl.commands.named import Model, adapter_in, base_was_folder, run_of
 from lsemrl.data.base import TaskData
 from lsemrl.data.choice import ChoiceData
 from lsemrl.data.comprehension import ComprehensionData
@@ -32,7 +32,7 @@ from lsemrl.data.instruction import InstructionData
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import reason_of
 from lsemrl.modules.base_model import read_config
-from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.policy_settings import ADAPTER_CONFIG, PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.runs import ADAPTER, CONFIG, check_finished
 from lsemrl.types import UserError
