@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsemrl import __version__
 from lsemrl.commands.beside import aside
-from lsemrl.commands.check_cost import Step, told
+from lsemrl.commands.check_cost import Step, cost_lines
 from lsemrl.commands.check_page import JSON, PAGE, Tokens, write
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered
 from lsemrl.commands.quiet import quiet
@@ -154,7 +154,7 @@ def check(
         "policy": policy.model if policy else None,
     }
     tokens = [_tokens(one) for one in read.readings if one.what != "wording"]
-    costs = told(read.cost, step) if read.cost else []
+    costs = cost_lines(read.cost, step) if read.cost else []
     write(output, inspected, tokens, read.lengths, costs, facts, _costs(read.cost))
     for line in (*_lines(inspected, tokens), *(f"estimate: {line}" for line in costs)):
         print(line)

@@ -30,7 +30,7 @@ class Step:
                 raise UserError(f"step.{name} is {getattr(self, name)}; give a number above 0")
 
 
-def told(cost: Cost, step: Step) -> list[str]:
+def cost_lines(cost: Cost, step: Step) -> list[str]:
     """What a step and a run would take, in sentences.
 
     Args:

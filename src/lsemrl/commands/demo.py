@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+
+from lsemrl.commands.demo_stages import Task
 
 
-def demo(
-    *, task: Literal["translation", "headline"] = "translation", output: Path = Path("runs/demo"), seed: int = 1
-) -> None:
+def demo(*, task: Task = "translation", output: Path = Path("runs/demo"), seed: int = 1) -> None:
     """Train and measure every arm, and write the report.
 
     Args:

@@ -75,7 +75,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class Schedule:
     """How long a stage trains.
 
     Attributes:
@@ -250,8 +250,8 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
         "max_prompt": limits.max_prompt_tokens,
         "on_long": limits.on_long,
         "max_target": limits.max_target_tokens,
-        "sft": _pace(cold_start, min(cold_start, 16 if cold_start < 640 else 32), least=2, most=10),
-        "rl": _pace(rl, min(rl, 8 if rl < 160 else 16), least=1, most=5),
+        "sft": _schedule(cold_start, min(cold_start, 16 if cold_start < 640 else 32), least=2, most=10),
+        "rl": _schedule(rl, min(rl, 8 if rl < 160 else 16), least=1, most=5),
         # What the base writes by itself: the embedded one is brief.
         "rehearsal": {"rows": 1000, "prompt": 96, "answer": 48}
         if asked.in_world
@@ -307,10 +307,10 @@ def _sentences(
     return count, said
 
 
-def _pace(rows: int, batch: int, *, least: int, most: int) -> Pace:
+def _schedule(rows: int, batch: int, *, least: int, most: int) -> Schedule:
     epoch = max(rows // batch, 1)
     epochs = min(max(math.ceil(_WANTED_STEPS / epoch), least), most)
-    return Pace(batch=batch, epochs=epochs, steps=epochs * epoch, epoch=epoch)
+    return Schedule(batch=batch, epochs=epochs, steps=epochs * epoch, epoch=epoch)
 
 
 def _written(profile: Language, identifier: str) -> str | dict[str, Any]:

@@ -22,7 +22,7 @@ _LARGEST = 100_000
 """Bytes of a file of fields; a larger one is data."""
 
 
-def told(layers: Iterable[tuple[Mapping[str, Any], Path]]) -> list[Field]:
+def layered(layers: Iterable[tuple[Mapping[str, Any], Path]]) -> list[Field]:
     """The fields of layers, less what a later one replaces: that is other commands' business.
 
     Of a mapping only the fields that a later one names are replaced; where more are in truth, too many count.

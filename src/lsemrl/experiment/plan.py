@@ -15,7 +15,7 @@ from typing import Any
 
 from lsemrl.config_files import read_config
 from lsemrl.errors import UserError
-from lsemrl.experiment.fields import Field, in_world, strings, told
+from lsemrl.experiment.fields import Field, in_world, layered, strings
 from lsemrl.experiment.hashes import file_hashes, run_hashes
 
 ADAPTER = "adapter"
@@ -270,7 +270,7 @@ def _fields(stage: Stage) -> list[Field]:
     verb = VERBS[stage.verb]
     given = dict.fromkeys((verb.folder, verb.seed, *([verb.adapter] if stage.after else [])))
     here = Path()
-    return told(
+    return layered(
         [
             *((content, path.parent) for content, path in zip(stage.contents, stage.configs, strict=True)),
             *(({field: value}, here) for field, value in stage.overrides.items()),
