@@ -12,6 +12,7 @@ from scipy.stats import t
 
 Array = NDArray[np.float64]
 
+_LEVEL, _SEED = 0.95, 0
 _DRAWS = 5_000
 _POOLED_DRAWS = 1_000
 """Of corpora, whose scores are computed one by one; as many as sacreBLEU takes."""
@@ -33,7 +34,7 @@ class Interval:
 
 
 def paired_bootstrap(
-    differences_SN: Array, *, span: float | None = None, level: float = 0.95, draws: int = _DRAWS, seed: int = 0
+    differences_SN: Array, *, span: float | None = None, level: float = _LEVEL, draws: int = _DRAWS, seed: int = _SEED
 ) -> Interval:
     """The mean of paired differences and its bootstrap interval; NaN where a difference is not finite.
 
@@ -80,15 +81,7 @@ def paired_bootstrap(
     return found
 
 
-def pooled_bootstrap(
-    counts_SNK: Array,
-    others_SNK: Array,
-    score: Callable[[Array], Array],
-    *,
-    level: float = 0.95,
-    draws: int = _POOLED_DRAWS,
-    seed: int = 0,
-) -> Interval:
+def pooled_bootstrap(counts_SNK: Array, others_SNK: Array, score: Callable[[Array], Array]) -> Interval:
     """The difference of a corpus score between two arms, and its interval by the paired bootstrap of Koehn (2004).
 
     Rows and seeds are drawn as in `paired_bootstrap`; of the rows drawn the counts are summed, and the sums scored. A
@@ -98,18 +91,15 @@ def pooled_bootstrap(
         counts_SNK: What each row of an arm adds to its score.
         others_SNK: Likewise, of the arm that it is held against.
         score: Of sums [R, K].
-        level: Share of repetitions in which the interval should hold the truth.
-        draws: How many, R.
-        seed: The same arguments give the same interval.
     """
     rows = counts_SNK.shape[1]
     differences_S = score(counts_SNK.sum(axis=1)) - score(others_SNK.sum(axis=1))
     if rows == 1 or np.array_equal(counts_SNK, others_SNK):
         return Interval(value=float(differences_S.mean()), low=np.nan, high=np.nan)
-    drawn_RN = _drawn_rows(rows, draws, seed).astype(np.float64)  # float32 would round large sums
+    drawn_RN = _drawn_rows(rows, _POOLED_DRAWS, _SEED).astype(np.float64)  # float32 would round large sums
     pairs = zip(counts_SNK, others_SNK, strict=True)
     drawn_SR = [score(drawn_RN @ own_NK) - score(drawn_RN @ other_NK) for own_NK, other_NK in pairs]
-    return _interval(differences_S, np.mean(drawn_SR, axis=0), level, seed)
+    return _interval(differences_S, np.mean(drawn_SR, axis=0), _LEVEL, _SEED)
 
 
 def _interval(differences_S: Array, drawn_R: Array, level: float, seed: int) -> Interval:

@@ -122,8 +122,7 @@ def _gain_tax(report: Report) -> Figure | None:
         obstacles += bars
         if arm.name != "base":
             trained += [lines[arm.name][-1], *itertools.chain(*bars)]
-        marker = "s" if arm.name == "base" else "o"
-        ax.plot(xs[-1], ys[-1], color=colour[arm.name], marker=marker, markersize=9, markeredgecolor="white", zorder=4)
+        _dot(ax, arm, xs[-1], ys[-1], colour[arm.name])
         ends.append((xs[-1], ys[-1], visible(arm.label), colour[arm.name]))
     final = {name: rows[-1] for name, rows in lines.items()}
     for arms in report.paths:
@@ -171,6 +170,12 @@ def _seeds(ax: Axes, report: Report, arm: Arm, colour: str, kept: str) -> list[l
     return []
 
 
+def _dot(ax: Axes, arm: Arm, x: float, y: float, colour: str) -> None:
+    """Draw where an arm is."""
+    marker = "s" if arm.name == "base" else "o"
+    ax.plot(x, y, color=colour, marker=marker, markersize=9, markeredgecolor="white", zorder=4)
+
+
 def _hacking(report: Report) -> Figure | None:
     """The oracle's meaning over the similarity reward; right of the others at the same height is reward for nothing."""
     points = [
@@ -212,8 +217,7 @@ def _scatter(
         small = [scale * value for value in ys]
         ax.plot(xs, small, color=colour[arm.name], marker="o", markersize=3.5, alpha=0.6, linestyle="none")
         obstacles += [[dot] for dot in zip(xs, small, strict=True)]
-        marker = "s" if arm.name == "base" else "o"
-        ax.plot(x, y, color=colour[arm.name], marker=marker, markersize=9, markeredgecolor="white", zorder=4)
+        _dot(ax, arm, x, y, colour[arm.name])
     ax.margins(x=0.14, y=0.12)
     ax.set_xlabel(words[0])
     ax.set_ylabel(words[1])
