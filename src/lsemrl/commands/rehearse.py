@@ -40,6 +40,7 @@ from lsemrl.types import UserError
 
 if TYPE_CHECKING:
     from lsemrl.modules.policy import Policy
+    from lsemrl.modules.rehearsing import Turn
 
 _HOPELESS = 20
 """Batches of what the base wrote from nothing, of which as many rows as are in one must be kept."""
@@ -130,27 +131,20 @@ def rehearse(
         quiet()
         base = Policy(policy)
         turn = turn_of(base)
-        if rows and turn.after and turn.after[0] not in special_ids(base.tokenizer):
-            end = str(base.tokenizer.decode(turn.after[:1]))
-            print(
-                f"warning: the chat template ends a user's words with {end!r}, which may stand in them too; what the "
-                "base writes is cut at the first",
-                file=sys.stderr,
-            )
+        if rows:
+            _warn_of_end(base, turn)
         own = given_prompts(base, turn, given)
         if not rows and not own:
             raise UserError(
                 f"--rows is 0 and --prompts is {str(prompts)!r}, which holds no prompts; ask for rows, or fill it"
             )
-        read = (
-            {f"longest given prompt with {max_new_tokens:,} new tokens": len(own[0].ids) + max_new_tokens}
-            if own
-            else {}
-        )
+        spans = {}
+        if own:
+            spans[f"longest given prompt with {max_new_tokens:,} new tokens"] = len(own[0].ids) + max_new_tokens
         if rows:
             before = len(turn.before) + (max_prompt_tokens + len(turn.after) if turn.after else 0)
-            read["longest prompt of the base's own, with its answer"] = before + max_new_tokens
-        for line in fitting(policy.model, base.config, read, "shorten --prompts or lower --max-prompt-tokens"):
+            spans["longest prompt of the base's own, with its answer"] = before + max_new_tokens
+        for line in fitting(policy.model, base.config, spans, "shorten --prompts or lower --max-prompt-tokens"):
             print(line, file=sys.stderr)
         base.load()
         base.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -206,6 +200,17 @@ def rehearse(
         page = output.with_suffix(".md")
         write_text(page, "\n".join(_page(written.rows, written.dropped, policy.model)) + "\n")
         print(f"{len(written.rows):,} rows in {output}; dropped: {reasons(written.dropped)}; {page} shows some")
+
+
+def _warn_of_end(base: Policy, turn: Turn) -> None:
+    """Say so where what ends a user's words is no token of its own."""
+    if turn.after and turn.after[0] not in special_ids(base.tokenizer):
+        end = str(base.tokenizer.decode(turn.after[:1]))
+        print(
+            f"warning: the chat template ends a user's words with {end!r}, which may stand in them too; what the base "
+            "writes is cut at the first",
+            file=sys.stderr,
+        )
 
 
 def _write_likeliest(base: Policy, rows: Sequence[Rehearsed], output: Path, top_k: int, batch_size: int) -> None:
