@@ -24,7 +24,7 @@ class Verb:
         name: As it is typed.
         function: Its function in lsemrl.commands, imported when the verb is asked for. A parameter before the star is
             given by its place; the fields of one called `settings` stand beside the others; `typed` is the command
-            itself; one of `words` alone is given them all, for Lightning to read.
+            itself. Those of `TRAINER_VERBS` are given the words, for Lightning to read.
         line: What it is for.
     """
 
@@ -72,14 +72,13 @@ def run_verb(verb: Verb, words: list[str]) -> None:
     """
     module, _, name = verb.function.partition(".")
     function = getattr(import_module(f"lsemrl.commands.{module}"), name)
-    parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
-    if "words" in parameters:
-        if verb.name in TRAINER_VERBS:
-            first_look(words, (GRPO,) if verb.name == "best-of" else POLICIES)
+    if verb.name in TRAINER_VERBS:
+        first_look(words, (GRPO,) if verb.name == "best-of" else POLICIES)
         function([verb.name, *words])
         return
     from jsonargparse import ArgumentParser
 
+    parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
     spare_what_checkers_import()
     typed = ["lsemrl", verb.name, *words]
     words = prepare_configs(words)
