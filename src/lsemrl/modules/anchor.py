@@ -42,7 +42,8 @@ class Anchor:
         self.settings = settings
         path = user_path(settings.path)
         self._identity = read_identity(path)
-        self._rows = read_rehearsal(path)
+        # Of each row what is read, and what is held.
+        self._rows = [row.split(whole=settings.held == "all") for row in read_rehearsal(path)]
         self.digest = digest_of(path)
         if settings.rows > len(self._rows):
             raise UserError(
@@ -63,7 +64,7 @@ class Anchor:
                 f"model.anchor.path is {self.settings.path!r}, which {self._identity['model']!r} wrote, another base "
                 f"than policy.model {policy.settings.model!r}{rounded}; write one with lsemrl rehearse"
             )
-        most = max(max((*row.prompt_ids, *row.answer_ids)) for row in self._rows)
+        most = max(max((*read, *held)) for read, held in self._rows)
         if self._likeliest is not None:
             most = max(most, *(int(ids_MK.max()) for ids_MK, _ in self._likeliest))
         else:
@@ -89,14 +90,12 @@ class Anchor:
         for at in range(first + rank, first + self.settings.rows, ranks):
             epoch, place = divmod(at, count)
             numbers.append(int(_order(count, epoch)[place]))
-        parts = [self._rows[number].split(whole=self.settings.held == "all") for number in numbers or [0]]
-        return sequences_of(parts, device), numbers
+        return sequences_of([self._rows[number] for number in numbers or [0]], device), numbers
 
     def longest(self, device: torch.device) -> Sequences:
         """The longest rows there are, as many as stand beside a step."""
-        whole = self.settings.held == "all"
-        rows = sorted(self._rows, key=lambda row: len(row.prompt_ids) + len(row.answer_ids))[-self.settings.rows :]
-        return sequences_of([row.split(whole=whole) for row in rows], device)
+        rows = sorted(self._rows, key=lambda row: sum(map(len, row)))[-self.settings.rows :]
+        return sequences_of(rows, device)
 
     def loss(self, policy: Policy, numbers: list[int], tokens: int) -> LossOf:
         """Of a micro-batch of the rows `numbers`: the coefficient times its share of the mean over `tokens`.
@@ -128,7 +127,7 @@ class Anchor:
                 f"model.anchor.top_k is {top_k}, but {str(beside)!r} cannot be read ({error}); set it to 0, or write "
                 "the text again with lsemrl rehearse --top-k"
             ) from error
-        lengths = [len(row.answer_ids) for row in self._rows]
+        lengths = [len(held) for _, held in self._rows]  # answers, which alone can be held so
         whole = ids_MK.shape == logprobs_MK.shape and ids_MK.ndim == 2 and sum(lengths) == len(ids_MK)
         # Rows in another order have as many tokens, and would be held to those of others.
         if of != self.digest or not whole or not _is_distribution(ids_MK, logprobs_MK):
