@@ -102,16 +102,16 @@ def in_step(batches: Sequence[MicroBatch], policy: Policy, device: torch.device)
 
 def sum_gradients(wrapped: Any, policy: nn.Module) -> bool:
     """Add up what ranks have apart, and say whether there was anything to add."""
-    apart = isinstance(wrapped, DistributedDataParallel)
-    if apart:
-        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-        # A rank has none for experts that none of its tokens came to, and ranks add up weight by weight.
-        reached = torch.tensor([each.grad is not None for each in trained], dtype=torch.uint8, device=trained[0].device)
-        all_reduce(reached, ReduceOp.MAX)
-        summed = [each for each, anywhere in zip(trained, reached.tolist(), strict=True) if anywhere]
-        for parameter in summed:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        for work in [all_reduce(parameter.grad, async_op=True) for parameter in summed]:
-            work.wait()
-    return apart
+    if not isinstance(wrapped, DistributedDataParallel):
+        return False
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    # A rank has none for experts that none of its tokens came to, and ranks add up weight by weight.
+    reached = torch.tensor([each.grad is not None for each in trained], dtype=torch.uint8, device=trained[0].device)
+    all_reduce(reached, ReduceOp.MAX)
+    summed = [each for each, anywhere in zip(trained, reached.tolist(), strict=True) if anywhere]
+    for parameter in summed:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for work in [all_reduce(parameter.grad, async_op=True) for parameter in summed]:
+        work.wait()
+    return True

@@ -6,7 +6,6 @@ Left out on purpose: a value network (the group is the baseline), and a replay b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -242,8 +241,10 @@ class GRPO(PolicyModule):
         corrected = not self.exact and self.loss.importance_sampling_mode is not None
         old_NT = self.score(whole, rows) if corrected or self.updates_per_batch() > 1 else None
         correction_NT, differences = correction(old_NT if corrected else None, rollouts.logprobs_NT, mask_NT, self.loss)
-        with self.policy.reference() if self.loss.beta > 0 else nullcontext():
-            ref_NT = self.score(whole, rows) if self.loss.beta > 0 else None
+        ref_NT = None
+        if self.loss.beta > 0:
+            with self.policy.reference():
+                ref_NT = self.score(whole, rows)
         self.stopwatch.lap("reference")
 
         windows *= self.num_iterations
