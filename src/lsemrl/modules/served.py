@@ -277,7 +277,7 @@ def _check_adapter(policy: Policy) -> None:
         ("alpha_pattern", {}),
         ("fan_in_fan_out", False),
     ):
-        value = getattr(config, field, plain)
+        value = getattr(config, field)
         if value and value != plain:
             raise UserError(
                 f"sampling.engine is vllm, which does not read adapters with {field} as peft does; set it to auto"

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from peft import LoraConfig
 
 from lsemrl.errors import reason_of
 from lsemrl.modules.policy_settings import ADAPTER_CONFIG, LoraSettings, check_adapter
 from lsemrl.types import UserError
-
-CONFIG = ADAPTER_CONFIG
 
 _MEANING = (
     # what a LoRA is
@@ -27,12 +25,12 @@ _MEANING = (
 
 _ANY = {
     *_MEANING,
-    *("peft_type", "lora_dropout"),
+    *("peft_type", "task_type", "init_lora_weights", "lora_dropout"),
     # where it comes from, and how it was drawn before its first step
     *("base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "peft_version", "eva_config"),
     "runtime_config",
 }
-"""Fields that are read at any value."""
+"""Fields that are read at any value, but for what `_check_kind` says of some by themselves."""
 
 _CHANGES_BASE = (
     "begins by taking a part out of the base model's weights, so that the base would no longer be as published"
@@ -72,14 +70,14 @@ def read_config(folder: Path) -> LoraConfig:
         UserError: There is none, it is torn, or of a kind that is not known to be read as peft reads it.
     """
     check_adapter(folder)
-    path = folder / CONFIG
+    path = folder / ADAPTER_CONFIG
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(said, dict)
     except (OSError, ValueError, AssertionError, RecursionError) as error:
         reason = "it is no JSON object" if isinstance(error, AssertionError) else reason_of(error, 150)
         raise UserError(
-            f"policy.adapter {str(folder)!r} cannot be read: {CONFIG} is damaged ({reason}); export it again"
+            f"policy.adapter {str(folder)!r} cannot be read: {ADAPTER_CONFIG} is damaged ({reason}); export it again"
         ) from error
     _check_kind(folder, said)
     try:
@@ -87,7 +85,8 @@ def read_config(folder: Path) -> LoraConfig:
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         reason = reason_of(error)
         raise UserError(
-            f"policy.adapter {str(folder)!r} cannot be read: its {CONFIG} is refused by peft ({reason}); write it again"
+            f"policy.adapter {str(folder)!r} cannot be read: its {ADAPTER_CONFIG} is refused by peft ({reason}); write "
+            "it again"
         ) from error
     config.inference_mode = False  # which peft writes, and which would leave it frozen
     config.base_model_name_or_path = None  # what peft puts there is where this machine has it
@@ -167,7 +166,7 @@ def check_placement(config: LoraConfig, *, sharded: bool, halved: bool) -> None:
         UserError: It has such parts.
     """
     besides = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters")
-    has = next((f"{name} {getattr(config, name)!r}" for name in besides if getattr(config, name, None)), None)
+    has = next((f"{name} {getattr(config, name)!r}" for name in besides if getattr(config, name)), None)
     if sharded and has:
         raise UserError(
             f"the adapter has {has}, which is not proven with sharded weights; train with configs/ddp.yaml, or a plain "
@@ -182,7 +181,7 @@ def check_placement(config: LoraConfig, *, sharded: bool, halved: bool) -> None:
 
 
 def _check_kind(folder: Path, said: dict[str, Any]) -> None:
-    def refuse(what: str, remedy: str) -> None:
+    def refuse(what: str, remedy: str) -> NoReturn:
         raise UserError(f"policy.adapter {str(folder)!r} {what}; {remedy}")
 
     if said.get("peft_type") != "LORA":
@@ -192,23 +191,23 @@ def _check_kind(folder: Path, said: dict[str, Any]) -> None:
     if (said.get("revision") or "main") != "main":
         refuse(
             f"is of revision {said['revision']!r} of its base, and a base is read from its main branch",
-            f"put that revision into a folder, name that as policy.model, and in {CONFIG} as base_model_name_or_path, "
-            "with null as revision",
+            f"put that revision into a folder, name that as policy.model, and in {ADAPTER_CONFIG} as "
+            "base_model_name_or_path, with null as revision",
         )
     begun = said.get("init_lora_weights", True)
     if begun not in _DRAWN:
-        reason = "of which it is not proven that it is trained here as peft trains it", "train a plain LoRA"
+        what = f"has init_lora_weights {begun!r}"
         if str(begun).startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
-            reason = f"which {_CHANGES_BASE}", _CONVERT
-        refuse(f"has init_lora_weights {begun!r}, {reason[0]}", reason[1])
+            refuse(f"{what}, which {_CHANGES_BASE}", _CONVERT)
+        refuse(f"{what}, of which it is not proven that it is trained here as peft trains it", "train a plain LoRA")
     rows: Any = said.get("trainable_token_indices") or []
     for each in rows.values() if isinstance(rows, dict) else [rows]:
         for row in each if isinstance(each, list) else [each]:
             if not isinstance(row, int) or row < 0 or not isinstance(each, list):
                 refuse(f"has trainable_token_indices with {row!r}, which is no list of tokens", "write it again")
-    defaults = _defaults()
+    defaults = dataclasses.asdict(LoraConfig())
     for name, value in said.items():
-        if name in _ANY or name in ("task_type", "init_lora_weights") or value == defaults.get(name) or not value:
+        if name in _ANY or value == defaults.get(name) or not value:
             continue
         if name not in defaults:
             written = said.get("peft_version") or "another version"
@@ -225,7 +224,3 @@ def _comparable(name: str, value: Any) -> Any:
 
 def _unordered(value: Any) -> Any:
     return set(value) if isinstance(value, list) else value
-
-
-def _defaults() -> dict[str, Any]:
-    return dataclasses.asdict(LoraConfig())

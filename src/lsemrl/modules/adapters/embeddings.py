@@ -136,14 +136,14 @@ def _rows_of(model: Any, tensors: dict[str, Tensor]) -> int | None:
 
 def _highest(config: LoraConfig) -> int:
     """The highest token whose row is trained by itself, or -1."""
-    chosen: Any = getattr(config, "trainable_token_indices", None) or []
+    chosen = config.trainable_token_indices or []
     lists = chosen.values() if isinstance(chosen, dict) else [chosen]
     return max((index for each in lists for index in each), default=-1)
 
 
 def _reached(model: Any, config: LoraConfig, had: int) -> int:
     """Rows of a model whose new ones are all trained by themselves, so that nothing else need be known of them."""
-    chosen: Any = getattr(config, "trainable_token_indices", None) or []
+    chosen = config.trainable_token_indices or []
     rows, new = _highest(config) + 1, set(range(had, _highest(config) + 1))
     modules = list(_modules(model))
     if isinstance(chosen, dict):
@@ -159,7 +159,7 @@ def _split(model: Any, config: LoraConfig, tensors: dict[str, Tensor]) -> tuple[
     own, saved = dict(tensors), dict[str, Tensor]()
     whole = {name for name, _ in _modules(model) if any(name.endswith(each) for each in config.modules_to_save or ())}
     for name, _ in _modules(model):
-        trained = name in whole or (whole and getattr(config, "ensure_weight_tying", False))
+        trained = name in whole or (whole and config.ensure_weight_tying)
         for key in tensors:
             rest = key.removeprefix(f"{_PREFIX}{name}.")
             if rest == key:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lsemrl.errors import reason_of
 from lsemrl.files import write_text
-from lsemrl.modules.adapters.config import CONFIG, check_same, read_config
+from lsemrl.modules.adapters.config import check_same, read_config
 from lsemrl.modules.adapters.loading import TRAINED, adapter_tensors
+from lsemrl.modules.policy_settings import ADAPTER_CONFIG
 from lsemrl.modules.sharding import read_weights, whole_state
 from lsemrl.types import UserError
 
@@ -122,7 +123,7 @@ def write_adapter(
     model.create_or_update_model_card = _no_card
     model.save_pretrained(folder, selected_adapters=[TRAINED], save_embedding_layers=resized, state_dict=state)
     # Sets, which peft writes in another order every time.
-    config = folder / CONFIG
+    config = folder / ADAPTER_CONFIG
     settings = json.loads(config.read_text(encoding="utf-8"))
     for field in ("target_modules", "exclude_modules", "modules_to_save"):
         if isinstance(settings.get(field), list):

@@ -218,12 +218,11 @@ def check_shardable(model: Any) -> None:
 
 
 def _misfit(folder: Path, key: str, found: tuple[int, ...], needed: tuple[int, ...]) -> str:
-    factor = next((part for part in key.split(".") if part in _RANKED), None)
-    ranks = factor is not None and len(found) == len(needed) == 2
-    if ranks and found[1 - _RANKED[factor]] == needed[1 - _RANKED[factor]]:  # type: ignore[index]
+    rank = next((_RANKED[part] for part in key.split(".") if part in _RANKED), None)
+    if rank is not None and len(found) == len(needed) == 2 and found[1 - rank] == needed[1 - rank]:
         return (
-            f"policy.adapter {str(folder)!r} holds {key} of rank {found[_RANKED[factor]]}, and its "  # type: ignore[index]
-            f"adapter_config.json says {needed[_RANKED[factor]]}; put the file beside it that was written with it"  # type: ignore[index]
+            f"policy.adapter {str(folder)!r} holds {key} of rank {found[rank]}, and its adapter_config.json says "
+            f"{needed[rank]}; put the file beside it that was written with it"
         )
     return (
         f"policy.adapter {str(folder)!r} belongs to another base model: its {key} of shape {list(found)} fits no layer "
