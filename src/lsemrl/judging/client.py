@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from lsemrl.errors import UserError
 from lsemrl.files import make_folder, write_text
@@ -127,20 +128,15 @@ class ChatClient:
         """
         endpoint = self.endpoint
         for attempt in range(1, endpoint.attempts + 1):
-            asked_to_wait, answered = 0.0, False
+            answered = False
             try:
                 answer = await self._line.post(prompt)
-            except Trouble as trouble:
-                problem = str(trouble)
-            else:
                 answered = 200 <= answer.status < 300
                 if answered:
-                    reply, problem = self._reply(answer)
-                    if reply is not None:
-                        return reply
-                else:
-                    problem = self._check_status(answer)
-                    asked_to_wait = retry_after(answer.headers.get("Retry-After"))
+                    return self._reply(answer)
+                self._refuse(answer)
+            except Trouble as trouble:
+                problem, asked_to_wait = str(trouble), trouble.wait
             if attempt == endpoint.attempts:
                 break
             wait = min(endpoint.backoff * 2 ** (attempt - 1), endpoint.max_wait) * random.uniform(0.5, 1.0)
@@ -160,17 +156,18 @@ class ChatClient:
             f"endpoint.timeout ({_KEPT})"
         )
 
-    def _check_status(self, answer: Answer) -> str:
-        """What is wrong, if it may pass.
+    def _refuse(self, answer: Answer) -> NoReturn:
+        """Say what a status that is no success means.
 
         Raises:
+            Trouble: It may pass.
             Unusable: The prompt may be to blame.
             UserError: Asking again would not help.
         """
         endpoint, status = self.endpoint, answer.status
         detail = self._detail(answer)
         if status in _PASSING or status >= 500:
-            return f"answers {status} ({detail})"
+            raise Trouble(f"answers {status} ({detail})", retry_after(answer.headers.get("Retry-After")))
         if status in _ABOUT_THE_PROMPT:
             raise Unusable(f"{endpoint.url} answers {status} ({detail})")
         if status in (401, 403):  # what it says is not quoted: some endpoints repeat half of the key
@@ -193,27 +190,26 @@ class ChatClient:
             )
         raise UserError(f"{endpoint.url} answers {status} ({detail}); correct the settings of the endpoint")
 
-    def _reply(self, answer: Answer) -> tuple[Reply | None, str]:
-        """The reply in an answer, or what is wrong with it.
+    def _reply(self, answer: Answer) -> Reply:
+        """The reply in an answer.
 
         Raises:
+            Trouble: There is none.
             Unusable: It is too long to be one.
         """
         if not answer.whole:
             raise Unusable(f"{self.endpoint.url} answers with more than 4 MB, which no chat completion has")
         try:
-            payload = json.loads(answer.text)
-            choice = payload["choices"][0]
+            choice = json.loads(answer.text)["choices"][0]
             text = choice["message"]["content"]
+            if not isinstance(text, str | None):
+                raise TypeError
         except (ValueError, RecursionError):
-            return None, f"answers with no JSON ({self._line.clean(answer.text) or 'an empty body'})"
+            raise Trouble(f"answers with no JSON ({self._line.clean(answer.text) or 'an empty body'})") from None
         except (KeyError, IndexError, TypeError):
-            return None, f"answers with JSON that is no chat completion ({self._detail(answer)})"
-        if text is None:  # a refusal, or a model that thought until its tokens were used up
-            text = ""
-        if not isinstance(text, str):
-            return None, f"answers with JSON that is no chat completion ({self._detail(answer)})"
-        return Reply(text=self._line.redact(printable(text)), cut=choice.get("finish_reason") == "length"), ""
+            raise Trouble(f"answers with JSON that is no chat completion ({self._detail(answer)})") from None
+        text = text or ""  # None is a refusal, or a model that thought until its tokens were used up
+        return Reply(text=self._line.redact(printable(text)), cut=choice.get("finish_reason") == "length")
 
     def _detail(self, answer: Answer) -> str:
         """What the endpoint says is wrong: its error message if it has the usual form, else its text."""

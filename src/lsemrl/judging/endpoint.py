@@ -134,7 +134,16 @@ class Answer:
 
 
 class Trouble(Exception):
-    """No whole answer came; it may pass."""
+    """No reply came, which may pass.
+
+    Args:
+        problem: Why, to stand behind the address.
+        wait: Seconds to wait before asking again, as the endpoint has it.
+    """
+
+    def __init__(self, problem: str, wait: float = 0.0) -> None:
+        super().__init__(problem)
+        self.wait = wait
 
 
 class Line:
