@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import regex
@@ -74,7 +74,7 @@ class Inspection:
     rows: dict[str, int]
     sides: tuple[Side, ...]
     ratios: tuple[float, ...]
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[Finding, ...]
 
 
 def inspect(

@@ -198,22 +198,25 @@ def prepare(
     lists = lists or SkippedRows()
     found, faulty = read or read_splits(plan, lists)
     rows, bad = dict(found), dict(faulty)
-    report: dict[str, dict[str, int]] = {}
     # No text of the test is in another split, and none of the validation rows in training, whatever file it is from.
     kept = {"test": rows["test"]}
     kept["validation"] = without_shared(rows["validation"], task.contents, rows["test"])
     held_out = [*rows["validation"], *rows["test"]]
-    pairs = without_shared(rows["train"], task.contents, held_out, elsewhere)
-    shown, rest = take_by_content(pairs, task.key, count=template.shots, seed=plan.splits.seed)
-    source, kept["train"], faulty_pairs = plan.source, pairs, bad["train"]
+    kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
+    shown, rest = take_by_content(kept["train"], task.key, count=template.shots, seed=plan.splits.seed)
+    without_output = []
     if plan.untranslated is not None:
-        source = plan.untranslated
+        skipped = f"; {bad['train']:,} bad rows of theirs skipped" if bad["train"] else ""
+        without_output.append(
+            f"{task.name}: what is trained on has no {task.target}; pairs are for validation and test{skipped}"
+        )
         rows["train"], bad["train"] = read_untranslated(plan, lists)
         kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
         rest = without_shared(kept["train"], task.contents, shown)
-    shown_rows = {"train": len(kept["train"]) - len(rest)}
+    shown_rows = len(kept["train"]) - len(rest)
     shared = {name: len(rows[name]) - len(kept[name]) for name in rows}
     if trains and not kept["train"]:
+        source = plan.untranslated or plan.source
         raise UserError(
             f"source {source.path!r} leaves no training rows ({len(rows['train'])} before those that share text "
             "with held-out rows were left out); give more rows, or lower splits.validation_fraction and "
@@ -233,6 +236,7 @@ def prepare(
 
     examples: dict[str, list[Example]] = {}
     lengths: dict[str, list[tuple[int, int]]] = {}
+    report: dict[str, dict[str, int]] = {}
     for name in SPLITS:
         examples[name], counts, lengths[name] = to_examples(
             kept[name], render, tokenizer, plan.limits, training=name == "train", pairs=task.pairs
@@ -241,14 +245,10 @@ def prepare(
             **counts,
             "bad_rows": bad[name],
             "shared_rows": shared[name],
-            "shown_rows": shown_rows.get(name, 0),
+            "shown_rows": shown_rows if name == "train" else 0,
         }
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
-    if plan.untranslated is not None:
-        skipped = f"; {faulty_pairs:,} bad rows of theirs skipped" if faulty_pairs else ""
-        lines.append(
-            f"{task.name}: what is trained on has no {task.target}; pairs are for validation and test{skipped}"
-        )
+    lines += without_output
     lines.append(f"{task.name}: {template.describe(tokenizer, _texts(next(chain(*kept.values())).inputs))}")
     if plan.source.world_split is None:
         lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]
