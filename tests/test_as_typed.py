@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentError
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -13,7 +14,7 @@ from jsonargparse import ArgumentParser
 from lsemrl.as_typed import take_text_as_typed
 from lsemrl.cli.main import users_mistake
 from lsemrl.commands.fit_language import Texts
-from lsemrl.data.base import TaskData
+from lsemrl.data.base import Data, TaskData
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
 from lsemrl.evaluation.measure_settings import MeasureSettings
@@ -80,6 +81,38 @@ def test_text_arrives_as_typed(text: str) -> None:
         assert (data.template.system, data.source_field, data.source.columns) == (text, text, {"zh": text})
         assert type(data.source_field) is type(data.source.columns["zh"]) is str
     assert found.text.column == text
+
+
+def test_a_class_is_named_by_a_field_of_its_own_and_written_out() -> None:
+    """It was kept as text that waits for its field, which YAML cannot write."""
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(Data, "data")
+    mixed = ["--data.class_path=lsemrl.data.mixed.MixedData", f"--data.main.class_path={TASK}", "--data.main.seed=3"]
+    whole = parser.parse_args([*mixed, f"--data.init_args.replay.class_path={TASK}", "--data.replay.source_field=a: b"])
+    assert parser.parse_string(parser.dump(whole)) == whole
+    named = [whole.data, whole.data.init_args.main, whole.data.init_args.replay]
+    assert [(type(each.class_path), each.class_path.rpartition(".")[2]) for each in named] == [
+        (str, "MixedData"),
+        (str, "TranslationData"),
+        (str, "TranslationData"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", [str | TaskData, Literal["auto"] | TaskData | Iterable[TaskData], list[TaskData] | None]
+)
+def test_a_class_is_named_in_place_of_a_word_or_within_a_list(kind: Any) -> None:
+    """As of trainer.strategy, trainer.logger and trainer.callbacks: what was there was taken for fields."""
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(
+        "--one", type=kind, default=[{"class_path": TASK}] if list[TaskData] in get_args(kind) else "auto"
+    )
+    found = parser.parse_args([f"--one.class_path={TASK}", "--one.source_field=ab"])
+    (one,) = found.one if isinstance(found.one, list) else [found.one]
+    assert (one.class_path, one.init_args.source_field) == (TASK, "ab") and TASK in parser.dump(found)
 
 
 def test_null_is_none_and_groups_are_read_at_once() -> None:

@@ -88,6 +88,7 @@ def take_text_as_typed() -> None:
 
 
 def _take_values() -> None:
+    from jsonargparse import Namespace
     from jsonargparse._typehints import ActionTypeHint
     from jsonargparse._util import NestedArg
 
@@ -99,7 +100,8 @@ def _take_values() -> None:
         if isinstance(value, _Typed):
             value = str(value)
         if isinstance(value, NestedArg) and type(value.val) is str:
-            value = _joined(self.dest, value, dict((cfg and cfg.get(self.dest)) or {}), own)
+            before = cfg and cfg.get(self.dest)  # a word, or a list, where a class may stand too
+            value = _joined(self.dest, value, dict(before) if isinstance(before, (Mapping, Namespace)) else {}, own)
         elif type(value) is str and own & {str, Path} and own <= {str, Path, NoneType}:
             if NoneType in own and value in _NULL:
                 return None
@@ -139,9 +141,10 @@ def _joined(dest: str, given: NestedArg, before: dict[str, Any], own: set[Any]) 
         return given
     if any(str in kinds(_of_each(kind)) for kind in own):
         return {**before, given.key: given.val}
-    if not any(issubclass(get_origin(kind) or NoneType, (Mapping, list, tuple)) for kind in own):
-        return given._replace(val=_Typed(given.val))
-    return given
+    # The name of a class is meant for no field.
+    if given.key.rpartition(".")[2] == "class_path" or any(map(_holds_several, own)):
+        return given
+    return given._replace(val=_Typed(given.val))
 
 
 def _instead_of_fields(dest: str, value: Any, own: set[Any]) -> NotFields | None:
@@ -158,6 +161,12 @@ def _instead_of_fields(dest: str, value: Any, own: set[Any]) -> NotFields | None
         if (one is None and group is each) or _is_no_fields(one, group):
             return NotFields(name, one, group)
     return None
+
+
+def _holds_several(kind: Any) -> bool:
+    """Whether a type is a dictionary, a list or a tuple."""
+    origin = get_origin(kind)
+    return inspect.isclass(origin) and issubclass(origin, (Mapping, list, tuple))
 
 
 def _of_each(kind: Any) -> Any:
