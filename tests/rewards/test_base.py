@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -168,6 +169,22 @@ def test_counters_are_named_by_part() -> None:
         "rewards/b/seen": 3.0,
         "rewards/b/failures": 0.0,
     }
+
+
+def test_what_no_checkpoint_can_hold_is_told_before_anything_is_trained() -> None:
+    def mix(seen: object) -> RewardMix:
+        part = Counting([1.0])
+        part.seen = seen  # type: ignore[assignment]
+        return RewardMix({"mine": part})
+
+    for seen, says in (
+        ({1, 2}, r"rewards\.mine is Counting, whose counters are no numbers \(float\(\) argument must be"),
+        (torch.zeros(2), "whose counters are no numbers"),
+        (np.float32(3), r"whose state\(\) no checkpoint can hold \(Object of type float32 is not JSON serializable\)"),
+        (torch.tensor(3.0), r"whose state\(\) no checkpoint can hold \(Object of type Tensor"),
+    ):
+        with pytest.raises(UserError, match=says):
+            mix(seen).look_at([EXAMPLE])
 
 
 def test_counts_of_ranks_that_are_no_more_are_counted_on() -> None:

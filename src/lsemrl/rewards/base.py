@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -180,6 +181,7 @@ class RewardMix:
                 f"{len(examples):,} rows have none; take one that reads the source (SemanticSimilarity with against: "
                 "source; a class of yours says reads_references = False), or set its weight to 0 and let it be no gate"
             )
+        self.state()  # so that what no checkpoint can hold is not told at the first one
         return [f"rewards.{name}: {line}" for name, part in self.parts.items() if (line := part.look_at(examples))]
 
     @property
@@ -192,13 +194,17 @@ class RewardMix:
         }
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run must have again, part by part."""
+        """What a resumed run must have again, part by part.
+
+        Raises:
+            UserError: A part counts other things than numbers, or has a state that JSON cannot hold.
+        """
         return {
             name: {
                 "class": type(part).__name__,
                 "failures": self._attendants[name].failures,
                 "counts": self._counts(name),
-                "own": part.state(),
+                "own": _held(name, part),
             }
             for name, part in self.parts.items()
         }
@@ -210,11 +216,11 @@ class RewardMix:
             if before.get("class") == type(part).__name__:
                 self._attendants[name].failures = before["failures"]
                 part.resume(before["own"])
-                own, told = part.counters, before.get("counts", {})
+                own, told = _numbers(name, part), before.get("counts", {})
                 self._others[name] = {key: value - own.get(key, 0.0) for key, value in told.items()}
 
     def _counts(self, name: str) -> dict[str, float]:
-        return _added([self.parts[name].counters, self._others[name]])
+        return _added([_numbers(name, self.parts[name]), self._others[name]])
 
     def _ask(self, name: str, completions: Sequence[Completion]) -> Tensor:
         part, missing_N = self.parts[name], torch.full((len(completions),), math.nan)
@@ -271,6 +277,29 @@ def in_one_form(example: Example) -> Example:
     """`example` with the texts that are compared in one form (see `lsemrl.canonical`)."""
     references = tuple(map(canonical, example.references))
     return replace(example, source=canonical(example.source), references=references)
+
+
+def _numbers(name: str, part: Reward) -> dict[str, float]:
+    """The counts of a part, of which a tensor or one of numpy's numbers could not be written."""
+    try:
+        return {key: float(count) for key, count in part.counters.items()}
+    except (TypeError, ValueError, RuntimeError) as error:  # the last of a tensor of several
+        raise UserError(
+            f"rewards.{name} is {type(part).__name__}, whose counters are no numbers ({error}); give a float for each"
+        ) from error
+
+
+def _held(name: str, part: Reward) -> dict[str, Any]:
+    """The state of a part, if it can be written."""
+    own = part.state()
+    try:
+        json.dumps(own)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"rewards.{name} is {type(part).__name__}, whose state() no checkpoint can hold ({error}); give numbers, "
+            "texts, and lists and dictionaries of them"
+        ) from error
+    return own
 
 
 def _checked(name: str, scores: object, count: int) -> Tensor:
