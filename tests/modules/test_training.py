@@ -311,6 +311,14 @@ def test_validation_measures_and_samples_are_kept(tiny_model: str, tmp_path: Pat
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(("verb", "name"), [("validate", "validation"), ("test", "test"), ("predict", "test")])
+def test_a_split_without_rows_is_told(verb: str, name: str, tiny_model: str, tmp_path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False)
+    data = TrainerData(TranslationData(micro=MicroRows(train=4, validation=0, test=0)))
+    with pytest.raises(UserError, match=f"no {name} rows; give it a {name} source, or raise splits.{name}_fraction"):
+        getattr(trainer, verb)(sft(tiny_model), datamodule=data)
+
+
 @pytest.mark.slow
 def test_leave_one_out_and_batch_scaling_run(tiny_model: str, tmp_path: Path) -> None:
     for name, settings in (

@@ -311,7 +311,7 @@ def check_run(
         learned: Whether the references of train are learned, rather than its prompts answered.
 
     Raises:
-        UserError: Something cannot work.
+        UserError: Something cannot work, or there are no rows.
     """
     spans: dict[str, int] = {}
     for split in splits:
@@ -322,8 +322,8 @@ def check_run(
             spans |= _learned(split, row) if learned and split == "train" else _answered(split, prompt, new)
     examples = [row for split in splits for row in getattr(data, f"{split}_examples")]
     fits = fitting(policy.settings.model, policy.config, spans)
-    if not examples:  # which is told when there is something to do with them
-        return fits
+    if not examples:  # there always are some to train on
+        raise UserError("data has no {0} rows; give it a {0} source, or raise splits.{0}_fraction".format(splits[0]))
     found = look(policy.settings.model, policy.tokenizer, examples, encoders, learned=learned and "train" in splits)
     return [*settled(found), *fits]
 
