@@ -15,13 +15,13 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from lsemrl.data.splits import evenly
 from lsemrl.kernels import default_chunk_tokens
 from lsemrl.modules.adapters.config import new_config, read_config
 from lsemrl.modules.adapters.loading import add_reference, attach, new_adapter
+from lsemrl.modules.families import expert_weights
 from lsemrl.modules.memory import MemoryEstimate, estimate_memory, experts_per_token
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy_settings import PolicySettings
@@ -143,12 +143,7 @@ def _as_trained(model: Any, settings: PolicySettings) -> tuple[Any, Any]:
 def _passed_by(model: Any) -> int:
     """How many weights are those of experts that a token does not come to."""
     taken = experts_per_token(model.config.get_text_config())
-    experts = [
-        weight
-        for module in model.modules()
-        for weight in module.parameters(recurse=False)
-        if weight.dim() == 3 and not isinstance(module, nn.Conv1d)  # a matrix for each expert
-    ]
+    experts = [weight for module in model.modules() for weight in expert_weights(module)]
     return sum(weight[taken:].numel() for weight in experts) if taken else 0
 
 

@@ -155,11 +155,14 @@ def lora_targets(model: Any) -> tuple[set[str] | None, str | None]:
 
 def expert_blocks(decoder: nn.Module) -> set[str]:
     """The parts of layers, by name, that hold experts that are one parameter."""
-    return {
-        _block(name)
-        for name, module in decoder.named_modules()
-        if any(weight.dim() == 3 for weight in module.parameters(recurse=False)) and not isinstance(module, nn.Conv1d)
-    }
+    return {_block(name) for name, module in decoder.named_modules() if expert_weights(module)}
+
+
+def expert_weights(module: nn.Module) -> list[nn.Parameter]:
+    """A module's own parameters that hold a matrix for each expert."""
+    if isinstance(module, nn.Conv1d):
+        return []
+    return [weight for weight in module.parameters(recurse=False) if weight.dim() == 3]
 
 
 def _block(name: str) -> str:
