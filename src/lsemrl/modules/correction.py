@@ -31,13 +31,15 @@ def importance_weights(
         Weights [N, T], and the K ratios of active tokens, or of sequences that have one.
     """
     difference_NT = (old_logprobs_NT - sampler_logprobs_NT).nan_to_num(nan=0.0).masked_fill(~mask_NT, 0.0)
-    whole = mode.startswith("sequence")
-    ratio_NT = (difference_NT.sum(dim=1, keepdim=True) if whole else difference_NT).exp()
+    if mode.startswith("sequence"):
+        ratio_NT = difference_NT.sum(dim=1, keepdim=True).exp().expand_as(difference_NT)
+    else:
+        ratio_NT = difference_NT.exp()
     if mode.endswith("truncate"):
         weights_NT = ratio_NT.clamp(max=clip_max)
     else:
         weights_NT = ratio_NT.masked_fill(ratio_NT > clip_max, 0.0)
-    return weights_NT.expand_as(difference_NT), ratio_NT[mask_NT.any(dim=1), 0] if whole else ratio_NT[mask_NT]
+    return weights_NT, _counted(ratio_NT, mask_NT, mode)
 
 
 def correction(
@@ -58,7 +60,7 @@ def correction(
     weights_NT, ratio_K = importance_weights(old_logprobs_NT, sampler_logprobs_NT, mask_NT, mode, clip_max)
     off_K = (old_logprobs_NT - sampler_logprobs_NT)[mask_NT].abs().nan_to_num(nan=0.0)
     # What is left out, like cut completions, is learned nothing from: as a weight of 1 it would hide what was masked.
-    weight_K = weights_NT[mask_NT.any(dim=1), 0] if mode.startswith("sequence") else weights_NT[mask_NT]
+    weight_K = _counted(weights_NT, mask_NT, mode)
     most = torch.cat([off_K, off_K.new_zeros(1)]).amax()
     sums = off_K.sum(), (ratio_K > clip_max).sum(), weight_K.sum(), weight_K.square().sum()
     own = torch.stack([most, *sums]).tolist(), len(off_K), len(ratio_K)
@@ -71,3 +73,8 @@ def correction(
         "sampling/capped": capped.sum() / max(sum(ratios), 1),
         "sampling/effective_sample_size": totals.sum() ** 2 / spread if spread else spread,
     }
+
+
+def _counted(values_NT: Tensor, mask_NT: Tensor, mode: Correction) -> Tensor:
+    """Those of the active tokens, or one of each sequence that has such a token."""
+    return values_NT[mask_NT.any(dim=1), 0] if mode.startswith("sequence") else values_NT[mask_NT]
