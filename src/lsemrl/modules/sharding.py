@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed import all_gather_into_tensor, reduce_scatter_tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -37,19 +36,6 @@ def whole_state(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Te
     state = model.state_dict(keep_vars=True)
     names = {weight: name for name, weight in model.named_parameters()}  # one weight may be found in two places
     return {key: weights.get(names.get(value, key), value).detach() for key, value in state.items()}
-
-
-def read_weights(folder: Path, targets: Mapping[str, Tensor], besides: Collection[str]) -> dict[str, Tensor]:
-    """Whole tensors of the names and shapes of `targets` from the files in `folder`, which may hold `besides` too.
-
-    Raises:
-        UserError: They hold others.
-    """
-    found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= load_file(path)
-    found = {name: value for name, value in found.items() if name not in besides}
-    return checked(folder, found, targets)
 
 
 def checked(folder: Path, found: dict[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from lsemrl.files import write_text
 from lsemrl.modules.adapters.config import check_same, read_config
 from lsemrl.modules.adapters.loading import TRAINED, adapter_tensors
 from lsemrl.modules.policy_settings import ADAPTER_CONFIG
-from lsemrl.modules.sharding import read_weights, whole_state
+from lsemrl.modules.sharding import checked, whole_state
 from lsemrl.types import UserError
 
 PASSPORT = "lsemrl.json"
@@ -145,7 +145,11 @@ def read_written(model: Any, folder: Path, *, resized: bool) -> dict[Tensor, Ten
         UserError: It was written of another adapter.
     """
     own = adapter_tensors(model)
-    found = read_weights(folder, own, adapter_tensors(model, embeddings=resized).keys() - own.keys())
+    besides = adapter_tensors(model, embeddings=resized).keys() - own.keys()
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= load_file(path)
+    checked(folder, {key: value for key, value in found.items() if key not in besides}, own)
     check_same(folder, model.peft_config[TRAINED])
     return {weight: found[key] for key, weight in own.items()}
 
