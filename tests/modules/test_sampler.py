@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
-from lsemrl.modules import decoding, engines, replay, sampler
+from lsemrl.modules import decoding, engines, sampler
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.modules.sampler import draw, sample
@@ -80,7 +80,7 @@ def test_a_compiled_step_says_the_same_in_mixed_precision(
                 mask_NP,
                 5,
             )
-            for way in (decoding.Growing, partial(decoding.Fixed, step=engines.compiled_step(), run=replay.Directly()))
+            for way in (decoding.Growing, partial(decoding.Fixed, step=engines.compiled_step(), replay=None))
         ]
         for step in range(5):
             if step == 3:
