@@ -88,11 +88,7 @@ class Coverage(Reward):
                 f"encoder is {encoder!r} in Coverage, which has no states of tokens; name one that is a transformer"
             )
         self.name, self.side, self.against, self.floor, self.batch_size = encoder, side, against, floor, batch_size
-
-    @property
-    def reads_references(self) -> bool:  # type: ignore[override]
-        """Where it is against them."""
-        return self.against == "reference"
+        self.reads_references = against == "reference"
 
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N] in [0, 1], or NaN."""

@@ -92,6 +92,7 @@ class SemanticSimilarity(Reward):
             raise UserError(f"max_tokens is {max_tokens} in SemanticSimilarity: set it to 1 or more, or to null")
         self.device = computing_device(device, "SemanticSimilarity")
         self.threshold, self.against = threshold, against
+        self.reads_references = against == "reference"
         self.batch_size = batch_size
         # Loaded now and not at the first use: a bad encoder should stop a run before its policy is loaded.
         self.encoder = frozen_encoder(encoder, computing_dtype(dtype, self.device))
@@ -112,11 +113,6 @@ class SemanticSimilarity(Reward):
         self._warned = False
         self._reference = functools.lru_cache(_CACHE_SIZE)(self._embed_reference)
         self._cache_dir = cache_dir
-
-    @property
-    def reads_references(self) -> bool:  # type: ignore[override]
-        """Where it is against them."""
-        return self.against == "reference"
 
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N] in [0, 1]."""
