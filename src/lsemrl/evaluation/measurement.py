@@ -164,10 +164,10 @@ class Measured:
             for name, value in scores.items():
                 if name not in UNBOUNDED and 1 + 1e-6 < value < math.inf:
                     raise ValueError(f"{part}.{name} is {value}, and no fraction")
-            for kind in ("rows", "counts") if part == "target" else ("rows",):
-                for name, values in getattr(self, f"{part}_{kind}").items():
-                    if len(values) != self.data[part].count:
-                        raise ValueError(f"{part}_{kind}.{name} has {len(values)} rows of {self.data[part].count}")
+        for part, kind in (("target", "rows"), ("target", "counts"), ("general", "rows")):
+            for name, values in getattr(self, f"{part}_{kind}").items():
+                if len(values) != self.data[part].count:
+                    raise ValueError(f"{part}_{kind}.{name} has {len(values)} rows of {self.data[part].count}")
         for name, counts in self.target_counts.items():
             if len(set(map(len, counts))) != 1:
                 raise ValueError(f"target_counts.{name} has rows of several lengths")
