@@ -138,7 +138,6 @@ def _draw(calibrations: dict[str, Calibration], tau: Tau | None) -> Figure:
     figure = Figure(figsize=(1.2 + 4.4 * len(calibrations), 6.4), layout="constrained")
     axes = figure.subplots(2, len(calibrations), sharex=True, squeeze=False)
     for column, (name, calibration) in enumerate(calibrations.items()):
-        kept = column == len(calibrations) - 1
         for row, labels in enumerate((PAIRS, OUTPUTS)):
             ax: Axes = axes[row][column]
             for kind, label in labels.items():
@@ -147,11 +146,12 @@ def _draw(calibrations: dict[str, Calibration], tau: Tau | None) -> Figure:
             ax.set_title(f"{name}: {('across the languages', 'as the reward compares')[row]}", loc="left", fontsize=9.5)
             ax.set_yticks([])
             ax.spines[["top", "right", "left"]].set_visible(False)
-            if kept and row == 1 and tau is not None:
-                _histogram(ax, tau.cosines, visible(f"outputs of policy {tau.policy}"), _COLOURS["tau"])
-                ax.axvline(tau.value, color=_COLOURS["tau"], linestyle="--", label=f"tau = {tau.value:g}")
-            if kept:
-                ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if tau is not None:
+        kept: Axes = axes[1][-1]
+        _histogram(kept, tau.cosines, visible(f"outputs of policy {tau.policy}"), _COLOURS["tau"])
+        kept.axvline(tau.value, color=_COLOURS["tau"], linestyle="--", label=f"tau = {tau.value:g}")
+    for ax in axes[:, -1]:
+        ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     lowest = min(min(values) for calibration in calibrations.values() for values in calibration.cosines.values())
     for ax in axes[1]:
         ax.set_xlim(max(-1.0, lowest - 0.05), 1.02)
