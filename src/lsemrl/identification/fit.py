@@ -6,7 +6,7 @@ import hashlib
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -43,9 +43,9 @@ class IdentifierFit:
     """Of what is held out and cut."""
 
     def __post_init__(self) -> None:
-        for name, most in (("false_alarm", 0.5), ("held_out", 0.5)):
-            if not 0 < getattr(self, name) <= most:
-                raise UserError(f"fit.{name} is {getattr(self, name)}; give a share above 0 and at most {most}")
+        for name in ("false_alarm", "held_out"):
+            if not 0 < getattr(self, name) <= 0.5:
+                raise UserError(f"fit.{name} is {getattr(self, name)}; give a share above 0 and at most 0.5")
         if self.max_texts < FEWEST:
             raise UserError(f"fit.max_texts is {self.max_texts}; give {FEWEST} or more")
         if not 0 < self.inverse_penalty < float("inf"):
@@ -97,28 +97,25 @@ def fit(language: str, texts: Mapping[str, Sequence[Text]], settings: Identifier
     weights_KD[:, seen] = model.coef_
     bias_K = model.intercept_.astype(np.float32)
 
-    def made(temperature: float, threshold: float, figures: Mapping[str, Any]) -> NgramIdentifier:
-        about = About(
-            language=language,
-            languages=(*names, NOISE),
-            threshold=threshold,
-            temperature=temperature,
-            settings=asdict(settings),
-            figures=dict(figures),
-            versions={name: version(name) for name in ("scikit-learn", "numpy")},
-        )
-        return NgramIdentifier(about, weights_KD, bias_K)
-
+    about = About(
+        language=language,
+        languages=(*names, NOISE),
+        threshold=_HIGHEST,
+        temperature=1.0,
+        settings=asdict(settings),
+        versions={name: version(name) for name in ("scikit-learn", "numpy")},
+    )
     pieces = {name: [" ".join(_crop(each, 25, rng)) for each in held_out[name]] for name in names}
-    raw = made(1.0, _HIGHEST, {})
-    temperature = _temperature(raw, pieces)
-    calibrated = made(temperature, _HIGHEST, {})
+    raw = NgramIdentifier(about, weights_KD, bias_K)
+    about = replace(about, temperature=_temperature(raw, pieces))
+    calibrated = NgramIdentifier(about, weights_KD, bias_K)
     own, *others = (
         [each for each in calibrated.shares([" ".join(words) for words in held_out[name]]) if each is not None]
         for name in names
     )
     threshold, bound = _threshold(own, others, settings.false_alarm)
-    final = made(temperature, threshold, {})
+    about = replace(about, threshold=threshold)
+    final = NgramIdentifier(about, weights_KD, bias_K)
     figures = {
         "learned": {name: len(learned[name]) for name in names},
         "held_out": {name: len(held_out[name]) for name in names},
@@ -127,7 +124,7 @@ def fit(language: str, texts: Mapping[str, Sequence[Text]], settings: Identifier
         "confusions": _confusions(final, held_out),
         "rows": _rows(final, held_out, rng),
     }
-    return made(temperature, threshold, figures)
+    return NgramIdentifier(replace(about, figures=figures), weights_KD, bias_K)
 
 
 def _distinct(texts: Mapping[str, Sequence[Text]], settings: IdentifierFit) -> dict[str, list[tuple[str, list[str]]]]:
