@@ -72,7 +72,7 @@ class Scorer:
         return self.score(completions).corpus
 
     @functools.cached_property
-    def _encoder(self) -> str:
+    def _encoder_identity(self) -> str:
         """What the encoder is: its weights, which a path or a name on a hub may have others of tomorrow."""
         assert self.encoder is not None
         return identity(self.encoder.encoder) or Path(self.settings.encoder).name
@@ -82,7 +82,7 @@ class Scorer:
         """All that decides a score besides outputs and references; models by what they are."""
         return asdict(self.settings) | {
             "language": [self.language.code, self.language.unit, self.language.rule, self.language.identity],
-            "encoder": self.encoder and self._encoder,
+            "encoder": self.encoder and self._encoder_identity,
             "comet": comet.signature_of(self.settings.comet) if "comet" in self.settings.names else None,
             "metricx": self._metricx and self._metricx.identity,
         }
@@ -178,7 +178,7 @@ class Scorer:
                 case "similarity":
                     assert self.encoder is not None
                     cosines = tuple(self.encoder.similarity(outputs, references).tolist())
-                    scored = metrics.Score.mean(cosines, f"mean cosine, encoder {self._encoder}")
+                    scored = metrics.Score.mean(cosines, f"mean cosine, encoder {self._encoder_identity}")
                 case "meaning":
                     meanings = [oracle.meaning(said, meant[0]) for said, meant in zip(outputs, references, strict=True)]
                     rows["meaning_f1"] = tuple(meaning.f1 for meaning in meanings)
