@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
         elif verb not in VERBS:
             raise UserError(f"there is no verb {verb!r}; choose one of {', '.join(VERBS)}")
         else:
-            run_verb(VERBS[verb], words[1:])
+            run_verb(verb, words[1:])
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a pipe that is closed is told from a fault
     except BrokenPipeError:  # whoever reads has enough, as `head` does
@@ -81,7 +81,7 @@ def _warning(message: Warning | str, category: type[Warning], *place: object, **
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {verb.name:<{max(map(len, VERBS))}}  {verb.line}" for verb in VERBS.values())
+    lines = "\n".join(f"  {verb:<{max(map(len, VERBS))}}  {line}" for verb, line in VERBS.items())
     return (
         f"lsemrl {__version__}: teach a language model a low-resource language, and see what it lost\n\n"
         f"usage: lsemrl VERB [--config FILE ...] [--field value ...]\n\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,74 +15,60 @@ from lsemrl.config_files import CONFIG_VERSION, prepare_configs
 from lsemrl.finite import check_all_seeds
 from lsemrl.reading import user_path
 
-
-@dataclass(frozen=True)
-class Verb:
-    """One thing to do.
-
-    Attributes:
-        name: As it is typed.
-        function: Its function in lsemrl.commands, imported when the verb is asked for. A parameter before the star is
-            given by its place; the fields of one called `settings` stand beside the others; `typed` is the command
-            itself. Those of `TRAINER_VERBS` are given the words, for Lightning to read.
-        line: What it is for.
-    """
-
-    name: str
-    function: str
-    line: str
-
-
-_ALL = (
-    Verb("init", "init.init", "look into rows of your own, and write a project for them: cold start, RL, measure"),
-    Verb("check", "check.check", "look at rows before training: leaks, copies, languages, tokens, what it would cost"),
-    Verb("fit", "trainer.run_trainer", TRAINER_VERBS["fit"]),
-    Verb("validate", "trainer.run_trainer", TRAINER_VERBS["validate"]),
-    Verb("test", "trainer.run_trainer", TRAINER_VERBS["test"]),
-    Verb("predict", "trainer.run_trainer", TRAINER_VERBS["predict"]),
-    Verb("rehearse", "rehearse.rehearse", "have the base write text by itself, to hold a policy to what it knew"),
-    Verb("generate", "generate.generate", "answer texts with a run or a model: a file, standard input, or at a prompt"),
-    Verb("chat", "chat.chat", "answer and score what is typed, each line by itself, the base beside it if asked"),
-    Verb("export", "export.export", "a finished run as folders for plain peft and transformers, with a model card"),
-    Verb("demo", "demo.demo", "the main job on the embedded world: cold start, RL, strong SFT, evaluation, report"),
-    Verb("report", "report.report", "render a report.json again as Markdown, HTML and plots"),
-    Verb(
-        "measure", "measure.measure", "measure one policy against the original base: gain, tax, divergence, every row"
-    ),
-    Verb("curve", "curve.curve", "a finished adapter at several strengths, and the best one for what may be lost"),
-    Verb("tax", "tax.tax", "set measured arms side by side, over seeds: tables with intervals, plots, pages"),
-    Verb("judge", "judge.judge", "compare two arms' predictions row by row, by a language model or by the oracle"),
-    Verb("general", "general.general", "general ability before and after training, by lm-evaluation-harness"),
-    Verb("best-of", "best_of.best_of", TRAINER_VERBS["best-of"]),
-    Verb("fit-reward", "fit_reward.fit_reward", "adapt a reward encoder to parallel pairs, measure it, and derive tau"),
-    Verb("fit-language", "fit_language.fit_language", "tell a language from those in its script, by texts of both"),
-    Verb("experiment", "experiment.experiment", "run the stages of an experiment for every seed, where needed"),
-    Verb("build-micro", "build_micro.build_micro", "rebuild the embedded policy, encoder and cold start from a seed"),
-)
-VERBS = {verb.name: verb for verb in _ALL}
-"""By their names."""
+_OF_LIGHTNING = ("fit", "validate", "test", "predict")
+VERBS = {
+    "init": "look into rows of your own, and write a project for them: cold start, RL, measure",
+    "check": "look at rows before training: leaks, copies, languages, tokens, what it would cost",
+    **{verb: TRAINER_VERBS[verb] for verb in _OF_LIGHTNING},
+    "rehearse": "have the base write text by itself, to hold a policy to what it knew",
+    "generate": "answer texts with a run or a model: a file, standard input, or at a prompt",
+    "chat": "answer and score what is typed, each line by itself, the base beside it if asked",
+    "export": "a finished run as folders for plain peft and transformers, with a model card",
+    "demo": "the main job on the embedded world: cold start, RL, strong SFT, evaluation, report",
+    "report": "render a report.json again as Markdown, HTML and plots",
+    "measure": "measure one policy against the original base: gain, tax, divergence, every row",
+    "curve": "a finished adapter at several strengths, and the best one for what may be lost",
+    "tax": "set measured arms side by side, over seeds: tables with intervals, plots, pages",
+    "judge": "compare two arms' predictions row by row, by a language model or by the oracle",
+    "general": "general ability before and after training, by lm-evaluation-harness",
+    "best-of": TRAINER_VERBS["best-of"],
+    "fit-reward": "adapt a reward encoder to parallel pairs, measure it, and derive tau",
+    "fit-language": "tell a language from those in its script, by texts of both",
+    "experiment": "run the stages of an experiment for every seed, where needed",
+    "build-micro": "rebuild the embedded policy, encoder and cold start from a seed",
+}
+"""What each is for. A verb is the function of its name in the module of its name in `lsemrl.commands`; Lightning's are
+`trainer.run_trainer`."""
 
 
-def run_verb(verb: Verb, words: list[str]) -> None:
-    """Call a verb's function with what its words say.
+def run_verb(verb: str, words: list[str]) -> None:
+    """Import a verb's function, and call it with what its words say.
+
+    A parameter before the star is given by its place; the fields of one called `settings` stand beside the others;
+    `typed` is the command itself. What takes the configuration of a run is given the words, for Lightning to read.
+
+    Args:
+        verb: One of `VERBS`.
+        words: Those behind it.
 
     Raises:
         ArgumentError: They say no such thing.
         UserError: Whatever the function refuses.
     """
-    module, _, name = verb.function.partition(".")
+    own = verb.replace("-", "_")
+    module, name = ("trainer", "run_trainer") if verb in _OF_LIGHTNING else (own, own)
     function = getattr(import_module(f"lsemrl.commands.{module}"), name)
-    if verb.name in TRAINER_VERBS:
-        first_look(words, (GRPO,) if verb.name == "best-of" else POLICIES)
-        function([verb.name, *words])
+    if verb in TRAINER_VERBS:
+        first_look(words, (GRPO,) if verb == "best-of" else POLICIES)
+        function([verb, *words])
         return
     from jsonargparse import ArgumentParser
 
     parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
     spare_what_checkers_import()
-    typed = ["lsemrl", verb.name, *words]
+    typed = ["lsemrl", verb, *words]
     words = prepare_configs(words)
-    parser = ArgumentParser(f"lsemrl {verb.name}", description=verb.line, exit_on_error=False)
+    parser = ArgumentParser(f"lsemrl {verb}", description=VERBS[verb], exit_on_error=False)
     if "config" not in parameters:
         parser.add_argument("--config", action="config", help="a YAML file of the fields below; a later one overrides")
         parser.add_argument("--config_version", type=int, default=CONFIG_VERSION, help="format of that file")
