@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import TextIOWrapper
@@ -200,11 +200,11 @@ def replace_folder(folder: Path, fill: Callable[[Path], object], field: str = ""
         _sync_folder(folder.parent)
 
 
-def is_free(folder: Path) -> bool:
-    """Whether `folder` is missing, or holds nothing but what killed writers left."""
+def is_free(folder: Path, but: Collection[str] = ()) -> bool:
+    """Whether `folder` is missing, or holds nothing `but` files of these names and what killed writers left."""
     if not folder.exists():
         return True
-    return folder.is_dir() and all(_ASIDE.fullmatch(path.name) for path in folder.iterdir())
+    return folder.is_dir() and all(path.name in but or _ASIDE.fullmatch(path.name) for path in folder.iterdir())
 
 
 def fill_folder(folder: Path, fill: Callable[[Path], object], field: str = "") -> None:

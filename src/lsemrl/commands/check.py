@@ -116,7 +116,7 @@ def check(
     check_untranslated(untranslated, task)
     from_ = answered(from_, "--from", SOURCE_LANGUAGE) if task == "translation" else from_ or ""
     to = answered(to, "--to", "the language that is to be learned, such as bo")
-    if not is_free(output) and not (output.is_dir() and {path.name for path in output.iterdir()} <= _written(output)):
+    if not is_free(output, _written(output)):
         raise UserError(f"--output is {str(output)!r}, which holds something else; name a new folder")
     columns = columns_of_task(found, task, from_, to, source_column, target_column)
     try_folder(output.parent, "--output")

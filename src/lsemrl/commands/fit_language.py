@@ -62,7 +62,7 @@ def fit_language(
     """
     if to not in texts:
         raise UserError(f"texts has no {to!r}, which is what --to is; name where its texts are")
-    if not is_free(output) and not (output.is_dir() and {path.name for path in output.iterdir()} <= _FILES):
+    if not is_free(output, _FILES):
         raise UserError(f"output is {str(output)!r}, which holds something else; name a new folder")
     profile = usual_profile(to)
     code = profile.code if profile else to
