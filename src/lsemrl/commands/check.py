@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -184,8 +185,6 @@ def _unheld(records: Mapping[str, Sequence[Record]]) -> list[Finding]:
 
 def _bad(sources: Sequence[Source | None]) -> list[Finding]:
     """What could not be read, by its reasons."""
-    import json
-
     found = []
     for source in sources:
         if source is None or not source.skipped.exists():
