@@ -6,10 +6,11 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsemrl.commands.check_readings import Read
 from lsemrl.data.inspection import Inspection
 from lsemrl.files import write_text
 from lsemrl.foreign import page_template, visible
@@ -23,65 +24,46 @@ _BLUE, _ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's
 _LONGEST = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tokens:
-    """What a tokenizer makes of the texts of one side.
-
-    Attributes:
-        by: Whose tokenizer.
-        what: The texts.
-        per_unit: Tokens for a unit of most of the text.
-        unit: Word, syllable or character.
-        unknown: Share of letters in [0, 1].
-    """
-
-    by: str
-    what: str
-    per_unit: float
-    unit: str
-    unknown: float
-
-
-def write(
-    folder: Path,
-    found: Inspection,
-    tokens: Sequence[Tokens],
-    lengths: Sequence[tuple[int, int]],
-    cost: Sequence[str],
-    facts: dict[str, Any],
-    costs: dict[str, Any] | None,
-) -> None:
+def write(folder: Path, found: Inspection, read: Read, costs: Sequence[str], facts: dict[str, Any]) -> None:
     """Write both to `folder`, which exists.
 
     Args:
         folder: Where to.
         found: What was found.
-        tokens: By tokenizers.
-        lengths: Of each training row in tokens of the policy: its prompt, its answer; none without one.
-        cost: What training would take, in sentences.
+        read: By models.
+        costs: What training would take, in sentences.
         facts: What was looked at.
-        costs: The same as `cost` in numbers.
 
     Raises:
         UserError: One of them cannot be written.
     """
     sides = [{name: value for name, value in asdict(side).items() if name != "lengths"} for side in found.sides]
+    tokens = [
+        {
+            "by": one.by,
+            "what": one.what,
+            "per_unit": one.carried.tokens_per_unit,
+            "unit": one.carried.unit,
+            "unknown": one.carried.unknown,
+        }
+        for one in read.readings
+    ]
     content = {
         "version": 2,  # the first had tokens per_word, of whatever unit
         **facts,
         "rows": found.rows,
         "sides": sides,
         "findings": [asdict(one) for one in found.findings],
-        "tokens": [asdict(one) for one in tokens],
-        "cost": costs,
+        "tokens": tokens,
+        "cost": asdict(read.cost) | {"memory_bytes": read.cost.memory.total} if read.cost else None,
     }
     write_json(folder / JSON, content)
     page = page_template(Path(__file__).with_name("check.html.jinja"), shorter=_shorter).render(
         facts=facts,
         found=found,
         tokens=tokens,
-        cost=cost,
-        picture=_picture(found, lengths),
+        costs=costs,
+        picture=_picture(found, read.lengths),
         total=sum(found.rows.values()),
     )
     write_text(folder / PAGE, page)
