@@ -87,7 +87,7 @@ def test_events_are_read_up_to_the_last_whole_one(tmp_path: Path) -> None:
 def test_what_only_a_library_writes_is_told_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(words: list[str]) -> None:
+    def fail() -> None:
         raise ValueError("parser") from OSError(errno.ENOSPC, "No space left on device", "/cache/kernel")
 
     monkeypatch.setattr("lsemrl.commands.report.report", fail)
