@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.tokens import prompt_ids
@@ -52,6 +54,33 @@ def test_a_chat_template_that_leaves_out_earlier_turns_is_told(make_tokenizer: M
     deaf = make_tokenizer(chat_template="<|user|>{{ messages[-1]['content'] }}<|assistant|>")
     with pytest.raises(UserError, match=r"leaves out template.shots \('དགོང'\).* set it to 0, or set template.chat"):
         PromptTemplate(template="译：{source}", shots=2).render(deaf, TEXTS, SHOTS)
+
+
+class Tomorrow(datetime):
+    @classmethod
+    def now(cls, *_: Any) -> datetime:
+        return datetime(2031, 2, 3)
+
+
+def test_every_day_is_the_same_to_a_chat_template(make_tokenizer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Llama's, SmolLM's and gpt-oss's ask for the date: tomorrow no run could be gone on with, nor compared."""
+    shows = (
+        "\n  {% set day = strftime_now(format) %}\n {{ day }}{% for each in messages %}{{ each.content }}{% endfor %}"
+    )
+    for code, day in {
+        "%d %b %Y": "26 Jul 2024",
+        "%-d. %B %y, %H%%": "26. July 24, 00%",
+        "%A %-m/%d": "Friday 7/26",
+    }.items():
+        dated = make_tokenizer(chat_template=shows.replace("format", f"'{code}'"))
+        today = render(dated)
+        monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+        plain = dated.apply_chat_template([{"role": "user", "content": "翻译成藏文：你{好}"}], tokenize=False)
+        assert today == render(dated) == plain.replace(datetime(2031, 2, 3).strftime(code), day) != plain
+        monkeypatch.undo()
+        told = PromptTemplate(template="{source}").describe(dated, TEXTS)
+        assert told.endswith("; the date that they show is always 26 July 2024")
+        assert "date" not in PromptTemplate(template="{source}", chat=False).describe(dated, TEXTS)
 
 
 def test_thinking_is_off_unless_asked_for(tokenizer: PreTrainedTokenizerFast) -> None:

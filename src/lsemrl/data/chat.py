@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,32 @@ SECONDS, MEMORY, CHARACTERS = 10.0, 1 << 30, 1_000_000
 """What a template may take for one prompt: time, bytes, and characters of its own."""
 
 
+TODAY = datetime(2024, 7, 26)
+"""To templates that show the date: what Llama's show where they are not told one."""
+_ASKED = "strftime_now"
+_SHORT, _TOLD = "dHIjmMSUWy", "aAbBcdDeFGHIjmMnprRStTuUVwWxXyYzZ%"
+"""Codes of strftime, those that may go without a zero before them, and all; %% comes last."""
+
 _tried: set[str] = set()
+
+
+def shows_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template asks which day it is."""
+    return _ASKED in tokenizer.get_chat_template()
+
+
+def _of_one_day(template: str) -> str:
+    """`template`, to which it is always `TODAY`.
+
+    Else prompts would be others tomorrow: no run could be gone on with, nor measurements of two days be compared.
+    """
+    if _ASKED not in template:
+        return template
+    told = {f"%-{code}": TODAY.strftime(f"%{code}").lstrip("0") or "0" for code in _SHORT}
+    told |= {f"%{code}": TODAY.strftime(f"%{code}") for code in _TOLD}
+    said = "".join(f"|replace('{code}', '{text}')" for code, text in told.items())
+    # The end of the line goes with the tag before it, so that the template begins as it does without.
+    return f"{{% macro {_ASKED}(format) %}}{{{{ format{said} }}}}{{% endmacro %}}\n{template}"
 
 
 def write_chat(
@@ -57,6 +83,7 @@ def write_chat(
         return str(
             tokenizer.apply_chat_template(
                 messages,
+                chat_template=_of_one_day(tokenizer.get_chat_template()),
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=enable_thinking,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lsemrl.data import thoughts
-from lsemrl.data.chat import write_chat
+from lsemrl.data.chat import TODAY, shows_date, write_chat
 from lsemrl.types import UserError
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ class PromptTemplate:
                 "that never ends it has none"
             )
         shots = f"{self.shots} training rows with their answers and " if self.shots else ""
-        return f"prompts by {by} show {system}{shots}the instruction with its text; {follows}"
+        dated = self._uses_chat(tokenizer) and shows_date(tokenizer)
+        date = f"; the date that they show is always {TODAY:%d %B %Y}" if dated else ""
+        return f"prompts by {by} show {system}{shots}the instruction with its text; {follows}{date}"
 
     def _uses_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         return self.chat is not False and bool(tokenizer.chat_template)
