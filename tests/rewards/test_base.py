@@ -210,6 +210,7 @@ def test_counts_of_ranks_that_are_no_more_are_counted_on() -> None:
         (lambda: RewardMix({"a": Given([1.0])}, combine="product"), "combine is 'product'"),  # type: ignore[arg-type]
         (lambda: RewardMix({"a": Given([1.0])}, combine="gate"), "gate is 'language': name one of the rewards, a"),
         (lambda: RewardMix({"a": Given([1.0])}, combine="gate", gate="a"), "leave at least one to gate"),
+        (lambda: RewardMix({"a": Given([1.0])}, gate="a"), "gate is 'a', but combine is 'sum', which adds gates up"),
         (lambda: RewardMix({"a": Given([1.0])}, combine="gate", gate=[]), "name at least one"),
         (lambda: Given([1.0], weight=math.inf), "weight is inf in Given"),
         (lambda: Given([1.0], weight=NAN), "weight is nan in Given"),

@@ -100,12 +100,12 @@ class RewardMix:
     Args:
         parts: The parts by the name they are logged under.
         combine: See above.
-        gate: The name or names of the gates, "language" if None; read by combine gate only.
+        gate: The name or names of the gates, "language" if None; with combine gate only.
         patience: What is done about a part that fails.
         resolution: As in `AdvantageSettings`; read by combine normalize_then_sum only.
 
     Raises:
-        UserError: There are no parts, or a gate names none of them or leaves nothing to be gated.
+        UserError: There are no parts, or a gate is none, names none of them or leaves nothing to be gated.
     """
 
     def __init__(
@@ -120,6 +120,11 @@ class RewardMix:
             raise UserError("rewards is empty: name at least one part")
         if combine not in get_args(Combine):
             raise UserError(f"combine is {combine!r}: choose one of {', '.join(get_args(Combine))}")
+        if gate is not None and combine != "gate":
+            raise UserError(
+                f"gate is {gate!r}, but combine is {combine!r}, which adds gates up like all others; set combine to "
+                "gate, or gate to null"
+            )
         gates = ("language",) if gate is None else (gate,) if isinstance(gate, str) else tuple(gate)
         if combine == "gate":
             for name in gates:
