@@ -154,30 +154,27 @@ class GRPO(PolicyModule):
         """Say how it samples and how much memory it will take, with completions like its first ones and the longest."""
         self.say(f"sampling {self.policy.decoders[self.sampling.engine].about}")
         longest = self.sampling.max_new_tokens
-        vocabulary = self.policy.model.config.get_text_config().vocab_size
-        elsewhere = {"sampling": 0} if self.sampling.engine == "vllm" else {}
-        held = self.held_batches()
-        self.estimate, at_most = (
-            replace(
-                estimate_memory(
-                    self.policy.model,
-                    one,
-                    [*self.micro_batches(one, torch.arange(self.window_size, device=self.device)), *held],
-                    checkpointing=self.policy.settings.gradient_checkpointing,
-                    chunk_tokens=default_chunk_tokens(vocabulary, self.device)
-                    if self.policy.shares_prompts
-                    else self.micro_batch_tokens,  # the model's own logits come whole
-                    autocast=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
-                    reference=self.policy.reference_model,
-                    shards=self.trainer.world_size if self.policy.sharded else 1,
-                    gather_for_sampling=self.policy.settings.gather_for_sampling,
-                ),
-                **elsewhere,
-            )
-            for one in (whole, filled_up(whole, longest))
-        )
+        self.estimate, at_most = self._estimated(whole), self._estimated(filled_up(whole, longest))
         most = f"{at_most.total / 1e6:,.0f} MB if all took {longest} tokens"
         self.say(f"memory: {self.estimate}, and {most}{beyond_estimate(self.device)}")
+
+    def _estimated(self, whole: Sequences) -> MemoryEstimate:
+        vocabulary = self.policy.model.config.get_text_config().vocab_size
+        window = torch.arange(self.window_size, device=self.device)
+        found = estimate_memory(
+            self.policy.model,
+            whole,
+            [*self.micro_batches(whole, window), *self.held_batches()],
+            checkpointing=self.policy.settings.gradient_checkpointing,
+            chunk_tokens=default_chunk_tokens(vocabulary, self.device)
+            if self.policy.shares_prompts
+            else self.micro_batch_tokens,  # the model's own logits come whole
+            autocast=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
+            reference=self.policy.reference_model,
+            shards=self.trainer.world_size if self.policy.sharded else 1,
+            gather_for_sampling=self.policy.settings.gather_for_sampling,
+        )
+        return replace(found, sampling=0) if self.sampling.engine == "vllm" else found
 
     def on_train_end(self) -> None:
         """Look at what came after the last look, as the last validation, and say how much memory the run took."""
