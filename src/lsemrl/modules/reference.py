@@ -27,9 +27,7 @@ def _pairs(policy: Policy) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
     if policy.adapted:
         of = reference_of(policy.model)
         return {name: (weight, of[weight]) for name, weight in policy.named_parameters() if weight in of}
-    kept = "reference_model."
     if policy.settings.ref_model_sync_steps is None:
         return {}
-    named = dict(policy.named_parameters())
-    own = {name: f"model.{name.removeprefix(kept)}" for name in named if name.startswith(kept)}
-    return {name: (named[name], named[other]) for name, other in own.items()}
+    kept = policy.reference_model.named_parameters(prefix="reference_model")
+    return {name: (weight, own) for (name, weight), own in zip(kept, policy.model.parameters(), strict=True)}
