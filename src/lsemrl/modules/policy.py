@@ -238,9 +238,11 @@ class Policy(nn.Module):
             states_MH, _ = self._predictors(sequences)
             return Head(states_MH, *(() if self._way == "plain" else output_head(self.model)))
 
-        with self.base() if kept is None else nullcontext():
-            base = states() if kept is None else kept
-        return divergence_loss(states(), base, weights_M)
+        held: Head | Likeliest | None = kept
+        if held is None:
+            with self.base():
+                held = states()
+        return divergence_loss(states(), held, weights_M)
 
     def _predictors(self, sequences: Sequences) -> tuple[Tensor, Packed]:
         if self._way is None:
