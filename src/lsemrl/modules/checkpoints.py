@@ -124,7 +124,7 @@ class Checkpoints(Checkpoint):
         if self.keep:
             states_of(trainer.callbacks)  # type: ignore[attr-defined]  # which tells what it cannot hold
         if self.resume is not None:
-            self._load(trainer, pl_module, self.resume)
+            self._load(pl_module, self.resume)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take signals, now that Lightning has taken them."""
@@ -143,7 +143,7 @@ class Checkpoints(Checkpoint):
         due = self.every_n_steps and step and step % self.every_n_steps == 0
         unsaved = None
         if (due or came or alarmed or self._owed) and step != self._saved:
-            unsaved = self._save(trainer, pl_module, trainer.current_epoch, batch_idx)
+            unsaved = self._save(pl_module, trainer.current_epoch, batch_idx)
         if came:
             trainer.strategy.barrier()
             if trainer.is_global_zero:
@@ -166,7 +166,7 @@ class Checkpoints(Checkpoint):
         """Save where whoever draws has gone: all ranks then stand before the step that asked."""
         assert isinstance(pl_module, PolicyModule)
         if isinstance(exception, ServerGone) and self._before and pl_module.rollout_step != self._saved:
-            self._save(trainer, pl_module, *self._before)
+            self._save(pl_module, *self._before)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the best adapter."""
@@ -196,10 +196,10 @@ class Checkpoints(Checkpoint):
         whole = trainer.fit_loop.epoch_progress.current
         done = 0 if whole.completed == whole.ready else trainer.fit_loop.epoch_loop.batch_progress.current.completed
         if pl_module.rollout_step != self._saved:
-            self._save(trainer, pl_module, whole.completed, done)
+            self._save(pl_module, whole.completed, done)
         self._rotate(pl_module)
 
-    def _save(self, trainer: Trainer, module: PolicyModule, epoch: int, batches: int) -> str | None:
+    def _save(self, module: PolicyModule, epoch: int, batches: int) -> str | None:
         """Write a checkpoint of what stands before batch `batches` of `epoch`; all ranks must call.
 
         Returns:
@@ -213,7 +213,7 @@ class Checkpoints(Checkpoint):
         self._owed = reason
         if reason:
             return reason
-        found = gather_state(trainer, module, epoch, batches, self._stands_on)
+        found = gather_state(module, epoch, batches, self._stands_on)
         target = module.folder / CHECKPOINTS / f"step_{module.rollout_step}"
         try:
             if found is not None:
@@ -221,7 +221,7 @@ class Checkpoints(Checkpoint):
         except UserError as error:
             log.warning("%s could not be written (%s); training goes on without it", target, error.__cause__)
             reason = f"it could not be written ({error.__cause__})"
-        reason = trainer.strategy.broadcast(reason)
+        reason = module.trainer.strategy.broadcast(reason)
         if reason is None:
             self._saved, self._newest, self._unproven = module.rollout_step, target, True
         return reason
@@ -249,9 +249,9 @@ class Checkpoints(Checkpoint):
         except OSError as error:
             log.warning("an old checkpoint in %s could not be deleted (%s)", module.folder, error)
 
-    def _load(self, trainer: Trainer, module: PolicyModule, folder: Path) -> None:
-        own = folder.parent.parent == module.folder
-        state = restore_state(trainer, module, folder, self._stands_on, same_run=own)
+    def _load(self, module: PolicyModule, folder: Path) -> None:
+        trainer, own = module.trainer, folder.parent.parent == module.folder
+        state = restore_state(module, folder, self._stands_on, same_run=own)
         step, ranks = state["rollout_step"], len(state["ranks"])
         self._saved, self._newest = step, folder
         if own:

@@ -31,17 +31,12 @@ from lsemrl.types import UserError
 
 
 def gather_state(
-    trainer: Trainer,
-    module: PolicyModule,
-    epoch: int,
-    batches: int,
-    stands_on: Mapping[str, str],
+    module: PolicyModule, epoch: int, batches: int, stands_on: Mapping[str, str]
 ) -> tuple[dict[str, Any], Callable[[Path], None]] | None:
     """What stands before batch `batches` of `epoch`, for `write_snapshot`; all ranks must call.
 
     Args:
-        trainer: Whose clocks and optimizer are taken down.
-        module: What is trained.
+        module: What is trained; its Trainer's clocks and optimizer are taken down.
         epoch: Counted from 0.
         batches: Of this epoch, which have been learned from.
         stands_on: Hashes of what must be the same when the run goes on.
@@ -49,7 +44,7 @@ def gather_state(
     Returns:
         The state as JSON can hold it, and what writes the other files into a folder; None for all ranks but the first.
     """
-    policy = module.policy
+    policy, trainer = module.policy, module.trainer
     trained = policy.trained()
     weights = whole_tensors(trained)
     reference = whole_tensors(held_against(policy))
@@ -111,13 +106,12 @@ def save_policy(module: PolicyModule, folder: Path, chosen: Best | None = None) 
 
 
 def restore_state(
-    trainer: Trainer, module: PolicyModule, folder: Path, stands_on: Mapping[str, str], *, same_run: bool
+    module: PolicyModule, folder: Path, stands_on: Mapping[str, str], *, same_run: bool
 ) -> dict[str, Any]:
     """Put everything where it was when a checkpoint was written.
 
     Args:
-        trainer: Whose clocks and optimizer are set.
-        module: What is trained.
+        module: What is trained; its Trainer's clocks and optimizer are set.
         folder: Of the checkpoint.
         stands_on: Hashes of what is found now.
         same_run: Whether it is the run itself that goes on; of another, callbacks remember nothing.
@@ -128,7 +122,7 @@ def restore_state(
     Raises:
         UserError: The checkpoint is damaged, or of another configuration or other rows.
     """
-    state = read_snapshot(folder)
+    trainer, state = module.trainer, read_snapshot(folder)
     if state["rows_checksum"] != _rows_checksum(trainer):
         raise UserError(
             f"{str(folder)!r} was written while training on other rows than data now gives; restore the data, or "
