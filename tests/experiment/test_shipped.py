@@ -65,8 +65,8 @@ def test_it_is_planned_and_its_longest_commands_are_understood(
         config = yaml.safe_load(capsys.readouterr().out)
         policy = config["policy"] if verb == "measure" else config["model"]["init_args"]["policy"]
         assert policy["model"] == "micro"
-        if longest.adapter:
-            assert policy["adapter"] == str(longest.adapter)
+        if longest.stage.after:
+            assert policy["adapter"] == str(experiment.folder(longest.stage.after, longest.seed) / "adapter")
 
 
 _SHARES = {"half": 1 / 2, "a quarter of": 1 / 4, "an eighth of": 1 / 8, "twice": 2, "four times": 4}
