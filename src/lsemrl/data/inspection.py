@@ -14,7 +14,7 @@ from lsemrl.data.findings import Finding, Level, Shown
 from lsemrl.data.glance import not_composed, special_tokens
 from lsemrl.data.near import Near, copied, near
 from lsemrl.data.records import Record
-from lsemrl.data.splits import HIDDEN, content_key
+from lsemrl.data.splits import HIDDEN, at_most, content_key
 from lsemrl.data.task import HELD_OUT, Task
 from lsemrl.languages import UNDECIDED, Language
 from lsemrl.scripts import scripts_of, units
@@ -161,9 +161,6 @@ def _equal(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
 
 def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
     train, found = rows.get("train", ()), []
-    known = train[:: max(1, -(-len(train) // _KNOWN))]
-    some = f"one of {len(known):,} of the {len(train):,} training rows, for no others are looked at"
-    which = "a training row" if len(known) == len(train) else some
     contents = {content_key(text) for record in train for text in task.contents(record)}
     for split in HELD_OUT:
         held = rows.get(split, ())
@@ -177,21 +174,24 @@ def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
                 )
             )
         for name in (task.inputs[0], task.target) if task.pairs else task.inputs[:1]:
-            text = _text_of(task, name)
-            alike = near([text(record) for record in held], [text(record) for record in known])
-            if alike:
-                alike.sort(key=lambda one: -one.share)
-                found.append(
-                    Finding(
-                        level="warning" if len(alike) > 0.01 * len(held) else "note",
-                        says=f"the {name!r} of {len(alike):,} of {len(held):,} {split} rows is nearly that of "
-                        f"{which}, so that the score is in part of what was learned by heart",
-                        rows=tuple(
-                            _shown(held[one.text], task, _nearest(one, known[one.other].place)) for one in alike[:SHOWN]
-                        ),
-                    )
-                )
+            found += _near_leaks(name, split, held, train, task)
     return found
+
+
+def _near_leaks(name: str, split: str, held: Sequence[Record], train: Sequence[Record], task: Task) -> list[Finding]:
+    text, known = _text_of(task, name), at_most(train, _KNOWN)
+    alike = near([text(record) for record in held], [text(record) for record in known])
+    if not alike:
+        return []
+    alike.sort(key=lambda one: -one.share)
+    some = f"one of {len(known):,} of the {len(train):,} training rows, for no others are looked at"
+    which = "a training row" if len(known) == len(train) else some
+    says = (
+        f"the {name!r} of {len(alike):,} of {len(held):,} {split} rows is nearly that of {which}, so that the score is "
+        "in part of what was learned by heart"
+    )
+    shown = tuple(_shown(held[one.text], task, _nearest(one, known[one.other].place)) for one in alike[:SHOWN])
+    return [Finding(level="warning" if len(alike) > 0.01 * len(held) else "note", says=says, rows=shown)]
 
 
 def _nearest(one: Near, place: str) -> str:
