@@ -71,15 +71,10 @@ def test_a_compiled_step_draws_the_same(
 def test_a_compiled_step_says_the_same_in_mixed_precision(
     dtype: str, tiny_model: str, prompts: PromptBatch, graphs: list[object]
 ) -> None:
-    policy, mask_NP = make_policy(tiny_model, dtype=dtype), prompts.prompt_mask_BP.repeat_interleave(2, dim=0)
+    policy = make_policy(tiny_model, dtype=dtype)
     with policy.merged(), torch.autocast("cpu", torch.bfloat16):
         ways = [
-            way(
-                policy,
-                decoding.read_prompts(policy, prompts.prompt_ids_BP, prompts.prompt_mask_BP, 2, 5)[1],
-                mask_NP,
-                5,
-            )
+            decoding.read_prompts(policy, prompts.prompt_ids_BP, prompts.prompt_mask_BP, 2, 5, way)[1]
             for way in (decoding.Growing, partial(decoding.Fixed, step=engines.compiled_step(), replay=None))
         ]
         for step in range(5):
@@ -466,10 +461,11 @@ def test_what_is_read_is_written_in_place_until_there_is_no_room(policy: Policy,
     """And what follows is what keys and values that are copied with every token lead to."""
 
     def read(way: type) -> tuple[list[torch.Tensor], list[int]]:
-        _, kept = decoding.read_prompts(policy, prompts.prompt_ids_BP, prompts.prompt_mask_BP, 2, 6)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(decoding, "_Room", way)
-            go_on = decoding.Growing(policy, kept, prompts.prompt_mask_BP.repeat_interleave(2, dim=0), 6)
+            _, go_on = decoding.read_prompts(
+                policy, prompts.prompt_ids_BP, prompts.prompt_mask_BP, 2, 6, decoding.Growing
+            )
         found, places = [], []
         for step in range(6):
             if step == 3:

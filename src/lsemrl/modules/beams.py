@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lsemrl.modules.decoding import read_prompts
-from lsemrl.modules.engines import Decode
+from lsemrl.modules.decoding import Decode, read_prompts
 from lsemrl.modules.forward import check_finite
 from lsemrl.modules.policy import Policy
 
@@ -29,8 +28,7 @@ def search(
         Token ids [B, T] and mask [B, T] of the best answers, which of them ended by an EOS [B], and how many tokens
         were read for them.
     """
-    logits_NV, kept = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, beams, longest)
-    go_on = decode(policy, kept, prompt_mask_BP.repeat_interleave(beams, dim=0), longest)
+    logits_NV, go_on = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, beams, longest, decode)
     count, vocabulary, device = len(prompt_ids_BP), logits_NV.shape[-1], logits_NV.device
     best_BT = torch.zeros(count, longest, dtype=torch.long, device=device)
     length_B = torch.zeros(count, dtype=torch.long, device=device)

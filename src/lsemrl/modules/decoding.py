@@ -25,12 +25,16 @@ from lsemrl.modules.replay import Replay
 
 Step = Callable[[Any, Tensor, Tensor, Tensor, Cache], Tensor]
 """From a model, a token of each of N rows, a mask, positions and what is kept: logits [N, V]."""
+Decode = Callable[[Policy, Cache, Tensor, int], "Growing | Fixed"]
+"""From a policy, what it keeps of N prompts, their mask [N, P] and the longest completion: what goes on from there."""
 
 _ALIGNED = 16
 """Tokens in multiples of which attention on a GPU reads a mask as it lies."""
 
 
-def read_prompts(policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int, longest: int) -> tuple[Tensor, Cache]:
+def read_prompts(
+    policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int, longest: int, decode: Decode
+) -> tuple[Tensor, Growing | Fixed]:
     """Read B prompts, padded on the left, each once.
 
     Args:
@@ -39,9 +43,10 @@ def read_prompts(policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int, lo
         mask_BP: bool.
         group: Completions of each prompt.
         longest: Tokens of the longest completion.
+        decode: How they are read.
 
     Returns:
-        The logits [N, V] of the first tokens of their N = B * group completions, and what is kept of the prompts.
+        The logits [N, V] of the first tokens of their N = B * group completions, and what goes on from there.
 
     Raises:
         UserError: A row may become longer than the model can tell from its companions.
@@ -61,7 +66,8 @@ def read_prompts(policy: Policy, ids_BP: Tensor, mask_BP: Tensor, group: int, lo
     logits_BV, kept = output.logits[:, -1], output.past_key_values
     if group > 1:
         kept.reorder_cache(torch.arange(len(ids_BP), device=ids_BP.device).repeat_interleave(group))
-    return logits_BV.repeat_interleave(group, dim=0), kept
+    go_on = decode(policy, kept, mask_BP.repeat_interleave(group, dim=0), longest)
+    return logits_BV.repeat_interleave(group, dim=0), go_on
 
 
 class Growing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from transformers import Cache
 
 from lsemrl.errors import reason_of
-from lsemrl.modules.decoding import Fixed, Growing, compiled_step, plain_step, read_prompts
+from lsemrl.modules.decoding import Decode, Fixed, Growing, compiled_step, plain_step, read_prompts
 from lsemrl.modules.families import expert_blocks, native_positions, reach, unshared, window
 from lsemrl.modules.forward import OTHERWISE, looking_back, probe, too_far
 from lsemrl.modules.policy import Policy
@@ -21,8 +20,6 @@ from lsemrl.modules.served import served
 from lsemrl.types import PromptBatch, Sequences, UserError
 
 _CUDAS = "graphs are CUDA's"
-Decode = Callable[[Policy, Cache, Tensor, int], Growing | Fixed]
-"""From a policy, what it keeps of N prompts, their mask [N, P] and the longest completion: what goes on from there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +27,7 @@ class Decoder:
     """A way of decoding that is proven.
 
     Attributes:
-        decode: See `Decode`.
+        decode: See `decoding.Decode`.
         about: Which it is, and why, for a person.
     """
 
@@ -131,8 +128,7 @@ def _read(policy: Policy, rows: Sequences, decode: Decode) -> Tensor:
     """Log-probs [N, T] of completions, two behind each prompt, as if they were just drawn, of ever fewer rows."""
     ids_NT, mask_NT = rows.completion_ids_NT, rows.completion_mask_NT
     longest, alive = ids_NT.shape[1], torch.arange(len(ids_NT), device=ids_NT.device)
-    logits_NV, kept = read_prompts(policy, rows.prompt_ids_BP, rows.prompt_mask_BP, 2, longest)
-    go_on = decode(policy, kept, rows.prompt_mask_BP.repeat_interleave(2, dim=0), longest)
+    logits_NV, go_on = read_prompts(policy, rows.prompt_ids_BP, rows.prompt_mask_BP, 2, longest, decode)
     found_NT = torch.zeros(ids_NT.shape, device=ids_NT.device)
     for step in range(longest):
         if step:

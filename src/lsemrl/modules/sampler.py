@@ -15,8 +15,8 @@ from torch.nn.functional import pad
 
 from lsemrl.data.thoughts import answers
 from lsemrl.modules.beams import search
-from lsemrl.modules.decoding import read_prompts
-from lsemrl.modules.engines import Decode, decoder
+from lsemrl.modules.decoding import Decode, read_prompts
+from lsemrl.modules.engines import decoder
 from lsemrl.modules.forward import check_finite, looking_back
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.ranks import highest
@@ -131,10 +131,9 @@ def _decode(
         return found_BT, mask_BT, torch.zeros_like(found_BT, dtype=torch.float32), ended_B, slots
     # Sharded weights are gathered by all ranks together, so that none may stop before the others.
     together = policy.sharded and not policy.settings.gather_for_sampling
-    logits_NV, kept = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, group, sampling.max_new_tokens)
-    count, longest = len(logits_NV), sampling.max_new_tokens
-    prompt_mask_NP = prompt_mask_BP.repeat_interleave(group, dim=0)
-    go_on = decode(policy, kept, prompt_mask_NP, longest)
+    longest = sampling.max_new_tokens
+    logits_NV, go_on = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, group, longest, decode)
+    count = len(logits_NV)
     ids_NT = torch.zeros(count, longest, dtype=torch.long, device=device)
     mask_NT = torch.zeros_like(ids_NT, dtype=torch.bool)
     logprobs_NT = torch.zeros_like(ids_NT, dtype=torch.float32)
