@@ -226,8 +226,10 @@ def test_held_out_files_and_questions_of_ones_own(pairs: str, tiny_model: str) -
     question = {"question": "Who crossed the river in the night?", "answers": ["the soldiers"], "id": "1"}
     passage = {"context": "In the night the soldiers crossed the river near the old mill.", "qas": [question]}
     Path("questions.json").write_text(json.dumps({"data": [{"paragraphs": [passage]}]}), encoding="utf-8")
-    words = ["--from=zh", "--to=bo", f"--model={tiny_model}", "--output=project", "--general=questions.json"]
-    main(["init", "train.tsv", *words, "--validation=dev.tsv", "--test=test.tsv"])
+    words = ["--from=zh", "--to=bo", "--general=questions.json"]
+    main(["init", "train.tsv", *words, "--output=trial"])
+    words += [f"--model={tiny_model}", "--output=project", "--validation=dev.tsv", "--test=test.tsv"]
+    main(["init", "train.tsv", *words])
     data, measured = fields("rl.yaml")["data"]["init_args"], fields("measure.yaml")
     for rows_of in (data, measured["target"]["init_args"]):
         assert (rows_of["validation"]["path"], rows_of["test"]["path"]) == ("dev.tsv", "test.tsv")
@@ -239,7 +241,9 @@ def test_held_out_files_and_questions_of_ones_own(pairs: str, tiny_model: str) -
         "on_bad_row": "skip",
     }
     template = {"template": "{context}\nQuestion: {question}"}
-    assert measured["general"]["init_args"]["template"] == template
+    for asked in (measured, yaml.safe_load(Path("trial/measure.yaml").read_text(encoding="utf-8"))):
+        questions = asked["general"]["init_args"]  # also where the embedded model stands in for another
+        assert questions["template"] == template and questions["splits"]["test_fraction"] == 0.9
 
 
 @pytest.mark.parametrize("name", ["mono.txt", "mono.tsv"])
