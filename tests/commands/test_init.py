@@ -433,6 +433,14 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
             r"leaves 60 rows to train on \(59 of them alike\) and 0 to test on; give a file",
         ),
         ({"task": "headline"}, "which column holds the content cannot be told; give --source-column, one of: chinese"),
+        (
+            {"task": "headline", "source_column": "body"},
+            "--source-column is 'body', and there is no such column; give one of: chinese",
+        ),
+        (
+            {"task": "headline", "source_column": "chinese", "target_column": "chinese"},
+            "--target-column is 'chinese', and there is no such column; give one of: tibetan",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(change: dict, says: str, pairs: str) -> None:

@@ -47,6 +47,11 @@ def test_clean_rows_say_what_they_are_and_nothing_else() -> None:
     assert len(found.ratios) == 60
 
 
+def test_lengths_are_in_what_the_script_is_cut_into_also_of_a_language_that_nobody_named() -> None:
+    found = inspect({"train": records(PAIRS)}, TASK, {"zh": None, "bo": None})
+    assert [side.unit for side in found.sides] == ["character", "syllable"]
+
+
 @pytest.mark.parametrize(
     ("pair", "level", "sentence"),
     [

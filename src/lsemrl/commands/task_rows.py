@@ -77,12 +77,16 @@ def columns_of_task(found: Survey, task: Task, from_: str, to: str, source: str 
     named = {column.name: column for column in found.columns}
     chosen: Columns = {}
     for (field, usual), asked in zip(_USUAL[task].items(), (source, target), strict=True):
-        name = asked or next((name for name in usual if name in named), None)
-        if name not in named:
-            option = "--target-column" if chosen else "--source-column"
+        option = "--target-column" if chosen else "--source-column"
+        if asked is not None:
+            taken = [column.name for own in chosen.values() for column in own]
+            chosen[field] = (find_column(found, field, asked, taken, option),)
+            continue
+        name = next((name for name in usual if name in named), None)
+        if name is None:
             listed = "; ".join(map(str, found.columns))
             raise UserError(f"which column holds the {field} cannot be told; give {option}, one of: {listed}")
-        more = None if asked else named.get(_GOES_ON.get(name, ""))
+        more = named.get(_GOES_ON.get(name, ""))
         chosen[field] = (named[name], more) if more else (named[name],)
     return chosen
 

@@ -17,7 +17,7 @@ from lsemrl.data.records import Record
 from lsemrl.data.splits import HIDDEN, at_most, content_key
 from lsemrl.data.task import HELD_OUT, Task
 from lsemrl.languages import UNDECIDED, Language
-from lsemrl.scripts import scripts_of, units
+from lsemrl.scripts import scripts_of, unit_of, units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,7 +97,7 @@ def inspect(
         task.target: [record.targets[0] for record in every],
     }
     cut = {name: [len(units(text)) for text in own] for name, own in texts.items()}
-    sides = tuple(_side(name, own, cut[name], languages.get(name)) for name, own in texts.items())
+    sides = tuple(_side(name, own, cut[name]) for name, own in texts.items())
     lengths = zip(*cut.values(), strict=True)
     ratios = tuple(target / source if source else math.nan for source, target in lengths)
     found = _leaks(rows, task)
@@ -121,14 +121,14 @@ def inspect(
     )
 
 
-def _side(name: str, texts: Sequence[str], cut: Sequence[int], language: Language | None) -> Side:
+def _side(name: str, texts: Sequence[str], cut: Sequence[int]) -> Side:
     scripts = scripts_of(*texts)
     return Side(
         field=name,
         texts=len(texts),
         characters=_mean([len(text) for text in texts]),
         units=_mean(cut),
-        unit=str(language.unit) if language else "unit",
+        unit=unit_of(next(iter(scripts), "Latin")),
         scripts={script: share for script, share in scripts.items() if share >= 0.0005},
         lengths=tuple(map(len, texts)),
     )
