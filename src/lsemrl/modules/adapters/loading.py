@@ -25,7 +25,7 @@ from lsemrl.types import UserError
 TRAINED, REFERENCE = "default", "reference"
 """Names of adapters: the one that is trained, and a frozen copy that it is held against."""
 
-_MISFITS = (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError)
+_MISFITS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
 
 _RANKED = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
 """The dimension of a factor that is the rank."""

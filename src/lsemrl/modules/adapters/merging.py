@@ -87,7 +87,7 @@ def merge_for_good(model: Any, dtype: torch.dtype = torch.float32) -> Any:
         changed = [sum_ if isinstance(sum_, nn.Parameter) else weight for weight, sum_ in adapted_weights(model)]
     try:
         plain = model.merge_and_unload(safe_merge=True)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except (RuntimeError, ValueError) as error:
         reason = reason_of(error)
         raise UserError(
             f"--merged: base and adapter make no plain model ({reason}); use the adapter instead"
