@@ -66,12 +66,21 @@ def test_lengths_are_in_what_the_script_is_cut_into_also_of_a_language_that_nobo
         (("学生在学校。", "སློབ་མ་སློབ་གྲྭར་ཡོད།" * 9), "warning", "1 of 61 outputs are over 3 times longer"),
         (PAIRS[0], "note", "1 training rows are another row again"),
         (("学生在学校。", "\u0f43"), "warning", "1 of 61 'bo' are not in the Unicode form NFC: the same word"),
+        (("学生&amp;老师。", "སློབ་མ་སློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'zh' hold entities of HTML"),
+        (("学生在学校。", "སློབ་མ་&#3926;སློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'bo' hold entities of HTML"),
+        (('"他说""学生""。"', "སློབ་མ་སློབ་གྲྭར་ཡོད།"), "warning", "1 of 61 'zh' are quoted as a spreadsheet"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_found(pair: tuple[str, str], level: str, sentence: str) -> None:
     found = [one for one in look([*PAIRS, pair]).findings if one.says.startswith(sentence)]
     assert len(found) == 1 and found[0].level == level
     assert found[0].rows[0].place in ("a.tsv:61", "a.tsv:1")
+
+
+@pytest.mark.parametrize("text", ['"学生在学校。"', '他说""学生""。', '""', '"', "学生 & 老师; 学校", "R&D;学生"])
+def test_quotation_marks_and_ampersands_of_a_text_are_no_fault(text: str) -> None:
+    says = [one.says for one in look([*PAIRS, (text, "སློབ་མ་སློབ་གྲྭར་ཡོད།")]).findings]
+    assert not [said for said in says if "HTML" in said or "quoted" in said]
 
 
 def test_zero_width_spaces_between_words_of_a_script_without_spaces_are_no_fault() -> None:

@@ -33,6 +33,8 @@ _FACTOR = 3.0
 _CONTROL = regex.compile(r"[\p{Cc}--[\t\n\r]]", regex.V1)
 _FORMS = regex.compile(r"[\uFB1D-\uFDFF\uFE70-\uFEFC]")
 _MOJIBAKE = regex.compile(r"\uFFFD|[ÃÂ][\u0080-\u00BF]|â€|à[¤¥½¼]")
+_ENTITY = regex.compile(r"&(?:#\d{2,7}|#[xX][\da-fA-F]{2,6}|[a-zA-Z][a-zA-Z\d]{1,30});")
+_QUOTED = regex.compile(r'"(?=.*"")(?:[^"]|"")+"', regex.DOTALL)
 _LETTER = regex.compile(r"\p{L}")
 _BREAK, _UNBROKEN = "\u200b", regex.compile(r"\p{Line_Break=Complex_Context}")
 
@@ -262,7 +264,7 @@ def _characters(name: str, texts: Sequence[str], rows: Sequence[Record], task: T
     odd = [row for row, text in zip(rows, texts, strict=True) if not_composed(text)]
     mixed = len(odd) < 0.99 * len(rows)
     level: Level = "warning" if mixed and len(odd) > 0.01 * len(rows) else "note"
-    several = ": the same word is written in several ways" if mixed else ""
+    several = ": the same word is written in several ways, each of which is learned; save it as NFC" if mixed else ""
     found = _of_rows(level, f"{name!r} are not in the Unicode form NFC{several}", odd, rows, task)
     # In Khmer, Lao, Burmese or Thai it stands between words, where lines may break.
     odd = [row for row, text in zip(rows, texts, strict=True) if _BREAK in text and _UNBROKEN.search(text)]
@@ -274,10 +276,13 @@ def _characters(name: str, texts: Sequence[str], rows: Sequence[Record], task: T
         (_CONTROL, "hold control characters"),
         (_FORMS, "hold presentation forms, which no keyboard writes"),
         (_MOJIBAKE, "hold what looks like text decoded by the wrong table"),
+        (_ENTITY, "hold entities of HTML such as &amp;, which are learned as they stand; put the characters there"),
     ):
         odd = [row for row, text in zip(rows, texts, strict=True) if pattern.search(text)]
         found += _of_rows("warning", f"{name!r} {says}", odd, rows, task)
-    return found
+    odd = [row for row, text in zip(rows, texts, strict=True) if _QUOTED.fullmatch(text)]
+    says = "are quoted as a spreadsheet quotes cells, which a .tsv is not read by; save the file as .csv"
+    return found + _of_rows("warning", f"{name!r} {says}", odd, rows, task)
 
 
 def _copies(rows: Sequence[Record], task: Task) -> list[Finding]:
