@@ -107,10 +107,9 @@ class Anchor:
         """
 
         def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-            count = sum(batch.lengths) if numbers else 0
             weights_M = torch.full((sum(batch.lengths),), bool(numbers) / tokens, device=batch.rows.device)
             loss, kl_M = policy.divergence(batch.sequences, weights_M, self._kept(batch, numbers or [0]))
-            held = {"anchor/kl": (kl_M * weights_M).sum(), "anchor/tokens": weights_M.new_tensor(float(count))}
+            held = {"anchor/kl": (kl_M * weights_M).sum(), "anchor/tokens": weights_M.count_nonzero().float()}
             return self.settings.coefficient * loss, held
 
         return loss_of
