@@ -192,16 +192,19 @@ class PolicyModule(LightningModule):
             if every and self.global_step % every == 0:
                 sync_reference(self.policy)
         else:
-            about = {"rollout_step": self.rollout_step, "rank": self.global_rank}
-            rows_of_ranks = every_rank(skipped_rows(passed, self.policy, about))
-            path = self.folder / SKIPPED
-            self.say(f"the gradient of rollout step {self.rollout_step + 1} is not finite: skipped; rows are in {path}")
-            writing = rows_of_ranks if self.trainer.is_global_zero else ()
-            self.skipped.add(path, writing, self.optimizer.max_skipped_steps)
+            self._skip(passed)
         # They add up over ranks, and logging averages.
         totals = {name: torch.stack(values).sum() * self.trainer.world_size for name, values in found.items()}
         same = {"learning_rate": torch.tensor(rate), "padding/update": torch.tensor(padding(passed[0].batches))}
         return {**totals, "grad_norm": norm, **same}
+
+    def _skip(self, passed: list[Passed]) -> None:
+        """Count a step whose gradient is not finite, and write its rows out."""
+        about = {"rollout_step": self.rollout_step, "rank": self.global_rank}
+        rows = every_rank(skipped_rows(passed, self.policy, about))
+        path = self.folder / SKIPPED
+        self.say(f"the gradient of rollout step {self.rollout_step + 1} is not finite: skipped; rows are in {path}")
+        self.skipped.add(path, rows if self.trainer.is_global_zero else (), self.optimizer.max_skipped_steps)
 
     def _held_beside(self) -> list[Part]:
         """What the anchor holds in this step; apart, for ranks count once, however often one tries."""
