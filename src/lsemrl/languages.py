@@ -207,6 +207,13 @@ def is_same(code: str, other: str) -> bool:
     return not apart and one.prefer_macrolanguage().language == two.prefer_macrolanguage().language
 
 
+def is_name(name: str, code: str) -> bool:
+    """Whether the language of a tag is called `name`, in English or by its speakers."""
+    tag = _parsed(code)
+    names = (tag.display_name("en"), tag.autonym()) if tag else ()
+    return canonical(name).casefold() in (canonical(own).casefold() for own in names)
+
+
 def name_in(code: str, spoken: str) -> str:
     """What a language is called in another one; the code where it has no name there."""
     tag = _parsed(code)

@@ -58,6 +58,14 @@ def test_what_cannot_be_told_is_asked_with_what_is_there(tmp_path: Path) -> None
         find_column(found, "pcm", "three")
 
 
+@pytest.mark.parametrize("name", ["Français", "franc\u0327ais", "FRENCH", "texts.French", "fra"])
+def test_a_column_is_told_by_the_name_of_its_language(name: str, tmp_path: Path) -> None:
+    found = look(tmp_path / "a.tsv", f"{name}\tFongbè\tNotes\n" + "Le roi dort.\tAxɔ́sú ɔ́ ɖɔ̀ amlɔ.\tradio\n" * 3)
+    assert find_column(found, "fr", None).name == name
+    with pytest.raises(UserError, match="which column holds 'fon' cannot be told; give --target-column"):
+        find_column(found, "fon", None)
+
+
 def test_of_several_accepted_outputs_the_first_says_what_the_column_is(tmp_path: Path) -> None:
     rows = [{"zh": "老师买了书。", "a": ["དགེ་རྒན་", "x"], "b": [{"text": "དེབ་"}], "c": []} for _ in range(3)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

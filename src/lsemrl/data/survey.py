@@ -14,7 +14,7 @@ from lsemrl.data.formats import TABLES
 from lsemrl.data.rows import Row
 from lsemrl.data.sources import Source, read_rows, texts_of
 from lsemrl.data.splits import content_key
-from lsemrl.languages import Language, is_same, usual_profile
+from lsemrl.languages import Language, is_name, is_same, usual_profile
 from lsemrl.layouts import format_of
 from lsemrl.scripts import scripts_of
 from lsemrl.types import UserError
@@ -167,7 +167,7 @@ def find_column(
         if named is None:
             raise UserError(f"{option} is {asked!r}, and there is no such column; give one of: {listed}")
         return named
-    for matches in (operator.eq, is_same):
+    for matches in (operator.eq, is_same, is_name):
         found_by = [column for column in free if matches(column.name.rpartition(".")[2], code)]
         if len(found_by) == 1:
             return found_by[0]
