@@ -214,6 +214,16 @@ def is_name(name: str, code: str) -> bool:
     return canonical(name).casefold() in (canonical(own).casefold() for own in names)
 
 
+def meant(name: str) -> str:
+    """A remark on the code of a language that is called `name`; "" where none is."""
+    import langcodes
+
+    try:
+        return f" (that of {name} is {langcodes.find(name)})"
+    except LookupError:
+        return ""
+
+
 def name_in(code: str, spoken: str) -> str:
     """What a language is called in another one; the code where it has no name there."""
     tag = _parsed(code)
@@ -225,7 +235,7 @@ def _of_tag(code: str) -> Language:
     tag = _parsed(code)
     if tag is None:
         raise UserError(
-            f"language is {code!r}, which is no code of a language{_meant(code)}; give one of ISO 639 or a tag of BCP "
+            f"language is {code!r}, which is no code of a language{meant(code)}; give one of ISO 639 or a tag of BCP "
             "47, such as pcm, kk-Cyrl or zh-Hant, or write its profile, such as {code: xx, name: Own, scripts: [Latin]}"
         )
     return Language(code=tag.to_tag())
@@ -241,16 +251,6 @@ def _parsed(code: str) -> langcodes.Language | None:
         return None
     known = tag.is_valid() and tag.language and tag.language not in _NO_LANGUAGE
     return tag if known and not tag.language_name("en").startswith("Unknown") else None
-
-
-def _meant(name: str) -> str:
-    """The code of a language that is called `name`."""
-    import langcodes
-
-    try:
-        return f" (that of {name} is {langcodes.find(name)})"
-    except LookupError:
-        return ""
 
 
 def _scripts(code: str) -> tuple[str, ...]:

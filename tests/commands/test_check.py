@@ -47,6 +47,15 @@ def test_rows_alone(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot be used" not in capsys.readouterr().out  # what was left out another time
 
 
+def test_a_code_that_is_no_languages_is_told(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--source-column", "zh", "--target-column", "bo", "--output", "out"]
+    main(["check", "pairs.tsv", "--from", "zh", "--to", "tibetan", *words])
+    says = "'tibetan' is no code of a language (that of tibetan is bo), so that nothing is known of it but this name"
+    assert f"warning: {says}" in capsys.readouterr().out and says in [one["says"] for one in found("out")["findings"]]
+    main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", *words])
+    assert "no code of a language" not in capsys.readouterr().out
+
+
 def test_what_leaves_nothing_to_measure_by_is_told(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows.write_text("zh\tbo\n一二三\tགཅིག་གཉིས།\n四五六\t1234\n", encoding="utf-8")
     main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--output", "out"])

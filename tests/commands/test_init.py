@@ -68,6 +68,13 @@ def test_what_it_writes_can_be_planned(pairs: str, capsys: pytest.CaptureFixture
     assert "to run: 6 of 6" in capsys.readouterr().out
 
 
+def test_a_name_in_place_of_a_code_is_told(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["init", pairs, "--from", "zh", "--to", "tibetan", "--output", "project"])
+    said = capsys.readouterr().out
+    assert said.count("no code of a language") == 1
+    assert "warning: 'tibetan' is no code of a language (that of tibetan is bo), so that nothing is known of it" in said
+
+
 def test_a_file_may_have_any_name(pairs: str) -> None:
     name = Path(pairs).rename("news: 'v2' #1.tsv").name
     main(["init", name, "--from", "zh", "--to", "bo", "--output", "project"])

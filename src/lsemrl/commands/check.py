@@ -29,9 +29,11 @@ from lsemrl.commands.task_rows import (
     unread,
     untranslated_of,
 )
+from lsemrl.commands.wordings import asked_for, unknown_of
 from lsemrl.data.findings import Finding, reasons
 from lsemrl.data.inspection import Inspection, inspect
 from lsemrl.data.limits import UNLIMITED
+from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
 from lsemrl.data.survey import survey
@@ -107,7 +109,9 @@ def check(
     }
     # As `init` would name them, but that nothing is left out for its length, nor listed beside the data.
     splits = held_out_of(found.rows, validation, test)
-    plan = CLASSES[task](**sources, splits=splits, limits=UNLIMITED, **fields_of(task, columns)).plan
+    template = PromptTemplate(template=asked_for(task, from_, to) or None)
+    fields = fields_of(task, columns)
+    plan = CLASSES[task](**sources, splits=splits, limits=UNLIMITED, template=template, **fields).plan
     records, bad = read_splits(plan)
     sentences: list[Record] = []
     if untranslated:
@@ -120,7 +124,8 @@ def check(
         inspected = inspecting()
     bad_rows = _bad([plan.source, plan.validation, plan.test, plan.untranslated])
     left = unread(found, columns)
-    findings = [*_unheld(records), *bad_rows, *inspected.findings]
+    unknown = [Finding(level="warning", says=one) for one in unknown_of(from_, to)]
+    findings = [*unknown, *_unheld(records), *bad_rows, *inspected.findings]
     findings += [*([Finding(level="note", says=left)] if left else []), *read.findings]
     order = ("refused", "warning", "note")
     findings.sort(key=lambda one: order.index(one.level))

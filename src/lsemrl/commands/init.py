@@ -27,7 +27,7 @@ from lsemrl.commands.task_rows import (
     task_of,
     untranslated_of,
 )
-from lsemrl.commands.wordings import asked_for, asked_of_questions, stand_ins, summary_of
+from lsemrl.commands.wordings import asked_for, asked_of_questions, stand_ins, summary_of, unknown_of
 from lsemrl.data.base import TaskData
 from lsemrl.data.inspection import inspect_untranslated
 from lsemrl.data.limits import UNLIMITED, Limits
@@ -170,7 +170,8 @@ def init(
         write_text(output / name, rendered(name, shown))
     if shown["identifier"]:
         write_text(output / IDENTIFIER, rendered(IDENTIFIER, shown))
-    for line in (*lines, shown["summary"], *shown["stand_ins"], "", shown["commands"]):
+    unknown = (f"warning: {one}" for one in unknown_of(from_, to))
+    for line in (*lines, shown["summary"], *unknown, *shown["stand_ins"], "", shown["commands"]):
         print(line)
 
 

@@ -12,7 +12,7 @@ from lsemrl.data.sources import Source
 from lsemrl.data.survey import Survey, alike
 from lsemrl.data.translation import TEMPLATES, wording
 from lsemrl.evaluation.general import language_of
-from lsemrl.languages import Language, name_in, usual_profile
+from lsemrl.languages import Language, is_language, meant, name_in, usual_profile
 
 _HEADLINE = {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name}: {{source}}"}
 """By the language that it is asked in."""
@@ -27,6 +27,15 @@ def stand_ins(model: str, encoder: str) -> list[str]:
     return [
         f"micro stands in for the {' and '.join(names)}: it knows a small made-up world alone, and shows that the rows "
         f"are read, no more. For anything else give {options}."
+    ]
+
+
+def unknown_of(*codes: str) -> list[str]:
+    """What is to be said of codes that are no language's; "" names none."""
+    return [
+        f"{code!r} is no code of a language{meant(code)}, so that nothing is known of it but this name"
+        for code in codes
+        if code and not is_language(code)
     ]
 
 
