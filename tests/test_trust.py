@@ -111,7 +111,8 @@ def test_own_rewards_loggers_and_callbacks_are_no_hindrance(evil: None) -> None:
     own = {"class_path": "evil.Evil"}
     config["model"]["init_args"] |= {"rewards": {"mine": own}, "optimizer": own}
     config["trainer"] = {"callbacks": [own], "logger": own}
-    replayed = {"class_path": "lsemrl.data.mixed.MixedData", "init_args": {"main": config["data"], "replay": own}}
+    fields = {"main": config["data"], "replay": own, "replay_share": 0.3, "more": None}
+    replayed = {"class_path": "lsemrl.data.mixed.MixedData", "init_args": fields}
     for data in (config["data"], replayed):
         run = read_run(make_run(config | {"data": data}))
         assert run.data.plan.task.name.startswith("zh") and run.sampling.num_generations == 2

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lsemrl.cli.main import main
 from lsemrl.commands import exported
+from lsemrl.commands.trained import read_run
 from lsemrl.report.tax_report import tax_report
 from lsemrl.runs import begin_run, finish_run
 from made_up import make_measured
@@ -70,3 +72,19 @@ def test_a_card_names_the_seeds_of_its_own_arm() -> None:
     one, several = (exported._figures(report, arm, f"{arm}-{seed}")[2] for arm, seed in (("rl", 7), ("sft", 2)))
     assert ", seed 7. General ability" in one
     assert ", seeds 1, 2, 3. Figures are means over these; this adapter is of one of them. General ability" in several
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_card_names_the_other_rows_of_a_mixture(run: Path, mixed: bool) -> None:
+    main_rows, replay = (
+        {"class_path": "lsemrl.data.translation.TranslationData", "init_args": {"source": {"path": path}}}
+        for path in ("micro", "bible.jsonl")
+    )
+    own = {"class_path": "mine.Data", "init_args": {"size": 2}}
+    fields = {"main": main_rows, "replay": replay, "replay_share": 0.3, "more": [{"data": own, "share": 0.2}]}
+    data = {"class_path": "lsemrl.data.mixed.MixedData", "init_args": fields} if mixed else main_rows
+    settings = {"policy": {"model": "micro"}, "max_new_tokens": 4}
+    model = {"class_path": "lsemrl.modules.sft.SFT", "init_args": settings}
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data}), encoding="utf-8")
+    beside = ", 30% of the rows from bible.jsonl, 20% of the rows from mine.Data" if mixed else ""
+    assert exported._rows(read_run(run)) == f"micro (part all){beside}"

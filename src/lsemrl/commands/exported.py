@@ -213,20 +213,26 @@ def _front(run: Trained, library: str) -> str:
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
 
 
+def _rows(run: Trained) -> str:
+    """What it was trained on; in a mixture, with what is beside the main rows."""
+    plan = run.data.plan
+    rows = f"{markdown(name_only(plan.source.path))} (part {plan.splits.part})"
+    if plan.untranslated:
+        rows = f"{markdown(name_only(plan.untranslated.path))} (sentences without a translation)"
+    return rows + "".join(f", {share:.0%} of the rows from {markdown(name_only(name))}" for name, share in run.beside)
+
+
 def _card(run: Trained, tokenizer: PreTrainedTokenizerBase, figures: tuple[Report, str] | None) -> str:
     """What was trained, on what, how, and what came of it."""
     module = run.config["model"]["class_path"].rpartition(".")[2]
     plan, loading = run.data.plan, run.data.loading
     weights = Path(str(run.policy.adapter))
     steps = _steps(run.folder, weights)
-    source = f"{markdown(name_only(plan.source.path))} (part {plan.splits.part})"
-    if plan.untranslated:
-        source = f"{markdown(name_only(plan.untranslated.path))} (sentences without a translation)"
     rank = json.loads((weights / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"]
     lines = [
         f"# {markdown(f'{name_only(run.policy.model)}, {plan.task.name}, by {module}')}",
         "",
-        f"Trained with lsemrl {__version__}, LoRA rank {markdown(str(rank))}, on {source}, "
+        f"Trained with lsemrl {__version__}, LoRA rank {markdown(str(rank))}, on {_rows(run)}, "
         f"{steps} batches of {loading.batch_size} rows for each process.",
         "",
     ]

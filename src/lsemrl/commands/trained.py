@@ -59,6 +59,7 @@ class Trained:
         data: What it was trained on; not read yet.
         sampling: How its completions were drawn; as `Sampling` has it, where it drew none.
         base: What full fine-tuning started from; None where the base is the policy without its adapter.
+        beside: What a mixture has beside `data`: the names of other rows, and their share.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class Trained:
     data: TaskData
     sampling: Sampling
     base: PolicySettings | None = None
+    beside: tuple[tuple[str, float], ...] = ()
 
 
 def take_up(found: Path | Model, max_new_tokens: int | None = None, adapter_scale: float = 1.0) -> Trained:
@@ -107,7 +109,8 @@ def read_run(found: Path) -> Trained:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         model, data = config["model"]["init_args"], config["data"]
-        data = data["init_args"].get("main", data)  # with replay, what was to be learned
+        mixed = data["init_args"] if "main" in data["init_args"] else None
+        data, beside = (mixed["main"], _beside(mixed)) if mixed else (data, ())  # what was to be learned
         drew_none = {"num_generations": 1, "max_new_tokens": model.get("max_new_tokens")}
         kind, fields = _data_class(data["class_path"]), data.get("init_args", {})
         read = {"policy": model["policy"], "sampling": model.get("sampling", drew_none), "data": fields}
@@ -143,7 +146,20 @@ def read_run(found: Path) -> Trained:
         data=asked.data,
         sampling=asked.sampling,
         base=dataclasses.replace(asked.policy, **as_it_is) if full else None,
+        beside=beside,
     )
+
+
+def _beside(mixed: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    """The other rows of a mixture, as its configuration names them: by their file, or else by their class."""
+    named = []
+    others = [{"data": mixed["replay"], "share": mixed["replay_share"]}, *(mixed.get("more") or ())]
+    for other in others:
+        data = other["data"]
+        source = (data.get("init_args") or {}).get("source")
+        path = source.get("path") if isinstance(source, dict) else None
+        named.append((str(path or data["class_path"]), float(other["share"])))
+    return tuple(named)
 
 
 def _without_task(model: Model) -> Trained:
