@@ -215,6 +215,9 @@ def test_a_folder_that_is_not_there_may_be_where_the_run_was_trained(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="there is no such folder here: if a run names it, run this"):
         read_config("tiny", trust=False)
+    for path in ("./tiny", str(tmp_path / "tiny"), "my/models/tiny"):
+        with pytest.raises(UserError, match=r"OSError: there is no such folder, and no hub id is written so\); name a"):
+            read_config(path, trust=False)
     Path("tiny").mkdir()
     with pytest.raises(UserError, match=r"it has no config\.json\); name a folder or hub id that holds both, whole$"):
         read_config("tiny", trust=False)

@@ -130,6 +130,8 @@ def refusal(path: str, error: Exception) -> UserError:
     folder = Path(path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         said = "it has no config.json"
+    elif not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        said = "there is no such folder, and no hub id is written so"  # what is raised tells of characters alone
     elsewhere = ""
     if not (folder.is_absolute() or folder.exists()):
         elsewhere = "; there is no such folder here: if a run names it, run this where that was trained"
