@@ -430,6 +430,7 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
         ({"to": "xx"}, "which column holds 'xx' cannot be told"),
         ({"output": Path(".")}, "--output is '.', which holds something already"),
         ({"model": "nope"}, "policy.model is 'nope'"),
+        ({"encoder": "./nope"}, "encoder is './nope', and there is no such folder"),
         ({"untranslated": "nope.txt"}, "path is 'nope.txt', and there is no such file"),
         ({"untranslated": "one.txt"}, r"--untranslated is 'one.txt', of which 1 can be used .* give 40 or more"),
         ({"untranslated": "long.txt"}, r"of which 0 can be used \(zh-bo/untranslated: .* 50 prompts over 64 tokens"),

@@ -192,7 +192,7 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
     bound = reach_of(config)
     plan = rows(limits=UNLIMITED).plan
     prepared, limits, foreseen = _read(asked, plan, tokenizer, bound)
-    if not asked.in_world:  # the embedded model stands in for another
+    if not asked.in_world or asked.encoder not in ("", micro.NAME):  # the embedded ones stand in for others
         foreseen += told_of_reading(asked.model, tokenizer, asked.encoder, prepared.train)
     keys = _keys(plan, prepared)
     count = min(max(len(keys) // 4, 16), 2000)
