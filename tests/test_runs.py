@@ -24,6 +24,7 @@ from lsemrl.runs import (
     furthest_run,
     has_finished,
     is_rank_zero,
+    later_run,
     truncate_files,
 )
 
@@ -48,6 +49,16 @@ def begin_apart(root: Path) -> Path:
     """The folder of another start, which finds the others at work."""
     name, _ = opened(root, resume=False)
     return root / name
+
+
+def test_of_the_runs_beside_one_the_last_that_is_finished_is_later(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("version_0", "version_9", "version_10", "copy")]
+    for run in runs:
+        (run / "adapter").mkdir(parents=True)
+        (run / "config.yaml").touch()
+    (tmp_path / "version_11").mkdir()  # at work
+    assert [later_run(run) for run in runs] == [runs[2], runs[2], None, None]
+    assert later_run(tmp_path / "nowhere") is None
 
 
 def test_the_same_command_goes_on_with_what_was_interrupted(tmp_path: Path) -> None:

@@ -231,6 +231,13 @@ def numbered(root: Path, name: str = "version") -> list[Path]:
     return sorted(found, key=_number)
 
 
+def later_run(folder: Path) -> Path | None:
+    """The last finished run that is numbered beside the one in `folder`, and after it; None if there is none."""
+    beside = numbered(folder.parent)
+    later = beside[beside.index(folder) + 1 :] if folder in beside else []
+    return next(filter(is_finished, reversed(later)), None)
+
+
 def _number(folder: Path) -> int:
     return int(folder.name.rpartition("_")[2])
 

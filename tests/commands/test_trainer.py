@@ -1,9 +1,10 @@
-"""An interrupted run is found again by the command that it says."""
+"""An interrupted run is found again by the command that it says, and a repeated one is told."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import Logger
 
+from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
@@ -63,7 +65,8 @@ def test_an_alarm_at_the_end_has_its_exit_code_when_all_is_written(
     monkeypatch.chdir(tmp_path)
     off = dict.fromkeys(("gamed", "language", "length", "template", "shared", "copied", "ties"))
     alarms = json.dumps({**off, "kl": 1e-9, "window": 2, "on_alarm": "stop", "unrewarded": False})
-    words = ["fit", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, "--data.batch_size=4"]
+    words = ["fit", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, "--data.splits.cold_start_count=8"]
+    words.append("--data.batch_size=4")
     words += [f"--model.alarms={alarms}", "--trainer.default_root_dir=runs", "--trainer.max_steps=2"]
     words += ["--data.splits.cold_start_count=8", "--model.optimizer.lr=0.01"]
     with pytest.raises(SystemExit) as ended:
@@ -127,3 +130,16 @@ def test_every_step_is_logged_unless_something_else_is_said(capsys: pytest.Captu
     with pytest.raises(SystemExit):
         run_trainer(["fit", "--print_config"])
     assert "log_every_n_steps: 1\n" in capsys.readouterr().out
+
+
+def test_an_adapter_of_a_run_that_was_repeated_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = (tmp_path / "cold_start" / name for name in ("version_0", "version_1"))
+    for run in (first, second):
+        shutil.copytree(micro.COLD_START, run / "adapter")
+        (run / "config.yaml").touch()
+    words = ["fit", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, "--data.splits.cold_start_count=8"]
+    words.append("--data.batch_size=4")
+    for run in (first, second):
+        main([*words, f"--trainer.default_root_dir={tmp_path / 'rl'}", f"--model.policy.adapter={run / 'adapter'}"])
+    said = [line for line in caplog.messages if "of a later run" in line]
+    assert said == [f"warning: policy.adapter is of {first}, and version_1 beside it is of a later run"]

@@ -13,7 +13,7 @@ from lsemrl.files import make_folder, write_text
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.metrics_log import MetricsLog
-from lsemrl.runs import CONFIG, begin_run, finish_run, new_folder
+from lsemrl.runs import CONFIG, begin_run, finish_run, later_run, new_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,7 @@ class RunFolder(Callback):
             own = trainer.is_global_zero
             folder = begin_run(self.asked.root, self.asked.config, resume=self.asked.resume) if own else Path()
             self._take(trainer, pl_module, Path(trainer.strategy.broadcast(str(folder))))
+            _tell_of_later(pl_module)
         self._configuration(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,6 +99,14 @@ class RunFolder(Callback):
             if trainer.state.fn == "fit":
                 for logger in trainer.loggers:
                     logger.log_hyperparams(dict(_dotted(self.asked.config)))
+
+
+def _tell_of_later(module: LightningModule) -> None:
+    """Say where the adapter to start from is of a run that was repeated: a project's files go on naming the first."""
+    assert isinstance(module, PolicyModule)
+    run = module.policy.adapter.parent if module.policy.adapter else None
+    if run and (later := later_run(run)):
+        module.say(f"warning: policy.adapter is of {run}, and {later.name} beside it is of a later run")
 
 
 def _dotted(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
