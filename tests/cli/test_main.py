@@ -166,7 +166,7 @@ def test_a_field_is_overridden_from_the_line_and_by_a_second_file(tmp_path: Path
         ("--model.loss.bta=1", "unrecognized arguments: --model.loss.bta=1 (the nearest is model.loss.beta)"),
         ("--trainer.max_stps=1", "unrecognized arguments: --trainer.max_stps=1"),
         ("--model.loss.beta=much", "model.loss.beta: Expected a float. Got value: much"),
-        ("--model.loss.loss_type=ppo", "Got value: ppo"),
+        ("--model.loss.loss_type=ppo", "Expected one of 'grpo', 'bnpo', 'dr_grpo', 'dapo'. Got value: ppo"),
         (
             "--model.policy=Qwen3",
             "model.policy: 'Qwen3' is neither a file of its fields nor a class; give the fields one",

@@ -122,6 +122,7 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     texts, path = [str(link) for link in chain], _path(chain)
     complaint = " ".join(re.sub(r'^Parser key "[^"]+":', "", texts[-1]).split())
     complaint = re.sub(r"<class '([\w.]+)'>", r"\1", complaint)
+    complaint = re.sub(r"\ba typing\.Literal\[([^]]*)\]", r"one of \1", complaint)
     known = re.search(r" \((the nearest is|there are) [\w., ]+\)", texts[0])
     if known and known[0] not in complaint:
         complaint += known[0]
