@@ -137,7 +137,7 @@ def test_the_line_names_all_that_was_touched(tokenizer: PreTrainedTokenizerFast)
     assert line == (
         "headline/train: 2 rows, 3 bad rows skipped, 4 rows left out that share text with held-out rows, "
         "5 rows left out that prompts show, or rows like them, "
-        f"1 prompts over 1,024 tokens (longest {longest}) 1 truncated, "
+        f"1 prompts over 1,024 tokens (longest {longest}) truncated, "
         f"1 targets over 20 tokens (longest {target}) skipped"
     )
 

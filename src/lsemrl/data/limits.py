@@ -174,9 +174,8 @@ def describe(name: str, counts: Mapping[str, int], limits: Limits) -> str:
         parts.append(f"{counts['shared_rows']:,} rows left out that share text with held-out rows")
     if counts.get("shown_rows"):
         parts.append(f"{counts['shown_rows']:,} rows left out that prompts show, or rows like them")
-    dealt = " and ".join(
-        f"{counts[f'prompts_{how}']:,} {how}" for how in ("truncated", "skipped") if counts[f"prompts_{how}"]
-    )
+    fates = [how for how in ("truncated", "skipped") if counts[f"prompts_{how}"]]
+    dealt = " and ".join([f"{counts[f'prompts_{how}']:,} {how}" for how in fates] if len(fates) > 1 else fates)
     for what, limit, fate in (
         ("prompt", limits.max_prompt_tokens, dealt),
         ("target", limits.max_target_tokens, "skipped" if counts["targets_skipped"] else "kept"),
