@@ -140,6 +140,7 @@ def test_an_adapter_of_a_run_that_was_repeated_is_told(tmp_path: Path, caplog: p
     words = ["fit", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, "--data.splits.cold_start_count=8"]
     words.append("--data.batch_size=4")
     for run in (first, second):
-        main([*words, f"--trainer.default_root_dir={tmp_path / 'rl'}", f"--model.policy.adapter={run / 'adapter'}"])
+        with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+            main([*words, f"--trainer.default_root_dir={tmp_path / 'rl'}", f"--model.policy.adapter={run / 'adapter'}"])
     said = [line for line in caplog.messages if "of a later run" in line]
     assert said == [f"warning: policy.adapter is of {first}, and version_1 beside it is of a later run"]
