@@ -52,7 +52,8 @@ def label(ax: Axes, ends: Sequence[tuple[float, float, str, str]], lines: Iterab
     half, ways = 3 * figure.dpi / 72, [np.empty((0, 2))]
     for line in lines:
         steps = itertools.pairwise(ax.transData.transform([line[0], *line]))
-        ways += [np.linspace(start, end, 8) for start, end in steps]
+        # So close that words over a long line cover more than a point or two of it.
+        ways += [np.linspace(a, b, max(8, int(np.hypot(*(b - a)) / (4 * half)))) for a, b in steps]
     way_M2 = np.concatenate(ways)
     busy_M4, labels_M4 = np.hstack([way_M2 - half, way_M2 + half]), np.empty((0, 4))
     for x, y, text, colour in ends:
