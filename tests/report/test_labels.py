@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,3 +30,11 @@ def test_words_at_the_end_of_a_long_line_do_not_stand_on_it() -> None:
     [words] = [text for text in ax.texts if "same score" in text.get_text()]
     box = words.get_window_extent(FigureCanvasAgg(figure).get_renderer())
     assert not box.y0 < ax.transData.transform((50, 96.1))[1] < box.y1
+
+
+def test_a_point_that_is_nowhere_is_in_no_words_way() -> None:
+    alone, beside = (Figure().add_subplot() for _ in range(2))
+    ends, line = [(0.5, 0.5, "RL", INK)], [(0.0, 0.0), (1.0, 1.0)]
+    label(alone, ends, [line])
+    label(beside, ends, [[*line, (math.nan, 1.0)], [(math.inf, 0.5)]])
+    assert alone.texts[0].get_position() == beside.texts[0].get_position()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -51,7 +52,8 @@ def label(ax: Axes, ends: Sequence[tuple[float, float, str, str]], lines: Iterab
     renderer = FigureCanvasAgg(figure).get_renderer()  # or each box would be asked of a new one
     half, ways = 3 * figure.dpi / 72, [np.empty((0, 2))]
     for line in lines:
-        steps = itertools.pairwise(ax.transData.transform([line[0], *line]))
+        drawn = [point for point in line if all(map(math.isfinite, point))]
+        steps = itertools.pairwise(ax.transData.transform([*drawn[:1], *drawn])) if drawn else ()
         # So close that words over a long line cover more than a point or two of it.
         ways += [np.linspace(a, b, max(8, int(np.hypot(*(b - a)) / (4 * half)))) for a, b in steps]
     way_M2 = np.concatenate(ways)
