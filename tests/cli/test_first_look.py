@@ -37,7 +37,7 @@ MISTAKES = [
     ("--model.max_new_tokens=0", "model.max_new_tokens is 0"),
     ("--model.micro_batch_tokens=0", "model.micro_batch_tokens is 0"),
     ("--model.policy.lora.rank=0", "policy.lora.rank is 0"),
-    ("--model.policy.adapter=nope", "policy.adapter is 'nope', which is no adapter folder"),
+    ("--model.policy.adapter=nope", "policy.adapter is 'nope', which is not there"),
     ("--model.anchor.path=nope.jsonl", "model.anchor.path is 'nope.jsonl', and there is no such file"),
     ("--model.optimizer.lr=.nan", "lr is nan"),
 ]
@@ -137,7 +137,7 @@ LINES = [
     ("measure --output x --config measure/translation.yaml --arm rl", "arm is 'rl', but policy.adapter"),
     (
         "measure --output x --config measure/translation.yaml --arm rl --policy.adapter nope",
-        "policy.adapter is 'nope', which is no adapter folder",
+        "policy.adapter is 'nope', which is not there",
     ),
     ("rehearse --output x.jsonl --nope 1", "unrecognized arguments: --nope=1"),
     ("rehearse --output x/own.jsonl --prompts nope", "--prompts is 'nope', which cannot be read"),

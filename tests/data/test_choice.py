@@ -98,6 +98,9 @@ def test_rows_that_only_measure(tokenizer: PreTrainedTokenizerFast, tmp_path: Pa
         data.prepare(tokenizer)
     data.prepare(tokenizer, trains=False)
     assert (len(data.test_examples), data.train_examples) == (1, [])
+    all_in_one = ChoiceData(source=Source(path=str(path)), splits=Splits(validation_fraction=0.0, test_fraction=0.0))
+    lines = all_in_one.prepare(tokenizer, trains=False)
+    assert all_in_one.train_examples == [] and not any("/train" in line for line in lines)
     shown = ChoiceData(source=Source(path=str(path)), splits=only, template=PromptTemplate(shots=1))
     with pytest.raises(UserError, match=r"template.shots is 1, but there are 0 training rows"):
         shown.prepare(tokenizer, trains=False)

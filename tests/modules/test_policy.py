@@ -189,7 +189,7 @@ def test_an_adapter_of_another_base_is_refused(policy: Policy, tmp_path: Path) -
     ("settings", "message"),
     [
         ({"model": "no/such-folder-or-model"}, r"policy\.model is 'no/such-folder-or-model'"),
-        ({"adapter": "nowhere"}, r"policy\.adapter is 'nowhere', which is no adapter folder"),
+        ({"adapter": "nowhere"}, r"policy\.adapter is 'nowhere', which is not there"),
         ({"adapter": "somewhere", "train": "full"}, r"policy\.train is full"),
     ],
 )

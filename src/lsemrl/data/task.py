@@ -186,7 +186,8 @@ def prepare(
         plan: What to read.
         tokenizer: The policy's.
         elsewhere: Content keys of rows that other data hold out, which training rows must not share either.
-        trains: Whether there must be something to train on; a measurement needs none.
+        trains: Whether there must be something to train on; a measurement needs none, and of rows to train on it is
+            given only those that prompts show.
         read: What `read_splits` gave, where it has been called.
         lists: Those of rows left out of other data that are read beside these.
 
@@ -205,7 +206,7 @@ def prepare(
     kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
     shown, rest = take_by_content(kept["train"], task.key, count=template.shots, seed=plan.splits.seed)
     without_output = []
-    if plan.untranslated is not None:
+    if trains and plan.untranslated is not None:
         skipped = f"; {bad['train']:,} bad rows of theirs skipped" if bad["train"] else ""
         without_output.append(
             f"{task.name}: what is trained on has no {task.target}; pairs are for validation and test{skipped}"
@@ -227,7 +228,13 @@ def prepare(
             f"template.shots is {template.shots}, but there are {len(shown)} training rows; lower it, so that some are "
             "left to train on"
         )
-    kept["train"] = rest if plan.untranslated is not None else choose_part(rest, task.key, plan.splits)
+    any_row = next(chain(rest, kept["validation"], kept["test"]))
+    if not trains:
+        kept["train"] = []
+    elif plan.untranslated is not None:
+        kept["train"] = rest
+    else:
+        kept["train"] = choose_part(rest, task.key, plan.splits)
     shown = shown[: template.shots]
     shots = [(_texts(record.inputs), record.targets[0]) for record in shown]
 
@@ -247,9 +254,10 @@ def prepare(
             "shared_rows": shared[name],
             "shown_rows": shown_rows if name == "train" else 0,
         }
-    lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in report if rows[name]]
+    told = SPLITS if trains else HELD_OUT
+    lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in told if rows[name]]
     lines += without_output
-    lines.append(f"{task.name}: {template.describe(tokenizer, _texts(next(chain(*kept.values())).inputs))}")
+    lines.append(f"{task.name}: {template.describe(tokenizer, _texts(any_row.inputs))}")
     if plan.source.world_split is None:
         lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]
         odd, says = special_tokens([*chain(*kept.values()), *shown], tokenizer, shown)

@@ -173,7 +173,8 @@ def check_adapter(folder: Path) -> None:
                 f"policy.adapter is {str(folder)!r}, which is a whole model, as full fine-tuning leaves it; name it as "
                 "policy.model, and set policy.adapter to null"
             )
+        found = f"no adapter folder (it has no {ADAPTER_CONFIG})" if folder.exists() else "not there"
         raise UserError(
-            f"policy.adapter is {str(folder)!r}, which is no adapter folder (it has no {ADAPTER_CONFIG}); name the "
+            f"policy.adapter is {str(folder)!r}, which is {found}; name the "
             "`adapter` folder that a run wrote, or set policy.adapter to null for a policy without one"
         )
