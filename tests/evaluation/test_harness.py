@@ -229,6 +229,16 @@ def test_generation_settings_of_the_model_play_no_part_and_thinking_is_off(
 
 
 @needs_lm_eval
+def test_prompts_show_one_date_on_all_days(tmp_path: Path, cmrc: str, reading: str) -> None:
+    model = shutil.copytree(micro.POLICY, tmp_path / "model")
+    chat = (model / "chat_template.jinja").read_text()
+    dated = "{% if strftime_now('%d %B %Y') != '26 July 2024' %}{{ raise_exception('another day') }}{% endif %}"
+    (model / "chat_template.jinja").write_text(dated + chat)
+    settings = HarnessSettings(tasks=["cmrc2018"], cmrc=cmrc, include=reading, limit=5, batch_size=5)
+    assert run_harness(PolicySettings(model=str(model), adapter="micro"), settings, tmp_path / "out").tasks
+
+
+@needs_lm_eval
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [

@@ -40,7 +40,7 @@ def shows_date(tokenizer: PreTrainedTokenizerBase) -> bool:
     return _ASKED in tokenizer.get_chat_template()
 
 
-def _of_one_day(template: str) -> str:
+def of_one_day(template: str) -> str:
     """`template`, to which it is always `TODAY`.
 
     Else prompts would be others tomorrow: no run could be gone on with, nor measurements of two days be compared.
@@ -83,7 +83,7 @@ def write_chat(
         return str(
             tokenizer.apply_chat_template(
                 messages,
-                chat_template=_of_one_day(tokenizer.get_chat_template()),
+                chat_template=of_one_day(tokenizer.get_chat_template()),
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=enable_thinking,

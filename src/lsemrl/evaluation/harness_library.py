@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from lsemrl.data.chat import of_one_day
 from lsemrl.evaluation.harness_settings import HarnessSettings
 from lsemrl.modules.policy import Policy
 from lsemrl.types import UserError
@@ -112,7 +113,7 @@ def evaluate(policy: Policy, loaded: Any, settings: HarnessSettings, chat: bool)
     torch.manual_seed(settings.seed)
     for task in loaded["tasks"].values():
         task.set_fewshot_seed(settings.seed)
-    with _plain_generation(model, policy):
+    with _as_everywhere(model, policy):
         lm = hflm(pretrained=model, tokenizer=policy.tokenizer, batch_size=settings.batch_size, enable_thinking=False)
         return ask(
             lm,
@@ -124,13 +125,18 @@ def evaluate(policy: Policy, loaded: Any, settings: HarnessSettings, chat: bool)
 
 
 @contextmanager
-def _plain_generation(model: Any, policy: Policy) -> Iterator[None]:
-    """Inside, the model's own generation_config, which may penalise repetition, plays no part; every EOS id counts."""
-    own = model.generation_config
+def _as_everywhere(model: Any, policy: Policy) -> Iterator[None]:
+    """Inside, prompts show no other date tomorrow, every EOS id counts, and nothing else that the model would set does.
+
+    Its generation_config may penalise repetition.
+    """
+    own, template = model.generation_config, policy.tokenizer.chat_template
+    if template:
+        policy.tokenizer.chat_template = of_one_day(policy.tokenizer.get_chat_template())
     model.generation_config = GenerationConfig(
         eos_token_id=policy.eos_ids(), pad_token_id=policy.tokenizer.pad_token_id
     )
     try:
         yield
     finally:
-        model.generation_config = own
+        model.generation_config, policy.tokenizer.chat_template = own, template
