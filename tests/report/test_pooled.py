@@ -95,6 +95,16 @@ def test_a_report_has_the_interval_of_bleu() -> None:
     assert f"{100 * found.low:.1f}, {100 * found.high:.1f}]" in page.markdown(report, [])
 
 
+def test_no_interval_goes_beyond_what_a_score_can_be() -> None:
+    """Student's t of two seeds is 12.7 times their standard error."""
+    arms = [("base", 1, 0.8), ("rl", 1, 0.1), ("rl", 2, 0.6)]
+    report = tax_report([(Path(f"{arm}{seed}"), measured(arm, seed, wrong)) for arm, seed, wrong in arms], command="")
+    found = report.contrast("rl", "base", "target.bleu_13a")
+    assert found is not None and found.low == -1 < found.value < found.high == 1
+    own_SNK, other_SNK = np.array([[[0.0], [1.0]], [[9.0], [9.0]]]), np.zeros((2, 2, 1))
+    assert pooled_bootstrap(own_SNK, other_SNK, lambda sums_RK: sums_RK[:, 0]).high > 100  # such as TER
+
+
 def test_counts_that_are_not_of_all_rows_are_refused(tmp_path: Path) -> None:
     made = measured("rl", 1, 0.3)
     for counts in (made.target_counts["bleu_13a"][:5], (*made.target_counts["bleu_13a"][1:], (1.0,))):

@@ -76,12 +76,12 @@ def paired_bootstrap(
         # Around the mean, so that rows which do not differ leave no rounding.
         means_R = mean_N.mean() + _drawn_rows(rows, draws, seed) @ (mean_N - mean_N.mean()) / rows
         found = _interval(differences_SN.mean(axis=1), means_R, level, seed)
-    if span is not None:
-        found = replace(found, low=max(found.low, -span), high=min(found.high, span))
-    return found
+    return _within(found, span)
 
 
-def pooled_bootstrap(counts_SNK: Array, others_SNK: Array, score: Callable[[Array], Array]) -> Interval:
+def pooled_bootstrap(
+    counts_SNK: Array, others_SNK: Array, score: Callable[[Array], Array], *, span: float | None = None
+) -> Interval:
     """The difference of a corpus score between two arms, and its interval by the paired bootstrap of Koehn (2004).
 
     Rows and seeds are drawn as in `paired_bootstrap`; of the rows drawn the counts are summed, and the sums scored. A
@@ -91,6 +91,7 @@ def pooled_bootstrap(counts_SNK: Array, others_SNK: Array, score: Callable[[Arra
         counts_SNK: What each row of an arm adds to its score.
         others_SNK: Likewise, of the arm that it is held against.
         score: Of sums [R, K].
+        span: How far it can be from the other arm's; None if there is no bound.
     """
     rows = counts_SNK.shape[1]
     differences_S = score(counts_SNK.sum(axis=1)) - score(others_SNK.sum(axis=1))
@@ -99,7 +100,12 @@ def pooled_bootstrap(counts_SNK: Array, others_SNK: Array, score: Callable[[Arra
     drawn_RN = _drawn_rows(rows, _POOLED_DRAWS, _SEED).astype(np.float64)  # float32 would round large sums
     pairs = zip(counts_SNK, others_SNK, strict=True)
     drawn_SR = [score(drawn_RN @ own_NK) - score(drawn_RN @ other_NK) for own_NK, other_NK in pairs]
-    return _interval(differences_S, np.mean(drawn_SR, axis=0), _LEVEL, _SEED)
+    return _within(_interval(differences_S, np.mean(drawn_SR, axis=0), _LEVEL, _SEED), span)
+
+
+def _within(found: Interval, span: float | None) -> Interval:
+    """Student's t of two or three seeds may go beyond what there can be."""
+    return found if span is None else replace(found, low=max(found.low, -span), high=min(found.high, span))
 
 
 def _interval(differences_S: Array, drawn_R: Array, level: float, seed: int) -> Interval:

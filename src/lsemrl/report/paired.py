@@ -47,18 +47,22 @@ class Pair:
     def contrast(self, metric: str, values: Values) -> Contrast:
         """Of a score that each row has, for each seed."""
         own, others = map(np.stack, zip(*values, strict=True))
-        name = metric.partition(".")[2]
-        span = None if name in UNBOUNDED else _SPANS.get(name, 1.0)
-        return self._contrast(metric, paired_bootstrap(own - others, span=span))
+        return self._contrast(metric, paired_bootstrap(own - others, span=_span(metric)))
 
     def pooled(self, metric: str, values: Values) -> Contrast:
         """Of a score of a corpus, from what each row adds to it."""
         own, others = map(np.stack, zip(*values, strict=True))
         score = functools.partial(pooled, metric.removeprefix("target."))
-        return self._contrast(metric, pooled_bootstrap(own, others, score))
+        return self._contrast(metric, pooled_bootstrap(own, others, score, span=_span(metric)))
 
     def _contrast(self, metric: str, found: Interval) -> Contrast:
         return Contrast(**asdict(self), metric=metric, **asdict(found))
+
+
+def _span(metric: str) -> float | None:
+    """How far two arms can be apart in it; None if there is no bound."""
+    name = metric.partition(".")[2]
+    return None if name in UNBOUNDED else _SPANS.get(name, 1.0)
 
 
 def pairs_of(groups: Mapping[str, Sequence[Measured]], against: Sequence[str]) -> Iterator[Pair]:
@@ -124,7 +128,7 @@ def same_scores(
         more = np.subtract(against, losses)
         low, high = np.nan, np.nan
         if found and len(found) == len(ways):
-            low, high = more.mean() + half_width(more) * np.array([-1, 1])
+            low, high = np.clip(more.mean() + half_width(more) * np.array([-1, 1]), -1, 1)
         yield SameScore(
             of=paths[0][-1],
             against=path[-1],
