@@ -109,6 +109,11 @@ def test_order_depends_on_seed_and_epoch() -> None:
     assert len({order(seed, epoch) for seed, epoch in itertools.product(range(2), range(3))}) == 6
 
 
+def test_the_order_is_told_by_the_fields_that_it_follows_from() -> None:
+    data = MixedData(*(TranslationData(seed=at) for at in (3, 4)), 0.3, [Shared(data=TranslationData(), share=0.2)])
+    assert data.ordered_by == {"data.main.seed": 3, "data.replay_share": 0.3, "data.more.0.share": 0.2}
+
+
 def test_batches_mix_and_evaluation_does_not(tokenizer: PreTrainedTokenizerFast) -> None:
     data = mixed()
     data.prepare(tokenizer)

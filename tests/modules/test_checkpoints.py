@@ -294,6 +294,27 @@ def test_batches_go_on_where_the_last_one_ended_or_not_at_all(tiny_model: str, t
     assert len(seen) == len(set(seen)) == 24
 
 
+def test_rows_of_an_epoch_go_on_in_the_order_that_it_was_begun_in(tiny_model: str, tmp_path: Path) -> None:
+    def ordered(seed: int) -> dict[str, Any]:
+        micro = MicroRows(train=16, validation=4, test=4)
+        return {"data": TranslationData(micro=micro, batch_size=4, seed=seed), "monitor": None, "every_n_steps": 2}
+
+    first, saved = tmp_path / "first", tmp_path / "first" / "checkpoints"
+    with pytest.raises(Stop):
+        run(sft(tiny_model), first, At(3, stop), **ordered(0))
+    with pytest.raises(UserError, match=r"data\.seed is 7, and .*step_2' was written within an epoch .*, by 0; resume"):
+        run(sft(tiny_model), tmp_path / "other", resume=str(saved / "step_2"), **ordered(7))
+    run(sft(tiny_model), first, resume=str(saved / "step_2"), epochs=1, **ordered(0))
+    assert run(sft(tiny_model), tmp_path / "other", resume=str(saved / "step_4"), **ordered(7)).rollout_step == 8
+
+
+def test_a_run_of_sft_does_not_go_on_by_rl(tiny_model: str, tmp_path: Path) -> None:
+    run(sft(tiny_model), tmp_path / "sft", epochs=1, monitor=None)
+    saved = tmp_path / "sft" / "checkpoints" / "step_4"
+    with pytest.raises(UserError, match=r"step_4', of a run of SFT, and model is GRPO; leave resume out, and begin"):
+        run(grpo(tiny_model), tmp_path / "rl", resume=str(saved), monitor=None)
+
+
 def test_what_is_of_the_run_goes_on_with_any_number_of_ranks(tiny_model: str) -> None:
     before, ranks = grpo(tiny_model), []
     for failures, lowered, parts in ((1, None, 4), (2, 8, 1), (4, 16, 1)):

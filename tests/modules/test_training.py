@@ -259,9 +259,10 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_model: str, tmp_path: Path
         run(grpo(tiny_model, optimizer_batch_size=5), tmp_path)
 
 
-def test_to_log_nothing_is_refused(tiny_model: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"trainer\.log_every_n_steps is 0, so that nothing would be logged"):
-        run(sft(tiny_model), tmp_path, log_every_n_steps=0)
+@pytest.mark.parametrize(("field", "lost"), [("log_every_n_steps", "logged"), ("limit_train_batches", "trained")])
+def test_to_log_or_train_nothing_is_refused(field: str, lost: str, tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"trainer\.{field} is 0, so that nothing would be {lost}"):
+        run(sft(tiny_model), tmp_path, **{field: 0})
 
 
 @pytest.mark.parametrize(
@@ -277,6 +278,23 @@ def test_to_log_nothing_is_refused(tiny_model: str, tmp_path: Path) -> None:
 def test_mistakes_are_told_before_weights_load(settings: dict[str, Any], message: str, tiny_model: str) -> None:
     with pytest.raises(UserError, match=message):
         grpo(tiny_model, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampling": Sampling(server="http://gpu:8000")}, "server is 'http://gpu:8000', but .*engine is auto"),
+        ({"sampling": Sampling(engine="loop", server_sleeps=True)}, "server_sleeps is True, but .*engine is loop"),
+        ({"ref_model_mixup_alpha": 0.6}, r"mixup_alpha is 0\.6, but policy\.ref_model_sync_steps is null"),
+        ({"ref_model_sync_steps": 5, "loss": LossSettings(beta=0.0)}, r"sync_steps is 5, but loss\.beta is 0"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(settings: dict[str, Any], message: str, tiny_model: str) -> None:
+    own = {name: settings.pop(name) for name in [*settings] if name.startswith("ref_model")}
+    with pytest.raises(UserError, match=message):
+        grpo(tiny_model, **settings, policy=policy_settings(tiny_model, **own))
+    with pytest.raises(UserError, match=r"ref_model_sync_steps is 5, but SFT is held to no reference"):
+        sft(tiny_model, policy=policy_settings(tiny_model, ref_model_sync_steps=5))
 
 
 def test_beta_needs_a_reference(tiny_model: str) -> None:

@@ -80,6 +80,19 @@ def test_weight_zero_only_watches(combine: str) -> None:
     assert math.isnan(total(RewardMix({"watch": Given([1.0], weight=0.0)}), 1)[0])
 
 
+@pytest.mark.parametrize(
+    ("parts", "combine"),
+    [
+        ({"a": Given([1.0], weight=0.0)}, "sum"),
+        ({"language": Given([1.0]), "a": Given([1.0], weight=0.0)}, "gate"),  # whose weight plays no role
+    ],
+)
+def test_a_run_that_nothing_would_be_paid_in_is_refused(parts: dict[str, Reward], combine: str) -> None:
+    with pytest.raises(UserError, match=r"rewards have a weight of 0 throughout \(a\), so that nothing is rewarded"):
+        RewardMix(parts, combine=combine).look_at([EXAMPLE])
+    RewardMix({**parts, "b": Given([1.0], weight=-1.0)}, combine=combine).look_at([EXAMPLE])
+
+
 def test_gate_shuts_out_and_its_weight_plays_no_role() -> None:
     parts = {
         "language": Given([1.0, 0.0, 0.99, NAN, 0.0], weight=7.0),

@@ -36,6 +36,11 @@ class Data(ABC):
     report: dict[str, dict[str, int]]
     """For each split, how many rows were kept, left out and cut (see `task.Prepared`)."""
 
+    @property
+    def ordered_by(self) -> dict[str, Any]:
+        """What the order of the training rows in an epoch follows from beside the rows, by the fields that say it."""
+        return {}
+
     @abstractmethod
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Read the rows and write their prompts for `tokenizer`; once, however often it is called.
@@ -77,6 +82,11 @@ class TaskData(Data):
     def __init__(self, plan: Plan, loading: Loading) -> None:
         self.plan, self.loading = plan, loading
         self.batch_size = loading.batch_size
+
+    @property
+    def ordered_by(self) -> dict[str, Any]:
+        """See `Data`."""
+        return {"data.seed": self.loading.seed}
 
     def check_files(self) -> None:
         """See `Data`."""

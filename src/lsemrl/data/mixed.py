@@ -48,7 +48,7 @@ class MixedData(Data):
             UserError: The shares leave nothing for `main`, or one of the data cannot be mixed.
         """
         self.others = [Shared(data=replay, share=replay_share), *(more or [])]
-        shares = {
+        self.shares = shares = {
             ("replay_share" if at == 0 else f"more.{at - 1}.share"): one.share for at, one in enumerate(self.others)
         }
         for name, share in shares.items():
@@ -67,6 +67,12 @@ class MixedData(Data):
                 )
         self.main, self.replay = main, replay
         self.batch_size = self.main.batch_size
+
+    @property
+    def ordered_by(self) -> dict[str, Any]:
+        """See `Data`."""
+        shares = {f"data.{name}": share for name, share in self.shares.items()}
+        return {"data.main.seed": self.main.loading.seed, **shares}
 
     def check_files(self) -> None:
         """Those of all."""

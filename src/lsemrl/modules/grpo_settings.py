@@ -20,7 +20,7 @@ def check_grpo(
     optimizer_batch_size: int | None = None,
     samples_every: int = 10,
 ) -> None:
-    """Refuse settings under which nothing could be learned; the defaults are those of `GRPO`.
+    """Refuse settings under which nothing could be learned, or that have no effect; the defaults are those of `GRPO`.
 
     Args:
         combine: How the parts of the reward are combined.
@@ -47,11 +47,33 @@ def check_grpo(
         raise UserError("sampling.temperature is 0, so that siblings are all alike; GRPO needs it above 0")
     if loss.beta > 0 and policy.reference == "none":
         raise UserError(f"loss.beta is {loss.beta} but policy.reference is none; set beta to 0 or name a reference")
+    _check_used(policy, sampling, loss)
     if combine == "normalize_then_sum" and advantages.scale_rewards == "none":
         raise UserError(
             "advantages.scale_rewards is none, but model.combine normalize_then_sum scales by the batch; set "
             "scale_rewards to batch"
         )
+
+
+def _check_used(policy: PolicySettings, sampling: Sampling, loss: LossSettings) -> None:
+    steps, alpha = policy.ref_model_sync_steps, policy.ref_model_mixup_alpha
+    if loss.beta == 0 and steps is not None:
+        raise UserError(
+            f"policy.ref_model_sync_steps is {steps}, but loss.beta is 0, so that nothing is held to the reference; "
+            "set beta above 0, or ref_model_sync_steps to null"
+        )
+    if alpha != 1 and steps is None:
+        raise UserError(
+            f"policy.ref_model_mixup_alpha is {alpha}, but policy.ref_model_sync_steps is null, so that the reference "
+            "does not move; say after how many steps it does, or leave it out"
+        )
+    for name in ("server", "server_timeout", "server_sleeps"):
+        value = getattr(sampling, name)
+        if sampling.engine != "vllm" and value != getattr(Sampling, name):
+            raise UserError(
+                f"sampling.{name} is {value!r}, but sampling.engine is {sampling.engine}, which asks no server; set "
+                "engine to vllm, or leave it out"
+            )
 
 
 def check_windows(optimizer_batch_size: int | None, batch_size: int, num_generations: int) -> None:

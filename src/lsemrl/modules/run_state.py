@@ -62,11 +62,13 @@ def gather_state(
     state = {
         "lsemrl": __version__,
         "torch": torch.__version__,
+        "module": type(module).__name__,
         "rollout_step": module.rollout_step,
         "optimizer_step": trainer.global_step,
         "epoch": epoch,
         "rows": batches * _rows_a_batch(trainer),
         "rows_checksum": _rows_checksum(trainer),
+        "ordered_by": _ordered_by(trainer),
         "stands_on": stands_on,
         "schedule": {"last_epoch": trainer.lr_scheduler_configs[0].scheduler.last_epoch},
         "appended": file_sizes(module.folder),
@@ -123,12 +125,19 @@ def restore_state(
         UserError: The checkpoint is damaged, or of another configuration or other rows.
     """
     trainer, state = module.trainer, read_snapshot(folder)
+    if (of := state.get("module", type(module).__name__)) != type(module).__name__:
+        raise UserError(
+            f"checkpoints.resume is {str(folder)!r}, of a run of {of}, and model is {type(module).__name__}; leave "
+            "resume out, and begin from what that run has learned, its adapter/, by policy.adapter"
+        )
     if state["rows_checksum"] != _rows_checksum(trainer):
         raise UserError(
             f"{str(folder)!r} was written while training on other rows than data now gives; restore the data, or "
             "set checkpoints.resume to never to begin anew"
         )
     _check_rows(trainer, state["rows"], folder)
+    if state["rows"]:
+        _check_order(state.get("ordered_by", {}), _ordered_by(trainer), folder)
     if "stands_on" in state:
         check_ground(state["stands_on"], stands_on, folder, same_run=same_run)
     trained = module.policy.trained()
@@ -233,6 +242,25 @@ def _check_rows(trainer: Trainer, rows: int, folder: Path) -> None:
         "which no whole number of such batches makes up; "
         + (f"resume it with data.batch_size {sizes}" if sizes else "resume it on a number of ranks that divides them")
     )
+
+
+def _check_order(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on within an epoch in another order.
+
+    Raises:
+        UserError: Rows would be learned from twice, and others never.
+    """
+    for field in before:
+        if before[field] != now.get(field):
+            raise UserError(
+                f"{field} is {now.get(field)}, and {str(folder)!r} was written within an epoch whose rows are in "
+                f"another order, by {before[field]}; resume it with that"
+            )
+
+
+def _ordered_by(trainer: Trainer) -> dict[str, Any]:
+    found: dict[str, Any] = trainer.datamodule.data.ordered_by  # type: ignore[attr-defined]
+    return found
 
 
 def _rows_a_batch(trainer: Trainer) -> int:

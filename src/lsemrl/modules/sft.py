@@ -39,6 +39,11 @@ class SFT(PolicyModule):
             anchor: What holds the policy to its base beside the task.
         """
         super().__init__(policy, optimizer, metrics, max_new_tokens, micro_batch_tokens, anchor)
+        if policy.ref_model_sync_steps is not None:
+            raise UserError(
+                f"policy.ref_model_sync_steps is {policy.ref_model_sync_steps}, but SFT is held to no reference; leave "
+                "it out"
+            )
 
     def setup(self, stage: str) -> None:
         """Check that there is something to learn."""

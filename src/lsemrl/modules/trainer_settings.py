@@ -25,7 +25,8 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
         UserError: Ranks would not stay in step, or weights would be of dtypes in which they cannot be trained.
     """
     settings = policy.settings
-    for name, lost in (("max_steps", "trained"), ("max_epochs", "trained"), ("log_every_n_steps", "logged")):
+    trained = dict.fromkeys(("max_steps", "max_epochs", "limit_train_batches"), "trained")
+    for name, lost in {**trained, "log_every_n_steps": "logged"}.items():
         if stage == "fit" and getattr(trainer, name) == 0:
             raise UserError(f"trainer.{name} is 0, so that nothing would be {lost}; give 1 or more")
     if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy | ModelParallelStrategy):

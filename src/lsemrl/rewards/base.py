@@ -176,8 +176,14 @@ class RewardMix:
         """What the parts say of the rows of a run, before weights are read.
 
         Raises:
-            UserError: One cannot score them, or counts and reads references that some rows lack.
+            UserError: One cannot score them, or counts and reads references that some rows lack; or none is paid for.
         """
+        if not any(part.weight for name, part in self.parts.items() if name not in self.gates):
+            watched = [name for name in self.parts if name not in self.gates]
+            raise UserError(
+                f"rewards have a weight of 0 throughout ({', '.join(watched)}), so that nothing is rewarded; give one "
+                "of them a weight"
+            )
         bare = sum(not example.references for example in examples)
         needy = [name for name, part in self.parts.items() if part.reads_references and part.decides]
         if bare and needy:
