@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lsemrl.data import choice, comprehension, headline, instruction
-from lsemrl.evaluation.general import answered_in, language_of, name_of, score_answers, score_leaks, signatures
+from lsemrl.evaluation.general import answered_in, blind, language_of, name_of, score_answers, score_leaks, signatures
 from lsemrl.languages import Language, language
 from lsemrl.metrics import cmrc, corpus
 from lsemrl.metrics.contained import SIGNATURE
@@ -45,6 +45,11 @@ def test_answers_say_which_language_and_numbers_leave_it_to_the_question() -> No
     assert answered_in([example(PROSE["Latin-script"], "Bücher")]) == "Latin-script"
     assert answered_in([example(PROSE["Arabic-script"], "Denver")]) == "Latin-script"
     assert name_of(comprehension.TASK, [example("1 + 1", "2")]) == "QA"
+
+
+def learned(spoken: str) -> list[Example]:
+    """Rows of a new task in a language."""
+    return [example("1", PROSE[spoken])]
 
 
 def said(source: str, answer: str, output: str) -> Completion:
@@ -101,14 +106,19 @@ def test_how_it_is_scored_is_known_before_there_are_answers(counts: tuple[int, .
     leak = {"leak": f"share of answers in lang:bo|{language('bo').rule}|quotations:none"}
     chinese, english = ([example(PROSE[asked], gold)] for asked, gold in (("Chinese", "光荣"), ("English", "Denver")))
     for examples, rules in ((chinese, {"cmrc": "CMRC 2018 v6"}), (english, {"squad": "SQuAD v1.1"})):
-        assert signatures("answers", examples, language("bo")) == {**rules, "contained": SIGNATURE, **leak}
-    assert set(signatures("answers", english, language("pcm"))) == {"squad", "contained"}
-    assert set(signatures("choices", chinese, language("bo"))) == {"accuracy"}
-    assert signatures("answers", [], language("bo")) == {}
+        assert signatures("answers", examples, learned("Tibetan"), language("bo")) == {
+            **rules,
+            "contained": SIGNATURE,
+            **leak,
+        }
+    assert set(signatures("answers", english, learned("English"), language("pcm"))) == {"squad", "contained"}
+    assert set(signatures("choices", chinese, learned("Tibetan"), language("bo"))) == {"accuracy"}
+    assert signatures("answers", [], learned("Tibetan"), language("bo")) == {}
     golds = [("他买了书。",) * count for count in counts]
     answers = corpus.chrf(["他", "", "书"], golds).signature
     asked = [example("说", *gold) for gold in golds]
-    assert signatures("references", asked, language("bo")) == {"general.chrf": f"mean of answers, {answers}", **leak}
+    found = signatures("references", asked, learned("Tibetan"), language("bo"))
+    assert found == {"general.chrf": f"mean of answers, {answers}", **leak}
 
 
 def test_nothing_is_scored_where_nothing_was_asked() -> None:
@@ -117,21 +127,34 @@ def test_nothing_is_scored_where_nothing_was_asked() -> None:
 
 def test_answers_in_the_learned_language_leak() -> None:
     outputs = [PROSE["Tibetan"], "光荣", "", f"光荣 {PROSE['Tibetan']}", "1999"]
-    found = score_leaks([said(PROSE["Chinese"], "光荣", output) for output in outputs], language("bo"))
+    answers = [said(PROSE["Chinese"], "光荣", output) for output in outputs]
+    found = score_leaks(answers, learned("Tibetan"), language("bo"))
     assert found == {"leak": (1.0, 0.0, 0.0, 1.0, 0.0)}
 
 
 def test_words_of_the_question_or_of_an_accepted_answer_are_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     """An identifier takes the name of a person for the new language; a few words that are quoted are in the old one."""
-    monkeypatch.setattr(Language, "verdicts", lambda self, texts: [0.0 if "Who" in text else 1.0 for text in texts])
+    monkeypatch.setattr(Language, "verdicts", lambda self, texts, _=None: [float("Who" not in text) for text in texts])
     question = "Passage: The anthem was sung by Lady Gaga, and signed by Marlee Matlin.\nWho signed it?"
     outputs = ["marlee  Matlin.", "Deaf Marlee", "five", "Lady", "Lad", "sung by Marlee", ""]
-    found = score_leaks([said(question, "All five", output) for output in outputs], language("pcm"))
+    answers = [said(question, "All five", output) for output in outputs]
+    found = score_leaks(answers, learned("English"), language("pcm"))
     assert found == {"leak": (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0)}
 
 
 def test_no_leak_is_told_where_the_rule_passes_the_questions_too() -> None:
     """A script that both are written in, or general ability in the very language that was learned."""
     for code, prose in (("pcm", PROSE["English"]), ("zh", PROSE["Chinese"])):
-        assert score_leaks([said(prose, "answer", prose)], language(code)) == {}
-    assert score_leaks([], language("bo")) == {}
+        assert score_leaks([said(prose, "answer", prose)], [example("1", prose)], language(code)) == {}
+    assert score_leaks([], learned("Tibetan"), language("bo")) == {}
+
+
+def test_no_leak_is_told_by_the_rule_of_a_language_that_the_new_task_is_not_in() -> None:
+    """Tibetan is what metrics.language is where nobody says it, and no answer of a policy of Pidgin is in it."""
+    chinese, pidgin = said(PROSE["Chinese"], "光荣", "Di man buy di book dem."), learned("English")
+    assert score_leaks([chinese], pidgin, language("en")) == {"leak": (1.0,)}
+    assert score_leaks([chinese], pidgin, language("bo")) == {}
+    assert "leak" not in signatures("answers", [chinese.example], pidgin, language("bo"))
+    assert "most references do not pass; name their language in metrics.language" in blind(
+        [chinese.example], pidgin, language("bo")
+    )

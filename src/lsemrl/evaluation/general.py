@@ -18,6 +18,7 @@ from lsemrl.metrics import cmrc, squad
 from lsemrl.metrics.contained import SIGNATURE as CONTAINED
 from lsemrl.metrics.contained import contained
 from lsemrl.metrics.corpus import chrf
+from lsemrl.rewards.language import MOST, passing
 from lsemrl.scripts import scripts_of
 from lsemrl.types import Completion, Example
 
@@ -60,20 +61,23 @@ def name_of(task: Task, examples: Sequence[Example]) -> str:
     return {"instruction": "instructions", "choice": "multiple choice"}.get(task.name, task.name)
 
 
-def signatures(scored_by: ScoredBy, examples: Sequence[Example], learned: Language) -> dict[str, str]:
+def signatures(
+    scored_by: ScoredBy, examples: Sequence[Example], target: Sequence[Example], learned: Language
+) -> dict[str, str]:
     """How general ability and leaks are scored, which is known before there are answers; nothing without examples.
 
     Args:
         scored_by: See `Task`.
         examples: The questions.
-        learned: The language of the new task.
+        target: The rows of the new task.
+        learned: Its language, as the user names it.
     """
     if not examples:
         return {}
     if scored_by == "choices":
         return {"accuracy": _CHOSEN}
     leak = f"share of answers in lang:{learned.code}|{learned.rule}|quotations:none"
-    leaks = {"leak": leak} if tells_leaks(examples, learned) else {}
+    leaks = {} if blind(examples, target, learned) else {"leak": leak}
     if scored_by == "references":
         # sacreBLEU tells it only of what it scored, and of that whether all have as many references.
         golds = sorted((example.references for example in examples), key=len)
@@ -119,25 +123,38 @@ def _asks(text: str) -> bool:
     return bool(_ASKS.search(canonical(text)))
 
 
-def tells_leaks(examples: Sequence[Example], learned: Language) -> bool:
-    """Whether the rule for `learned` tells it from the language of the questions: it passes less than half of them."""
+def blind(examples: Sequence[Example], target: Sequence[Example], learned: Language) -> str:
+    """Why leaks cannot be told, in words; "" where they can.
+
+    Args:
+        examples: The questions.
+        target: The rows of the new task.
+        learned: Its language, as the user names it.
+    """
+    if passing(learned, target)[0] < MOST:
+        return f"{learned}, by which most references do not pass; name their language in metrics.language"
     verdicts = learned.verdicts([example.source for example in examples])
-    return sum(verdict > UNDECIDED for verdict in verdicts) < len(verdicts) / 2
+    if sum(verdict > UNDECIDED for verdict in verdicts) < len(verdicts) / 2:
+        return ""
+    return f"{learned} and so is what general ability is asked in"
 
 
-def score_leaks(answers: Sequence[Completion], learned: Language) -> dict[str, tuple[float, ...]]:
+def score_leaks(
+    answers: Sequence[Completion], target: Sequence[Example], learned: Language
+) -> dict[str, tuple[float, ...]]:
     """How many answers are in the language that was learned, although nothing asked for it.
 
     Args:
         answers: To questions in a language that the base knew.
-        learned: That of the new task.
+        target: The rows of the new task.
+        learned: Its language, as the user names it.
 
     Returns:
         leak, 1 for each answer that passes for `learned` and 0 for others, such as a name of which that cannot be told
         and words of the question or of an accepted answer, which are in their language whatever the rule makes of them;
-        nothing where there are no answers, or the rule does not tell the questions themselves from it.
+        nothing where there are no answers, or leaks cannot be told (see `blind`).
     """
-    if not answers or not tells_leaks([answer.example for answer in answers], learned):
+    if not answers or blind([answer.example for answer in answers], target, learned):
         return {}
     verdicts = learned.verdicts([answer.text for answer in answers])
     leaked = (verdict > UNDECIDED and not _quoted(answer) for answer, verdict in zip(answers, verdicts, strict=True))

@@ -23,7 +23,7 @@ from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.splits import evenly
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.batches import Batches
-from lsemrl.evaluation.general import language_of, name_of, signatures, tells_leaks
+from lsemrl.evaluation.general import blind, language_of, name_of, signatures
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import BASE, BATCHES, FILE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure
@@ -192,9 +192,9 @@ def read_measured(settings: MeasureSettings, policy: Policy | None = None) -> tu
     scorer = Scorer(settings.metrics)
     new = settings.max_new_tokens
     checked = check_examples(policy, battery.parts, scorer.encoders, new, unanswered=["text"])
-    leaks = battery.scored_by == "choices" or tells_leaks(battery.general, scorer.language) or not battery.general
-    blind = f"leak is left out, for {scorer.language} and so is what general ability is asked in"
-    for line in [*checked, *scorer.look_at(battery.target), *([] if leaks else [blind])]:
+    answered = battery.general and battery.scored_by != "choices"
+    why = blind(battery.general, battery.target, scorer.language) if answered else ""
+    for line in [*checked, *scorer.look_at(battery.target), *([f"leak is left out, for {why}"] if why else [])]:
         print(line, file=sys.stderr)
     return battery, scorer
 
@@ -278,7 +278,7 @@ def _measured(
     # Those of the new task are known of outputs only; `asked` holds what decides them.
     of_task = {name: there.signatures[name] for name in (*settings.metrics.names, _REWARD) if name in there.signatures}
     wanted = same | {
-        "signatures": of_task | signatures(battery.scored_by, battery.general, scorer.language),
+        "signatures": of_task | signatures(battery.scored_by, battery.general, battery.target, scorer.language),
         "versions": versions(),
     }
     return there if all(getattr(there, name) == value for name, value in wanted.items()) else None

@@ -128,7 +128,7 @@ def measure(
         batches.begin(f"measuring: {battery.general_name or 'general ability'}, {len(battery.general):,} questions")
     general, answers = _general(policy, battery, sampling, batches)
     nll = gold_nll(policy, battery.general, batches)
-    general |= score_leaks(answers, scorer.language) | ({"nll": nll} if nll else {})
+    general |= score_leaks(answers, battery.target, scorer.language) | ({"nll": nll} if nll else {})
     change = weight_change(policy)
     along = battery.parts | {"target": tuple(evenly(battery.target, divergence_rows or len(battery.target)))}
     if policy.adapted and policy.adapter is None and change == 0:  # it is the base
@@ -142,7 +142,7 @@ def measure(
         target_counts=target.counts,
         general=means_of(general),
         general_rows=general,
-        general_signatures=signatures(battery.scored_by, battery.general, scorer.language),
+        general_signatures=signatures(battery.scored_by, battery.general, battery.target, scorer.language),
         divergence=apart,
         weight_change=change,
         outputs=tuple(outputs),
