@@ -292,6 +292,9 @@ def test_batches_go_on_where_the_last_one_ended_or_not_at_all(tiny_model: str, t
         run(sft(tiny_model), tmp_path / "b", data=by(6), epochs=1, resume=str(saved), monitor=None)
     run(sft(tiny_model), tmp_path / "b", See(), data=by(8), epochs=1, resume=str(saved), monitor=None)
     assert len(seen) == len(set(seen)) == 24
+    # Two of three steps by now have been taken, of four in all: the rate does not fall to 0 before its end.
+    rates = [float(row["learning_rate"]) for row in metrics(tmp_path / "b") if row.get("learning_rate")]
+    assert rates == pytest.approx([7.5e-3, 2.5e-3])
 
 
 def test_rows_of_an_epoch_go_on_in_the_order_that_it_was_begun_in(tiny_model: str, tmp_path: Path) -> None:

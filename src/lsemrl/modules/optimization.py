@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -36,6 +36,11 @@ def make_optimizer(
     """AdamW over what is trained, and a schedule that ends after `steps` optimizer steps."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+    return optimizer, LambdaLR(optimizer, _share(settings, steps))
+
+
+def _share(settings: OptimizerSettings, steps: int) -> Callable[[int], float]:
+    """Of the rate, by the optimizer steps that were taken before, of `steps`."""
     warmup = math.ceil(settings.warmup_ratio * steps)
 
     def share(step: int) -> float:
@@ -46,15 +51,15 @@ def make_optimizer(
             settings.schedule
         ]
 
-    return optimizer, LambdaLR(optimizer, share)
+    return share
 
 
-def set_schedule(schedule: LambdaLR, steps: int) -> None:
-    """Put a schedule where it stands after `steps` optimizer steps."""
-    schedule.last_epoch, schedule._step_count = steps, steps + 1
-    schedule._last_lr = [
-        rate * share(steps) for rate, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    ]
+def set_schedule(schedule: LambdaLR, settings: OptimizerSettings, taken: int, steps: int) -> None:
+    """Put a schedule where it stands after `taken` optimizer steps, and have it end after `steps`."""
+    share = _share(settings, steps)
+    schedule.lr_lambdas = [share] * len(schedule.base_lrs)
+    schedule.last_epoch, schedule._step_count = taken, taken + 1
+    schedule._last_lr = [rate * share(taken) for rate in schedule.base_lrs]
     for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
         group["lr"] = rate
 

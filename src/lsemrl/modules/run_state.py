@@ -25,6 +25,7 @@ from lsemrl.modules.ranks import every_rank
 from lsemrl.modules.reference import held_against
 from lsemrl.modules.sharding import scatter_into, whole_tensors
 from lsemrl.modules.snapshot import read_snapshot
+from lsemrl.modules.trainer_settings import batches_of_epoch, planned_steps
 from lsemrl.rewards.base import add_up
 from lsemrl.runs import file_sizes
 from lsemrl.types import UserError
@@ -145,10 +146,13 @@ def restore_state(
     _restore_reference(module.policy, folder)
     (optimizer,) = trainer.optimizers
     _restore_optimizer(optimizer, trained, load_file(folder / "optimizer.safetensors"))
-    # By the settings of now, whose rate and schedule may be others.
+    # By the settings of now, whose rate, schedule and batches may be others.
     scheduler = trainer.lr_scheduler_configs[0].scheduler
     assert isinstance(scheduler, LambdaLR)
-    set_schedule(scheduler, state["schedule"]["last_epoch"])
+    done = state["epoch"] * batches_of_epoch(trainer) + state["rows"] // _rows_a_batch(trainer)
+    tried, updates = state["optimizer_step"] + state["ranks"][0]["skipped"][0], module.updates_per_batch()
+    module.planned_steps = planned_steps(trainer, updates, tried - done * updates)
+    set_schedule(scheduler, module.optimizer, state["schedule"]["last_epoch"], module.planned_steps)
     _set_clocks(trainer, state)
     module.rollout_step = state["rollout_step"]
     if same_run:

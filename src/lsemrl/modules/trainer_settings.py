@@ -74,20 +74,27 @@ def check_manual(trainer: Trainer) -> None:
         )
 
 
-def planned_steps(trainer: Trainer, updates_per_batch: int) -> int:
+def batches_of_epoch(trainer: Trainer) -> int:
+    """The training batches that an epoch has."""
+    # Not from the Trainer's own loader: made this early, it would never be told where a checkpoint left off.
+    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    share = trainer.limit_train_batches
+    return min(batches, share) if isinstance(share, int) else int(batches * (share or 1.0))
+
+
+def planned_steps(trainer: Trainer, updates_per_batch: int, ahead: int = 0) -> int:
     """The optimizer steps that a run will take: a batch that is begun takes all of its own.
 
     Args:
         trainer: Its data and its limits.
         updates_per_batch: Optimizer steps that one training batch takes.
+        ahead: Steps that a run which goes on has tried beyond those that its rows would come to now, as in larger
+            batches or on more ranks: it ends so many later.
 
     Raises:
         UserError: The run has no end, or would never be validated.
     """
-    # Not from the Trainer's own loader: made this early, it would never be told where a checkpoint left off.
-    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
-    share = trainer.limit_train_batches
-    batches = min(batches, share) if isinstance(share, int) else int(batches * (share or 1.0))
+    batches = batches_of_epoch(trainer)
     every = trainer.val_check_interval
     counted_anew = trainer.limit_val_batches and trainer.check_val_every_n_epoch is not None
     if counted_anew and isinstance(every, int) and every > batches:
@@ -98,7 +105,7 @@ def planned_steps(trainer: Trainer, updates_per_batch: int) -> int:
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     # The Trainer looks at its limit between batches only.
     limit = math.inf if trainer.max_steps == -1 else math.ceil(trainer.max_steps / updates_per_batch)
-    steps = min(batches * epochs, limit) * updates_per_batch
+    steps = min(batches * epochs * updates_per_batch + ahead, limit * updates_per_batch)
     if math.isinf(steps):
         raise UserError("the run has no end: set trainer.max_epochs, or trainer.max_steps (in optimizer steps)")
     return int(steps)
