@@ -64,6 +64,14 @@ def test_what_leaves_nothing_to_measure_by_is_told(rows: Path, capsys: pytest.Ca
     assert "warning: no row is held out for test" in said and "warning: 1 of 2 'bo' hold no letter" in said
 
 
+def test_rows_that_are_all_held_out_leave_nothing_to_train_on(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text("zh\tbo\n" + "一\tབཞི་ལྔ།\n" * 3, encoding="utf-8")  # its hash is one of the test's
+    with pytest.raises(SystemExit):
+        main(["check", "pairs.tsv", "--from", "zh", "--to", "bo", "--output", "out"])
+    assert "error: no row is left to train on, as all are held out; give more rows" in capsys.readouterr().err
+    assert "2 test rows are another row again" in (Path("out") / "check.html").read_text(encoding="utf-8")
+
+
 def test_with_a_policy_and_an_encoder(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [*rows.read_text(encoding="utf-8").splitlines(), "学生<|end|>\tསློབ་མ།"]
     rows.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -70,6 +70,11 @@ def test_bytes_carry_every_script(tokenizer: PreTrainedTokenizerFast) -> None:
         assert found.tokens_per_unit > 1
 
 
+def test_texts_without_a_unit_or_a_letter_have_no_tokens_for_one(tokenizer: PreTrainedTokenizerFast) -> None:
+    found = carried(tokenizer, ["🙂🙂", "…"])
+    assert (found.tokens_per_unit, found.tokens_per_letter) == (0.0, 0.0)
+
+
 def test_a_tokenizer_of_the_older_kind_is_asked_letter_by_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     letter_wise = latin_bpe(unk_token="<unk>")
     monkeypatch.setattr(type(letter_wise), "is_fast", False)

@@ -77,6 +77,12 @@ def test_what_is_wrong_with_a_row_is_found(pair: tuple[str, str], level: str, se
     assert found[0].rows[0].place in ("a.tsv:61", "a.tsv:1")
 
 
+def test_equal_rows_of_a_split_that_measures_count_in_its_score_as_often() -> None:
+    found = look(PAIRS[:40], [*PAIRS[40:50], PAIRS[40], PAIRS[40]])
+    assert [(one.level, one.says) for one in found.findings] == [("warning", "2 test rows are another row again")]
+    assert found.findings[0].rows[0].why == "3 times, also t.tsv:11"
+
+
 @pytest.mark.parametrize("text", ['"学生在学校。"', '他说""学生""。', '""', '"', "学生 & 老师; 学校", "R&D;学生"])
 def test_quotation_marks_and_ampersands_of_a_text_are_no_fault(text: str) -> None:
     says = [one.says for one in look([*PAIRS, (text, "སློབ་མ་སློབ་གྲྭར་ཡོད།")]).findings]

@@ -125,7 +125,7 @@ def check(
     bad_rows = _bad([plan.source, plan.validation, plan.test, plan.untranslated])
     left = unread(found, columns)
     unknown = [Finding(level="warning", says=one) for one in unknown_of(from_, to)]
-    findings = [*unknown, *_unheld(records), *bad_rows, *inspected.findings]
+    findings = [*unknown, *_lacking(records, sentences), *bad_rows, *inspected.findings]
     findings += [*([Finding(level="note", says=left)] if left else []), *read.findings]
     order = ("refused", "warning", "note")
     findings.sort(key=lambda one: order.index(one.level))
@@ -158,10 +158,13 @@ def _profiles(columns: Columns, from_: str, to: str, identifier: str | None) -> 
     return dict(zip(columns, (usual_profile(from_), target), strict=True))
 
 
-def _unheld(records: Mapping[str, Sequence[Record]]) -> list[Finding]:
-    """What has no row to measure by."""
+def _lacking(records: Mapping[str, Sequence[Record]], sentences: Sequence[Record]) -> list[Finding]:
+    """What has no row to learn from, or to measure by."""
     says = "no row is held out for {0}; give more rows, or a file of its own (--{0})"
-    return [Finding(level="warning", says=says.format(split)) for split in HELD_OUT if not records[split]]
+    found = [Finding(level="warning", says=says.format(split)) for split in HELD_OUT if not records[split]]
+    if not (records["train"] or sentences):
+        found.append(Finding(level="refused", says="no row is left to train on, as all are held out; give more rows"))
+    return found
 
 
 def _bad(sources: Sequence[Source | None]) -> list[Finding]:

@@ -73,11 +73,11 @@ def carried(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Carried
     # Without an unknown token letters are dropped, after which tokens no longer say rightly what they stand for; those
     # of an older tokenizer never do.
     by_spans = unknown and tokenizer.is_fast
-    tokens = sum(len(ids) for _, ids, _ in read)
+    tokens, letters = sum(len(ids) for _, ids, _ in read), sum(len(_LETTER.findall(text)) for text in texts)
     return Carried(
-        tokens_per_unit=tokens / max(1, words.total()),
+        tokens_per_unit=tokens / words.total() if words else 0.0,
         unit=unit_of(next(iter(scripts_of(*texts)), "")),
-        tokens_per_letter=tokens / max(1, sum(len(_LETTER.findall(text)) for text in texts)),
+        tokens_per_letter=tokens / letters if letters else 0.0,
         unknown=_unknown_by_spans(read, unknown) if by_spans else _unknown_by_letters(tokenizer, texts, unknown),
         alike=sum(words[word] for word in _alike(readable)) / max(1, words.total()),
         unread=tuple(itertools.islice(unread, 3)),

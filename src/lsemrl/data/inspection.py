@@ -137,19 +137,21 @@ def _side(name: str, texts: Sequence[str], cut: Sequence[int]) -> Side:
 
 
 def _equal(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
-    """Rows that are another, and inputs that have several outputs."""
-    records = rows.get("train", ())
-    by: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        by[content_key(record.inputs[task.inputs[0]], *record.targets)].append(record)
-    again = [own for own in by.values() if len(own) > 1]
+    """Rows that are another of their split, and inputs that have several outputs."""
     found = []
-    if again:
-        count = sum(len(own) - 1 for own in again)
-        worst = sorted(again, key=len, reverse=True)[:SHOWN]
-        shown = tuple(_shown(own[0], task, f"{len(own)} times, also {own[1].place}") for own in worst)
-        level: Level = "warning" if count > 0.05 * len(records) else "note"
-        found.append(Finding(level=level, says=f"{count:,} training rows are another row again", rows=shown))
+    for split, own in rows.items():
+        by: dict[str, list[Record]] = defaultdict(list)
+        for record in own:
+            by[content_key(record.inputs[task.inputs[0]], *record.targets)].append(record)
+        again = [alike for alike in by.values() if len(alike) > 1]
+        if again:
+            count = sum(len(alike) - 1 for alike in again)
+            worst = sorted(again, key=len, reverse=True)[:SHOWN]
+            shown = tuple(_shown(one[0], task, f"{len(one)} times, also {one[1].place}") for one in worst)
+            level: Level = "warning" if count > 0.05 * len(own) else "note"
+            which = "training" if split == "train" else split
+            found.append(Finding(level=level, says=f"{count:,} {which} rows are another row again", rows=shown))
+    records = rows.get("train", ())
     outputs: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         outputs[content_key(record.targets[0])][content_key(record.inputs[task.inputs[0]])].append(record)
