@@ -42,6 +42,7 @@ from lsemrl.commands.readers import told_of_reading
 from lsemrl.commands.trained import Trained
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.task import MicroRows
+from lsemrl.data.tokens import target_ids
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.metrics.settings import MetricSettings
@@ -49,9 +50,10 @@ from lsemrl.micro import corpus
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.families import Reach, reach
 from lsemrl.modules.grpo import GRPO
-from lsemrl.modules.legibility import check_examples, fitting, look, read_by_encoder
+from lsemrl.modules.legibility import check_examples, look, read_by_encoder
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.spans import cut_short, fitting
 from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.base import RewardMix
@@ -368,6 +370,18 @@ def test_what_nobody_answers_needs_no_room_for_answers() -> None:
         check_examples(policy, {"general": [row]}, {}, 20)
 
 
+def test_references_that_no_output_can_be_are_told(tokenizer_of_tiny_model: PreTrainedTokenizerBase) -> None:
+    tokenizer, text = tokenizer_of_tiny_model, "དེབ་ཉོས།"
+    row = Example(id="0", prompt="", source="", references=(text,))
+    whole = len(target_ids(tokenizer, [text])[0])
+    assert cut_short("test", tokenizer, [row], whole) == cut_short("test", tokenizer, [], 1) == []
+    (line,) = cut_short("test", tokenizer, [row] * 9, whole - 1)
+    assert line.startswith("warning: 9 of 9 test references have more tokens") and f"may have ({whole - 1})" in line
+    assert not cut_short("test", tokenizer, [dataclasses.replace(row, choices=(text, "ཁ་"))], 1)
+    said = check_examples(Policy(PolicySettings()), {"test": [row], "text": [row]}, {}, 2, unanswered=["text"])
+    assert [line for line in said if "more tokens" in line] == cut_short("test", tokenizer, [row], 2)
+
+
 def test_each_prompt_of_generate_is_held_against_the_positions(tmp_path: Path) -> None:
     model = shorten(tmp_path, 40)
     run = Trained(
@@ -447,7 +461,9 @@ def test_the_block_of_a_run_that_carries_all(tiny_model: str, tmp_path: Path, ca
     assert "text by rewards.similarity.encoder 'micro': references" in told
     assert f"the longest train prompt with {TOKENS} new tokens: " in told
     assert "prompts by the chat template show the instruction with its text; the answer follows" in told
-    assert "warning" not in told
+    for name, count in (("train", 8), ("validation", 4)):  # which none of these few tokens can be
+        assert f"warning: {count} of {count} {name} references have more tokens, their end included, than an" in told
+    assert told.count("warning") == 2
 
 
 def test_a_script_that_is_spelled_by_bytes_is_told(tokenizer_of_tiny_model: PreTrainedTokenizerBase) -> None:

@@ -17,10 +17,10 @@ from lsemrl.data.collate import encode
 from lsemrl.data.task import Plan
 from lsemrl.data.tokens import prompt_ids
 from lsemrl.modules.adapters.files import adapter_fingerprint
-from lsemrl.modules.legibility import fitting
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Engine, Sampling
+from lsemrl.modules.spans import fitting
 from lsemrl.types import Completion, Example, UserError
 
 

@@ -124,9 +124,9 @@ def rehearse(
         # torch and peft, for which words that cannot be do not wait
         import torch
 
-        from lsemrl.modules.legibility import fitting
         from lsemrl.modules.policy import Policy
         from lsemrl.modules.rehearsing import given_prompts, turn_of, write_answers, write_prompts
+        from lsemrl.modules.spans import fitting
 
         quiet()
         base = Policy(policy)

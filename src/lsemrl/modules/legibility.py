@@ -18,14 +18,12 @@ from lsemrl.data import thoughts
 from lsemrl.data.carried import Carried, alike, carried, changed, spaced
 from lsemrl.data.chat import turn_end
 from lsemrl.data.mixed import REPLAY
-from lsemrl.data.tokens import prompt_ids, target_ids
-from lsemrl.modules.families import reach
+from lsemrl.modules.spans import cut_short, fitting, spans_of, whole_row, with_answer
 from lsemrl.rewards.encoder import EncoderUse, length_limit
 from lsemrl.types import Example, UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from transformers import PretrainedConfig
 
     from lsemrl.modules.policy import Policy
 
@@ -237,49 +235,6 @@ def read_by_encoder(
     return Reading(by=field, what=what, carried=carried(tokenizer, texts), confused=alike(texts, read["input_ids"]))
 
 
-def fitting(
-    model: str, config: PretrainedConfig, spans: Mapping[str, int], remedy: str = "lower limits.max_prompt_tokens"
-) -> list[str]:
-    """A line for each of `spans`: what is read and written in one piece, with its tokens.
-
-    Raises:
-        UserError: One is longer than the model's positions can be.
-    """
-    bound = reach(config)
-    for what, tokens in spans.items():
-        if bound and tokens > bound.most:
-            raise UserError(
-                f"the {what} comes to {tokens:,} tokens, but policy.model {model!r} has {bound.most:,} positions; "
-                f"{remedy} or the length of outputs (max_new_tokens), or name a model with more"
-            )
-    beyond = {what: bound is not None and tokens > bound.sure for what, tokens in spans.items()}
-    return [
-        f"{'warning: ' if beyond[what] else ''}the {what}: {tokens:,} of {bound or 'positions without end'}"
-        for what, tokens in spans.items()
-    ]
-
-
-def spans_of(
-    name: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], new: int | None
-) -> dict[str, int]:
-    """The longest of `examples` with its reference, and the longest prompt that is answered with `new` tokens."""
-    prompts = [len(ids) for ids in prompt_ids(tokenizer, [row.prompt for row in examples])]
-    said = [row.choices or (row.reference,) for row in examples]
-    texts = [(prompt, text) for prompt, own in zip(prompts, said, strict=True) for text in own]
-    targets = target_ids(tokenizer, [text for _, text in texts])
-    longest = max(prompt + len(target) for (prompt, _), target in zip(texts, targets, strict=True))
-    answered = [prompt for prompt, row in zip(prompts, examples, strict=True) if not row.choices]
-    return _learned(name, longest) | (_answered(name, max(answered), new) if new and answered else {})
-
-
-def _learned(name: str, tokens: int) -> dict[str, int]:
-    return {f"longest {name} row": tokens}
-
-
-def _answered(name: str, prompt: int, new: int) -> dict[str, int]:
-    return {f"longest {name} prompt with {new:,} new tokens": prompt + new}
-
-
 def settled(found: Legibility) -> list[str]:
     """The lines of `found`.
 
@@ -313,19 +268,22 @@ def check_run(
     Raises:
         UserError: Something cannot work, or there are no rows.
     """
-    spans: dict[str, int] = {}
+    spans, cut = dict[str, int](), list[str]()
     for split in splits:
         replayed = [name for name in data.report if name.startswith(REPLAY)] if split == "train" else []
         counts = [data.report[name] for name in (split, *replayed)]
         prompt, row = (max(each[key] for each in counts) for key in ("longest_prompt_kept", "longest_row_kept"))
-        if prompt:
-            spans |= _learned(split, row) if learned and split == "train" else _answered(split, prompt, new)
+        if prompt and learned and split == "train":
+            spans |= whole_row(split, row)
+        elif prompt:
+            spans |= with_answer(split, prompt, new)
+            cut += cut_short(split, policy.tokenizer, getattr(data, f"{split}_examples"), new)
     examples = [row for split in splits for row in getattr(data, f"{split}_examples")]
     fits = fitting(policy.settings.model, policy.config, spans)
     if not examples:  # there always are some to train on
         raise UserError("data has no {0} rows; give it a {0} source, or raise splits.{0}_fraction".format(splits[0]))
     found = look(policy.settings.model, policy.tokenizer, examples, encoders, learned=learned and "train" in splits)
-    return [*settled(found), *fits]
+    return [*settled(found), *fits, *cut]
 
 
 def check_examples(
@@ -346,5 +304,6 @@ def check_examples(
         found = look(model, policy.tokenizer, examples, {} if at else encoders, learned=False)
         spans = spans_of(name, policy.tokenizer, examples, None if name in unanswered else new)
         fits = fitting(model, policy.config, spans)
-        lines += [f"{name}: {line}" for line in settled(found)] + fits
+        cut = [] if name in unanswered else cut_short(name, policy.tokenizer, examples, new)
+        lines += [*(f"{name}: {line}" for line in settled(found)), *fits, *cut]
     return lines
