@@ -53,8 +53,8 @@ _SMALL = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the user says."""
+class Project:
+    """What the user says of the project to be written."""
 
     path: str
     folder: str
@@ -150,7 +150,7 @@ def init(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
     columns = columns_of_task(found, task, from_, to, source_column, target_column)
-    asked = Asked(
+    project = Project(
         path=file,
         folder=str(output),
         task=task,
@@ -164,7 +164,7 @@ def init(
         untranslated=untranslated or "",
     )
     profile = profile_of(to, list(columns.values())[1][0])
-    shown, lines = _shown(asked, found, columns, profile)
+    shown, lines = _shown(project, found, columns, profile)
     make_folder(output, "--output")
     for name in FILES:
         write_text(output / name, rendered(name, shown))
@@ -175,25 +175,25 @@ def init(
         print(line)
 
 
-def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> tuple[dict[str, Any], list[str]]:
+def _shown(project: Project, found: Survey, columns: Columns, profile: Language) -> tuple[dict[str, Any], list[str]]:
     """What the templates show, and what the data module says of the rows."""
-    kind = CLASSES[asked.task]
-    fields = fields_of(asked.task, columns)
-    template = asked_for(asked.task, asked.from_, asked.to)
-    alike = asked.task == "translation" and columns[asked.from_][0].share(profile) >= (profile.threshold or 0)
-    identifier = f"{asked.folder}/language" if alike else ""
-    splits = held_out_of(found.rows, asked.validation, asked.test)
-    sources = sources_of(found, columns, asked.path, asked.validation, asked.test)
+    kind = CLASSES[project.task]
+    fields = fields_of(project.task, columns)
+    template = asked_for(project.task, project.from_, project.to)
+    alike = project.task == "translation" and columns[project.from_][0].share(profile) >= (profile.threshold or 0)
+    identifier = f"{project.folder}/language" if alike else ""
+    splits = held_out_of(found.rows, project.validation, project.test)
+    sources = sources_of(found, columns, project.path, project.validation, project.test)
     rows = partial(kind, **sources, splits=splits, template=PromptTemplate(template=template or None), **fields)
     untranslated = None
-    if asked.untranslated:
-        untranslated = untranslated_of(asked.untranslated, asked.from_, columns[asked.from_][0].name)
-    config, tokenizer = policy_of(asked.model)
+    if project.untranslated:
+        untranslated = untranslated_of(project.untranslated, project.from_, columns[project.from_][0].name)
+    config, tokenizer = policy_of(project.model)
     bound = reach_of(config)
     plan = rows(limits=UNLIMITED).plan
-    prepared, limits, foreseen = _read(asked, plan, tokenizer, bound)
-    if not asked.in_world or asked.encoder not in ("", micro.NAME):  # the embedded ones stand in for others
-        foreseen += told_of_reading(asked.model, tokenizer, asked.encoder, prepared.train)
+    prepared, limits, foreseen = _read(project, plan, tokenizer, bound)
+    if not project.in_world or project.encoder not in ("", micro.NAME):  # the embedded ones stand in for others
+        foreseen += told_of_reading(project.model, tokenizer, project.encoder, prepared.train)
     keys = _keys(plan, prepared)
     count = min(max(len(keys) // 4, 16), 2000)
 
@@ -204,39 +204,39 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
 
     if untranslated:
         cold_start = kept("all")
-        rl, said = _sentences(asked, untranslated, rows, tokenizer, limits)
+        rl, said = _sentences(project, untranslated, rows, tokenizer, limits)
         foreseen += said
     else:
         cold_start, rl = kept("cold_start"), kept("rl")
     report = prepared.report["train"]
     small = config.get_text_config().hidden_size <= _SMALL
     sft_rate, rl_rate = (
-        ("2.0e-3", "4.0e-4") if asked.in_world else ("1.0e-3", "1.0e-4") if small else ("2.0e-4", "2.0e-5")
+        ("2.0e-3", "4.0e-4") if project.in_world else ("1.0e-3", "1.0e-4") if small else ("2.0e-4", "2.0e-5")
     )
     return {
-        **vars(asked),
-        "in_world": asked.in_world,
-        "title": f"{name_in(asked.from_, 'en')} to {name_in(asked.to, 'en')}"
-        if asked.task == "translation"
-        else f"{asked.task.capitalize()}s in {name_in(asked.to, 'en')}",
+        **vars(project),
+        "in_world": project.in_world,
+        "title": f"{name_in(project.from_, 'en')} to {name_in(project.to, 'en')}"
+        if project.task == "translation"
+        else f"{project.task.capitalize()}s in {name_in(project.to, 'en')}",
         "summary": summary_of(found, columns, profile, identifier),
-        "stand_ins": stand_ins(asked.model, asked.encoder),
+        "stand_ins": stand_ins(project.model, project.encoder),
         "data_class": f"{kind.__module__}.{kind.__name__}",
         "fields": fields,
         "template": template,
         "language": _written(profile, identifier),
         "identifier": identifier,
         "texts": {
-            field: {"path": asked.path, "column": column.name, "on_bad_row": "skip"}
+            field: {"path": project.path, "column": column.name, "on_bad_row": "skip"}
             | ({} if found.header else {"header": False})
             for field, (column, *_) in columns.items()
         },
         # Along what the policy is given: of a translation, in a language that it knows.
-        "text": {"path": asked.test or asked.path, "column": columns[asked.from_][0].name, "on_bad_row": "skip"}
-        if asked.task == "translation" and found.header
+        "text": {"path": project.test or project.path, "column": columns[project.from_][0].name, "on_bad_row": "skip"}
+        if project.task == "translation" and found.header
         else None,
-        "metrics": ["chrf", "bleu", "rouge_l", "language_rate", *(["similarity"] if asked.encoder else [])],
-        "tau": 0.2 if asked.in_world else 0.3,
+        "metrics": ["chrf", "bleu", "rouge_l", "language_rate", *(["similarity"] if project.encoder else [])],
+        "tau": 0.2 if project.in_world else 0.3,
         "train": cold_start if untranslated else cold_start + rl,
         "test_rows": len(prepared.test),
         "cold_start": cold_start,
@@ -245,7 +245,7 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
         "sources": sources,
         "untranslated": untranslated,
         "fractions": {name: getattr(splits, name) for name in ("validation_fraction", "test_fraction")},
-        "general_template": asked_of_questions(asked.general),
+        "general_template": asked_of_questions(project.general),
         "longest_prompt": report["longest_prompt"],
         "longest_target": report["longest_target"],
         "max_prompt": limits.max_prompt_tokens,
@@ -255,16 +255,16 @@ def _shown(asked: Asked, found: Survey, columns: Columns, profile: Language) -> 
         "rl": _schedule(rl, min(rl, 8 if rl < 160 else 16), least=1, most=5),
         # What the base writes by itself: the embedded one is brief.
         "rehearsal": {"rows": 1000, "prompt": 96, "answer": 48}
-        if asked.in_world
+        if project.in_world
         else {"rows": 2000, "prompt": 256, "answer": 256},
         "sft_rate": sft_rate,
         "rl_rate": rl_rate,
-        "commands": _commands(asked, identifier),
+        "commands": _commands(project, identifier),
     }, [*foreseen, *(line for line in prepared.lines if "/" not in line.partition(":")[0])]
 
 
 def _read(
-    asked: Asked,
+    project: Project,
     plan: Plan,
     tokenizer: PreTrainedTokenizerBase,
     bound: int | None,
@@ -274,10 +274,10 @@ def _read(
     if len(prepared.train) < _FEWEST or not prepared.test:
         keys = _keys(plan, prepared)
         raise UserError(
-            f"{asked.path!r} leaves {len(keys)} rows to train on ({len(keys) - len(set(keys))} of them alike) and "
+            f"{project.path!r} leaves {len(keys)} rows to train on ({len(keys) - len(set(keys))} of them alike) and "
             f"{len(prepared.test)} to test on; give a file with more different rows"
         )
-    limits = limits_of(prepared.lengths["train"], cut=asked.task == "headline", bound=bound)
+    limits = limits_of(prepared.lengths["train"], cut=project.task == "headline", bound=bound)
     return prepared, limits, foretold(plan.task.name, prepared.lengths, prepared.report, limits)
 
 
@@ -289,13 +289,13 @@ def _keys(plan: Plan, prepared: Prepared) -> list[str]:
 
 
 def _sentences(
-    asked: Asked, source: Source, rows: Callable[..., TaskData], tokenizer: PreTrainedTokenizerBase, limits: Limits
+    project: Project, source: Source, rows: Callable[..., TaskData], tokenizer: PreTrainedTokenizerBase, limits: Limits
 ) -> tuple[int, list[str]]:
     """How many sentences without a translation RL will train on, and what `lsemrl fit` will say of them."""
     plan = rows(limits=UNLIMITED, untranslated=source).plan
-    for one in inspect_untranslated(read_untranslated(plan)[0], {}, plan.task, usual_profile(asked.from_)):
+    for one in inspect_untranslated(read_untranslated(plan)[0], {}, plan.task, usual_profile(project.from_)):
         if one.level == "refused":
-            raise UserError(f"--untranslated is {source.path!r}: {one.says}; give sentences in {asked.from_}")
+            raise UserError(f"--untranslated is {source.path!r}: {one.says}; give sentences in {project.from_}")
     prepared = prepare(plan, tokenizer)
     lengths = prepared.lengths["train"]
     said = foretold(plan.task.name, {"untranslated": lengths}, {"untranslated": prepared.report["train"]}, limits)
@@ -322,9 +322,9 @@ def _written(profile: Language, identifier: str) -> str | dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _commands(asked: Asked, identifier: str) -> str:
+def _commands(project: Project, identifier: str) -> str:
     """What to run, in order."""
-    folder = shlex.quote(str(asked.folder))
+    folder = shlex.quote(str(project.folder))
     measure = f"lsemrl measure --config {folder}/measure.yaml"
     told_apart = f"lsemrl fit-language --config {folder}/{IDENTIFIER}\n" if identifier else ""
     return (

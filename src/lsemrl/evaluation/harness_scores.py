@@ -19,7 +19,7 @@ from lsemrl.foreign import visible
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Estimate:
     """A score, or the difference of two, with its standard error where there is one."""
 
     value: float
@@ -51,9 +51,9 @@ class TaskResult:
     num_fewshot: int | None
     questions: int
     questions_sha256: str
-    before: dict[str, Score]
-    after: dict[str, Score]
-    difference: dict[str, Score]
+    before: dict[str, Estimate]
+    after: dict[str, Estimate]
+    difference: dict[str, Estimate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def table(general: General) -> Table:
     return shown
 
 
-def _number(score: Score, sign: str = "") -> str:
+def _number(score: Estimate, sign: str = "") -> str:
     return f"{score.value:{sign}.3f}" + ("" if score.stderr is None else f"±{score.stderr:.3f}")
 
 
@@ -126,7 +126,7 @@ def results(asked_as: str, before: Any, after: Any) -> Iterator[TaskResult]:
             before=then,
             after=now,
             difference={
-                key: Score(
+                key: Estimate(
                     value=now[key].value - then[key].value,
                     stderr=_paired_stderr(_by_question(name, key, before), _by_question(name, key, after)),
                 )
@@ -135,7 +135,7 @@ def results(asked_as: str, before: Any, after: Any) -> Iterator[TaskResult]:
         )
 
 
-def _scores(row: dict[str, Any]) -> dict[str, Score]:
+def _scores(row: dict[str, Any]) -> dict[str, Estimate]:
     """The scores among a row of the harness, which keeps "acc,none" and "acc_stderr,none" side by side."""
     scores = {}
     for key, value in row.items():
@@ -143,7 +143,7 @@ def _scores(row: dict[str, Any]) -> dict[str, Score]:
         if not comma or metric.endswith("_stderr") or not isinstance(value, Real):
             continue
         stderr = row.get(f"{metric}_stderr,{chosen}")
-        scores[key] = Score(value=float(value), stderr=float(stderr) if isinstance(stderr, Real) else None)
+        scores[key] = Estimate(value=float(value), stderr=float(stderr) if isinstance(stderr, Real) else None)
     return scores
 
 

@@ -64,7 +64,7 @@ def turn_of(policy: Policy) -> Turn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Prompt:
     """What is answered.
 
     Attributes:
@@ -78,7 +78,7 @@ class Asked:
     given: int
 
 
-def given_prompts(policy: Policy, turn: Turn, own: Sequence[str] | TaskData) -> list[Asked]:
+def given_prompts(policy: Policy, turn: Turn, own: Sequence[str] | TaskData) -> list[Prompt]:
     """Prompts of the user's own: texts, or the training rows of a task, as they would be trained on.
 
     The longest come first: a batch takes as long as its longest row.
@@ -96,7 +96,7 @@ def given_prompts(policy: Policy, turn: Turn, own: Sequence[str] | TaskData) -> 
         texts = [*own]
         whole = [[*turn.before, *ids, *turn.after] for ids in (prompt_ids(policy.tokenizer, texts) if texts else ())]
     pairs = zip(texts, whole, strict=True)
-    asked = [Asked(text=text, ids=tuple(ids), given=len(ids)) for text, ids in pairs]
+    asked = [Prompt(text=text, ids=tuple(ids), given=len(ids)) for text, ids in pairs]
     return sorted(asked, key=lambda each: len(each.ids), reverse=True)
 
 
@@ -109,28 +109,28 @@ def _words(policy: Policy, turn: Turn, ids: Sequence[int]) -> str:
     return str(policy.tokenizer.decode(said, skip_special_tokens=True)).strip()
 
 
-def write_prompts(policy: Policy, turn: Turn, sampling: Sampling, count: int, seed: int) -> tuple[list[Asked], int]:
+def write_prompts(policy: Policy, turn: Turn, sampling: Sampling, count: int, seed: int) -> tuple[list[Prompt], int]:
     """Users' words as the base imagines them; nothing, where its texts have no turns.
 
     Returns:
         Those that ended, and how many more were cut at the length limit.
     """
     if not turn.after:
-        return [Asked(text="", ids=turn.before, given=len(turn.before))] * count, 0
+        return [Prompt(text="", ids=turn.before, given=len(turn.before))] * count, 0
     begun = Example(id="", prompt="", source="", references=("",))
     rollouts = _drawn(policy, [begun], [turn.before], replace(sampling, num_generations=count), seed, turn.after[:1])
     ended = rollouts.ended_N.tolist()
     words = [ids[:-1] for ids, end in zip(_said(rollouts), ended, strict=True) if end]
     texts = [str(policy.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in words]
     asked = [
-        Asked(text=text, ids=(*turn.before, *ids, *turn.after), given=len(turn.before))
+        Prompt(text=text, ids=(*turn.before, *ids, *turn.after), given=len(turn.before))
         for text, ids in zip(texts, words, strict=True)
     ]
     return asked, ended.count(False)
 
 
 def write_answers(
-    policy: Policy, asked: Sequence[Asked], sampling: Sampling, seed: int
+    policy: Policy, asked: Sequence[Prompt], sampling: Sampling, seed: int
 ) -> Iterator[tuple[Rehearsed, bool]]:
     """The base's answer to each prompt, and whether it came to its end.
 

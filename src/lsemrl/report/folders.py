@@ -23,7 +23,7 @@ _OF_POLICY = ("dtype", "base_fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True)
-class General:
+class GeneralFile:
     """What `lsemrl general` found of one adapter at one scale: `tasks` as it writes them, and how all were asked."""
 
     path: Path
@@ -108,7 +108,7 @@ def _outputs(measured: Sequence[Found]) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def find_general(folders: Sequence[Path]) -> list[General]:
+def find_general(folders: Sequence[Path]) -> list[GeneralFile]:
     """Every general.json in `folders` and below: its path, its policy and its tasks.
 
     Raises:
@@ -129,7 +129,7 @@ def find_general(folders: Sequence[Path]) -> list[General]:
             asked = {name: value for name, value in content.get("settings", {}).items() if name not in _NOT_OF_ALL}
             asked |= {name: policy[name] for name in _OF_POLICY if name in policy}
             found.append(
-                General(path=path, adapter=adapter, fingerprint=fingerprint, scale=scale, tasks=tasks, asked=asked)
+                GeneralFile(path=path, adapter=adapter, fingerprint=fingerprint, scale=scale, tasks=tasks, asked=asked)
             )
         except UNREADABLE as error:
             raise UserError(f"{path} cannot be read ({error}): run lsemrl general again") from error

@@ -12,20 +12,20 @@ from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import Measured
 from lsemrl.report.bootstrap import half_width
 from lsemrl.report.contrasts import HarnessScore
-from lsemrl.report.folders import Found, General
+from lsemrl.report.folders import Found, GeneralFile
 
 _OF_TASK = ("num_fewshot", "task_version", "questions", "questions_sha256")
 """What a task says of how it was asked; one that was written before says less."""
 
 
-def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list[General]]:
+def by_arm(general: Sequence[GeneralFile], found: Sequence[Found]) -> dict[str, list[GeneralFile]]:
     """By the arms whose adapter was asked; each once, and each task of all alike."""
     # Not by their paths: those of two projects may be alike.
     arms: dict[str, set[str]] = {}
     for _, one in found:
         if one.adapter_fingerprint:
             arms.setdefault(one.adapter_fingerprint, set()).add(one.arm)
-    asked: dict[str, list[General]] = {}
+    asked: dict[str, list[GeneralFile]] = {}
     seen: dict[tuple[str, str, bool], Path] = {}
     first: dict[tuple[str, bool, str], tuple[Any, Path]] = {}
     for each in general:
@@ -55,7 +55,7 @@ def by_arm(general: Sequence[General], found: Sequence[Found]) -> dict[str, list
     return asked
 
 
-def harness(asked: Sequence[General], measured: Sequence[Measured]) -> dict[str, HarnessScore]:
+def harness(asked: Sequence[GeneralFile], measured: Sequence[Measured]) -> dict[str, HarnessScore]:
     """The scores of whole tasks and groups, over the adapters of one arm, of which `measured` has every seed."""
     scores: dict[str, dict[str, tuple[float, float, float]]] = {}
     for each in asked:

@@ -18,7 +18,7 @@ from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import BASE, Measured, Rows
 from lsemrl.report.findings import MISSING
-from lsemrl.report.folders import Found, General
+from lsemrl.report.folders import Found, GeneralFile
 from lsemrl.report.harness import by_arm, harness
 from lsemrl.report.paired import contrasts, pairs_of, same_scores
 from lsemrl.report.records import GENERAL, TARGET, Arm, Report, Sample
@@ -36,7 +36,7 @@ def tax_report(
     against: Sequence[str] | None = None,
     judged: Mapping[str, float] | None = None,
     paths: Sequence[Sequence[str]] = (),
-    general: Sequence[General] = (),
+    general: Sequence[GeneralFile] = (),
 ) -> Report:
     """Set measured arms side by side.
 
@@ -193,7 +193,7 @@ def _by_arm(groups: Mapping[str, Sequence[Measured]], told: Callable[[Measured],
 
 
 def _arm(
-    seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float | None, asked: Sequence[General]
+    seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float | None, asked: Sequence[GeneralFile]
 ) -> Arm:
     first, trained = seeds[0], seeds[0].arm != BASE
     base = mean_rows_of(bases)
