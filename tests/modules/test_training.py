@@ -265,6 +265,12 @@ def test_to_log_or_train_nothing_is_refused(field: str, lost: str, tiny_model: s
         run(sft(tiny_model), tmp_path, **{field: 0})
 
 
+@pytest.mark.parametrize("field", ["val_check_interval", "check_val_every_n_epoch"])
+def test_to_validate_every_0_batches_is_refused(field: str, tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"trainer\.{field} is 0; .* never set trainer\.limit_val_batches to 0"):
+        run(sft(tiny_model), tmp_path, **{field: 0, "limit_val_batches": 1.0})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -29,6 +29,11 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
     for name, lost in {**trained, "log_every_n_steps": "logged"}.items():
         if stage == "fit" and getattr(trainer, name) == 0:
             raise UserError(f"trainer.{name} is 0, so that nothing would be {lost}; give 1 or more")
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        if stage == "fit" and trainer.limit_val_batches and getattr(trainer, name) == 0:
+            raise UserError(
+                f"trainer.{name} is 0; give a number above it, or to validate never set trainer.limit_val_batches to 0"
+            )
     if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy | ModelParallelStrategy):
         raise UserError(
             f"trainer.strategy is {type(trainer.strategy).__name__}, under which ranks do not stay in step; "
