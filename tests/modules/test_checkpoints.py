@@ -34,6 +34,7 @@ from lsemrl.modules.checkpoints import Checkpoints, Interrupted
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.reference import held_against
 from lsemrl.modules.snapshot import read_snapshot, write_snapshot
+from lsemrl.modules.trainer_data import TrainerData
 from matrix import slow_but, slow_cases_but
 from short_runs import At, Stop, grpo, metrics, run, sft, stop, trained
 
@@ -487,6 +488,28 @@ def test_the_best_is_kept_by_a_metric_that_is_measured(tiny_model: str, tmp_path
     scores = {float(row["val/chrf"]): int(row["step"]) for row in rows if row["val/chrf"]}
     assert best.value == pytest.approx(max(scores))
     assert best.step == scores[max(scores)] + 1  # steps taken, as checkpoints are named
+
+
+def test_a_run_that_ends_before_its_first_validation_says_so(
+    tiny_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(**settings: Any) -> str:
+        caplog.clear()
+        trainer = Trainer(
+            **{"max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_progress_bar": False, **settings},
+            num_sanity_val_steps=0,
+            callbacks=[Checkpoints(every_n_steps=0, keep=0, monitor="val/chrf")],
+            default_root_dir=tmp_path,
+        )
+        data = TranslationData(micro=MicroRows(train=8, validation=4, test=4), batch_size=4)
+        with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
+            trainer.fit(sft(tiny_model), datamodule=TrainerData(data))
+        return caplog.text
+
+    says = "run of {} rollout steps ends before its first validation, after {}, so that nothing is chosen by val/chrf"
+    assert says.format(4, 6) in told(val_check_interval=1.0, check_val_every_n_epoch=3)
+    assert says.format(4, 5) in told(val_check_interval=5, check_val_every_n_epoch=None)
+    assert "first validation" not in told(check_val_every_n_epoch=2)
 
 
 def test_what_a_kill_left_half_done_is_swept(saved: Path, tiny_model: str) -> None:

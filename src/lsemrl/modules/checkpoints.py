@@ -30,6 +30,7 @@ from lsemrl.modules.ranks import highest
 from lsemrl.modules.run_state import gather_state, restore_state, save_policy
 from lsemrl.modules.server import ServerGone
 from lsemrl.modules.snapshot import write_snapshot
+from lsemrl.modules.trainer_settings import batches_of_epoch
 from lsemrl.runs import ADAPTER, AUTO, BEST, CHECKPOINTS, NEVER, checkpoints, truncate_files
 from lsemrl.types import UserError
 
@@ -127,8 +128,19 @@ class Checkpoints(Checkpoint):
             self._load(pl_module, self.resume)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take signals, now that Lightning has taken them."""
+        """Take signals, now that Lightning has taken them; and say so where no validation will come to choose by."""
         self.signals.listen()
+        assert isinstance(pl_module, PolicyModule)
+        every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+        if self.monitor is None or not trainer.limit_val_batches or every is None:  # by the clock
+            return
+        first = int(every + (0 if epochs is None else (epochs - 1) * batches_of_epoch(trainer)))
+        steps = -(-pl_module.planned_steps // pl_module.updates_per_batch())
+        if first > steps:
+            pl_module.say(
+                f"warning: this run of {steps:,} rollout steps ends before its first validation, after {first:,}, so "
+                f"that nothing is chosen by {self.monitor}; lower trainer.val_check_interval or check_val_every_n_epoch"
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
