@@ -123,6 +123,30 @@ def test_null_is_none_and_groups_are_read_at_once() -> None:
     assert parse("--data.validation.path=a", "--data.validation=null").data.init_args.validation is None
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("target_rows: null", "target_rows: Expected a int. Got value: None"),
+        ("policy: {model: null}", "policy.model: Expected a str. Got value: None"),
+        ("metrics: {names: null}", "metrics.names: Expected a tuple. Got value: None"),
+        (f"target: {{class_path: {TASK}, init_args: {{batch_size: null}}}}", "target.batch_size: Expected a int. Got"),
+    ],
+)
+def test_null_in_a_file_is_refused_where_the_field_takes_none(text: str, says: str, tmp_path: Path) -> None:
+    """The parser lets it pass, and whatever compared it with a number ended in a traceback."""
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(MeasureSettings)
+    (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ArgumentError) as refused:
+        parser.parse_args([f"--config={tmp_path / 'own.yaml'}"])
+    assert says in str(users_mistake(refused.value))
+    (tmp_path / "own.yaml").write_text("general: null\nbase: null\ndivergence_rows: null", encoding="utf-8")
+    found = parser.parse_args([f"--config={tmp_path / 'own.yaml'}", f"--target={TASK}"])
+    assert (found.general, found.base, found.divergence_rows) == (None, None, None)
+
+
 def test_null_deep_within_a_class_of_settings() -> None:
     take_text_as_typed()
     parser = ArgumentParser(exit_on_error=False)

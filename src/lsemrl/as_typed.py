@@ -230,6 +230,7 @@ def _is_of_another_type(error: BaseException | None) -> bool:
 def _refuse_what_is_no_fields() -> None:
     from jsonargparse import ArgumentParser
     from jsonargparse._actions import _ActionConfigLoad
+    from jsonargparse._typehints import ActionTypeHint
 
     load, check = _ActionConfigLoad._load_config, ArgumentParser._check_value_key
 
@@ -245,6 +246,8 @@ def _refuse_what_is_no_fields() -> None:
         group = isinstance(action, _ActionConfigLoad) and not isinstance(value, str)  # those are loaded
         if group and (value is None or _is_no_fields(value, action.basetype)):
             raise NotFields(action.dest, value, action.basetype)
+        if value is None and isinstance(action, ActionTypeHint) and action.default is not None:
+            action._check_type_(None)  # of a file it is let pass, whatever the type
         return check(self, action, value, *args, **settings)
 
     setattr(_ActionConfigLoad, "_load_config", load_fields)  # noqa: B010

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,21 @@ def read_config(path: str | Path, field: str = "--config") -> dict[str, Any]:
             f"config_version in {path} is {version!r}, but this lsemrl ({__version__}) reads up to {CONFIG_VERSION}; "
             "upgrade lsemrl, or rewrite the file"
         )
+    for name, value in _fields_of_classes(content):
+        if not isinstance(value, dict):
+            shown = "null" if value is None else repr(value)[:100]
+            raise UserError(f"{name} in {path} is {shown}; write `field: value` lines below it, or leave it out")
     return content
+
+
+def _fields_of_classes(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands in `init_args`, with the path that leads to it."""
+    named = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in named:
+        path = f"{name}.{key}" if name else str(key)
+        if key == "init_args":
+            yield path, value
+        yield from _fields_of_classes(value, path)
 
 
 def prepare_configs(words: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 
 from lsemrl import micro
+from lsemrl.as_typed import NotFields
 from lsemrl.cli.words import spelled_out
 from lsemrl.config_files import prepare_configs, read_config
 from lsemrl.errors import UserError
@@ -153,8 +154,8 @@ def _policies(pairs: Iterable[tuple[str, str]]) -> set[str]:
     named: set[str] = set()
     for name, value in pairs:
         if name == "config":
-            model = read_config(value).get("model", {})
-            given = "null" if model is None else model.get("class_path") if isinstance(model, dict) else None
+            model = _whole_names(read_config(value)).get("model", {})
+            given = "null" if model is None else model.get("class_path")
         else:
             given = value if name in ("model", "model.class_path") else None
         if given == "null":
@@ -192,14 +193,18 @@ def _known(pairs: Iterable[tuple[str, str]], ours: bool, rewritten: Path) -> Ite
 
 
 def _whole_names(content: dict[str, Any]) -> dict[str, Any]:
-    """A file's content, in which fields of a class may stand beside class_path or below init_args."""
+    """A file's content, in which a class may stand alone, and its fields beside class_path or below init_args."""
     model = content.get("model")
-    if not isinstance(model, dict):
+    if model is None:
         return content
+    if isinstance(model, str):
+        return {**content, "model": {"class_path": model}}
+    if not isinstance(model, dict):
+        raise NotFields("model", model, object)
     named = {name: model[name] for name in ("class_path", "init_args") if name in model}
     beside = {name: value for name, value in model.items() if name not in named}
-    inside = named.get("init_args") or {}
-    if not beside or not isinstance(inside, dict):
+    inside = named.get("init_args", {})
+    if not beside:
         return content
     return {**content, "model": {**named, "init_args": {**inside, **beside}}}
 
