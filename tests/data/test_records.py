@@ -32,6 +32,13 @@ def test_good_rows_keep_their_text(write: Write) -> None:
     assert (second.id, second.targets) == (f"{path}:2", ("y", "z"))
 
 
+def test_an_id_that_several_rows_have_tells_none_from_another(write: Write) -> None:
+    """As of sentences that have their document's: files of what a policy says to them would have two rows of one id."""
+    texts = [("news-1", "a"), ("news-1", "b"), ("news-2", "c")]
+    records, _ = read(path := write("rows.jsonl", [{"id": own, "content": text, "title": "x"} for own, text in texts]))
+    assert [record.id for record in records] == [f"{path}:1 (news-1)", f"{path}:2 (news-1)", "news-2"]
+
+
 @pytest.mark.parametrize("answers", [["a", "b"], [{"text": "a"}, {"text": "b"}], {"text": ["a", "b"]}])
 def test_accepted_outputs_in_every_form(write: Write, answers: object) -> None:
     (record,), _ = read(write("rows.jsonl", [GOOD | {"title": answers}]))

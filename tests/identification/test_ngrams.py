@@ -197,3 +197,15 @@ def test_the_page_says_what_it_is_worth() -> None:
     said = page(fitted())
     assert "| 20 words and more |" in said and "| 5 words out of any |" in said
     assert "| pcm |" in said and "at least 0.50 of what can be told of it is pcm" in said
+
+
+def test_lengths_are_told_in_what_the_language_is_cut_into() -> None:
+    tibetan = {ord(letter): chr(0x0F40 + at) for at, letter in enumerate("abcdefghijklmnopqrstuvwxyz")} | {32: "་"}
+    both = {
+        code: [Text(each.key, each.text.lower().translate(tibetan)) for each in texts(110)[name]]
+        for code, name in (("dz", "pcm"), ("bo", "en"))
+    }
+    found = fit("dz", both, IdentifierFit())
+    lengths = [row["length"] for row in found.about.figures["rows"]]
+    assert lengths[0] == "1 to 4 syllables" and lengths[-1] == "5 syllables out of any"
+    assert "| 20 syllables and more |" in page(found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,8 +54,8 @@ class Record:
     """One valid row.
 
     Attributes:
-        id: Its own id, or its place in the file where it has none (see `rows.Row.place`).
-        place: That place, with the row's own id if it has one.
+        id: Its own id, or its place where it has none or that of another row.
+        place: That in the file (see `rows.Row.place`), with the row's own id if it has one.
         inputs: What the policy is shown, by field, in the task's order.
         targets: The accepted outputs; none where the rows were read without.
         choices: What there is to choose from, the target among it; empty where the task gives no choice.
@@ -101,7 +102,9 @@ def read_records(source: Source, fields: Fields, lists: SkippedRows | None = Non
             f"every row of {source.path!r} is bad ({len(skipped)} are listed in {str(source.skipped)!r}), the first "
             f"because line {first['line']} {first['reason']}; correct the file or columns"
         )
-    return records, len(skipped)
+    # A document's id may be that of each of its sentences, by which no row could be told from another.
+    often = Counter(record.id for record in records)
+    return [replace(each, id=each.place) if often[each.id] > 1 else each for each in records], len(skipped)
 
 
 def read_fields(source: Source, fields: Fields) -> list[Row]:

@@ -15,6 +15,7 @@ import numpy as np
 from lsemrl.errors import UserError
 from lsemrl.identification.ngrams import NOISE, About, NgramIdentifier, features
 from lsemrl.identification.windows import LETTERS, words_of
+from lsemrl.scripts import scripts_of, unit_of
 
 FEWEST = 100
 _CROPS = (10, 25, 25, 25, LETTERS)
@@ -23,7 +24,7 @@ _SURE = 0.95
 _HIGHEST = 0.5
 """No threshold is set above: what is mostly of the language passes."""
 LENGTHS = ((1, 4), (5, 9), (10, 19), (20, None))
-"""Words in texts that are counted together."""
+"""Words in texts that are counted together, or what the language is cut into instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,16 +269,17 @@ def _rows(
     identifier: NgramIdentifier, held_out: Mapping[str, Sequence[list[str]]], rng: random.Random
 ) -> list[dict[str, Any]]:
     """How held-out texts fare by their length, and pieces of five words."""
-    rows = []
+    own = (word for said in held_out[identifier.language] for word in said)
+    cut, rows = f"{unit_of(next(iter(scripts_of(*own)), ''))}s", []
     for least, most in LENGTHS:
-        label = f"{least} to {most} words" if most else f"{least} words and more"
+        label = f"{least} to {most} {cut}" if most else f"{least} {cut} and more"
         chosen = {
             name: [" ".join(each) for each in texts if least <= len(each) and (most is None or len(each) <= most)]
             for name, texts in held_out.items()
         }
         rows.append({"length": label, **measure(identifier, chosen)})
     five = {name: [" ".join(_five(each, rng)) for each in texts if len(each) >= 5] for name, texts in held_out.items()}
-    return [*rows, {"length": "5 words out of any", **measure(identifier, five)}]
+    return [*rows, {"length": f"5 {cut} out of any", **measure(identifier, five)}]
 
 
 def _five(words: list[str], rng: random.Random) -> list[str]:

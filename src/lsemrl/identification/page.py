@@ -51,7 +51,7 @@ def page(identifier: NgramIdentifier) -> str:
         "",
         "Whole texts, each taken for what is likeliest; noise is letters out of order.",
         "",
-        f"Calibration: for pieces of about five words the probability is off by {error['before']:.3f} on average, "
+        f"Calibration: for pieces of about 25 letters the probability is off by {error['before']:.3f} on average, "
         f"and by {error['after']:.3f} with a temperature of {about.temperature:.2f} (expected calibration error, ten "
         "bins).",
         "",
