@@ -204,6 +204,9 @@ def test_one_arm_stands_against_none_and_says_nothing_it_was_not_told() -> None:
     ("task", "called", "paper"),
     [
         ("zh-bo", "translation zh→bo", "translation"),
+        ("zh-Hant-bo", "translation zh-Hant→bo", "translation"),
+        ("en-kk-Cyrl", "translation en→kk-Cyrl", "translation"),
+        ("question-reply", "translation question→reply", "translation"),
         ("headline", "headlines", "headline"),
         ("instruction", "instructions", ""),
     ],

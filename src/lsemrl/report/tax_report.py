@@ -17,6 +17,7 @@ from typing import Any
 from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import BASE, Measured, Rows
+from lsemrl.languages import is_language
 from lsemrl.report.findings import MISSING
 from lsemrl.report.folders import Found, GeneralFile
 from lsemrl.report.harness import by_arm, harness
@@ -170,7 +171,13 @@ def _paper(base: Measured) -> str:
 
 def _task(base: Measured) -> str:
     """The task for people."""
-    return f"translation {base.task.replace('-', '→')}" if _paper(base) == "translation" else f"{base.task}s"
+    if _paper(base) != "translation":
+        return f"{base.task}s"
+    parts = base.task.split("-")
+    cuts = [("-".join(parts[:at]), "-".join(parts[at:])) for at in range(1, len(parts))]
+    # A tag may have a script or a region; names of fields that are no tags have whatever they have.
+    source, target = next((cut for cut in cuts if all(map(is_language, cut))), cuts[0])
+    return f"translation {source}→{target}"
 
 
 def _setup(base: Measured) -> dict[str, str]:
