@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import json
 import logging
 import os
@@ -323,6 +324,19 @@ def test_memory_that_runs_out_is_told(monkeypatch: pytest.MonkeyPatch, capsys: p
         main(["report"])
     assert exit_.value.code == 2
     assert capsys.readouterr().err.startswith("lsemrl: error: memory ran out (CUDA out of memory. Tried to allocate 2.")
+
+
+def test_letters_that_standard_output_has_none_for_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those of Tibetan where a terminal, or a pipe, is of Chinese letters."""
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="gbk"))
+    monkeypatch.setattr("lsemrl.commands.report.report", lambda: print("བོད་ཡིག"))
+    with pytest.raises(SystemExit) as exit_:
+        main(["report"])
+    assert exit_.value.code == 2
+    says = "standard output is written in gbk, which has no 'བ'; set PYTHONUTF8=1 in the environment"
+    assert capsys.readouterr().err == f"lsemrl: error: {says}\n"
 
 
 @pytest.mark.parametrize("name", slow_but(["RANK", "SLURM_PROCID"], ["RANK"]))

@@ -50,6 +50,13 @@ def test_bleu_does_not_apply_where_nothing_can_be_split(answer: Callable[..., Co
     assert reward.counters == {"unsplit": 1.0}
 
 
+def test_references_without_a_unit_say_nothing_of_an_output(answer: Callable[..., Completion]) -> None:
+    reward = Bleu()
+    rewards_N = reward([answer("🙏", "🙏"), answer(REFERENCE, "🙏", REFERENCE)])
+    assert rewards_N[0].isnan() and rewards_N[1] == pytest.approx(1)
+    assert reward.counters == {"unsplit": 1.0}
+
+
 def test_bad_language() -> None:
     with pytest.raises(UserError, match="language is 'xx'"):
         Bleu(language="xx")

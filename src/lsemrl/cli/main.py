@@ -95,9 +95,9 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     """What to tell the user about `error` of `verb`, in one sentence; None if the fault is ours.
 
     The parser wraps an error once for every level of the configuration, so the telling one is the innermost: a
-    UserError as it stands, what stands in place of fields, Lightning's complaint about the trainer, a disk that is
-    full, a name that is too long or in a closed folder, memory that ran out, or the parser's own complaint behind the
-    path of fields that led there.
+    UserError as it stands, what stands in place of fields, Lightning's complaint about the trainer, letters that
+    standard output cannot be written in, a disk that is full, a name that is too long or in a closed folder, memory
+    that ran out, or the parser's own complaint behind the path of fields that led there.
     """
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
@@ -109,6 +109,11 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
             return _instead_of_fields(link, _path(chain[: at + 1]), verb)
         if type(link).__name__ == "MisconfigurationException":  # Lightning's
             return f"trainer: {' '.join(str(link).split())[:300]}"
+        if isinstance(link, UnicodeEncodeError) and link.encoding != "utf-8":
+            return (
+                f"standard output is written in {link.encoding}, which has no {link.object[link.start]!r}; set "
+                "PYTHONUTF8=1 in the environment"
+            )
         if reason := full_disk(link):
             where = getattr(link, "filename", None) or "a file"
             return f"{where} cannot be written to ({reason}); make room, and run the same command again"

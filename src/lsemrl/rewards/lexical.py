@@ -61,11 +61,12 @@ class Bleu(Reward):
         self._unsplit = state["unsplit"]
 
     def _score(self, completion: Completion) -> float:
-        references = [text for text in completion.example.references if self.language.splits(text)]
+        whole = [text for text in completion.example.references if self.language.splits(text)]
+        references = [" ".join(cut) for text in whole if (cut := self.language.units(text))]  # an emoji has none
         if not references:
             self._unsplit += 1
             return math.nan
-        output, *references = (" ".join(self.language.units(text)) for text in (completion.text, *references))
+        output = " ".join(self.language.units(completion.text))
         return self._bleu.sentence_score(output, references).score / 100
 
 
