@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
 from torch import Tensor
 
 from lsemrl.data.task import MicroRows
@@ -28,7 +29,7 @@ from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sft import SFT
 from lsemrl.modules.trainer_data import TrainerData
-from lsemrl.modules.trainer_settings import check_manual, planned_steps
+from lsemrl.modules.trainer_settings import check_callbacks, check_manual, planned_steps
 from lsemrl.rewards import Reward
 from lsemrl.rewards.advantages import AdvantageSettings
 from lsemrl.types import Completion
@@ -263,6 +264,22 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_model: str, tmp_path: Path
 def test_to_log_or_train_nothing_is_refused(field: str, lost: str, tiny_model: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"trainer\.{field} is 0, so that nothing would be {lost}"):
         run(sft(tiny_model), tmp_path, **{field: 0})
+
+
+@pytest.mark.parametrize(
+    ("callback", "says"),
+    [
+        (EarlyStopping("val/chr", mode="max"), "goes by 'val/chr', which validation does not measure; choose one of"),
+        (EarlyStopping("chrf", mode="max"), r"goes by 'chrf', which validation does not measure; .* val/chrf"),
+        (EarlyStopping("val/chrf"), "goes by 'val/chrf' with mode min, and of that more is better; set mode to max"),
+        (EarlyStopping("val/ter", mode="max"), "mode max, and of that less is better; set mode to min"),
+        (LearningRateFinder(), r"knows no optimizer of ours; set model\.optimizer\.lr"),
+    ],
+)
+def test_callbacks_that_would_stop_a_run_at_its_best_are_refused(callback: Callback, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check_callbacks([callback], ["val/chrf", "val/ter"])
+    check_callbacks([EarlyStopping("val/chrf", mode="max"), EarlyStopping("loss")], ["val/chrf", "val/ter"])
 
 
 @pytest.mark.parametrize("field", ["val_check_interval", "check_val_every_n_epoch"])

@@ -30,7 +30,7 @@ from lsemrl.modules.ranks import highest
 from lsemrl.modules.run_state import gather_state, restore_state, save_policy
 from lsemrl.modules.server import ServerGone
 from lsemrl.modules.snapshot import write_snapshot
-from lsemrl.modules.trainer_settings import batches_of_epoch
+from lsemrl.modules.trainer_settings import batches_of_epoch, check_callbacks
 from lsemrl.runs import ADAPTER, AUTO, BEST, CHECKPOINTS, NEVER, checkpoints, truncate_files
 from lsemrl.types import UserError
 
@@ -117,6 +117,7 @@ class Checkpoints(Checkpoint):
                 f"checkpoints.monitor is {self.monitor!r}, which validation does not measure; choose one of "
                 f"{', '.join(known)}, or name others in metrics.names"
             )
+        check_callbacks(trainer.callbacks, known)  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from a checkpoint, if there is one to go on from."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
+from lsemrl.metrics.settings import LESS
 from lsemrl.modules.adapters.config import check_placement, without_effect
 from lsemrl.modules.policy import Policy
 from lsemrl.types import UserError
@@ -77,6 +80,38 @@ def check_manual(trainer: Trainer) -> None:
         raise UserError(
             f"trainer.gradient_clip_val is {trainer.gradient_clip_val}; set model.optimizer.max_grad_norm instead"
         )
+
+
+def check_callbacks(callbacks: Iterable[Callback], known: Sequence[str]) -> None:
+    """Refuse callbacks that would end a run by what is not measured, or at its best; or that tune what is not there.
+
+    Args:
+        callbacks: Of the Trainer.
+        known: What validation measures.
+
+    Raises:
+        UserError: The first such.
+    """
+    for each in callbacks:
+        if isinstance(each, LearningRateFinder):
+            raise UserError(
+                "trainer.callbacks names LearningRateFinder, which knows no optimizer of ours; set model.optimizer.lr"
+            )
+        if not isinstance(each, EarlyStopping):
+            continue
+        of = f"trainer.callbacks: EarlyStopping goes by {each.monitor!r}"
+        # What else there is to go by is known only once a step has been logged.
+        if each.monitor not in known and (each.monitor.startswith("val/") or f"val/{each.monitor}" in known):
+            raise UserError(
+                f"{of}, which validation does not measure; choose one of {', '.join(known)}, or name others in "
+                "metrics.names"
+            )
+        less = each.monitor in [f"val/{name}" for name in LESS]
+        if each.monitor in known and each.mode != ("min" if less else "max"):
+            raise UserError(
+                f"{of} with mode {each.mode}, and of that {'less' if less else 'more'} is better; set mode to "
+                f"{'min' if less else 'max'}"
+            )
 
 
 def batches_of_epoch(trainer: Trainer) -> int:
