@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import StaticEmbedding
 from tokenizers import Tokenizer
@@ -212,6 +213,15 @@ def test_an_encoder_without_a_transformer_reads_all_of_any_text(tmp_path: Path) 
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)], device="cpu").save(str(tmp_path))
     encoder = load_encoder(str(tmp_path), EncoderTraining(device="cpu"))
     assert calibrate(encoder, probe(world(6))).figures["overlong"] == 0
+
+
+def test_the_plot_has_room_for_what_the_policy_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    kept = Calibration(figures={}, cosines={name: [0.1, 0.9] for name in (*PAIRS, *OUTPUTS)})
+    tau = Tau(value=-0.4, quantile=0.05, policy="p", silent=0, cosines=[-0.4, 0.75])
+    write(tmp_path, {"as it is": kept}, probe(world(2)), tau, {"summary": "Encoder x."})
+    assert all(ax.get_xlim()[0] < -0.4 for ax in drawn[0].axes)
 
 
 def test_the_report(tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ def _draw(calibrations: dict[str, Calibration], tau: Tau | None) -> Figure:
         kept.axvline(tau.value, color=_COLOURS["tau"], linestyle="--", label=f"tau = {tau.value:g}")
     for ax in axes[:, -1]:
         ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    lowest = min(min(values) for calibration in calibrations.values() for values in calibration.cosines.values())
+    every = [values for calibration in calibrations.values() for values in calibration.cosines.values()]
+    lowest = min(map(min, [*every, tau.cosines] if tau else every))
     for ax in axes[1]:
         ax.set_xlim(max(-1.0, lowest - 0.05), 1.02)
         ax.set_xlabel("cosine")
