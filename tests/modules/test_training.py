@@ -266,6 +266,14 @@ def test_to_log_or_train_nothing_is_refused(field: str, lost: str, tiny_model: s
         run(sft(tiny_model), tmp_path, **{field: 0})
 
 
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
+def test_ranks_that_would_be_copies_of_a_process_are_refused(strategy: str) -> None:
+    with pytest.raises(
+        UserError, match=r"trainer\.strategy makes ranks by copying .* use the overlay configs/ddp\.yaml"
+    ):
+        check_manual(Trainer(strategy=strategy, devices=2, accelerator="cpu", logger=False))
+
+
 @pytest.mark.parametrize(
     ("callback", "says"),
     [

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
 
 from lsemrl.metrics.settings import LESS
@@ -66,11 +67,16 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
 
 
 def check_manual(trainer: Trainer) -> None:
-    """Refuse what the Trainer does for modules that leave their optimizer steps to it.
+    """Refuse what the Trainer does for modules that leave their optimizer steps to it, or that can be copied whole.
 
     Raises:
-        UserError: Gradients would be accumulated or clipped by it.
+        UserError: Gradients would be accumulated or clipped by it, or ranks be copies of this process.
     """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise UserError(
+            "trainer.strategy makes ranks by copying this process (spawn, fork, notebook), which a run cannot be; use "
+            "the overlay configs/ddp.yaml or configs/fsdp.yaml, which start each anew"
+        )
     if trainer.accumulate_grad_batches != 1:
         raise UserError(
             f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; raise data.batch_size instead: "
