@@ -337,6 +337,15 @@ def test_what_is_of_the_run_goes_on_with_any_number_of_ranks(tiny_model: str) ->
     assert (new["micro_batch_tokens"], new["rewards"]) == (None, {})
 
 
+def test_what_is_no_checkpoint_is_told_before_weights_are_read(tiny_model: str, tmp_path: Path) -> None:
+    module = sft(tiny_model)
+    with pytest.raises(
+        UserError, match=r"nowhere' is no checkpoint \(it has no state\.json\); name a folder under the"
+    ):
+        run(module, tmp_path / "run", resume=str(tmp_path / "nowhere"))
+    assert module.policy.model is None
+
+
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "step_1", {"format": 99}, lambda folder: None)
     with pytest.raises(UserError, match="has format 99, and this lsemrl reads up to 1; upgrade lsemrl"):

@@ -29,7 +29,7 @@ from lsemrl.modules.preemption import Signals
 from lsemrl.modules.ranks import highest
 from lsemrl.modules.run_state import gather_state, restore_state, save_policy
 from lsemrl.modules.server import ServerGone
-from lsemrl.modules.snapshot import write_snapshot
+from lsemrl.modules.snapshot import check_there, write_snapshot
 from lsemrl.modules.trainer_settings import batches_of_epoch, check_callbacks
 from lsemrl.runs import ADAPTER, AUTO, BEST, CHECKPOINTS, NEVER, checkpoints, truncate_files
 from lsemrl.types import UserError
@@ -105,6 +105,8 @@ class Checkpoints(Checkpoint):
         self.signals = Signals(trainer)
         if stage != "fit":
             return
+        if self.resume is not None:
+            check_there(self.resume)
         if any(isinstance(callback, LightningsOwn) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise UserError(
                 "trainer.callbacks names Lightning's ModelCheckpoint, whose pickles cannot be resumed exactly; set "

@@ -47,18 +47,27 @@ def write_snapshot(folder: Path, state: Mapping[str, Any], fill: Callable[[Path]
         replace_folder(folder, write)
 
 
+def check_there(folder: Path) -> None:
+    """Refuse what is no checkpoint, without reading one that is.
+
+    Raises:
+        UserError: It is none.
+    """
+    if not (folder / _STATE).is_file():
+        raise UserError(
+            f"{str(folder)!r} is no checkpoint (it has no {_STATE}); name a folder under the checkpoints/ of a run"
+        )
+
+
 def read_snapshot(folder: Path) -> dict[str, Any]:
     """The state of a checkpoint, after all of its files have been checked.
 
     Raises:
         UserError: It is no checkpoint, of a later format, or not as it was written.
     """
+    check_there(folder)
     try:
         record = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{str(folder)!r} is no checkpoint (it has no {_STATE}); name a folder under the checkpoints/ of a run"
-        ) from error
     except ValueError as error:
         raise UserError(f"{str(folder)!r} is damaged ({_STATE} is not JSON); {_others(folder)}") from error
     if not isinstance(record, dict) or record.pop("checksum", None) != _digest(record):
