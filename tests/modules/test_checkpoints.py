@@ -346,6 +346,16 @@ def test_what_is_no_checkpoint_is_told_before_weights_are_read(tiny_model: str, 
     assert module.policy.model is None
 
 
+def test_a_checkpoint_of_somebody_elses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: str) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "state.json").touch()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(.*Permission denied\); give it back its rights"):
+        read_snapshot(tmp_path)
+
+
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "step_1", {"format": 99}, lambda folder: None)
     with pytest.raises(UserError, match="has format 99, and this lsemrl reads up to 1; upgrade lsemrl"):

@@ -68,6 +68,8 @@ def read_snapshot(folder: Path) -> dict[str, Any]:
     check_there(folder)
     try:
         record = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{str(folder)!r} cannot be read ({error}); give it back its rights") from error
     except ValueError as error:
         raise UserError(f"{str(folder)!r} is damaged ({_STATE} is not JSON); {_others(folder)}") from error
     if not isinstance(record, dict) or record.pop("checksum", None) != _digest(record):
