@@ -109,7 +109,7 @@ MUTANTS = (
         ("0.5 * (1 + math.cos", "0.5 * (1 - math.cos"),
         ("if bool(norm.isfinite()):", "if True:"),
         (
-            "schedule.last_epoch, schedule._step_count = steps, steps + 1",
+            "schedule.last_epoch, schedule._step_count = taken, taken + 1",
             "schedule.last_epoch, schedule._step_count = 0, 1",
         ),
     ),

@@ -7,6 +7,7 @@ A language is named by its tag of BCP 47. Names are CLDR's, and the script is th
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     import langcodes
 
     from lsemrl.identification.base import Identifier
+    from lsemrl.types import Example
 
 UNDECIDED = 0.5
 """The verdict on a text that could be of either language; above it a text passes."""
+MOST = 0.5
+"""Share of texts that pass: where as many untranslated sources do, or fewer references, a rule is none."""
+_SHOWN = 500
 _LONG, _FEW = 40, 2
 _SCRIPTS = {"mn": ("Cyrillic", "Mongolian"), "kk": ("Cyrillic", "Arabic")}
 """Of languages in two scripts, where a tag names none of them. Kazakh in Latin letters is left out: English and pinyin
@@ -128,8 +133,8 @@ class Language:
         identifier = self._identifier()
         if identifier is None:
             return [float(passes) for passes in by_script]
-        passing = iter(identifier.shares([text for text, passes in zip(texts, by_script, strict=True) if passes]))
-        return [_scaled(next(passing), identifier.threshold) if passes else 0.0 for passes in by_script]
+        shares = iter(identifier.shares([text for text, passes in zip(texts, by_script, strict=True) if passes]))
+        return [_scaled(next(shares), identifier.threshold) if passes else 0.0 for passes in by_script]
 
     @property
     def rule(self) -> str:
@@ -163,6 +168,32 @@ class Language:
         Such a text shares no unit with any but itself, and BLEU and ROUGE would silently read 0.
         """
         return unicode_scripts.letters(canonical(text)) < _LONG or len(self.units(text)) > _FEW
+
+
+def passing(
+    language: Language, examples: Sequence[Example], threshold: float | None = None
+) -> tuple[float, float, str]:
+    """What the rule of a language makes of references and of untranslated sources.
+
+    Args:
+        language: That of the references.
+        examples: Of which some are looked at, where they are many.
+        threshold: As in `Language.verdicts`.
+
+    Returns:
+        The shares of both that pass, NaN of none, and what is to be said of them.
+    """
+    some = examples[:: max(len(examples) // _SHOWN, 1)]
+    references = [example.reference for example in some if example.references]
+    sources = [example.source for example in some if example.pair]
+    shares = [
+        sum(verdict > UNDECIDED for verdict in language.verdicts(texts, threshold)) / len(texts) if texts else math.nan
+        for texts in (references, sources)
+    ]
+    of_references = f"{shares[0]:.1%} of {len(references):,} references pass" if references else ""
+    whose = "their" if len(references) == len(sources) else f"{len(sources):,}"
+    of_sources = f"{shares[1]:.1%} of {whose} sources{'' if references else ' pass'}" if sources else ""
+    return shares[0], shares[1], ", and ".join(filter(None, (of_references, of_sources)))
 
 
 def _scaled(share: float | None, threshold: float) -> float:

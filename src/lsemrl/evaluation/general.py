@@ -13,12 +13,11 @@ import regex
 
 from lsemrl.canonical import canonical
 from lsemrl.data.task import ScoredBy, Task
-from lsemrl.languages import UNDECIDED, Language
+from lsemrl.languages import MOST, UNDECIDED, Language, passing
 from lsemrl.metrics import cmrc, squad
 from lsemrl.metrics.contained import SIGNATURE as CONTAINED
 from lsemrl.metrics.contained import contained
 from lsemrl.metrics.corpus import chrf
-from lsemrl.rewards.language import MOST, passing
 from lsemrl.scripts import scripts_of
 from lsemrl.types import Completion, Example
 

@@ -17,7 +17,6 @@ from lsemrl.micro import oracle
 from lsemrl.rewards.cache import identity
 from lsemrl.rewards.encoder import EncoderUse
 from lsemrl.rewards.guards import CopyOfSource
-from lsemrl.rewards.language import MOST, passing
 from lsemrl.rewards.semantic import SemanticSimilarity
 from lsemrl.types import Completion, Example, UserError
 
@@ -98,8 +97,8 @@ class Scorer:
             metrics.check_units(references, self.language)
         lines = []
         if "language_rate" in self.settings.names and examples:
-            share, _, found = passing(self.language, examples)
-            if share < MOST:
+            share, _, found = languages.passing(self.language, examples)
+            if share < languages.MOST:
                 raise UserError(
                     f"metrics.language is {self.language.code!r}, by which right answers would not pass "
                     f"({self.language}; {found}); name the language of the references, or leave language_rate out of "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,40 +9,12 @@ import torch
 from torch import Tensor
 
 from lsemrl import languages
-from lsemrl.languages import UNDECIDED, Language
+from lsemrl.languages import MOST, UNDECIDED, Language, passing
 from lsemrl.rewards.base import Reward
 from lsemrl.types import Completion, Example, UserError
 
-_SHOWN = 500
-MOST, _DOUBTFUL = 0.5, 0.02
-"""Shares of texts that pass: where as many untranslated sources do, or fewer references, a rule is none; where more
-than the second of sources do, or of references do not, it is doubtful."""
-
-
-def passing(
-    language: Language, examples: Sequence[Example], threshold: float | None = None
-) -> tuple[float, float, str]:
-    """What the rule of a language makes of references and of untranslated sources.
-
-    Args:
-        language: That of the references.
-        examples: Of which some are looked at, where they are many.
-        threshold: As in `Language.verdicts`.
-
-    Returns:
-        The shares of both that pass, NaN of none, and what is to be said of them.
-    """
-    some = examples[:: max(len(examples) // _SHOWN, 1)]
-    references = [example.reference for example in some if example.references]
-    sources = [example.source for example in some if example.pair]
-    shares = [
-        sum(verdict > UNDECIDED for verdict in language.verdicts(texts, threshold)) / len(texts) if texts else math.nan
-        for texts in (references, sources)
-    ]
-    of_references = f"{shares[0]:.1%} of {len(references):,} references pass" if references else ""
-    whose = "their" if len(references) == len(sources) else f"{len(sources):,}"
-    of_sources = f"{shares[1]:.1%} of {whose} sources{'' if references else ' pass'}" if sources else ""
-    return shares[0], shares[1], ", and ".join(filter(None, (of_references, of_sources)))
+_DOUBTFUL = 0.02
+"""Share of sources that pass, or of references that do not, above which a rule is doubtful."""
 
 
 class LanguageConsistency(Reward):
