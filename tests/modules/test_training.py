@@ -290,6 +290,25 @@ def test_callbacks_that_would_stop_a_run_at_its_best_are_refused(callback: Callb
     check_callbacks([EarlyStopping("val/chrf", mode="max"), EarlyStopping("loss")], ["val/chrf", "val/ter"])
 
 
+@pytest.mark.parametrize(
+    ("monitor", "says"),
+    [("los", "choose one of loss, or set its strict"), ("xyz", "choose one of .*grad_norm, .*loss")],
+)
+def test_a_run_that_is_to_end_by_what_no_step_logs_ends_at_its_first(
+    monitor: str, says: str, tiny_model: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"goes by '{monitor}', which no step of training logs; {says}"):
+        run(sft(tiny_model), tmp_path, callbacks=[Checkpoints(every_n_steps=0), EarlyStopping(monitor)])
+    assert len(rows(tmp_path)) == 1
+
+
+def test_what_a_callback_logs_later_can_end_a_run(tiny_model: str, tmp_path: Path) -> None:
+    of = [EarlyStopping("val/chrf", mode="max"), EarlyStopping("loss"), EarlyStopping("mine", strict=False)]
+    callbacks = [Checkpoints(every_n_steps=0), *of]
+    run(sft(tiny_model), tmp_path, callbacks=callbacks, limit_val_batches=1.0, val_check_interval=2)
+    assert len(rows(tmp_path)) == 3
+
+
 @pytest.mark.parametrize("field", ["val_check_interval", "check_val_every_n_epoch"])
 def test_to_validate_every_0_batches_is_refused(field: str, tiny_model: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"trainer\.{field} is 0; .* never set trainer\.limit_val_batches to 0"):

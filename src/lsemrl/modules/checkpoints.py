@@ -30,7 +30,7 @@ from lsemrl.modules.ranks import highest
 from lsemrl.modules.run_state import gather_state, restore_state, save_policy
 from lsemrl.modules.server import ServerGone
 from lsemrl.modules.snapshot import check_there, write_snapshot
-from lsemrl.modules.trainer_settings import batches_of_epoch, check_callbacks
+from lsemrl.modules.trainer_settings import batches_of_epoch, check_callbacks, check_monitors
 from lsemrl.runs import ADAPTER, AUTO, BEST, CHECKPOINTS, NEVER, checkpoints, truncate_files
 from lsemrl.types import UserError
 
@@ -174,6 +174,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Delete what is older than the checkpoints to keep, once a step has gone well from the newest."""
         assert isinstance(pl_module, PolicyModule)
+        check_monitors(trainer.callbacks, trainer.callback_metrics)  # type: ignore[attr-defined]
         if self._unproven and not pl_module.skipped.in_a_row:
             self._rotate(pl_module)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
@@ -106,7 +107,7 @@ def check_callbacks(callbacks: Iterable[Callback], known: Sequence[str]) -> None
         if not isinstance(each, EarlyStopping):
             continue
         of = f"trainer.callbacks: EarlyStopping goes by {each.monitor!r}"
-        # What else there is to go by is known only once a step has been logged.
+        # What else there is to go by is known only once a step has been logged, see `check_monitors`.
         if each.monitor not in known and (each.monitor.startswith("val/") or f"val/{each.monitor}" in known):
             raise UserError(
                 f"{of}, which validation does not measure; choose one of {', '.join(known)}, or name others in "
@@ -117,6 +118,27 @@ def check_callbacks(callbacks: Iterable[Callback], known: Sequence[str]) -> None
             raise UserError(
                 f"{of} with mode {each.mode}, and of that {'less' if less else 'more'} is better; set mode to "
                 f"{'min' if less else 'max'}"
+            )
+
+
+def check_monitors(callbacks: Iterable[Callback], logged: Collection[str]) -> None:
+    """Refuse, once a step has been logged, to train on until Lightning misses what a run is to be ended by.
+
+    Args:
+        callbacks: Of the Trainer, which `check_callbacks` has let pass.
+        logged: What a step has logged.
+
+    Raises:
+        UserError: A callback goes by something else.
+    """
+    for each in callbacks:
+        if not isinstance(each, EarlyStopping) or not each.strict or each.monitor.startswith("val/"):
+            continue
+        if each.monitor not in logged:
+            near = get_close_matches(each.monitor, logged) or sorted(logged)
+            raise UserError(
+                f"trainer.callbacks: EarlyStopping goes by {each.monitor!r}, which no step of training logs; choose "
+                f"one of {', '.join(near)}, or set its strict to false if a callback of yours logs it later"
             )
 
 
