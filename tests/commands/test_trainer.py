@@ -101,7 +101,7 @@ def test_a_logger_of_ones_own_writes_beside_the_files_of_the_run(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "rows", "runs"]
     folder = Path("runs/version_0")
     assert has_finished(folder) and (folder / "adapter").is_dir() and (folder / "metrics.csv").is_file()
-    assert "1 of 1 rollout steps: loss " in capsys.readouterr().err
+    assert "\n1 of 1 steps: loss " in capsys.readouterr().err
 
 
 def test_a_trial_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

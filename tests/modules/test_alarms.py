@@ -243,7 +243,8 @@ def test_a_run_that_an_alarm_stops_is_saved_and_the_same_command_goes_on(tiny_mo
     run(watched(), tmp_path, resume=str(tmp_path / "checkpoints" / "step_5"))  # past what has been told
     assert (tmp_path / "adapter").is_dir()
     assert [(each.rollout_step, each.kind) for each in read_alarms(tmp_path / "alarms.jsonl")] == [(4, "kl")]
-    assert any(line.startswith("alarm after 5 rollout steps, kl: ") for line in run_summary(tmp_path, None, tiny_model))
+    lines = list(run_summary(tmp_path, None, tiny_model, "rollout step"))
+    assert any(line.startswith("alarm after 5 rollout steps, kl: ") for line in lines)
 
 
 def test_an_alarm_is_taken_back_with_the_steps_that_a_resumed_run_takes_again_and_looked_for_at_its_end(

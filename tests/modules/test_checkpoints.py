@@ -525,7 +525,7 @@ def test_a_run_that_ends_before_its_first_validation_says_so(
             trainer.fit(sft(tiny_model), datamodule=TrainerData(data))
         return caplog.text
 
-    says = "run of {} rollout steps ends before its first validation, after {}, so that nothing is chosen by val/chrf"
+    says = "run of {} steps ends before its first validation, after {}, so that nothing is chosen by val/chrf"
     assert says.format(4, 6) in told(val_check_interval=1.0, check_val_every_n_epoch=3)
     assert says.format(4, 5) in told(val_check_interval=5, check_val_every_n_epoch=None)
     assert "first validation" not in told(check_val_every_n_epoch=2)

@@ -115,7 +115,7 @@ def test_what_is_due_is_saved_when_gradients_are_back(
     with caplog.at_level("INFO"):
         run(module, tmp_path, every_n_steps=3, keep=9)
     assert saved(tmp_path) == ["step_5", "step_6", "step_8"]
-    assert caplog.text.count("no checkpoint of rollout step 3 is written: the last optimizer steps (1) had no") == 1
+    assert caplog.text.count("no checkpoint of step 3 is written: the last optimizer steps (1) had no") == 1
 
 
 def test_a_signal_says_where_it_goes_on(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,10 +57,11 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
     with ExitStack() as until:
         cli: Any = TrainerCLI(words, TRAINER_VERBS[words[0]], callbacks, run=run, until=until)
     if run and words[0] == "fit" and cli.trainer.is_global_zero and not callbacks and not cli.trainer.fast_dev_run:
-        for line in run_summary(cli.model.folder, cli.config.fit.checkpoints.monitor, cli.model.policy.settings.model):
+        model, monitor = cli.model, cli.config.fit.checkpoints.monitor
+        for line in run_summary(model.folder, monitor, model.policy.settings.model, model.step_name):
             print(visible(line))
-        if cli.model.alarm:  # only the last look, after the last step, told it
-            raise Alarmed(f"the run is complete, and an alarm came at its end ({cli.model.alarm})")
+        if model.alarm:  # only the last look, after the last step, told it
+            raise Alarmed(f"the run is complete, and an alarm came at its end ({model.alarm})")
     return cli
 
 

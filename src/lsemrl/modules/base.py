@@ -55,6 +55,8 @@ class PolicyModule(LightningModule):
 
     learns_references = False
     """Whether training learns references, rather than answering prompts."""
+    step_name = "rollout step"
+    """What a training batch is called where it is counted."""
 
     def __init__(
         self,
@@ -203,7 +205,7 @@ class PolicyModule(LightningModule):
         about = {"rollout_step": self.rollout_step, "rank": self.global_rank}
         rows = every_rank(skipped_rows(passed, self.policy, about))
         path = self.folder / SKIPPED
-        self.say(f"the gradient of rollout step {self.rollout_step + 1} is not finite: skipped; rows are in {path}")
+        self.say(f"the gradient of {self.step_name} {self.rollout_step + 1} is not finite: skipped; rows are in {path}")
         self.skipped.add(path, rows if self.trainer.is_global_zero else (), self.optimizer.max_skipped_steps)
 
     def _held_beside(self) -> list[Part]:
@@ -258,10 +260,6 @@ class PolicyModule(LightningModule):
         if self.trainer.world_size > 1:
             self.trainer.strategy.barrier()
             self.stopwatch.lap("waiting")
-
-    def rollout_seed(self) -> int:
-        """A seed of its own for every rank and rollout step, so that a resumed run draws what it would have drawn."""
-        return (torch.initial_seed() * 1_000_003 + self.rollout_step * 1009 + self.global_rank) % 2**63
 
     def say(self, line: str) -> None:
         """Tell the user something once, whatever the number of ranks."""

@@ -141,8 +141,9 @@ class Checkpoints(Checkpoint):
         steps = -(-pl_module.planned_steps // pl_module.updates_per_batch())
         if first > steps:
             pl_module.say(
-                f"warning: this run of {steps:,} rollout steps ends before its first validation, after {first:,}, so "
-                f"that nothing is chosen by {self.monitor}; lower trainer.val_check_interval or check_val_every_n_epoch"
+                f"warning: this run of {steps:,} {pl_module.step_name}s ends before its first validation, after "
+                f"{first:,}, so that nothing is chosen by {self.monitor}; lower trainer.val_check_interval or "
+                "check_val_every_n_epoch"
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -225,7 +226,7 @@ class Checkpoints(Checkpoint):
             return "checkpoints.keep is 0, or trainer.enable_checkpointing false"
         reason = module.unsound()
         if reason and not self._owed:
-            module.say(f"no checkpoint of rollout step {module.rollout_step} is written: {reason}")
+            module.say(f"no checkpoint of {module.step_name} {module.rollout_step} is written: {reason}")
         self._owed = reason
         if reason:
             return reason
@@ -278,7 +279,7 @@ class Checkpoints(Checkpoint):
                 for logger in trainer.loggers:
                     if isinstance(logger, MetricsLog):
                         logger.rewind(step)
-            module.say(f"going on from {folder}, before rollout step {step}")
+            module.say(f"going on from {folder}, before {module.step_name} {step}")
             if ranks != trainer.world_size:
                 module.say(
                     f"it was written by {ranks} ranks and is read by {trainer.world_size}: weights, optimizer and the "

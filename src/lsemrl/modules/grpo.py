@@ -206,6 +206,10 @@ class GRPO(PolicyModule):
         advantages_N, spread = self.compare(rewards)
         self.report(rollouts, rewards, advantages_N, {**spread, **self.update(rollouts, advantages_N)})
 
+    def rollout_seed(self) -> int:
+        """A seed of its own for every rank and rollout step, so that a resumed run draws what it would have drawn."""
+        return (torch.initial_seed() * 1_000_003 + self.rollout_step * 1009 + self.global_rank) % 2**63
+
     def reward(self, rollouts: Rollouts) -> Rewards:
         """Rewards of the completions of all ranks, this rank's at its place among them."""
 

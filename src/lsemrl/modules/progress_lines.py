@@ -12,7 +12,7 @@ from lsemrl.modules.base import PolicyModule
 
 
 class ProgressLines(Callback):
-    """Prints a line to standard error at the first rollout step, at the last, and between them every 30 seconds."""
+    """Prints a line to standard error at the first step, at the last, and between them every 30 seconds."""
 
     def __init__(self) -> None:
         self._pace, self._from = Pace(), 0
@@ -32,7 +32,7 @@ class ProgressLines(Callback):
             return
         shown = ", ".join(f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items())
         left = self._pace.left(step - self._from, steps - self._from)
-        print(f"{step} of {steps} rollout steps: {shown}; {left}", file=sys.stderr, flush=True)
+        print(f"{step} of {steps} {pl_module.step_name}s: {shown}; {left}", file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what validation found."""
@@ -40,4 +40,5 @@ class ProgressLines(Callback):
         if trainer.is_global_zero and not trainer.sanity_checking:
             found = (f"{name} {float(value):.4g}" for name, value in trainer.callback_metrics.items() if "/" in name)
             scores = ", ".join(text for text in found if text.startswith("val/"))
-            print(f"validated after {pl_module.rollout_step} rollout steps: {scores}", file=sys.stderr, flush=True)
+            after = f"{pl_module.rollout_step} {pl_module.step_name}s"
+            print(f"validated after {after}: {scores}", file=sys.stderr, flush=True)

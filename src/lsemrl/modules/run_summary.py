@@ -14,13 +14,14 @@ from lsemrl.runs import ADAPTER, ALARMS, BEST, SAMPLES
 _SCORES = ("reward", "loss")
 
 
-def run_summary(folder: Path, monitor: str | None, base: str) -> Iterator[str]:
+def run_summary(folder: Path, monitor: str | None, base: str, step_name: str) -> Iterator[str]:
     """Where everything is, what the score was first, last and at its best, and what to do next.
 
     Args:
         folder: Of a run of `fit` that has ended.
         monitor: The validation metric that the best adapter is chosen by, if any.
         base: What was trained, as `PolicySettings` names it.
+        step_name: What `PolicyModule` calls a step.
     """
     rows, best = _rows(folder / "metrics.csv"), read_best(folder / BEST)
     whole = (folder / ADAPTER / "config.json").is_file()  # which a model has, and no adapter
@@ -35,12 +36,12 @@ def run_summary(folder: Path, monitor: str | None, base: str) -> Iterator[str]:
     there = ", ".join(f"{name} ({what})" for name, what in made if (folder / name).exists())
     yield f"done: {folder} holds {there}"
     for name, ((first, began), *_, (last, ended)) in _scores(rows, monitor):
-        yield f"{name}: {began:.4g} after {first} rollout steps, {ended:.4g} after {last}"
+        yield f"{name}: {began:.4g} after {first} {step_name}s, {ended:.4g} after {last}"
     kept = ADAPTER
     if best and [best.step] != [step for step, _ in _logged(rows, best.metric)][-1:]:
         kept = BEST
         yield (
-            f"best {best.metric}: {best.value:.4g} after {best.step} rollout steps, which {BEST}/ holds; {ADAPTER}/ is "
+            f"best {best.metric}: {best.value:.4g} after {best.step} {step_name}s, which {BEST}/ holds; {ADAPTER}/ is "
             "of the last step"
         )
     for each in read_alarms(folder / ALARMS):

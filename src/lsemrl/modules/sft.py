@@ -19,6 +19,7 @@ class SFT(PolicyModule):
     """Next-token loss on the reference and its EOS; the prompt is read, not learned."""
 
     learns_references = True
+    step_name = "step"
 
     def __init__(
         self,
