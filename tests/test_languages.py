@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lsemrl.errors import UserError
 from lsemrl.languages import Language, language, usual_profile
+from lsemrl.metrics.settings import MetricSettings
 
 SENTENCES = {
     "bo": "བོད་ཡིག་ནི་བོད་རིགས་ཀྱི་ཡི་གེ་ཡིན།",
@@ -219,6 +220,33 @@ def test_a_profile_of_ones_own_stands_for_a_code() -> None:
         Language(code="km", threshold=0)
     with pytest.raises(UserError, match=r"threshold is 1\.5"):
         Language(code="km", name="Khmer", scripts=("Khmer",), threshold=1.5)
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "threshold", "unit"),
+    [
+        ("Hani", "Han", 0.5, "character"),
+        ("han", "Han", 0.5, "character"),
+        ("Tibt", "Tibetan", 0.8, "syllable"),
+        ("tibetan", "Tibetan", 0.8, "syllable"),
+        ("new_tai_lue", "New Tai Lue", 0.8, "character"),
+        ("latn", "Latin", 0.8, "word"),
+    ],
+)
+def test_a_script_is_one_however_it_is_spelt(said: str, name: str, threshold: float, unit: str) -> None:
+    profile = Language(code="x-own", name="Ours", scripts=(said,))
+    assert (profile.scripts, profile.threshold, profile.unit) == ((name,), threshold, unit)
+
+
+def test_a_script_by_its_code_refuses_metrics_of_words() -> None:
+    with pytest.raises(UserError, match="counts words between spaces, and Tibetan is written without"):
+        MetricSettings(names=("bleu_13a",), language=Language(code="bo", scripts=("Tibt",)))
+
+
+@pytest.mark.parametrize("said", ["Common", "Zyyy", "Inherited", "Unknown", ""])
+def test_what_no_letter_tells_is_no_script(said: str) -> None:
+    with pytest.raises(UserError, match="which is no script of Unicode"):
+        Language(code="x-own", name="Ours", scripts=(said,))
 
 
 def test_texts_are_cut_by_their_script_whatever_is_said() -> None:

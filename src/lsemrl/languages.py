@@ -52,7 +52,7 @@ class Language:
     name: str = ""
     """In English."""
     scripts: tuple[str, ...] = ()
-    """Unicode names of the scripts it is written in; letters of any of them count as its own."""
+    """The scripts it is written in, by Unicode's names or codes of ISO 15924; letters of any count as its own."""
     threshold: float | None = None
     """The share of letters in (0, 1] from which on a text passes for the language; 0.8, and 0.5 in Han. Ours: the
     paper gives none."""
@@ -66,13 +66,15 @@ class Language:
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise UserError(f"language.threshold is {self.threshold}; give a share above 0 and at most 1")
         self._fill("name", self.name or name_in(self.code, "en"))
-        self._fill("scripts", self.scripts or _scripts(self.code))
-        for script in self.scripts:
-            if not unicode_scripts.is_script(script):
+        scripts = self.scripts or _scripts(self.code)
+        for script in scripts:
+            if not unicode_scripts.named(script):
                 raise UserError(
                     f"language.scripts has {script!r}, which is no script of Unicode; give names such as Latin, Arabic "
                     "or Khmer"
                 )
+        # By one name each, for threshold and unit go by it.
+        self._fill("scripts", tuple(map(unicode_scripts.named, scripts)))
         # Real Tibetan titles are Tibetan to the last letter but for one in 150, and 49 of 50 articles above .88;
         # Chinese prose carries foreign names in Latin letters, one article in a hundred below .60.
         self._fill("threshold", self.threshold or (0.5 if self.scripts[0] == "Han" else 0.8))

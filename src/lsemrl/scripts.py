@@ -94,12 +94,14 @@ def scripts_of(*texts: str) -> dict[str, float]:
     return {unicodedata.script_name(code): count / total for code, count in letters.most_common()}
 
 
-def is_script(name: str) -> bool:
-    """Whether Unicode has a script of that name."""
+def named(script: str) -> str:
+    """Unicode's name of a script of letters that is told by it, however spelt, or by its code; "" of anything else."""
+    code = unicodedata.script_code(script, script.capitalize())
+    name = "" if code in _COMMON else unicodedata.script_name(code, "")
     try:
-        return bool(name) and bool(_own((name,)))
-    except regex.error:
-        return False
+        return name if name and _own((name,)) else ""
+    except regex.error:  # one that a newer Unicode has
+        return ""
 
 
 def scripts_of_code(code: str) -> tuple[str, ...]:
