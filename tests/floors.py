@@ -23,7 +23,7 @@ FLOORS = (
     ("modules",),
     ("metrics",),
     ("data", "rewards", "judging", "experiment"),
-    ("layouts",),
+    ("layouts", "contents"),
     ("types", "languages", "runs", "config_files", "json_records", "unfinished"),
     ("identification", "kernels", "micro"),
     ("scripts", "locks"),

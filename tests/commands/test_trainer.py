@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from lsemrl import micro
 from lsemrl.cli.main import main
@@ -20,7 +22,9 @@ from lsemrl.config_files import CONFIGS
 from lsemrl.errors import UserError
 from lsemrl.modules.alarm_log import Alarmed
 from lsemrl.modules.checkpoints import Interrupted
+from lsemrl.rewards import Reward
 from lsemrl.runs import has_finished
+from lsemrl.types import Completion
 from short_runs import At
 from small_run import SMALL
 
@@ -76,6 +80,32 @@ def test_an_alarm_at_the_end_has_its_exit_code_when_all_is_written(
     assert "done: runs/version_0 holds" in told.out
     assert "the run is complete, and an alarm came at its end (kl is " in told.err
     assert has_finished(Path("runs/version_0"))
+
+
+class Listed(Reward):
+    """A reward of a user's own, which keeps nothing of where its words lie."""
+
+    def __init__(self, path: str, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.words = Path(path).read_text().split()
+
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        return torch.tensor([float(one.text in self.words) for one in completions])
+
+
+def test_what_a_reward_of_ones_own_reads_must_be_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    Path("words.txt").write_text("one")
+    words = ["fit", "--config", str(CONFIGS / "grpo.yaml"), *SMALL, "--data.splits.cold_start_count=8"]
+    words += ["--data.batch_size=4", "--trainer.default_root_dir=runs", "--trainer.max_steps=2"]
+    listed = {"class_path": "test_trainer.Listed", "init_args": {"path": "words.txt"}}
+    words.append(f"--model.rewards.mine={json.dumps(listed)}")
+    with pytest.raises(Interrupted):
+        run_trainer(words, [At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    Path("words.txt").write_text("two")
+    with pytest.raises(UserError, match=r"^rewards\.mine\.path is not what it was when 'runs/version_0/"):
+        run_trainer(words)
 
 
 class Rows(Logger):

@@ -17,7 +17,7 @@ from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
 from lsemrl.languages import Language
 from lsemrl.modules.best import read_best
-from lsemrl.modules.ground import check_ground, ground
+from lsemrl.modules.ground import check_ground, given_to, ground
 from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
@@ -116,12 +116,38 @@ def test_identifiers_are_known_by_what_they_judge_by(tiny_model: str, tmp_path: 
         module = grpo(tiny_model)
         language = Language(code="pcm", identifier=str(tmp_path / name))
         module.reward_mix.parts["language"] = LanguageConsistency(language=language)
-        return ground(policy, [], {}, module.languages())
+        return ground(policy, [], {}, module.languages(), {})
 
     before = found("there")
     check_ground(before, found("moved"), tmp_path, same_run=True)
     with pytest.raises(UserError, match=r"^rewards\.language\.language\.identifier is not what it was"):
         check_ground(before, found("other"), tmp_path, same_run=True)
+
+
+def test_own_rewards_are_known_by_what_they_were_given_to_read(tiny_model: str, tmp_path: Path) -> None:
+    model, words, cache = tmp_path / "model", tmp_path / "words", tmp_path / "cache"
+    for folder in (model, cache):
+        folder.mkdir()
+    (model / "config.json").write_text("{}")
+    words.write_text("one")
+    init = {"model": str(model), "words": str(words), "cache": str(cache), "weight": 1.0, "none": None}
+    own, shipped = {"class_path": "mine.Mine", "init_args": init}, {"class_path": "lsemrl.rewards.Chrf"}
+    policy = make_policy(tiny_model)
+
+    def found() -> dict[str, str]:
+        return ground(policy, [], {}, {}, given_to({"own": own, "shipped": shipped, "bare": {"class_path": "m.M"}}))
+
+    before = found()
+    (cache / "more").write_text("what it has written")
+    check_ground(before, found(), tmp_path, same_run=True)
+    check_ground(before, {}, tmp_path, same_run=True)
+    for changed in (model / "weights.bin", words):
+        changed.write_text("other")
+        with pytest.raises(
+            UserError, match=rf"^rewards\.own\.{changed.name.replace('weights.bin', 'model')} is not what"
+        ):
+            check_ground(before, found(), tmp_path, same_run=True)
+        changed.unlink()
 
 
 def test_only_what_is_known_of_both_is_compared_and_any_adapter(tmp_path: Path) -> None:

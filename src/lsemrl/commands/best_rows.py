@@ -54,6 +54,7 @@ def write_best(module: GRPO, data: TaskData, folder: Path, asked: Mapping[str, A
     """
     from lsemrl.modules.ground import ground
     from lsemrl.modules.legibility import check_run
+    from lsemrl.modules.random_state import rollout_seed
 
     task = data.plan.task
     if len(task.inputs) > 1:
@@ -75,14 +76,14 @@ def write_best(module: GRPO, data: TaskData, folder: Path, asked: Mapping[str, A
         policy.load()
         module.to("cuda" if torch.cuda.is_available() else "cpu")
         rows_of = {"lsemrl": __version__, "task": task.name, "rows": hash_rows(examples).sha256, "batch_size": size}
-        stands_on = ground(policy, examples, module.encoders(), module.languages())
+        stands_on = ground(policy, examples, module.encoders(), module.languages(), module.given)
         part.take_up({**asked, **rows_of, **stands_on})
         if part.lines:
             _go_on(module, part.lines)
         starts = range(len(part.lines) * size, len(examples), size)
         for at in track(starts, "answering", console=Console(stderr=True), disable=not sys.stderr.isatty()):
             batch = encode(policy.tokenizer, examples[at : at + size]).to(module.device)
-            rollouts = module.draw(batch, module.sampling, module.rollout_seed())
+            rollouts = module.draw(batch, module.sampling, rollout_seed(module.rollout_step, module.global_rank))
             rewards = module.reward_mix(rollouts.completions, rollouts.num_generations)
             best, left = _best(rollouts, rewards, task.inputs[0], task.target)
             stands = {"sampling_parts": module.sampling_parts, "rewards": module.reward_mix.state()}

@@ -23,6 +23,7 @@ from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Checkpoints
+from lsemrl.modules.ground import given_to
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.progress_lines import ProgressLines
 from lsemrl.modules.run_folder import Asked, RunFolder
@@ -136,8 +137,9 @@ class TrainerCLI(LightningCLI):
             self._word, config.trainer.logger = config.trainer.logger, None
 
     def instantiate_classes(self) -> None:
-        """Let Lightning's trainer see the data as it wants to."""
+        """Let Lightning's trainer see the data as it wants to, and the model what its own parts do not tell."""
         super().instantiate_classes()
+        self.model.given = given_to(self._settings.as_dict()["model"]["init_args"].get("rewards") or {})
         self.datamodule = TrainerData(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:

@@ -83,6 +83,7 @@ class PolicyModule(LightningModule):
         self.answers: list[Completion] = []  # of this rank, to rows that are not scored yet
         self.skipped = SkippedSteps()
         self.alarm: str | None = None  # why this rank would end the run before its next step
+        self.given: dict[str, str] = {}  # see `given_to`; whoever reads a configuration says
         self._resumed: dict[str, Any] | None = None  # this rank's part of a checkpoint
 
     def configure_model(self) -> None:
@@ -322,7 +323,7 @@ class PolicyModule(LightningModule):
     def stands_on(self) -> dict[str, str]:
         """Hashes of what a resumed run must find as it was, by the field that names it."""
         data: Data = self.trainer.datamodule.data  # type: ignore[attr-defined]
-        found = ground(self.policy, data.train_examples, self.encoders(), self.languages())
+        found = ground(self.policy, data.train_examples, self.encoders(), self.languages(), self.given)
         found["data.validation"] = checksum_of(data.validation_examples)
         return found | {"model.anchor.path": self.anchor.digest} if self.anchor else found
 

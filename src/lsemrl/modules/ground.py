@@ -7,9 +7,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from lsemrl.contents import content_of
 from lsemrl.languages import Language
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
@@ -38,11 +40,23 @@ def languages_of(parts: Mapping[str, Reward]) -> dict[str, Language]:
     return {field: language for field, language in named.items() if isinstance(language, Language)}
 
 
+def given_to(rewards: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What a configuration gives parts of a reward that are classes of the user's own, by its field.
+
+    Args:
+        rewards: The parts by their names, each as class_path and init_args.
+    """
+    own = {name: part for name, part in rewards.items() if not part["class_path"].startswith("lsemrl.")}
+    given = {name: part.get("init_args") or {} for name, part in own.items()}
+    return {f"rewards.{name}.{field}": str(value) for name in given for field, value in given[name].items()}
+
+
 def ground(
     policy: Policy,
     rows: Iterable[Example],
     encoders: Mapping[str, EncoderUse],
     languages: Mapping[str, Language],
+    given: Mapping[str, str],
 ) -> dict[str, str]:
     """Hashes of what a run stands on, by the field that names it.
 
@@ -51,6 +65,7 @@ def ground(
         rows: What it is trained on.
         encoders: Of rewards and metrics, by their fields.
         languages: Likewise; what counts is what identifies them.
+        given: See `given_to`; what counts is the content of a file or model that is named.
     """
     found = {
         "policy.model": policy.fingerprint,
@@ -59,6 +74,7 @@ def ground(
     }
     if policy.adapter:
         found["policy.adapter"] = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale)
+    found |= {field: content for field, text in given.items() if (content := content_of(text))}
     found |= {field: fingerprint(one.encoder) for field, one in encoders.items()}
     identities = {f"{field}.identifier": language.identity for field, language in languages.items()}
     return found | {field: identity for field, identity in identities.items() if identity}

@@ -30,6 +30,7 @@ from lsemrl.modules.metrics_log import MetricsLog, show_text
 from lsemrl.modules.optimizer_settings import OptimizerSettings
 from lsemrl.modules.packing import MicroBatch
 from lsemrl.modules.policy_settings import PolicySettings
+from lsemrl.modules.random_state import rollout_seed
 from lsemrl.modules.ranks import together
 from lsemrl.modules.rollout_report import append_samples, completion_metrics, reward_metrics, samples_page
 from lsemrl.modules.sampling import Sampling
@@ -198,17 +199,13 @@ class GRPO(PolicyModule):
     def training_step(self, prompts: PromptBatch, batch_idx: int) -> None:
         """The whole method, once."""
         self.begin_step()
-        rollouts = self.draw(prompts, self.sampling, self.rollout_seed())
+        rollouts = self.draw(prompts, self.sampling, rollout_seed(self.rollout_step, self.global_rank))
         if self.estimate is None:
             self.say_memory(rollouts.sequences)
         self.stopwatch.lap("rollout")
         rewards = self.reward(rollouts)
         advantages_N, spread = self.compare(rewards)
         self.report(rollouts, rewards, advantages_N, {**spread, **self.update(rollouts, advantages_N)})
-
-    def rollout_seed(self) -> int:
-        """A seed of its own for every rank and rollout step, so that a resumed run draws what it would have drawn."""
-        return (torch.initial_seed() * 1_000_003 + self.rollout_step * 1009 + self.global_rank) % 2**63
 
     def reward(self, rollouts: Rollouts) -> Rewards:
         """Rewards of the completions of all ranks, this rank's at its place among them."""

@@ -38,6 +38,11 @@ def seed_of(state: dict[str, Any]) -> int:
     return generator.initial_seed()
 
 
+def rollout_seed(step: int, rank: int) -> int:
+    """A seed of its own for every rank and rollout step, so that a resumed run draws what it would have drawn."""
+    return (torch.initial_seed() * 1_000_003 + step * 1009 + rank) % 2**63
+
+
 def _text(state: torch.Tensor) -> str:
     return base64.b64encode(state.numpy().tobytes()).decode()
 
