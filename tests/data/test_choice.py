@@ -40,6 +40,11 @@ def test_the_right_choice_by_number_letter_or_text(
     assert example.source == "When do leaves fall?" and "spring" not in example.prompt
 
 
+def test_the_right_choice_in_another_unicode_form(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    rows = [{"question": "Where?", "choices": ["caf\u00e9", "bar"], "answer": "cafe\u0301"}]
+    assert train(tokenizer, write("rows.jsonl", rows))[0].references == ("caf\u00e9",)
+
+
 def test_a_table_has_its_choices_in_a_cell(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     table = 'question,choices,answer\nWhen?,spring|summer,B\nWhere?,"[""here|now"", ""there""]",there\n'
     found = [(each.choices, each.reference) for each in train(tokenizer, write("rows.csv", table))]
@@ -63,6 +68,7 @@ def test_columns_of_other_names(tokenizer: PreTrainedTokenizerFast, write: Write
         ({"answer": None}, "field 'answer' is NoneType, not a text"),
         ({"choices": ["spring"]}, "field 'choices' has 1 choice"),
         ({"choices": ["spring", "spring "]}, "has the choice 'spring' twice"),
+        ({"choices": ["caf\u00e9", "cafe\u0301"]}, "has the choice 'caf\u00e9' twice"),
         ({"choices": ["spring", 3]}, "field 'choices' is int, not text"),
         ({"choices": None}, "field 'choices' is missing"),
         ({"choices": ["4", "2", "8", "1"], "answer": "2"}, "is '2', which is the text of one choice and the letter"),

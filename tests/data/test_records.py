@@ -45,6 +45,12 @@ def test_accepted_outputs_in_every_form(write: Write, answers: object) -> None:
     assert record.targets == ("a", "b")
 
 
+def test_one_text_in_two_unicode_forms_is_accepted_once_as_it_was_written_first(write: Write) -> None:
+    whole, parts = "caf\u00e9", "cafe\u0301"
+    (record,), _ = read(write("rows.jsonl", [GOOD | {"title": [parts, whole, "b"]}]))
+    assert record.targets == (parts, "b")
+
+
 def test_column_map(write: Write) -> None:
     (record,), _ = read(
         write("rows.csv", "key,body,head\n1,ཀ,ཁ\n"), columns={"id": "key", "content": "body", "title": "head"}

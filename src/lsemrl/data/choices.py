@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from lsemrl.canonical import canonical
+
 SEPARATOR = "|"
 """Between choices in a cell of a table."""
 _DIGITS = 4
@@ -27,7 +29,8 @@ def fault_of_choices(choices: Sequence[str]) -> str:
     """Why texts are no choice; "" if they are one."""
     if len(choices) < 2:
         return f"has {len(choices)} choice, not 2 or more (in a table with {SEPARATOR} between)"
-    twice = next((choice for choice in choices if choices.count(choice) > 1), "")
+    forms = list(map(canonical, choices))
+    twice = next((choice for choice, form in zip(choices, forms, strict=True) if forms.count(form) > 1), "")
     return twice and f"has the choice {twice[:60]!r} twice"
 
 
@@ -44,7 +47,7 @@ def chosen(value: object, choices: Sequence[str]) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"is {type(value).__name__}, not a text or a whole number")
     text = str(value).strip()
-    found = {at for at, choice in enumerate(choices) if isinstance(value, str) and choice == text}
+    found = {at for at, choice in enumerate(choices) if isinstance(value, str) and canonical(choice) == canonical(text)}
     if len(text) == 1 and text.isascii() and text.isalpha():
         found.add(ord(text.upper()) - ord("A"))
     elif text.isascii() and text.isdecimal() and len(text) < _DIGITS:

@@ -14,6 +14,7 @@ from typing import Any
 
 import regex
 
+from lsemrl.canonical import canonical
 from lsemrl.data.choices import chosen, fault_of_choices, listed
 from lsemrl.data.columns import names_in, value_of
 from lsemrl.data.rows import Row, told_apart
@@ -277,8 +278,12 @@ def _filled(given: Sequence[tuple[str, object]]) -> Sequence[tuple[str, object]]
 
 
 def _accepted(given: Sequence[tuple[str, object]]) -> tuple[str, ...]:
-    """The texts of every column that is filled in."""
-    return tuple(dict.fromkeys(text for label, value in _filled(given) for text in _texts(label, value)))
+    """The texts of every column that is filled in, each once, as it was written first."""
+    texts: dict[str, str] = {}
+    for label, value in _filled(given):
+        for text in _texts(label, value):
+            texts.setdefault(canonical(text), text)
+    return tuple(texts.values())
 
 
 def _texts(label: str, value: object) -> tuple[str, ...]:
