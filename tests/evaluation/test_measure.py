@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
@@ -260,6 +261,22 @@ def test_full_fine_tuning_is_held_against_the_model_it_came_from(
     trained.save(tmp_path / "trained")  # another training's, in the same place
     with pytest.raises(ZeroDivisionError):
         run_measure(tiny_settings(full, arm="full", base=tiny_model), tmp_path / "arm")
+
+
+def test_full_fine_tuning_may_bring_tokens_that_its_base_has_rows_for(tmp_path: Path) -> None:
+    for name, added in (("base", []), ("trained", ["ཀྵ"])):
+        save_tiny_model(tmp_path / name)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        words = AutoTokenizer.from_pretrained(tmp_path / name)
+        model.resize_token_embeddings(len(words) + 1, mean_resizing=False)
+        with torch.no_grad():
+            model.get_input_embeddings().weight[-1] = 0
+        model.save_pretrained(tmp_path / name)
+        words.add_tokens(added)
+        words.save_pretrained(tmp_path / name)
+    policy = Policy(PolicySettings(model=str(tmp_path / "trained"), train="full", reference="none"))
+    assert measuring._load(policy, str(tmp_path / "base")) == policy.fingerprint
+    assert len(policy.tokenizer("ཀྵ")["input_ids"]) == 1 < len(policy.base_tokenizer("ཀྵ")["input_ids"])
 
 
 def test_an_adapter_is_measured_as_it_was_trained(tiny_model: str, tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def _load(policy: Policy, base: str | None) -> str:
             f"base is {base!r}, whose weights have other names or shapes than those of policy.model "
             f"{policy.settings.model!r}; name the model that it was fine-tuned from"
         )
-    policy.reference_model = original.model.requires_grad_(False).eval()
+    policy.reference_model, policy.base_tokenizer = original.model.requires_grad_(False).eval(), original.tokenizer
     return original.fingerprint
 
 
@@ -285,9 +285,11 @@ def _measured(
 
 
 def _reading(policy: Policy, battery: Battery) -> list[Any]:
-    """How the policy reads the rows, and what ends its texts, which is no matter of weights."""
+    """How policy and base read the rows, and what ends the policy's texts, which is no matter of weights."""
     rows = [row for examples in battery.parts.values() for row in examples]
-    return [policy.eos_ids(), tokenizer_fingerprint(policy.tokenizer, rows)]
+    own, base = policy.tokenizer, policy.base_tokenizer
+    fingerprints = dict.fromkeys(tokenizer_fingerprint(each, rows) for each in ([own] if base is own else [own, base]))
+    return [policy.eos_ids(), *fingerprints]
 
 
 def _asked(settings: MeasureSettings, scorer: Scorer, reading: list[Any]) -> str:

@@ -17,6 +17,7 @@ import torch
 from lsemrl.data.collate import encode
 from lsemrl.data.splits import evenly
 from lsemrl.data.task import ScoredBy
+from lsemrl.data.tokens import target_ids
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.choices import score_choices
 from lsemrl.evaluation.general import score_answers, score_leaks, signatures
@@ -190,13 +191,15 @@ def answer(policy: Policy, examples: Sequence[Example], sampling: Sampling, batc
 
 
 def gold_nll(policy: Policy, examples: Sequence[Example], batches: Batches) -> tuple[float, ...]:
-    """Mean negative log-likelihood per token of each first reference with its EOS, in nats."""
+    """Negative log-likelihood of each first reference with its EOS, in nats for each token that the base has for it."""
     return tuple(batches.each(examples, partial(_nll, policy)))
 
 
 def _nll(policy: Policy, rows: Sequence[Example], number: int) -> list[float]:
-    sequences = _prompts(policy, rows).sequences
-    return (nll_of(policy, sequences).sum(dim=1) / sequences.completion_mask_NT.sum(dim=1)).tolist()
+    # An adapter may bring words of its own: a text then has fewer tokens, each less likely, and is no less likely.
+    tokens = map(len, target_ids(policy.base_tokenizer, [row.reference for row in rows]))
+    nats: list[float] = nll_of(policy, _prompts(policy, rows).sequences).sum(dim=1).tolist()
+    return [own / count for own, count in zip(nats, tokens, strict=True)]
 
 
 def divergence(

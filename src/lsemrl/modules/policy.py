@@ -56,7 +56,7 @@ class Policy(nn.Module):
         settings: What it was made from.
         config: What the model says of itself.
         tokenizer: Pads on the left; has an EOS and a padding token, which may be the same.
-        base_tokenizer: The same of the base, where the adapter brought another.
+        base_tokenizer: That of the base, where the adapter, or full fine-tuning, brought another.
         model: The causal LM, wrapped by peft when it carries an adapter.
         fingerprint: Tells this base model from others.
     """

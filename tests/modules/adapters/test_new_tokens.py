@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lsemrl.data.collate import encode
 from lsemrl.errors import UserError
+from lsemrl.evaluation.batches import Batches
+from lsemrl.evaluation.tax import gold_nll
 from lsemrl.modules.adapters.merging import merge_for_good
 from lsemrl.modules.policy import Policy
 from lsemrl.types import Example, Sequences
@@ -109,6 +111,20 @@ def test_an_adapter_brings_its_tokens(
     merge_for_good(policy.model).save_pretrained(tmp_path / "merged")
     stored = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     torch.testing.assert_close(logprobs(stored, whole), now, rtol=0, atol=1e-4)
+
+
+def test_gold_answers_count_the_tokens_that_the_base_has_for_them(models: dict[str, str], tmp_path: Path) -> None:
+    """Where a new token stands for what the base spells in three, the same nats would look like a drift of thrice."""
+    policy = read(models["tied"], train_elsewhere(models["tied"], tmp_path / "adapter"))
+    row = Example(id="0", prompt="翻译：", source="", references=(ADDED[0],))
+    ids = torch.tensor(policy.tokenizer("翻译：")["input_ids"] + policy.tokenizer(ADDED[0])["input_ids"])
+    whole = torch.tensor([*ids, policy.tokenizer.eos_token_id])
+    with policy.inference():
+        logprobs_LV = policy.model(whole[None]).logits[0].log_softmax(dim=-1)
+    nats = -sum(float(logprobs_LV[at - 1, whole[at]]) for at in (-2, -1))  # the new token and EOS
+    spelt = len(AutoTokenizer.from_pretrained(models["tied"])(ADDED[0])["input_ids"])
+    assert spelt > 1
+    assert gold_nll(policy, [row], Batches()) == (pytest.approx(nats / (spelt + 1), rel=1e-5),)
 
 
 def test_fewer_rows_than_the_base_are_taken_as_they_are(models: dict[str, str], tmp_path: Path) -> None:
