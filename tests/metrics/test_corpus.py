@@ -96,6 +96,14 @@ def test_signatures_name_metric_tokenizer_and_version() -> None:
 
 
 @pytest.mark.parametrize("metric", [syllable_bleu, syllable_rouge_l])
+def test_signatures_do_not_name_a_language_that_references_are_not_in(metric: Callable[..., Score]) -> None:
+    own = dict.fromkeys(("བོད་ལ་སོང་། UN", "👍"), "bo-syllable")
+    for reference, named in {"Wetin dey happen?": "Latin-word", "漢字": "Han-character", **own}.items():
+        assert f"|tok:lsemrl-{named}|" in metric(["བོད།"], [[reference]], "bo").signature
+    assert "|tok:lsemrl-ja-character|" in metric(["?"], [["かな漢"]], "ja").signature
+
+
+@pytest.mark.parametrize("metric", [syllable_bleu, syllable_rouge_l])
 def test_a_writing_that_cannot_be_split_is_refused(metric: Callable[..., Score]) -> None:
     whole = (REFERENCE + NEAR).replace("་", "").replace("།", "")
     with pytest.raises(UserError, match=r"language is 'bo'.*tok:lsemrl-bo-syllable.*1 pieces.*use chrf"):

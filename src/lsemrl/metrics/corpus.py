@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from lsemrl import languages
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 from lsemrl.languages import UNDECIDED, Language
+from lsemrl.scripts import scripts_of, unit_of
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
@@ -164,7 +165,7 @@ def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], l
         [" ".join(profile.units(text)) for text in outputs],
         [[" ".join(profile.units(text)) for text in texts] for texts in references],
     )
-    return replace(scored, signature=scored.signature.replace("tok:none", _tokenizer(profile)))
+    return replace(scored, signature=scored.signature.replace("tok:none", _tokenizer(profile, references)))
 
 
 def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str | Language) -> Score:
@@ -201,7 +202,8 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
     counts = {len(texts) for texts in references}
     nrefs = counts.pop() if len(counts) == 1 else "var"
     version = f"torchmetrics-{torchmetrics.__version__}"
-    return Score.mean(rows, f"rougeL|nrefs:{nrefs}|case:mixed|best|f1|{_tokenizer(profile)}|version:{version}")
+    how = f"nrefs:{nrefs}|case:mixed|best|f1|{_tokenizer(profile, references)}"
+    return Score.mean(rows, f"rougeL|{how}|version:{version}")
 
 
 def pooled(name: str, counts_RK: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -241,8 +243,12 @@ def language_rate(outputs: Sequence[str], language: str | Language) -> Score:
     return Score.mean(rows, f"language_rate|lang:{profile.code}|{profile.rule}")
 
 
-def _tokenizer(profile: Language) -> str:
-    return f"tok:lsemrl-{profile.code}-{profile.unit}"
+def _tokenizer(profile: Language, references: Sequence[Sequence[str]] = ()) -> str:
+    """What cuts texts, by the language, or by the script of references that are not in its own."""
+    script = next(iter(scripts_of(*chain.from_iterable(references))), profile.scripts[0])
+    if script in profile.scripts:
+        return f"tok:lsemrl-{profile.code}-{profile.unit}"
+    return f"tok:lsemrl-{script}-{unit_of(script)}"
 
 
 def _sacrebleu(metric: Metric, name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
