@@ -85,6 +85,11 @@ FAMILIES = {
     "gemma3 text": lambda: config("gemma3_text", **SMALL, **SLIDING),
     "gemma3": lambda: config("gemma3", text_config={**SMALL, **SLIDING}, vision_config=VISION, mm_tokens_per_image=4),
     "gemma2": lambda: config("gemma2", **SMALL, **SLIDING, final_logit_softcapping=2.0),
+    "gemma4": lambda: config(  # the last layer has the keys and values of the one before
+        "gemma4_text", **{**SMALL, "num_hidden_layers": 3}, sliding_window=6, num_kv_shared_layers=1,
+        layer_types=["sliding_attention", "full_attention", "full_attention"], global_head_dim=24,
+        hidden_size_per_layer_input=8, vocab_size_per_layer_input=SMALL["vocab_size"],
+    ),
     "qwen3.5": lambda: config("qwen3_5_text", **SMALL, **LINEAR),
     "qwen3-next": lambda: config("qwen3_next", **SMALL, **LINEAR, **EXPERTS, shared_expert_intermediate_size=24),
     "granite": lambda: config("granite", **NO_WIDTH, logits_scaling=3.0),
@@ -98,9 +103,9 @@ FAMILIES = {
         n_layer=2, n_head=2,
     ),
 }  # fmt: skip
-QUICK = {"qwen3", "mistral sliding", "gpt2", "gemma3", "mixtral", "qwen3.5"}
+QUICK = {"qwen3", "mistral sliding", "gpt2", "gemma3", "gemma4", "mixtral", "qwen3.5"}
 """One of each way to be computed."""
-PLAIN = {"gemma2", "qwen3.5", "qwen3-next", "granite", "cohere", "gpt-oss", "bloom"}
+PLAIN = {"gemma2", "gemma4", "qwen3.5", "qwen3-next", "granite", "cohere", "gpt-oss", "bloom"}
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +312,26 @@ def test_a_model_that_sees_its_companions_is_refused(prompts: PromptBatch) -> No
 
     model.forward = mixed
     with torch.no_grad(), pytest.raises(UserError, match="the same numbers in any company"):
+        prove(model, completions(prompts), "it")
+
+
+def test_a_model_whose_layers_all_lack_attention_is_refused(prompts: PromptBatch, tmp_path: Path) -> None:
+    """Transformers asks attention how much was read, and has no answer."""
+    mamba = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
+    save(config("bamba", **NO_WIDTH, **mamba, attn_layer_indices=[]), tmp_path)
+    with pytest.raises(UserError, match="cannot be sampled from"):
+        sample(load(tmp_path), prompts, Sampling(num_generations=2, max_new_tokens=4), seed=0)
+
+
+@pytest.mark.parametrize("error", [UserError("weights have run away"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_what_has_reasons_of_its_own_is_not_laid_to_the_model(error: Exception, prompts: PromptBatch) -> None:
+    model = AutoModelForCausalLM.from_config(config("granite", **NO_WIDTH)).eval()
+
+    def failing(*args: Any, **inputs: Any) -> Any:
+        raise error
+
+    model.forward = failing
+    with torch.no_grad(), pytest.raises(type(error), match=str(error)):
         prove(model, completions(prompts), "it")
 
 

@@ -12,7 +12,7 @@ from transformers import Cache
 from lsemrl.errors import reason_of
 from lsemrl.modules.decoding import Decode, Fixed, Growing, compiled_step, plain_step, read_prompts
 from lsemrl.modules.families import expert_blocks, native_positions, reach, unshared, window
-from lsemrl.modules.forward import OTHERWISE, looking_back, probe, too_far
+from lsemrl.modules.forward import OTHERWISE, TOLD_ELSEWHERE, looking_back, probe, too_far
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.replay import Replay
 from lsemrl.modules.sampling import Engine, Sampling
@@ -119,6 +119,8 @@ def _difference(policy: Policy, rows: Sequences, decode: Decode) -> str | None:
         try:
             with looking_back(policy.model):
                 read_NT = _read(policy, rows, decode)
+        except TOLD_ELSEWHERE:
+            raise
         except OTHERWISE as error:
             return f"{type(error).__name__}: {reason_of(error, 150)}"
         return too_far((read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item(), policy.model, rows)

@@ -236,8 +236,9 @@ def _of_process(field: str) -> int:
 
 def _largest(config: Any, name: str, other: int) -> int:
     """A number of a configuration, the largest where layers differ; `other` where there is none."""
-    found = getattr(config, name, None)
-    return max(found) if isinstance(found, list | tuple) else found or other
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
+    found = [getattr(layer, name, None) or other for layer in layers]
+    return max(max(number) if isinstance(number, list | tuple) else number for number in found)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
