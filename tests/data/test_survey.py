@@ -165,5 +165,15 @@ def test_a_language_is_told_by_what_its_texts_are_written_in(
 def test_the_profile_of_a_tag_stands_where_texts_are_written_so(tmp_path: Path) -> None:
     found = look(tmp_path / "a.tsv", table(("en", "kk"), *(("water", f"Мен су ішемін {at}") for at in range(3))))
     assert profile_of("kk", find_column(found, "kk", None)) is language("kk")
-    mixed = look(tmp_path / "b.tsv", table(("en", "dz"), *(("water", f"ང་ཆུ་འཐུང་དོ། water {at}") for at in range(3))))
-    assert profile_of("dz", find_column(mixed, "dz", None)).threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "scripts", "threshold"),
+    [("ང་ཆུ་འཐུང་དོ། water", 2, 0.8), ("ང་ཆུ་འཐུང་དོ། water вода", 3, 0.8), ("ང་ཆུ་འཐུང་དོ། ཆུ་ wa во", 1, 0.54)],
+)
+def test_own_letters_are_those_of_all_scripts_of_a_language(
+    text: str, scripts: int, threshold: float, tmp_path: Path
+) -> None:
+    found = look(tmp_path / "a.tsv", table(("en", "dz"), *(("water", f"{text} {at}") for at in range(3))))
+    profile = profile_of("dz", find_column(found, "dz", None))
+    assert (len(profile.scripts), profile.threshold) == (scripts, threshold) and profile.accepts(text)

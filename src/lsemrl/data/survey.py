@@ -141,7 +141,8 @@ def profile_of(code: str, column: Column) -> Language:
             f"column {column.name!r} holds no letters, by which {code!r} could be told; name another column"
         )
     # Foreign names and the like stay below what the texts themselves hold of other letters.
-    threshold = round(min(0.8, max(0.5, column.scripts[scripts[0]] - 0.1)), 2)
+    own = sum(column.scripts[script] for script in scripts)
+    threshold = round(min(0.8, max(0.5, own - 0.1)), 2)
     return Language(code=code, scripts=scripts, threshold=threshold)
 
 
