@@ -1,0 +1,128 @@
+"""Rows that are measured and were trained on, told by how a run divided the same file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lsemrl.commands.measure import measure
+from lsemrl.commands.trained_rows import trained_rows
+from lsemrl.data.comprehension import ComprehensionData
+from lsemrl.data.sources import Source
+from lsemrl.data.splits import Splits, split_by_content
+from lsemrl.data.translation import TranslationData
+from lsemrl.evaluation import measure as measuring
+from lsemrl.evaluation.measure_settings import MeasureSettings
+from lsemrl.modules.policy_settings import PolicySettings
+from made_up import make_measured
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Writes the folder of a run with the data that it is given; its adapter's folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pairs.jsonl", "other.jsonl", "asked.json"):
+        (tmp_path / name).write_text("{}\n", encoding="utf-8")
+
+    def write(kind: str = "TranslationData", **fields: Any) -> Path:
+        folder = tmp_path / "run"
+        (folder / "adapter").mkdir(parents=True)
+        data = {"class_path": f"lsemrl.data.x.{kind}", "init_args": fields}
+        (folder / "config.yaml").write_text(yaml.safe_dump({"data": data}), encoding="utf-8")
+        return folder / "adapter"
+
+    return write
+
+
+def settings(adapter: Path | None, *, test: str | None = None, **splits: Any) -> MeasureSettings:
+    return MeasureSettings(
+        arm="rl" if adapter else "base",
+        policy=PolicySettings(adapter=str(adapter) if adapter else None),
+        target=TranslationData(
+            source=Source(path="pairs.jsonl"),
+            test=Source(path=test) if test else None,
+            splits=Splits(**splits),
+        ),
+    )
+
+
+def test_what_another_division_had_trained_on_is_told_by_its_share(run: Run) -> None:
+    adapter = run(source={"path": "pairs.jsonl"}, splits={"validation_fraction": 0.05, "test_fraction": 0.05})
+    (line,) = trained_rows(settings(adapter, test_fraction=0.2))
+    # Of hashes below .2 those from .1 on: half of them.
+    assert line.startswith("warning: about 50.0% of the test rows of target are training rows by the splits of ")
+    rows = [f"{at}" for at in range(20_000)]
+    trained = set(split_by_content(rows, str, validation_fraction=0.05, test_fraction=0.05, seed=0)[0])
+    measured = split_by_content(rows, str, validation_fraction=0.05, test_fraction=0.2, seed=0)[2]
+    assert sum(row in trained for row in measured) / len(measured) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "share"),
+    [
+        ({}, {}, None),  # both as they are by default
+        ({"test_fraction": 0.2}, {"test_fraction": 0.1}, None),  # fewer of the same rows
+        ({"validation_fraction": 0.0, "test_fraction": 0.1}, {"test_fraction": 1.0, "validation_fraction": 0.0}, 90.0),
+        ({}, {"seed": 1}, 90.0),
+        ({"part": "rl", "cold_start_count": 10}, {}, None),
+    ],
+)
+def test_the_same_rows_held_out_are_no_leak(
+    run: Run, theirs: dict[str, Any], own: dict[str, Any], share: float | None
+) -> None:
+    adapter = run(source={"path": "pairs.jsonl"}, splits=theirs)
+    lines = trained_rows(settings(adapter, **own))
+    assert [line.partition("about ")[2].partition("%")[0] for line in lines] == ([] if share is None else [str(share)])
+
+
+def test_files_of_their_own_are_held_out(run: Run) -> None:
+    adapter = run(source={"path": "pairs.jsonl"}, validation={"path": "a"}, test={"path": "other.jsonl"})
+    assert trained_rows(settings(adapter, test="other.jsonl")) == []
+    assert "about 100.0% of the test rows of target" in trained_rows(settings(adapter))[0]
+    assert "about 100.0% of the test rows of target" in trained_rows(settings(adapter, test="./pairs.jsonl"))[0]
+
+
+def test_replayed_questions_count_for_general_ability(run: Run) -> None:
+    def part(kind: str, path: str, **fields: Any) -> dict[str, Any]:
+        return {"class_path": f"lsemrl.data.x.{kind}", "init_args": {"source": {"path": path}, **fields}}
+
+    adapter = run(
+        "MixedData",
+        main=part("TranslationData", "pairs.jsonl"),
+        replay=part("TranslationData", "other.jsonl"),
+        more=[{"data": part("ComprehensionData", "asked.json", splits={"test_fraction": 0.5}), "share": 0.1}],
+    )
+    general = ComprehensionData(source=Source(path="asked.json"), splits=Splits(test_fraction=0.9))
+    told = MeasureSettings(**{**vars(settings(adapter)), "general": general})
+    (line,) = trained_rows(told)  # .9 - .55 of .9
+    assert line.startswith("warning: about 38.9% of the test rows of general are training rows")
+
+
+def test_a_policy_from_elsewhere_and_the_embedded_world_say_nothing(run: Run, tmp_path: Path) -> None:
+    assert trained_rows(settings(None)) == []
+    assert trained_rows(settings(tmp_path / "adapter", test_fraction=0.5)) == []
+    adapter = run(source={"path": "micro"})
+    world = MeasureSettings(arm="rl", policy=PolicySettings(adapter=str(adapter)), target=TranslationData())
+    assert trained_rows(world) == []
+    (adapter.parent / "config.yaml").write_text("data: [1, 2]\n", encoding="utf-8")
+    assert trained_rows(settings(adapter, test_fraction=0.5)) == []
+
+
+def test_it_is_told_before_anything_is_measured(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = run(source={"path": "pairs.jsonl"})
+    (adapter / "adapter_config.json").write_text(json.dumps({}), encoding="utf-8")
+    (tmp_path / "link").symlink_to(adapter)  # as an experiment's stage has one
+    asked = settings(tmp_path / "link", test_fraction=0.5)
+    monkeypatch.setattr(MeasureSettings, "check_files", lambda self: None)
+    monkeypatch.setattr(measuring, "run_measure", lambda settings, output: make_measured("rl"))
+    measure(settings=asked, output=tmp_path / "out")
+    assert "about 80.0% of the test rows of target are training rows by the splits" in capsys.readouterr().err
