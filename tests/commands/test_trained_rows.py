@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from lsemrl import micro
 from lsemrl.commands.measure import measure
-from lsemrl.commands.trained_rows import trained_rows
+from lsemrl.commands.trained_rows import measured_rows, trained_rows
+from lsemrl.commands.trainer import run_trainer
+from lsemrl.config_files import CONFIGS
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits, split_by_content
@@ -55,7 +59,7 @@ def settings(adapter: Path | None, *, test: str | None = None, **splits: Any) ->
 
 def test_what_another_division_had_trained_on_is_told_by_its_share(run: Run) -> None:
     adapter = run(source={"path": "pairs.jsonl"}, splits={"validation_fraction": 0.05, "test_fraction": 0.05})
-    (line,) = trained_rows(settings(adapter, test_fraction=0.2))
+    (line,) = measured_rows(settings(adapter, test_fraction=0.2))
     # Of hashes below .2 those from .1 on: half of them.
     assert line.startswith("warning: about 50.0% of the test rows of target are training rows by the splits of ")
     rows = [f"{at}" for at in range(20_000)]
@@ -78,15 +82,15 @@ def test_the_same_rows_held_out_are_no_leak(
     run: Run, theirs: dict[str, Any], own: dict[str, Any], share: float | None
 ) -> None:
     adapter = run(source={"path": "pairs.jsonl"}, splits=theirs)
-    lines = trained_rows(settings(adapter, **own))
+    lines = measured_rows(settings(adapter, **own))
     assert [line.partition("about ")[2].partition("%")[0] for line in lines] == ([] if share is None else [str(share)])
 
 
 def test_files_of_their_own_are_held_out(run: Run) -> None:
     adapter = run(source={"path": "pairs.jsonl"}, validation={"path": "a"}, test={"path": "other.jsonl"})
-    assert trained_rows(settings(adapter, test="other.jsonl")) == []
-    assert "about 100.0% of the test rows of target" in trained_rows(settings(adapter))[0]
-    assert "about 100.0% of the test rows of target" in trained_rows(settings(adapter, test="./pairs.jsonl"))[0]
+    assert measured_rows(settings(adapter, test="other.jsonl")) == []
+    assert "about 100.0% of the test rows of target" in measured_rows(settings(adapter))[0]
+    assert "about 100.0% of the test rows of target" in measured_rows(settings(adapter, test="./pairs.jsonl"))[0]
 
 
 def test_replayed_questions_count_for_general_ability(run: Run) -> None:
@@ -101,18 +105,18 @@ def test_replayed_questions_count_for_general_ability(run: Run) -> None:
     )
     general = ComprehensionData(source=Source(path="asked.json"), splits=Splits(test_fraction=0.9))
     told = MeasureSettings(**{**vars(settings(adapter)), "general": general})
-    (line,) = trained_rows(told)  # .9 - .55 of .9
+    (line,) = measured_rows(told)  # .9 - .55 of .9
     assert line.startswith("warning: about 38.9% of the test rows of general are training rows")
 
 
 def test_a_policy_from_elsewhere_and_the_embedded_world_say_nothing(run: Run, tmp_path: Path) -> None:
-    assert trained_rows(settings(None)) == []
-    assert trained_rows(settings(tmp_path / "adapter", test_fraction=0.5)) == []
+    assert measured_rows(settings(None)) == []
+    assert measured_rows(settings(tmp_path / "adapter", test_fraction=0.5)) == []
     adapter = run(source={"path": "micro"})
     world = MeasureSettings(arm="rl", policy=PolicySettings(adapter=str(adapter)), target=TranslationData())
-    assert trained_rows(world) == []
+    assert measured_rows(world) == []
     (adapter.parent / "config.yaml").write_text("data: [1, 2]\n", encoding="utf-8")
-    assert trained_rows(settings(adapter, test_fraction=0.5)) == []
+    assert measured_rows(settings(adapter, test_fraction=0.5)) == []
 
 
 def test_it_is_told_before_anything_is_measured(
@@ -126,3 +130,32 @@ def test_it_is_told_before_anything_is_measured(
     monkeypatch.setattr(measuring, "run_measure", lambda settings, output: make_measured("rl"))
     measure(settings=asked, output=tmp_path / "out")
     assert "about 80.0% of the test rows of target are training rows by the splits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("splits", "share"),
+    [
+        ({"validation_fraction": 0.2}, "75.0%"),  # from .05 to .25, of which the run held out up to .1
+        ({"validation_fraction": 0.05}, None),
+        ({"validation_fraction": 0.05, "test_fraction": 0.2}, "100.0%"),  # from .2 to .25
+    ],
+)
+def test_a_run_is_told_that_its_policy_has_learned_what_validates_it(
+    run: Run, splits: dict[str, float], share: str | None
+) -> None:
+    adapter = run(source={"path": "pairs.jsonl"})
+    data = TranslationData(source=Source(path="pairs.jsonl"), splits=Splits(**splits))
+    lines = trained_rows(adapter, "validation", {"data": data})
+    assert [line.partition("about ")[2].partition(" of the validation rows of data")[0] for line in lines] == (
+        [share] if share else []
+    )
+
+
+def test_fit_tells_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = run(source={"path": "pairs.jsonl"})
+    adapter.rmdir()
+    shutil.copytree(micro.COLD_START, adapter)
+    words = ["fit", "--config", str(CONFIGS / "sft.yaml"), "--trainer.callbacks=null"]
+    words += ["--data.source.path=pairs.jsonl", "--data.splits.seed=1", f"--model.policy.adapter={adapter}"]
+    run_trainer(words, run=False)
+    assert "about 90.0% of the validation rows of data are training rows by the splits" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lsemrl.commands.named import NEWEST, find
 from lsemrl.commands.quiet import loading, quiet
-from lsemrl.commands.trained_rows import trained_rows
+from lsemrl.commands.trained_rows import measured_rows
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import BASE, FILE
@@ -73,7 +73,7 @@ def curve(
     _check_folder(output, Path(policy.adapter))
     scale_of = {BASE: 0.0} | {_arm_of(at): at for at in sorted({*asked} - {0.0})}
     whole = replace(settings, arm="trained", policy=policy)
-    for line in trained_rows(whole):
+    for line in measured_rows(whole):
         print(visible(line), file=sys.stderr)
     read = battery, scorer = read_measured(whole)
     if not set(scorer.gives(battery.target)) & set(SCORES):  # told here, before anything is measured

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from lsemrl.commands.quiet import loading, quiet
-from lsemrl.commands.trained_rows import trained_rows
+from lsemrl.commands.trained_rows import measured_rows
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import FILE, check_own
 from lsemrl.foreign import visible
@@ -21,7 +21,7 @@ def measure(*, settings: MeasureSettings, output: Path) -> None:
     """
     settings.check_files()
     check_own(output, settings.arm, settings.seed)
-    for line in trained_rows(settings):
+    for line in measured_rows(settings):
         print(visible(line), file=sys.stderr)
     loading(settings.policy.adapter or settings.policy.model)
     from lsemrl.evaluation.measure import run_measure  # peft, for which words that cannot be do not wait

@@ -1,4 +1,4 @@
-"""Which of the rows that are measured a policy was trained on, as far as the run that it lies in tells."""
+"""Which held-out rows a policy was trained on, as far as the run that it lies in tells."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lsemrl.commands.named import run_of
 from lsemrl.data.base import TaskData
@@ -17,42 +17,54 @@ from lsemrl.json_records import UNREADABLE
 from lsemrl.reading import read_yaml, user_path
 from lsemrl.runs import CONFIG
 
+Part = Literal["validation", "test"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Divided:
-    """A file of rows, and how much of it is held out.
+class _Held:
+    """Rows that are held out.
 
     Attributes:
-        place: What tells it from others.
-        task: The class of the data, by whose rows it is divided.
-        test: Share of the rows for the test.
-        validation: Share of the rows for validation.
+        place: What tells their file from others.
+        task: The class of their data, by whose rows it is divided.
         seed: Of the splits.
+        begin: Where they lie in the file, in [0, 1): a hash of a row is its place, whoever divides.
+        end: In (0, 1].
     """
 
     place: tuple[Any, ...]
     task: str
-    test: float
-    validation: float
     seed: int
+    begin: float
+    end: float
 
-    def trained_on(self, other: _Divided) -> float:
-        """The share of its test rows that are training rows of `other`: a hash of a row is its place in both."""
-        held_out = other.test + other.validation
-        if self.place != other.place or not self.test:
+    def trained_on(self, run: _Held) -> float:
+        """The share of them that lie behind what a run holds out, which it trains on."""
+        if self.place != run.place or self.begin == self.end:
             return 0.0
-        if (self.task, self.seed) != (other.task, other.seed):
-            return 1 - held_out
-        return max(0.0, self.test - held_out) / self.test
+        if (self.task, self.seed) != (run.task, run.seed):
+            return 1 - run.end
+        return max(0.0, self.end - max(self.begin, run.end)) / (self.end - self.begin)
 
 
-def trained_rows(settings: MeasureSettings) -> list[str]:
-    """A line for each of the data that are measured of whose test rows some are training rows of the policy's run.
+def measured_rows(settings: MeasureSettings) -> list[str]:
+    """`trained_rows` of what is measured."""
+    weights = settings.policy.adapter_folder or (Path(settings.policy.model) if settings.base else None)
+    data = {"target": settings.target, "general": settings.general}
+    return trained_rows(weights, "test", {name: one for name, one in data.items() if one})
+
+
+def trained_rows(weights: Path | None, part: Part, data: Mapping[str, TaskData]) -> list[str]:
+    """A line for each of some data of whose held-out rows some are training rows of the run that a policy lies in.
 
     The run's folder may be somebody else's: of its configuration only names of files and numbers are looked at, and
     nothing that it names is read.
+
+    Args:
+        weights: The policy's.
+        part: Which of the rows are held out.
+        data: By the fields that name them.
     """
-    weights = settings.policy.adapter_folder or (Path(settings.policy.model) if settings.base else None)
     run = run_of(weights.resolve()) if weights else None
     if run is None:
         return []
@@ -61,34 +73,32 @@ def trained_rows(settings: MeasureSettings) -> list[str]:
     except UNREADABLE:  # of whatever wrote it
         return []
     lines = []
-    for name, data in (("target", settings.target), ("general", settings.general)):
-        own = _measured(data) if data else None
+    for name, one in data.items():
+        own = _held(one, part)
         share = max((own.trained_on(each) for each in theirs), default=0.0) if own else 0.0
         if share > 1e-9:
             lines.append(
-                f"warning: about {share:.1%} of the test rows of {name} are training rows by the splits of {run}; give "
-                "both the same splits, or name a file of test rows"
+                f"warning: about {share:.1%} of the {part} rows of {name} are training rows by the splits of {run}; "
+                f"give both the same splits, or name a file of {part} rows"
             )
     return lines
 
 
-def _measured(data: TaskData) -> _Divided | None:
-    """The file that test rows are from; None of the embedded world, whose splits never meet."""
-    plan = data.plan
-    source, splits = plan.test or plan.source, plan.splits
+def _held(data: TaskData, part: Part) -> _Held | None:
+    """Its held-out rows; None of the embedded world, whose splits never meet."""
+    plan, own = data.plan, data.plan.test if part == "test" else data.plan.validation
+    source = own or plan.source
     if source.world_split is not None:
         return None
-    return _Divided(
-        place=_place(source.path, source.config, source.split),
-        task=type(data).__name__,
-        test=1.0 if plan.test else splits.test_fraction,
-        validation=0.0 if plan.validation or plan.test else splits.validation_fraction,
-        seed=splits.seed,
-    )
+    test = 0.0 if plan.test else plan.splits.test_fraction
+    validation = 0.0 if plan.validation else plan.splits.validation_fraction
+    begin, end = (0.0, 1.0) if own else (0.0, test) if part == "test" else (test, test + validation)
+    place = _place(source.path, source.config, source.split)
+    return _Held(place=place, task=type(data).__name__, seed=plan.splits.seed, begin=begin, end=end)
 
 
-def _of_run(data: Mapping[str, Any]) -> Iterator[_Divided]:
-    """The files that a run's configuration has it train on, main rows and others."""
+def _of_run(data: Mapping[str, Any]) -> Iterator[_Held]:
+    """What a run's configuration holds out of each file that it trains on, main rows and others."""
     fields = data.get("init_args") or {}
     for part in (fields.get("main"), fields.get("replay"), *(each["data"] for each in fields.get("more") or ())):
         if part:
@@ -96,14 +106,14 @@ def _of_run(data: Mapping[str, Any]) -> Iterator[_Divided]:
     source, splits = fields.get("source"), fields.get("splits") or {}
     if source and not fields.get("untranslated"):
         usual, shares = Source(), Splits()
-        yield _Divided(
+        test = 0.0 if fields.get("test") else float(splits.get("test_fraction", shares.test_fraction))
+        validation = float(splits.get("validation_fraction", shares.validation_fraction))
+        yield _Held(
             place=_place(source["path"], source.get("config"), source.get("split", usual.split)),
             task=data["class_path"].rpartition(".")[2],
-            test=0.0 if fields.get("test") else float(splits.get("test_fraction", shares.test_fraction)),
-            validation=0.0
-            if fields.get("validation")
-            else float(splits.get("validation_fraction", shares.validation_fraction)),
             seed=int(splits.get("seed", shares.seed)),
+            begin=0.0,
+            end=test + (0.0 if fields.get("validation") else validation),
         )
 
 

@@ -16,11 +16,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from lsemrl.commands.loggers import LOGGERS, named_logger
+from lsemrl.commands.trained_rows import Part, trained_rows
 from lsemrl.config_files import CONFIG_VERSION
-from lsemrl.data.base import Data
+from lsemrl.data.base import Data, TaskData
 from lsemrl.errors import UserError, reason_of
 from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
+from lsemrl.foreign import visible
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.checkpoints import Checkpoints
 from lsemrl.modules.ground import given_to
@@ -30,6 +32,9 @@ from lsemrl.modules.run_folder import Asked, RunFolder
 from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.modules.trainer_settings import check_manual
 from lsemrl.runs import AUTO, NEVER, checkpoints, find_run, is_rank_zero
+
+_HELD_OUT: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test", "predict": "test"}
+"""Which rows a verb takes for such that the policy has not seen."""
 
 
 class TrainerCLI(LightningCLI):
@@ -139,6 +144,11 @@ class TrainerCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Let Lightning's trainer see the data as it wants to, and the model what its own parts do not tell."""
         super().instantiate_classes()
+        part = _HELD_OUT.get(self._verb)
+        main = getattr(self.datamodule, "main", self.datamodule)
+        if part and isinstance(main, TaskData) and is_rank_zero():
+            for line in trained_rows(self.model.policy.settings.adapter_folder, part, {"data": main}):
+                print(visible(line), file=sys.stderr)
         self.model.given = given_to(self._settings.as_dict()["model"]["init_args"].get("rewards") or {})
         self.datamodule = TrainerData(self.datamodule)
 
