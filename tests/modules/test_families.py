@@ -251,6 +251,24 @@ def test_a_scan_that_reads_past_adapters_is_left_alone() -> None:
     assert ends == {"in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
+def test_a_layer_whose_weight_is_taken_without_calling_it_is_refused_an_adapter(
+    tmp_path: Path, prompts: PromptBatch
+) -> None:
+    """It would learn nothing, and completions would be drawn from the sum of it and the weight."""
+    mamba = {"use_mamba_kernels": False, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1}
+    save(config("jamba", **NO_WIDTH, **mamba, mamba_d_state=4, mamba_dt_rank=4), tmp_path)
+    own = load(tmp_path)  # by default it is left alone
+    assert not any("dt_proj" in name for name in own.trained())
+    drawn = sample(own, prompts, Sampling(num_generations=2, temperature=1.0, max_new_tokens=6), seed=0)
+    mask_NT = drawn.sequences.completion_mask_NT
+    torch.testing.assert_close(
+        own.logprobs(drawn.sequences)[0][mask_NT], drawn.logprobs_NT[mask_NT], rtol=1e-4, atol=1e-4
+    )
+    asked = load(tmp_path, lora=LoraSettings(rank=2, target_modules=["q_proj", "dt_proj"]))
+    with pytest.raises(UserError, match=r"layers.0.mamba.dt_proj.*leave dt_proj out of policy.lora.target_modules"):
+        asked.logprobs(completions(prompts))
+
+
 def test_adapters_leave_the_tower_for_pictures_alone(saved: Any) -> None:
     for lora in (LoraSettings(rank=2), LoraSettings(rank=2, target_modules=["q_proj", "v_proj"])):
         names = load(saved("gemma3"), lora=lora).trained()

@@ -23,8 +23,12 @@ KNOWN = frozenset(
 """Decoders of transformers (model_type) whose layers look where a mask tells them to, and nowhere else."""
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
 _ORIGINAL = "original_max_position_embeddings"
-_SCANNED = frozenset({"falcon_h1", "nemotron_h"})
-"""Decoders whose fused scan takes the weight of out_proj without calling it; peft refuses adapters there."""
+_READ_PAST = {
+    "jamba": "dt_proj",
+    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "nemotron_h", "zamba2"), "out_proj"),
+}
+"""Decoders whose scan multiplies by the weight of a linear without calling it, and which: Jamba's does so always, the
+others' where the kernels of mamba-ssm are and it trains."""
 
 
 def unshared(model: Any) -> str | None:
@@ -134,11 +138,11 @@ def lora_targets(model: Any) -> tuple[set[str] | None, str | None]:
             for wanted in (decoder, model.get_output_embeddings())
         )
         outside = rf"(?!{re.escape(path)}\.|{re.escape(head)}$).*" if path else None
-    blocks, past = expert_blocks(decoder), {"out_proj"} if text.model_type in _SCANNED else set[str]()
+    blocks, past = expert_blocks(decoder), _READ_PAST.get(text.model_type)
     if not blocks and not past:
         return None, outside
     modules = dict(decoder.named_modules())
-    linears = {name for name, each in modules.items() if isinstance(each, nn.Linear) and _end(name) not in past}
+    linears = {name for name, each in modules.items() if isinstance(each, nn.Linear) and _end(name) != past}
     # By kind first, since peft takes the linears of a layer without experts for the experts of the others; layer by
     # layer where all their parts are called alike.
     kinds = {_end(block) for block in blocks}

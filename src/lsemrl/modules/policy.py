@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from lsemrl import kernels
 from lsemrl.kernels.divergence import Head, Likeliest, divergence_loss
+from lsemrl.modules.adapters.calls import none_read_past
 from lsemrl.modules.adapters.config import new_config, read_config
 from lsemrl.modules.adapters.embeddings import head_logits, output_head
 from lsemrl.modules.adapters.files import check_passport, read_tensors, read_written, write_adapter
@@ -246,7 +247,7 @@ class Policy(nn.Module):
 
     def _predictors(self, sequences: Sequences) -> tuple[Tensor, Packed]:
         if self._way is None:
-            with self.inference():
+            with self.inference(), none_read_past(self.model):
                 self._way = prove(self.model, sequences, self.settings.model)
         return predictors(self.model, sequences, self._way)
 
