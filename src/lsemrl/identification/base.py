@@ -27,7 +27,11 @@ class Identifier(ABC):
 
     @abstractmethod
     def told(self, texts: Sequence[str]) -> list[Told]:
-        """What it makes of each of some short texts, words in lower case between spaces."""
+        """What it makes of each of some short texts, as `cut` gives them."""
+
+    def cut(self, text: str) -> list[tuple[str, int]]:
+        """The windows of a text, as `told` reads them, and the letters in each."""
+        return [(window, len(window)) for window in map(" ".join, windows(words_of(text)))]
 
     def shares(self, texts: Sequence[str]) -> list[float | None]:
         """The share of each text that is in the language, in [0, 1]; None where that cannot be told.
@@ -35,6 +39,6 @@ class Identifier(ABC):
         A text is judged window by window, so that a mixed one is a share. A window that could be of either language,
         as names are, counts for neither.
         """
-        cut = [[" ".join(window) for window in windows(words_of(text))] for text in texts]
-        told = iter(self.told([window for text in cut for window in text]))
-        return [share([next(told) for _ in text], [len(window) for window in text]) for text in cut]
+        cut = [self.cut(text) for text in texts]
+        told = iter(self.told([window for text in cut for window, _ in text]))
+        return [share([next(told) for _ in text], [letters for _, letters in text]) for text in cut]

@@ -10,7 +10,7 @@ from typing import Any
 
 from lsemrl.errors import UserError
 from lsemrl.identification.base import Identifier
-from lsemrl.identification.windows import Told
+from lsemrl.identification.windows import Told, raw_windows
 from lsemrl.reading import Unreadable, check_file
 
 _LABEL = "__label__"
@@ -60,6 +60,10 @@ class FastTextIdentifier(Identifier):
         """See `Identifier`; models are up to gigabytes, so that one is read when it is first asked for."""
         with self._path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    def cut(self, text: str) -> list[tuple[str, int]]:
+        """See `Identifier`; texts as they stand, which such models are trained on."""
+        return raw_windows(text)
 
     def told(self, texts: Sequence[str]) -> list[Told]:
         """See `Identifier`."""

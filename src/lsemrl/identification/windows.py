@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import regex
@@ -29,11 +30,29 @@ class Told(NamedTuple):
 
 def words_of(text: str) -> list[str]:
     """Its words in lower case: no digits, no punctuation, no U+FFFD; letter by letter where words are not spaced."""
-    found: list[str] = []
-    for word in _WORD.findall(canonical(text).lower()):
-        parts = units(word)
+    return [word for word, _ in _words(canonical(text.lower()))]
+
+
+def raw_windows(text: str) -> list[tuple[str, int]]:
+    """The windows of its words, each with all that stands between them, and the letters in each."""
+    text = " ".join(canonical(text).split())
+    words = _words(text)
+    cuts = pairwise([0, *(start for _, start in words[1:]), len(text)])
+    pieces = (text[one:other] for one, other in cuts)
+    cut = windows([word for word, _ in words])
+    return [("".join(islice(pieces, len(window))).strip(), sum(map(len, window))) for window in cut]
+
+
+def _words(text: str) -> list[tuple[str, int]]:
+    """The words of a canonical text, and where each begins."""
+    found = []
+    for match in _WORD.finditer(text):
+        parts, at = units(match[0]), match.start()
         # An apostrophe ends a unit and no word, so that only what is unspaced is cut.
-        found += parts if len(parts) > len(regex.split(r"['’ʼ]", word)) else [word]
+        for part in parts if len(parts) > len(regex.split(r"['’ʼ]", match[0])) else [match[0]]:
+            at = text.index(part, at)
+            found.append((part, at))
+            at += len(part)
     return found
 
 
