@@ -193,7 +193,7 @@ def passing(
         for texts in (references, sources)
     ]
     of_references = f"{shares[0]:.1%} of {len(references):,} references pass" if references else ""
-    whose = "their" if len(references) == len(sources) else f"{len(sources):,}"
+    whose = "their" if all(bool(each.references) == bool(each.pair) for each in some) else f"{len(sources):,}"
     of_sources = f"{shares[1]:.1%} of {whose} sources{'' if references else ' pass'}" if sources else ""
     return shares[0], shares[1], ", and ".join(filter(None, (of_references, of_sources)))
 

@@ -119,6 +119,10 @@ def test_a_rule_that_right_answers_do_not_pass_is_refused() -> None:
     assert "0.0% of 30 references pass; right" in LanguageConsistency(weight=0.0, language="bo").look_at(headlines)
     own = [replace(row, references=("བཀྲ་ཤིས་བདེ་ལེགས།",)) for row in pairs("en", "pcm")]
     assert asked.look_at([replace(row, pair=False) for row in own]).endswith("100.0% of 30 references pass")
+    other = replace(headlines[0], references=("བཀྲ་ཤིས་བདེ་ལེགས།",))  # than a sentence that nobody has translated
+    assert asked.look_at([other, replace(own[0], references=())]).endswith(
+        "of 1 references pass, and 0.0% of 1 sources"
+    )
     assert asked.look_at([*own, *own, *headlines]).endswith(
         "66.7% of 90 references pass, and 0.0% of 60 sources; right answers that do not pass earn less"
     )
