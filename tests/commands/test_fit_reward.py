@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,13 +21,17 @@ from lsemrl import micro
 from lsemrl.cli.main import main
 from lsemrl.commands import fitted_reward
 from lsemrl.commands.fitted_reward import overlay
+from lsemrl.commands.tau_settings import TauSettings
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.sources import Source
 from lsemrl.data.translation import Pairs
 from lsemrl.locks import held
 from lsemrl.micro import corpus
+from lsemrl.modules.sampling import Sampling
 from lsemrl.rewards import SemanticSimilarity
 from lsemrl.rewards.calibration import Calibration, Probe, calibrate
+from lsemrl.rewards.fit_settings import EncoderTraining
+from lsemrl.types import Completion, Example
 from matrix import slow_but
 from tiny import make_policy
 
@@ -202,6 +207,40 @@ def test_no_tau_is_derived_from_an_encoder_by_chance(tmp_path: Path, capsys: pyt
     assert content["tau"] is None
     assert content["calibrations"]["as it is"]["figures"]["auc_shuffled"] < 0.7
     assert not (tmp_path / "reward.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "drawn"),
+    [
+        ((), {"temperature": 0.6, "top_p": 1.0, "max_new_tokens": 77}),
+        (("--tau.sampling.max_new_tokens=9",), {"temperature": 0.8, "top_p": 0.9, "max_new_tokens": 9}),
+    ],
+)
+def test_outputs_are_drawn_as_rl_draws_but_where_it_is_said(
+    words: tuple[str, ...], drawn: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(GRPO.read_text(encoding="utf-8"))
+    fields = {"num_generations": 4, "temperature": 0.6, "top_p": 1.0, "max_new_tokens": 77, "engine": "vllm"}
+    content["model"]["init_args"]["sampling"] = fields
+    (tmp_path / "grpo.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    given: list[TauSettings] = []
+    monkeypatch.setattr(fitted_reward, "adapt", lambda *, tau, **asked: given.append(tau))
+    shipped = ["fit-reward", "--config", str(CONFIGS / "reward.yaml"), f"--grpo={tmp_path / 'grpo.yaml'}"]
+    main([*shipped, f"--output={tmp_path / 'reward'}", *words])
+    assert given[0].sampling == Sampling(num_generations=1, **drawn)  # type: ignore[arg-type]
+
+
+def test_tau_is_of_what_the_reward_holds_outputs_against() -> None:
+    row = corpus.translation("train", 1, seed=0)[0]
+    example = Example(id="0", prompt="", source=str(row["zh"]), references=(str(row["bo"]),))
+    outputs = [Completion(text=str(row["bo"]), ended=True, example=example)] * 3
+    tau = TauSettings(policy="micro", sampling=Sampling(num_generations=1))
+    part = {"init_args": {"encoder": "another", "threshold": 0.5, "against": "source", "weight": 2.0}}
+    found = fitted_reward._tau(micro.NAME, outputs, tau, EncoderTraining(device="cpu"), part)
+    across = SemanticSimilarity(cache_dir="none", device="cpu").similarity([str(row["bo"])], [[str(row["zh"])]])
+    assert found.value == pytest.approx(float(across[0]), abs=1e-4) and found.value < 0.999
+    same = fitted_reward._tau(micro.NAME, [*outputs, replace(outputs[0], text="དེབ།")], tau, EncoderTraining(), {})
+    assert same.cosines[0] == 1.0  # with its reference
 
 
 def test_an_encoder_without_the_script_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

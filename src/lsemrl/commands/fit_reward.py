@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lsemrl.config_files import config_path
 from lsemrl.data.translation import Pairs
 from lsemrl.files import told, try_folder
 from lsemrl.locks import held
+from lsemrl.modules.sampling import Sampling
 from lsemrl.reading import Unreadable, read_yaml
 from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.types import UserError
@@ -41,7 +43,8 @@ def fit_reward(
         held_out: Validation and test pairs to measure on, at most.
         tau: How to set the threshold of the reward.
         grpo: The GRPO configuration that the encoder is for. Its rewards, with encoder and tau replaced, become the
-            overlay reward.yaml, whole: of two configurations the later one replaces the dictionary of rewards.
+            overlay reward.yaml, whole: of two configurations the later one replaces the dictionary of rewards. Outputs
+            that tau comes from are drawn as its completions, but where `tau.sampling` says otherwise.
         data: The pairs.
 
     Raises:
@@ -50,7 +53,8 @@ def fit_reward(
     """
     if held_out < 2:
         raise UserError(f"held_out is {held_out}; it must be 2 or more")
-    rewards = _rewards(grpo) if grpo else None
+    rewards, drawn = _of_run(grpo) if grpo else (None, Sampling())
+    tau = replace(tau, sampling=replace(tau.sampling or drawn, num_generations=1))
     data.plan().check_files()
     with held(output, "output"):
         _check_folder(output)
@@ -89,15 +93,15 @@ def _check_folder(folder: Path) -> None:
     try_folder(folder, "output")
 
 
-def _rewards(grpo: str) -> tuple[str, dict[str, Any]]:
-    """The similarity part's name, and all rewards of a GRPO configuration.
+def _of_run(grpo: str) -> tuple[tuple[str, dict[str, Any]], Sampling]:
+    """Of a GRPO configuration the similarity part's name and all rewards, and how the run draws completions.
 
     Raises:
         UserError: It cannot be read, or not exactly one of its rewards is a SemanticSimilarity.
     """
     try:
-        content = read_yaml(config_path(grpo))
-        parts = content["model"]["init_args"]["rewards"]
+        fields = read_yaml(config_path(grpo))["model"]["init_args"]
+        parts = fields["rewards"]
         names = [name for name, part in parts.items() if part["class_path"].endswith("SemanticSimilarity")]
     except Unreadable as reason:
         raise UserError(f"grpo is {grpo!r}, which cannot be read ({reason}); name a YAML file") from reason
@@ -111,4 +115,8 @@ def _rewards(grpo: str) -> tuple[str, dict[str, Any]]:
             f"grpo is {grpo!r}, {len(names)} of whose rewards are SemanticSimilarity; leave grpo out, and set the "
             "encoder and threshold of the one you mean by hand"
         )
-    return names[0], parts
+    try:
+        drawn = Sampling(**{**(fields.get("sampling") or {}), "engine": "auto"})  # no server is asked for so few
+    except TypeError as error:
+        raise UserError(f"grpo is {grpo!r}, whose sampling cannot be read ({error}); correct its fields") from error
+    return (names[0], parts), drawn

@@ -43,6 +43,8 @@ from lsemrl.rewards.semantic import says_something
 from lsemrl.types import Completion, Example, UserError
 
 _BATCH = 64
+_OF_COSINES = ("against", "max_tokens", "dtype")
+"""What decides a cosine of SemanticSimilarity, beside its encoder."""
 
 
 def adapt(
@@ -63,7 +65,7 @@ def adapt(
         output: A folder that can be written to.
         train: How to train.
         held_out: At least 2.
-        tau: How to set the threshold.
+        tau: How to set the threshold; with its sampling.
         grpo: The configuration as it was named.
         rewards: The similarity part's name, and all rewards of `grpo`.
         data: The pairs.
@@ -94,7 +96,8 @@ def adapt(
     replace_folder(unfinished, lambda part: model.save(str(part), create_model_card=False))
 
     chance = _chance(calibrations["after" if train.epochs else "as it is"], len(texts.references))
-    threshold = _tau(str(unfinished), outputs, tau, train) if tau.policy and not chance else None
+    part = rewards[1][rewards[0]] if rewards else {}
+    threshold = _tau(str(unfinished), outputs, tau, train, part) if tau.policy and not chance else None
     start = f"Encoder {encoder}, its weights drawn anew" if train.fresh else f"Encoder {encoder}"
     trained = f"trained on {len(pairs):,} pairs for {train.epochs:g} epochs in {seconds:.0f} s"
     facts = {
@@ -169,7 +172,7 @@ def _pairs(data: Pairs) -> tuple[list[tuple[str, str]], list[Example]]:
 
 def _outputs(data: Pairs, tau: TauSettings, training: EncoderTraining) -> list[Completion]:
     """What the policy answers to rows of its cold start, drawn as RL would."""
-    assert tau.policy is not None
+    assert tau.policy is not None and tau.sampling is not None
     policy = _policy(tau.policy, tau.dtype)
     splits = data.plan().splits
     cold_start = replace(splits, part="cold_start" if splits.cold_start_count else "all")
@@ -204,14 +207,15 @@ def _policy(name: str, dtype: Any) -> Policy:
         raise UserError(f"tau.policy is {name!r}, which is neither an adapter nor a model: {error}") from error
 
 
-def _tau(encoder: str, outputs: list[Completion], tau: TauSettings, training: EncoderTraining) -> Tau:
-    """The threshold, by the cosines that the reward itself takes."""
+def _tau(
+    encoder: str, outputs: list[Completion], tau: TauSettings, training: EncoderTraining, part: dict[str, Any]
+) -> Tau:
+    """The threshold, by the cosines that `part`, the reward, takes itself."""
     assert tau.policy is not None
     spoken = [output for output in outputs if says_something(output.text)]
-    reward = SemanticSimilarity(encoder=encoder, device=training.device, cache_dir="none")
-    cosines = reward.similarity(
-        [output.text for output in spoken], [output.example.references for output in spoken]
-    ).tolist()
+    as_there = {name: value for name, value in part.get("init_args", {}).items() if name in _OF_COSINES}
+    reward = SemanticSimilarity(encoder=encoder, device=training.device, cache_dir="none", **as_there)
+    cosines = reward.cosines(spoken).tolist()
     return Tau(
         value=quantile(cosines, tau.quantile),
         quantile=tau.quantile,

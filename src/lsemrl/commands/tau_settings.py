@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lsemrl.modules.sampling import Sampling
 from lsemrl.types import UserError
@@ -21,8 +21,9 @@ class TauSettings:
     rows: int = 500
     """Rows to answer, at most, of the cold start's (`data.splits.cold_start_count`; of all training rows if that is
     0)."""
-    sampling: Sampling = field(default_factory=lambda: Sampling(num_generations=1))
-    """How to draw the outputs: as RL will (the paper: temperature 0.8, top-p 0.9), but for their number."""
+    sampling: Sampling | None = None
+    """How to draw the outputs, one for each row; null draws as RL will by the configuration that `grpo` names, or
+    without one as the paper (temperature 0.8, top-p 0.9)."""
     dtype: str = "float32"
     """What the policy's frozen weights are read in: float32 or bfloat16."""
 

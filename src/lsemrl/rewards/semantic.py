@@ -117,11 +117,7 @@ class SemanticSimilarity(Reward):
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N] in [0, 1]."""
         texts = [completion.text for completion in completions]
-        # No time is spent on encoding what earns nothing.
-        similarity_N = self.similarity(
-            [text if says_something(text) else "" for text in texts],
-            [self._wholes(completion.example) for completion in completions],
-        )
+        similarity_N = self.cosines(completions)
         # Counted last, for a part that fails is asked again.
         self._counts["broken/outputs"] += sum(_BROKEN in text for text in texts)
         self._counts["empty/outputs"] += sum(not text.strip() for text in texts)
@@ -129,6 +125,14 @@ class SemanticSimilarity(Reward):
             paid_for(text, cosine, self.threshold) for text, cosine in zip(texts, similarity_N.tolist(), strict=True)
         ]
         return torch.tensor(paid, dtype=torch.float32)
+
+    def cosines(self, completions: Sequence[Completion]) -> Tensor:
+        """Of each completion what tau is of: the cosine with what it is held against, 0 where it says nothing."""
+        # No time is spent on encoding what earns nothing.
+        return self.similarity(
+            [completion.text if says_something(completion.text) else "" for completion in completions],
+            [self._wholes(completion.example) for completion in completions],
+        )
 
     def look_at(self, examples: Sequence[Example]) -> str:
         """How many texts to hold outputs against it reads in part only, and what earns most against the source."""
