@@ -185,7 +185,10 @@ def test_wording_that_is_unknown_is_told_and_chat_markers_are_no_wording() -> No
         rows = [Example(id="1", prompt=f"{wording}a b", source="a b", references=("a",))]
         found = look("m", tokenizer, rows, {}, learned=True)
         assert found.refusals == []
-        assert len([line for line in found.lines if "of the letters of wording" in line]) == told
+        for lines in (found.lines, found.warnings):
+            assert len([line for line in lines if "of the letters of wording" in line]) == told
+    unread = [Example(id="1", prompt="你", source="你", references=("a",))]
+    assert not look("m", tokenizer, unread, {}, learned=True).warnings  # for what is refused is told as that
 
 
 def test_a_policy_whose_references_come_back_with_other_letters_is_refused() -> None:

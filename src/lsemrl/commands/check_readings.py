@@ -69,7 +69,7 @@ def read_by(
     if policy is None:
         return _read_by_encoder(encoders, plan, read[0], sentences)
     from lsemrl.modules.cost import step_cost
-    from lsemrl.modules.legibility import MOST, look
+    from lsemrl.modules.legibility import look
     from lsemrl.modules.pretrained import read_config_and_tokenizer
 
     config, tokenizer = read_config_and_tokenizer(policy.path, trust=policy.trust_remote_code)
@@ -80,9 +80,7 @@ def read_by(
     every = [*prepared.train, *([] if pairs is prepared else pairs.train), *pairs.validation, *pairs.test]
     seen = look(policy.model, tokenizer, every, encoders, learned=True)
     findings = [Finding(level="refused", says=sentence) for sentence in seen.refusals]
-    warned = [line.removeprefix("warning: ") for line in seen.lines if line.startswith("warning: ")]
-    lost = {reading.lost(MOST) for reading in seen.readings}
-    findings += [Finding(level="warning", says=line) for line in warned if line not in lost]
+    findings += [Finding(level="warning", says=sentence) for sentence in seen.warnings]
     if seen.spelled:
         findings.append(Finding(level="note", says=seen.spelled))
     prompts = [prompt for prompt, _ in prepared.lengths["train"]]

@@ -120,6 +120,12 @@ class Legibility:
         return found
 
     @property
+    def warnings(self) -> list[str]:
+        """What else is to be known of them, a sentence each."""
+        told = [line.removeprefix("warning: ") for line in self.lines if line.startswith("warning: ")]
+        return [line for line in told if not any(sentence.startswith(line) for sentence in self.refusals)]
+
+    @property
     def spelled(self) -> str | None:
         """A sentence where the policy's tokenizer has pieces of letters for references, not letters or words."""
         first = self.readings[0]
