@@ -12,14 +12,16 @@ import pytest
 import yaml
 
 from lsemrl import micro
+from lsemrl.commands import fitted_reward
+from lsemrl.commands.fit_reward import fit_reward
 from lsemrl.commands.measure import measure
-from lsemrl.commands.trained_rows import measured_rows, trained_rows
+from lsemrl.commands.trained_rows import learned_pairs, measured_rows, trained_rows
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.comprehension import ComprehensionData
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits, split_by_content
-from lsemrl.data.translation import TranslationData
+from lsemrl.data.translation import Pairs, TranslationData
 from lsemrl.evaluation import measure as measuring
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.modules.policy_settings import PolicySettings
@@ -159,3 +161,41 @@ def test_fit_tells_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     words += ["--data.source.path=pairs.jsonl", "--data.splits.seed=1", f"--model.policy.adapter={adapter}"]
     run_trainer(words, run=False)
     assert "about 90.0% of the validation rows of data are training rows by the splits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "share"),
+    [
+        ({"test_fraction": 0.15}, {}, "50.0%"),  # of rows up to .2 those from .1 on
+        ({}, {}, None),
+        ({}, {"seed": 3}, "90.0%"),
+        ({}, {"test_fraction": 0.3, "part": "rl", "cold_start_count": 3}, None),
+    ],
+)
+def test_pairs_that_rl_holds_out_are_none_to_fit_an_encoder_on(
+    theirs: dict[str, Any], own: dict[str, Any], share: str | None
+) -> None:
+    fields = {"class_path": "TranslationData", "init_args": {"source": {"path": "pairs.jsonl"}, "splits": theirs}}
+    lines = learned_pairs(Pairs(source=Source(path="pairs.jsonl"), splits=Splits(**own)), "rl.yaml", fields)
+    assert [line.partition("about ")[2].partition(" of the rows that rl.yaml holds out")[0] for line in lines] == (
+        [share] if share else []
+    )
+    assert (
+        learned_pairs(Pairs(), "rl.yaml", {**fields, "init_args": {"source": {"path": "micro"}, "splits": own}}) == []
+    )
+    assert learned_pairs(Pairs(source=Source(path="other.jsonl")), "rl.yaml", fields) == []
+    assert learned_pairs(Pairs(source=Source(path="pairs.jsonl")), "rl.yaml", None) == []
+
+
+def test_fit_reward_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rl = yaml.safe_load((CONFIGS / "grpo.yaml").read_text(encoding="utf-8"))
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text(json.dumps({"zh": "水", "bo": "ཆུ"}), encoding="utf-8")
+    rl["data"]["init_args"] |= {"source": {"path": str(rows)}, "splits": {"test_fraction": 0.15}}
+    (tmp_path / "rl.yaml").write_text(yaml.safe_dump(rl), encoding="utf-8")
+    monkeypatch.setattr(fitted_reward, "adapt", lambda **asked: None)
+    asked = Pairs(source=Source(path=str(rows)))
+    fit_reward(output=tmp_path / "reward", grpo=str(tmp_path / "rl.yaml"), data=asked)
+    assert "about 50.0% of the rows that" in capsys.readouterr().err

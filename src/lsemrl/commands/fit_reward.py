@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 from lsemrl import micro
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.commands.tau_settings import TauSettings
+from lsemrl.commands.trained_rows import learned_pairs
 from lsemrl.config_files import config_path
 from lsemrl.data.translation import Pairs
 from lsemrl.files import told, try_folder
+from lsemrl.foreign import visible
 from lsemrl.locks import held
 from lsemrl.modules.sampling import Sampling
 from lsemrl.reading import Unreadable, read_yaml
@@ -53,9 +56,11 @@ def fit_reward(
     """
     if held_out < 2:
         raise UserError(f"held_out is {held_out}; it must be 2 or more")
-    rewards, drawn = _of_run(grpo) if grpo else (None, Sampling())
+    rewards, drawn, rows = _of_run(grpo) if grpo else (None, Sampling(), None)
     tau = replace(tau, sampling=replace(tau.sampling or drawn, num_generations=1))
     data.plan().check_files()
+    for line in learned_pairs(data, str(grpo), rows):
+        print(visible(line), file=sys.stderr)
     with held(output, "output"):
         _check_folder(output)
         loading(encoder)
@@ -93,14 +98,15 @@ def _check_folder(folder: Path) -> None:
     try_folder(folder, "output")
 
 
-def _of_run(grpo: str) -> tuple[tuple[str, dict[str, Any]], Sampling]:
-    """Of a GRPO configuration the similarity part's name and all rewards, and how the run draws completions.
+def _of_run(grpo: str) -> tuple[tuple[str, dict[str, Any]], Sampling, Any]:
+    """Of a GRPO configuration the similarity part's name and all rewards, how the run draws, and its data.
 
     Raises:
         UserError: It cannot be read, or not exactly one of its rewards is a SemanticSimilarity.
     """
     try:
-        fields = read_yaml(config_path(grpo))["model"]["init_args"]
+        content = read_yaml(config_path(grpo))
+        fields = content["model"]["init_args"]
         parts = fields["rewards"]
         names = [name for name, part in parts.items() if part["class_path"].endswith("SemanticSimilarity")]
     except Unreadable as reason:
@@ -119,4 +125,4 @@ def _of_run(grpo: str) -> tuple[tuple[str, dict[str, Any]], Sampling]:
         drawn = Sampling(**{**(fields.get("sampling") or {}), "engine": "auto"})  # no server is asked for so few
     except TypeError as error:
         raise UserError(f"grpo is {grpo!r}, whose sampling cannot be read ({error}); correct its fields") from error
-    return (names[0], parts), drawn
+    return (names[0], parts), drawn, content.get("data")

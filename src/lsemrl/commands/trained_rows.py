@@ -12,12 +12,15 @@ from lsemrl.commands.named import run_of
 from lsemrl.data.base import TaskData
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
+from lsemrl.data.translation import Pairs, TranslationData
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.json_records import UNREADABLE
 from lsemrl.reading import read_yaml, user_path
 from lsemrl.runs import CONFIG
 
 Part = Literal["validation", "test"]
+_NONE = 1e-9
+"""A share that is no more than what rounding leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +79,38 @@ def trained_rows(weights: Path | None, part: Part, data: Mapping[str, TaskData])
     for name, one in data.items():
         own = _held(one, part)
         share = max((own.trained_on(each) for each in theirs), default=0.0) if own else 0.0
-        if share > 1e-9:
+        if share > _NONE:
             lines.append(
                 f"warning: about {share:.1%} of the {part} rows of {name} are training rows by the splits of {run}; "
                 f"give both the same splits, or name a file of {part} rows"
             )
     return lines
+
+
+def learned_pairs(data: Pairs, named: str, fields: Any) -> list[str]:
+    """A line where pairs that a configuration holds out are trained on.
+
+    Args:
+        data: What is trained on.
+        named: The configuration, as it was named.
+        fields: Its data.
+    """
+    plan = data.plan()
+    test = 0.0 if plan.test else plan.splits.test_fraction
+    validation = 0.0 if plan.validation else plan.splits.validation_fraction
+    place = _place(plan.source.path, plan.source.config, plan.source.split)
+    own = _Held(place=place, task=TranslationData.__name__, seed=plan.splits.seed, begin=0.0, end=test + validation)
+    try:
+        theirs = [*_of_run(fields)] if plan.source.world_split is None else []
+    except UNREADABLE:
+        return []
+    share = max((each.trained_on(own) for each in theirs), default=0.0)
+    if share <= _NONE:
+        return []
+    return [
+        f"warning: about {share:.1%} of the rows that {named} holds out are trained on by data.splits, so that the "
+        "encoder knows them; give both the same splits"
+    ]
 
 
 def _held(data: TaskData, part: Part) -> _Held | None:
