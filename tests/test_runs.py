@@ -25,6 +25,7 @@ from lsemrl.runs import (
     has_finished,
     is_rank_zero,
     later_run,
+    steps_taken,
     truncate_files,
 )
 
@@ -294,6 +295,15 @@ def test_appended_files_end_where_the_checkpoint_left_them(tmp_path: Path, caplo
     truncate_files(tmp_path, sizes)
     assert not path.exists() and "samples.csv is gone: it is begun again" in caplog.text
     assert sorted(each.read_text() for each in tmp_path.iterdir()) == ["", "a\n", "a\nb\0"]
+
+
+@pytest.mark.parametrize("damage", ['"seven"', "[7]", "NaN", "1e999", "null", "{}"])
+def test_a_damaged_record_tells_no_steps(damage: str, tmp_path: Path) -> None:
+    """As `export` asks it, which then goes by what was logged and saved."""
+    (tmp_path / "run.json").write_text(f'{{"finished": true, "rollout_step": {damage}}}')
+    assert steps_taken(tmp_path) == 0
+    (tmp_path / "run.json").write_text('{"finished": true, "rollout_step": 7}')
+    assert steps_taken(tmp_path) == 7
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path) -> None:

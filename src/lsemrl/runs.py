@@ -144,7 +144,8 @@ def has_finished(folder: Path) -> bool:
 
 def steps_taken(folder: Path) -> int:
     """The rollout steps of the run in `folder`, if it has come to its end; 0 where that is not known."""
-    return int(_recorded(folder).get("rollout_step") or 0)
+    steps = _recorded(folder).get("rollout_step")
+    return steps if isinstance(steps, int) else 0
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
