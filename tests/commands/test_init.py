@@ -286,8 +286,11 @@ def test_sentences_have_whatever_column_they_are_in(header: str, columns: dict, 
 
 def test_sentences_may_have_a_column_in_their_own_letters(tmp_path: Path) -> None:
     mono = tmp_path / "mono.csv"
-    mono.write_text("\n".join(["中文", *(row["zh"] for row in corpus.translation("train", 9, 0))]), encoding="utf-8")
-    assert untranslated_of(str(mono), "zh", "中文").columns == {"zh": "中文"}  # as the pairs have it
+    rows = [row["zh"] for row in corpus.translation("train", 9, 0)]
+    mono.write_text("\n".join(["中文", *rows]), encoding="utf-8")
+    assert untranslated_of(str(mono), "zh", "chinese").columns == {"zh": "中文"}  # what Chinese is called
+    mono.write_text("\n".join(["句子", *rows]), encoding="utf-8")
+    assert untranslated_of(str(mono), "zh", "句子").columns == {"zh": "句子"}  # as the pairs have it
     with pytest.raises(UserError, match=r"if it is a row, put a line such as column_1 before it; .* give a text file"):
         untranslated_of(str(mono), "zh", "chinese")
 

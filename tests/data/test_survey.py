@@ -123,6 +123,16 @@ def test_a_row_or_names_where_it_cannot_be_told_which(
     assert (found.header, found.rows, found.columns[-1].name) == (True, len(rows), f"column_{len(rows[0])}")
 
 
+def test_a_first_line_that_names_a_language_as_its_speakers_do_holds_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("中文,ئۇيغۇر يېزىقى\n" + "".join(f"{zh},{ug}\n" for zh, ug in PAIRS), encoding="utf-8")
+    found = survey(Source(path=str(path)), ("zh", "ug"))
+    assert (found.header, found.rows) == (True, 3)
+    assert [find_column(found, code, None).name for code in ("zh", "ug")] == ["中文", "ئۇيغۇر يېزىقى"]
+    with pytest.raises(UserError, match="may be a row or the names of columns"):
+        survey(Source(path=str(path)), ("ja", None))
+
+
 def test_a_file_of_which_no_row_can_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none of the 3 rows of .*a\.csv:2, has 2 values for 1 columns; mend the file"):
         look(tmp_path / "a.csv", "source\ttarget\n" + "".join(f"{zh},{ug}\n" for zh, ug in PAIRS))

@@ -82,7 +82,8 @@ def survey(
         source: What to read.
         languages: Those that are looked for, or the names of their columns: what else lies beside their texts
             (train.bak) is not read.
-        named: What the user calls columns: a first line that has one of these holds names.
+        named: What the user calls columns: a first line that has one of these, or what a language is called, holds
+            names.
         option: Where the user names columns.
 
     Raises:
@@ -100,7 +101,8 @@ def survey(
         )
     names = list(dict.fromkeys(itertools.chain.from_iterable(names_in(row.columns) for row in sound[:_SHOWN])))
     columns = tuple(column for name in names if (column := _column(name, sound)).filled)
-    doubtful = [] if {column.name for column in columns} & set(named) else _like_texts(source, columns)
+    called = {column.name for column in columns if any(is_name(column.name, code) for code in languages if code)}
+    doubtful = [] if called | {column.name for column in columns} & set(named) else _like_texts(source, columns)
     if doubtful:
         beyond_doubt = max(len(column.name) for column in doubtful) > _NAME
         if not (beyond_doubt and len(columns) == 2 and all(len(each.name) >= each.mean_length / 2 for each in columns)):
