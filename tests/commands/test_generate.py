@@ -411,6 +411,10 @@ def test_a_run_on_a_model_of_ones_own_leads_to_it_from_anywhere(
     words += ["--data.template={system: Be brief., chat: false, shots: 1}"]
     main(["fit", "--config", str(CONFIGS / "sft.yaml"), *SMALL, *words, "--trainer.default_root_dir=runs"])
     main(["export", "runs/version_0", "--output", "out", "--merged"])
+    says = (
+        f"note: adapter/adapter_config.json says where the base lies on this machine, {tmp_path}/models/tiny, as base"
+    )
+    assert says in capsys.readouterr().err
     config = json.loads(Path("out/adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "models" / "tiny") and not Path("out/base").exists()
     assert json.loads(Path("out/merged/config.json").read_text())["dtype"] == "bfloat16"

@@ -59,7 +59,7 @@ def export(
     try_folder(output, "--output")
     loading(run)
     # torch, for which words that cannot be do not wait
-    from lsemrl.commands.exported import check_push, upload, write_folders
+    from lsemrl.commands.exported import check_push, note_of_base, upload, write_folders
     from lsemrl.commands.trained import take_up
 
     quiet()
@@ -69,6 +69,8 @@ def export(
     folders = write_folders(trained, output, merged=merged, figures=figures)
     for folder in folders:
         print(folder)
+    if note := note_of_base(trained, output):
+        print(note, file=sys.stderr)
     if push:
         for line in upload(trained, folders, push, private=private, dry_run=dry_run):
             print(line)

@@ -95,6 +95,17 @@ def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Re
     return [folder for name in ("adapter", "base", "merged") if (folder := output / name).is_dir()]
 
 
+def note_of_base(run: Trained, output: Path) -> str | None:
+    """What to know before giving away what `write_folders` wrote; None where a hub has the base that it names."""
+    if not _on_no_hub(run):
+        return None
+    where = read_json(output / "adapter" / ADAPTER_CONFIG)["base_model_name_or_path"]
+    return (
+        f"note: adapter/{ADAPTER_CONFIG} says where the base lies on this machine, {where}, as "
+        "base_model_name_or_path; before you give it away, write there what others have, or give merged/ instead"
+    )
+
+
 def check_push(run: Trained, name: str, *, merged: bool) -> None:
     """Refuse to upload an adapter that nobody could use.
 
