@@ -71,7 +71,8 @@ def _made(value: Any, hint: Any, name: str) -> Any:
     if origin is UnionType:
         if type(value) in inner or (type(value) is int and float in inner):  # which stays as it was written
             return value
-        return _made(value, next((each for each in inner if each is float), None), name)
+        kinds = (each for each in inner if each is float or dataclasses.is_dataclass(each))
+        return _made(value, next(kinds, None), name)
     if origin is tuple and isinstance(value, list):
         return tuple(_made(each, inner[0], name) for each in value)
     if origin is dict and isinstance(value, dict):

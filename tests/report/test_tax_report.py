@@ -21,6 +21,7 @@ from lsemrl.modules.alarm_log import Told
 from lsemrl.report import columns, page, plots, published
 from lsemrl.report.bootstrap import paired_bootstrap
 from lsemrl.report.colours import COLOURS
+from lsemrl.report.contrasts import Judged
 from lsemrl.report.folders import find_general, find_judgement, find_measurements
 from lsemrl.report.records import Report
 from lsemrl.report.tax_report import tax_report
@@ -28,6 +29,7 @@ from made_up import ARMS, make_measured
 
 Found = list[tuple[Path, Measured]]
 SEEDS = (1, 2, 3)
+JUDGED = {"rl": Judged(win=0.3, rows=50, seeds=(1,), left_out=(2, 3)), "sft": Judged(win=0.6, rows=50, seeds=(1, 2))}
 
 
 def found(*arms: str, seeds: tuple[int, ...] = SEEDS) -> Found:
@@ -36,7 +38,7 @@ def found(*arms: str, seeds: tuple[int, ...] = SEEDS) -> Found:
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    return tax_report(found(), command="lsemrl tax runs --output runs/tax", judged={"rl": 0.3, "sft": 0.6})
+    return tax_report(found(), command="lsemrl tax runs --output runs/tax", judged=JUDGED)
 
 
 def test_numbers_are_means_over_seeds_with_their_spread(report: Report) -> None:
@@ -363,7 +365,7 @@ def judged(folder: Path, judge: object, *rows: tuple[str, str, str], won: float 
     folder.mkdir(parents=True)
     verdict = {"arms": ["rl", "sft"], "judge": judge, "shares": {"win": won, "loss": 1 - won}}
     (folder / "judge.json").write_text(json.dumps(verdict))
-    said = [{"id": name, "outputs": {"rl": rl, "sft": sft}} for name, rl, sft in rows]
+    said = [{"id": name, "outputs": {"rl": rl, "sft": sft}, "outcome": "win"} for name, rl, sft in rows]
     (folder / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
 
 
@@ -371,10 +373,20 @@ def test_two_judges_are_not_mixed(tmp_path: Path) -> None:
     asked = {"kind": "endpoint", "model": "m", "task": "translation"}
     judged(tmp_path / "1", {**asked, "concurrency": 4}, won=0.4)
     judged(tmp_path / "2", {**asked, "concurrency": 8, "timeout": 9.0}, won=0.6)
-    assert find_judgement([tmp_path], []) == pytest.approx({"rl": 0.5, "sft": 0.5})
+    won = {arm: each.win for arm, each in find_judgement([tmp_path], []).items()}
+    assert won == pytest.approx({"rl": 0.5, "sft": 0.5})
     judged(tmp_path / "3", {**asked, "task": "headline"})
     with pytest.raises(UserError, match="another judge"):
         find_judgement([tmp_path], [])
+
+
+def test_a_verdict_says_of_how_many_rows_and_of_which_seeds_it_is(report: Report, tmp_path: Path) -> None:
+    report.to_json(tmp_path / "report.json")
+    again = Report.from_json(tmp_path / "report.json")
+    shown = page.markdown(again, [])
+    assert "- Judge win of RL: 50 rows, seed 1 alone.\n- Judge win of Strong SFT: 50 rows.\n" in shown
+    arms = tuple(dataclasses.replace(arm, judged=None) for arm in report.arms)  # as files from before have it
+    assert "Judge win" not in page.markdown(dataclasses.replace(report, arms=arms), [])
 
 
 def test_a_verdict_on_other_outputs_is_refused(tmp_path: Path) -> None:
@@ -386,7 +398,8 @@ def test_a_verdict_on_other_outputs_is_refused(tmp_path: Path) -> None:
         path.with_name("predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     # Of one seed, and of some of its rows.
     judged(tmp_path / "judge" / "2", "m", ("0", "rl 0 2", "sft 0 2"), ("2", "rl 2 2", "sft 2 2"))
-    assert find_judgement([tmp_path / "judge"], measured) == {"rl": 0.5, "sft": 0.5}
+    each = Judged(win=0.5, rows=2, seeds=(2,), left_out=(1,))
+    assert find_judgement([tmp_path / "judge"], measured) == {"rl": each, "sft": each}
     judged(tmp_path / "judge" / "old", "m", ("0", "rl 0 1", "something else"))
     with pytest.raises(UserError, match="is a verdict on other outputs of 'sft' than those measured here"):
         find_judgement([tmp_path / "judge"], measured)

@@ -85,10 +85,27 @@ class HarnessScore:
     left_out: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What a judge gave to an arm, RL and strong SFT against each other; means over verdicts.
+
+    Attributes:
+        win: Share of rows that it won.
+        rows: Of all verdicts together, those that could be read; 0 in files that did not tell yet.
+        seeds: Whose outputs were judged; empty where that is not known.
+        left_out: The other seeds that the arm was trained from.
+    """
+
+    win: float
+    rows: int = 0
+    seeds: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+
+
 Compared = Contrast | SameScore | HarnessScore
 
 
-def part_of(of: Compared) -> str:
+def part_of(of: Compared | Judged) -> str:
     """Of which seeds a comparison is, where that is not all; "" where it is."""
     if not of.left_out:
         return ""

@@ -319,6 +319,10 @@ def notes(report: Report) -> list[str]:
             "are what the arm itself draws on the new task. Similarity reward is the cosine as the reward counts it; "
             "the hacking gap is that minus the oracle's meaning F1.",
         ]
+    for arm, judged in ((arm, arm.judged) for arm in report.trained if arm.judged):
+        lines.append(
+            f"Judge win of {arm.label}: {', '.join(filter(None, (f'{judged.rows:,} rows', part_of(judged))))}."
+        )
     if report.paths:
         lines.append("A way of training is its arms in order of strength, joined from the base on.")
         if report.same_scores and not unmeasured(report):

@@ -13,6 +13,7 @@ from lsemrl.evaluation.measurement import FILE, Measured
 from lsemrl.json_records import UNREADABLE
 from lsemrl.judging.comparison import decides_verdicts, read_predictions
 from lsemrl.reading import Json, read_json, read_lines
+from lsemrl.report.contrasts import Judged
 
 Found = tuple[Path, Measured]
 _JUDGE, _GENERAL = "judge.json", "general.json"
@@ -53,8 +54,8 @@ def find_measurements(folders: Sequence[Path]) -> list[Found]:
     return [(path, Measured.read(path)) for path in paths.values()]
 
 
-def find_judgement(folders: Sequence[Path], measured: Sequence[Found]) -> dict[str, float]:
-    """The shares of rows that a judge gave to "rl" and to "sft" against each other; {} where none has judged.
+def find_judgement(folders: Sequence[Path], measured: Sequence[Found]) -> dict[str, Judged]:
+    """What a judge gave to "rl" and to "sft" against each other; {} where none has judged.
 
     Several judge.json, such as those of several seeds, are averaged.
 
@@ -65,18 +66,20 @@ def find_judgement(folders: Sequence[Path], measured: Sequence[Found]) -> dict[s
     Raises:
         UserError: One cannot be read, or is on other outputs, or there are several judges.
     """
-    outputs: dict[str, list[dict[str, str]]] = {}
-    shares: dict[str, list[float]] = {"rl": [], "sft": []}
-    judge = None
+    outputs: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    wins: dict[str, list[float]] = {"rl": [], "sft": []}
+    seeds: dict[str, set[int]] = {arm: set() for arm in wins}
+    judge, rows = None, 0
     for path in sorted({path.resolve() for folder in folders for path in folder.rglob(_JUDGE)}):
         try:
             verdict = read_json(path)
             arms, by = verdict["arms"], verdict["judge"]
-            if set(arms) != set(shares):
+            if set(arms) != set(wins):
                 continue
             by = decides_verdicts(by)
-            rows = [Json().parse(line) for line in read_lines(path.with_name(_VERDICTS))]
-            said = {arm: {row["id"]: row["outputs"][arm] for row in rows} for arm in arms}
+            lines = [Json().parse(line) for line in read_lines(path.with_name(_VERDICTS))]
+            said = {arm: {row["id"]: row["outputs"][arm] for row in lines} for arm in arms}
+            rows += sum(row["outcome"] != "invalid" for row in lines)
             won = [float(verdict["shares"][outcome]) for outcome in ("win", "loss")]
             if not all(0 <= share <= 1 for share in won):
                 raise ValueError(f"its shares are {won}")
@@ -87,24 +90,35 @@ def find_judgement(folders: Sequence[Path], measured: Sequence[Found]) -> dict[s
         judge = by
         outputs = outputs or _outputs(measured)
         for arm, own in said.items():
-            if outputs.get(arm) and not any(own.items() <= each.items() for each in outputs[arm]):
+            of = [seed for seed, each in outputs.get(arm, ()) if own.items() <= each.items()]
+            if outputs.get(arm) and not of:
                 raise UserError(
                     f"{path} is a verdict on other outputs of {arm!r} than those measured here: judge the "
                     f"{_PREDICTIONS} beside the measurements, or leave it out of the folders"
                 )
+            seeds[arm].update(of[:1])
         for arm, share in zip(arms, won, strict=True):
-            shares[arm].append(share)
-    return {arm: fmean(values) for arm, values in shares.items() if values}
+            wins[arm].append(share)
+    return {
+        arm: Judged(
+            win=fmean(shares),
+            rows=rows,
+            seeds=tuple(sorted(seeds[arm])),
+            left_out=tuple(sorted({seed for seed, _ in outputs.get(arm, ())} - seeds[arm])),
+        )
+        for arm, shares in wins.items()
+        if shares
+    }
 
 
-def _outputs(measured: Sequence[Found]) -> dict[str, list[dict[str, str]]]:
-    """What each measurement's arm said, by the ids of the rows."""
-    found: dict[str, list[dict[str, str]]] = {}
+def _outputs(measured: Sequence[Found]) -> dict[str, list[tuple[int, dict[str, str]]]]:
+    """What each measurement's arm said, by its seed and the ids of the rows."""
+    found: dict[str, list[tuple[int, dict[str, str]]]] = {}
     for path, each in measured:
         beside = path.with_name(_PREDICTIONS)
         if beside.is_file():
             said = {name: row.output for name, row in read_predictions(beside).items()}
-            found.setdefault(each.arm, []).append(said)
+            found.setdefault(each.arm, []).append((each.seed, said))
     return found
 
 

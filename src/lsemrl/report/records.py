@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lsemrl.evaluation.measurement import UNBOUNDED
 from lsemrl.json_records import read_record, write_json
-from lsemrl.report.contrasts import Contrast, HarnessScore, SameScore
+from lsemrl.report.contrasts import Contrast, HarnessScore, Judged, SameScore
 
 VERSION = 2
 """Of the JSON; raised when a field changes its meaning. The first knew no general ability but Chinese QA."""
@@ -130,6 +130,7 @@ class Arm:
         weight_change: ||trained - base|| / ||base|| over the weights that were trained.
         harness: "task, metric" -> what lm-evaluation-harness found (see `harness`).
         judge_win: Share of rows that a judge gave it, RL against strong SFT; None for other arms.
+        judged: The same, with what was judged; None in files that did not tell yet.
         adapters: Fingerprints of what was measured, where it was adapters.
         seeds: It was trained from; empty where only one run is known, and for the base.
         by_seed: In the order of `seeds`, the values behind a number: keys as in `Contrast.metric`.
@@ -158,6 +159,7 @@ class Arm:
     weight_change: float | None = None
     harness: dict[str, HarnessScore] = field(default_factory=dict)
     judge_win: float | None = None
+    judged: Judged | None = None
     adapters: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     by_seed: dict[str, tuple[float, ...]] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from lsemrl import __version__
 from lsemrl.errors import UserError
 from lsemrl.evaluation.measurement import BASE, Measured, Rows
 from lsemrl.languages import is_language
+from lsemrl.report.contrasts import Judged
 from lsemrl.report.findings import MISSING
 from lsemrl.report.folders import Found, GeneralFile
 from lsemrl.report.harness import by_arm, harness
@@ -35,7 +36,7 @@ def tax_report(
     found: Sequence[Found],
     command: str,
     against: Sequence[str] | None = None,
-    judged: Mapping[str, float] | None = None,
+    judged: Mapping[str, Judged] | None = None,
     paths: Sequence[Sequence[str]] = (),
     general: Sequence[GeneralFile] = (),
 ) -> Report:
@@ -200,7 +201,7 @@ def _by_arm(groups: Mapping[str, Sequence[Measured]], told: Callable[[Measured],
 
 
 def _arm(
-    seeds: Sequence[Measured], bases: Sequence[Measured], judge_win: float | None, asked: Sequence[GeneralFile]
+    seeds: Sequence[Measured], bases: Sequence[Measured], judged: Judged | None, asked: Sequence[GeneralFile]
 ) -> Arm:
     first, trained = seeds[0], seeds[0].arm != BASE
     base = mean_rows_of(bases)
@@ -225,7 +226,8 @@ def _arm(
         kl_rows=tuple(kl for measured in seeds if trained for kl in kl_rows_of(measured)),
         weight_change=fmean(by_seed["weight_change"]) if trained else None,
         harness=harness(asked, seeds),
-        judge_win=judge_win,
+        judge_win=judged.win if judged else None,
+        judged=judged,
         adapters=tuple(measured.adapter_fingerprint for measured in seeds if measured.adapter_fingerprint),
         seeds=tuple(measured.seed for measured in seeds) if trained else (),
         by_seed=by_seed if trained else {},
