@@ -25,6 +25,7 @@ from lsemrl.data.rehearsal import (
     text_of,
     why_not,
 )
+from lsemrl.data.splits import evenly
 from lsemrl.data.tokens import special_ids
 from lsemrl.durations import Pace
 from lsemrl.files import try_folder, write_bytes, write_text
@@ -278,5 +279,5 @@ def _page(rows: Sequence[Rehearsed], dropped: Counter[str], model: str) -> Itera
     yield ""
     yield "| prompt | answer |"
     yield "|---|---|"
-    for row in rows[:: max(len(rows) // _SHOWN, 1)][:_SHOWN]:
+    for row in evenly(rows, _SHOWN):
         yield f"| {markdown(row.prompt)} | {markdown(row.response)} |"

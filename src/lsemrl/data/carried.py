@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import regex
 
-from lsemrl.data.splits import at_most
+from lsemrl.data.splits import evenly
 from lsemrl.data.thoughts import answer, answers, opened
 from lsemrl.data.tokens import target_ids
 from lsemrl.scripts import Unit, scripts_of, unit_of, units
@@ -57,7 +57,7 @@ class Carried:
 
 def spaced(rows: Sequence[T]) -> Sequence[T]:
     """At most `ROWS` of `rows`, evenly spaced."""
-    return at_most(rows, ROWS)
+    return evenly(rows, ROWS)
 
 
 def carried(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Carried:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lsemrl.data.near import copied
 from lsemrl.data.records import Record
-from lsemrl.data.splits import at_most
+from lsemrl.data.splits import evenly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ def at_a_glance(rows: Sequence[Record], source_field: str | None) -> list[str]:
             input may be right.
     """
     rows = [row for row in rows if row.targets]
-    looked = at_most(rows, _ROWS)
+    looked = evenly(rows, _ROWS)
     most, found = _TOLERATED * len(looked), []
     if source_field is not None:
         same = [row for row in looked if copied(row.inputs[source_field], row.targets[0])]

@@ -14,7 +14,7 @@ from lsemrl.data.findings import Finding, Level, Shown
 from lsemrl.data.glance import not_composed, special_tokens
 from lsemrl.data.near import Near, copied, near
 from lsemrl.data.records import Record
-from lsemrl.data.splits import HIDDEN, at_most, content_key
+from lsemrl.data.splits import HIDDEN, content_key, evenly
 from lsemrl.data.task import HELD_OUT, Task
 from lsemrl.languages import UNDECIDED, Language
 from lsemrl.scripts import scripts_of, unit_of, units
@@ -183,7 +183,7 @@ def _leaks(rows: Mapping[str, Sequence[Record]], task: Task) -> list[Finding]:
 
 
 def _near_leaks(name: str, split: str, held: Sequence[Record], train: Sequence[Record], task: Task) -> list[Finding]:
-    text, known = _text_of(task, name), at_most(train, _KNOWN)
+    text, known = _text_of(task, name), evenly(train, _KNOWN)
     alike = near([text(record) for record in held], [text(record) for record in known])
     if not alike:
         return []

@@ -145,11 +145,6 @@ def _hash(key: str, purpose: str, seed: int) -> int:
     return int.from_bytes(digest)
 
 
-def at_most(rows: Sequence[T], most: int) -> Sequence[T]:
-    """At most so many rows, evenly spaced: what is looked at of many."""
-    return rows[:: max(1, -(-len(rows) // most))]
-
-
 def evenly(rows: Sequence[T], count: int) -> list[T]:
-    """So many rows, from the whole of a file: neighbours are often of one document, and some are hard throughout."""
+    """At most so many rows, from all of a file: neighbours are often of one document, and some are hard throughout."""
     return [rows[at * len(rows) // count] for at in range(count)] if count < len(rows) else list(rows)
