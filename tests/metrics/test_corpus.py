@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,13 @@ def test_the_rate_of_a_language_that_shares_its_script(tmp_path: Path) -> None:
 
 ENGLISH = ["The police arrested two men on Monday.", "Prices went up."]
 HEARD = [["On Monday the police arrested two men."], ["The prices went up.", "Prices rose."]]
+
+
+def test_a_reference_without_units_makes_no_output_long_enough() -> None:
+    said, meant = "the cat sat on", "the cat sat on the big red mat"
+    brevity = math.exp(1 - 8 / 4)  # all that is said is right
+    assert syllable_bleu([said], [[meant, "🙂"]], "en").value == pytest.approx(brevity)
+    assert syllable_bleu([said, said], [["🙂"], [said]], "en").value < 1
 
 
 def test_word_metrics_are_sacrebleus() -> None:
