@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from lsemrl.data import choice, comprehension, headline, instruction
-from lsemrl.evaluation.general import answered_in, blind, language_of, name_of, score_answers, score_leaks, signatures
+from lsemrl.evaluation.general import (
+    answered_in,
+    blind,
+    language_of,
+    name_of,
+    remark,
+    score_answers,
+    score_leaks,
+    signatures,
+)
 from lsemrl.languages import Language, language
 from lsemrl.metrics import cmrc, corpus
 from lsemrl.metrics.contained import SIGNATURE
@@ -119,6 +128,23 @@ def test_how_it_is_scored_is_known_before_there_are_answers(counts: tuple[int, .
     asked = [example("说", *gold) for gold in golds]
     found = signatures("references", asked, learned("Tibetan"), language("bo"))
     assert found == {"general.chrf": f"mean of answers, {answers}", **leak}
+
+
+@pytest.mark.parametrize(
+    ("asked", "gold", "named"),
+    [
+        ("東京はどこの国の首都ですか。", "日本の首都", "Japanese"),
+        ("สงครามสิ้นสุดเมื่อใด", "พุทธศักราชสองพัน", "Thai"),
+        ("རྒྱལ་ས་གང་ཡིན།", "ལྷ་ས", "Tibetan"),
+        ("What is the capital?", "Denver", ""),
+        ("首都是哪里？", "北京", ""),  # by CMRC's rules
+        ("いつ終わりましたか。", "1945", ""),  # numbers are words
+    ],
+)
+def test_f1_of_answers_without_spaces_is_told_to_say_little(asked: str, gold: str, named: str) -> None:
+    said = remark("answers", [example(asked, gold)])
+    assert said.partition(" counts words between spaces, and ")[2].partition(" is written")[0] == named
+    assert remark("choices", [example(asked, gold)]) == remark("answers", []) == ""
 
 
 def test_nothing_is_scored_where_nothing_was_asked() -> None:

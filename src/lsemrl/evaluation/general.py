@@ -18,7 +18,7 @@ from lsemrl.metrics import cmrc, squad
 from lsemrl.metrics.contained import SIGNATURE as CONTAINED
 from lsemrl.metrics.contained import contained
 from lsemrl.metrics.corpus import chrf
-from lsemrl.scripts import scripts_of
+from lsemrl.scripts import scripts_of, unit_of
 from lsemrl.types import Completion, Example
 
 _LANGUAGES = {"Han": "Chinese", "Hangul": "Korean", "Tibetan": "Tibetan", "Thai": "Thai"}
@@ -83,6 +83,19 @@ def signatures(
         return {"general.chrf": f"mean of answers, {chrf(['', ''], [golds[0], golds[-1]]).signature}"} | leaks
     key, by = _rules(examples)
     return {key: by.SIGNATURE, "contained": CONTAINED} | leaks
+
+
+def remark(scored_by: ScoredBy, examples: Sequence[Example]) -> str:
+    """What is to be said of how `examples` are scored; "" where nothing is."""
+    if scored_by != "answers" or not examples or _rules(examples)[1] is cmrc:
+        return ""
+    unit = unit_of(next(iter(scripts_of(*(text for example in examples for text in example.references))), ""))
+    if unit == "word":
+        return ""
+    return (
+        f"F1 of general ability counts words between spaces, and {answered_in(examples)} is written without, so that "
+        "it is hardly more than exact match; look at contained"
+    )
 
 
 def _rules(examples: Sequence[Example]) -> tuple[str, ModuleType]:

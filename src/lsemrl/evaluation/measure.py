@@ -23,7 +23,7 @@ from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.splits import evenly
 from lsemrl.data.text import PlainText
 from lsemrl.evaluation.batches import Batches
-from lsemrl.evaluation.general import blind, language_of, name_of, signatures
+from lsemrl.evaluation.general import blind, language_of, name_of, remark, signatures
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.evaluation.measurement import BASE, BATCHES, FILE, Measured, hash_rows, machine, outputs, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure
@@ -194,7 +194,8 @@ def read_measured(settings: MeasureSettings, policy: Policy | None = None) -> tu
     checked = check_examples(policy, battery.parts, scorer.encoders, new, unanswered=["text"])
     answered = battery.general and battery.scored_by != "choices"
     why = blind(battery.general, battery.target, scorer.language) if answered else ""
-    for line in [*checked, *scorer.look_at(battery.target), *([f"leak is left out, for {why}"] if why else [])]:
+    of_leaks, of_scores = f"leak is left out, for {why}" if why else "", remark(battery.scored_by, battery.general)
+    for line in filter(None, [*checked, *scorer.look_at(battery.target), of_scores, of_leaks]):
         print(line, file=sys.stderr)
     return battery, scorer
 
