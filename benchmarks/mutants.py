@@ -164,7 +164,7 @@ MUTANTS = (
         ("test_tax.py",),
         ("(now_CV.exp() * apart_CV)", "(then_CV.exp() * apart_CV)"),
         ("-(then_CV.exp() * apart_CV)", "(then_CV.exp() * apart_CV)"),
-        ("/ sequences.completion_mask_NT.sum(dim=1)", "/ sequences.completion_mask_NT.shape[1]"),
+        ("[own / count for own, count", "[own for own, count"),
         ("return math.sqrt(change / size)", "return change / size"),
     ),
     *_room(
@@ -182,9 +182,9 @@ MUTANTS = (
     ),
     *_room("sharding.py", ("test_reference.py",), ("target.lerp_(source, share)", "target.lerp_(source, 1 - share)")),
     *_room(
-        "base.py",
+        "random_state.py",
         ("test_ranks.py::test_every_rank_and_every_step_draws_of_a_seed_of_its_own",),
-        ("self.rollout_step * 1009 + self.global_rank", "self.rollout_step * 1009"),
+        ("step * 1009 + rank)", "step * 1009)"),
     ),
     *_room(
         "scoring.py",
