@@ -11,7 +11,7 @@ from transformers import Cache
 
 from lsemrl.errors import reason_of
 from lsemrl.modules.decoding import Decode, Fixed, Growing, compiled_step, plain_step, read_prompts
-from lsemrl.modules.families import expert_blocks, native_positions, reach, unshared, window
+from lsemrl.modules.families import RECORDED, expert_blocks, native_positions, reach, unshared, window
 from lsemrl.modules.forward import OTHERWISE, TOLD_ELSEWHERE, looking_back, probe, too_far
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.replay import Replay
@@ -107,6 +107,9 @@ def _unfit(policy: Policy, engine: Engine, device: torch.device) -> str | None:
         return None
     if device.type != "cuda":
         return f"the device is {device.type}, and {_CUDAS}"
+    kind = policy.model.get_decoder().config.model_type
+    if kind not in RECORDED:
+        return f"a step of this model's family ({kind}) was never recorded"
     if native_positions(policy.model.config) is not None:
         return "the model scales its positions by the longest row"
     return "the model chooses experts for each token" if expert_blocks(policy.model.get_decoder()) else None

@@ -16,11 +16,20 @@ from transformers import PretrainedConfig
 
 from lsemrl.errors import UserError
 
-KNOWN = frozenset(
+RECORDED = frozenset(
     {"gemma", "gemma3_text", "gpt2", "llama", "mistral", "mixtral", "phi3"}
     | {"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}
 )
-"""Decoders of transformers (model_type) whose layers look where a mask tells them to, and nowhere else."""
+"""Decoders of transformers (model_type) of which a step was recorded on a GPU, or that are built as those are."""
+KNOWN = (
+    RECORDED
+    | {"apertus", "arcee", "cwm", "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4"}
+    | {"exaone_moe", "flex_olmo", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "gpt_neox", "gpt_oss", "helium"}
+    | {"hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "minimax_m2", "ministral", "ministral3", "nemotron", "olmo"}
+    | {"olmo2", "olmo3", "olmoe", "opt", "phi", "phimoe", "seed_oss", "smollm3", "solar_open", "stablelm"}
+    | {"starcoder2", "xglm", "youtu"}
+)
+"""Decoders whose layers look where a mask tells them to, and nowhere else; of those with a window it was tried too."""
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
 _ORIGINAL = "original_max_position_embeddings"
 _READ_PAST = {
