@@ -63,6 +63,7 @@ def test_it_learns_is_rewarded_and_measured_as_configured(home: Path) -> None:
     cold = fit("--data.splits.part=cold_start", "--data.splits.cold_start_count=40", anchor, names=("sft",))
     fit("--data.main.batch_size=4", names=("sft", "replay"))
     rl = fit(f"--model.policy.adapter={cold}", "--data.splits.cold_start_count=40", anchor, names=("grpo",))
+    fit(f"--model.policy.adapter={cold}", "--data.splits.cold_start_count=40", names=("grpo", "guarded"))
     Path("pidgin/mono.txt").write_text("\n".join(sentences("en", 20, words=6, seed=7)), encoding="utf-8")
     fit(f"--model.policy.adapter={cold}", anchor, names=("grpo", "untranslated"))
     small = ["--tau.policy=null", "--data.splits.cold_start_count=40", "--train.batch_size=16"]
