@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from transformers.utils.logging import enable_progress_bar
 
 import forks
 from lsemrl.commands import arms as demo
@@ -20,8 +21,9 @@ from matrix import slow_but
 @pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize("cores", slow_but([1, 2], [2]))
 def test_every_arm_is_trained_measured_and_reported(
-    cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    enable_progress_bar()  # as in a process that is new
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     monkeypatch.setattr("multiprocessing.get_context", forks.context)
     few, count = "micro={train: 80, validation: 4, test: 4}", "splits.cold_start_count=40"
@@ -45,6 +47,7 @@ def test_every_arm_is_trained_measured_and_reported(
     report = demo.run_demo(
         "headline", tmp_path, seed=1, stages=stages, rows=demo.Rows(target=6, general=6, text=6, own=16, points=2)
     )
+    assert "Loading weights" not in capfd.readouterr().err
     assert [arm.name for arm in report.arms] == ["base", *arms_trained]
     assert Report.from_json(tmp_path / "version_0" / "report.json") == report
     assert (tmp_path / "version_0" / "report.html").is_file()

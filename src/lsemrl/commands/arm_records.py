@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lsemrl.evaluation.tax import Measurement
 from lsemrl.report.records import Arm, Sample
-from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
+from lsemrl.rewards import Reward
 from lsemrl.types import Completion
 
 _SAMPLES = 8
@@ -24,8 +24,10 @@ _CURVE = {
 }
 
 
-def arm_of(name: str, label: str, trained_by: str, measured: Measurement, **training: Any) -> Arm:
-    """An arm as it was measured; `training` is what else is known of it."""
+def arm_of(
+    name: str, label: str, trained_by: str, measured: Measurement, rewards: Mapping[str, Reward], **training: Any
+) -> Arm:
+    """An arm as it was measured; `rewards` score its samples, `training` is what else is known of it."""
     return Arm(
         name=name,
         label=label,
@@ -33,7 +35,7 @@ def arm_of(name: str, label: str, trained_by: str, measured: Measurement, **trai
         target=measured.target,
         general=measured.general,
         kl=measured.kl,
-        samples=samples_of(measured.outputs[:_SAMPLES]),
+        samples=samples_of(measured.outputs[:_SAMPLES], rewards),
         **{"seconds": 0.0, "steps": 0, **training},
     )
 
@@ -44,9 +46,9 @@ def drifts_of(measured: Measurement, base: Measurement) -> tuple[float, ...]:
     return tuple(now - then for now, then in pairs)
 
 
-def samples_of(outputs: Sequence[Completion]) -> tuple[Sample, ...]:
-    """Outputs with what the rewards of the demo make of them."""
-    parts = {"similarity": SemanticSimilarity(threshold=0.0)(outputs), "language": LanguageConsistency()(outputs)}
+def samples_of(outputs: Sequence[Completion], rewards: Mapping[str, Reward]) -> tuple[Sample, ...]:
+    """Outputs with what `rewards` make of them."""
+    parts = {name: reward(outputs) for name, reward in rewards.items()}
     return tuple(
         Sample(
             source=output.example.source,

@@ -25,6 +25,7 @@ from lsemrl.commands.arm_records import arm_of, curve_of, drifts_of
 from lsemrl.commands.beside import side_by_side
 from lsemrl.commands.demo_progress import Shown, progress
 from lsemrl.commands.demo_stages import Stage, Task, demo_stages
+from lsemrl.commands.quiet import quiet
 from lsemrl.commands.rehearse import rehearse
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
@@ -44,6 +45,7 @@ from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.report.records import Report
 from lsemrl.report.rows import alarms_of
 from lsemrl.report.write import table, write_report
+from lsemrl.rewards import LanguageConsistency, SemanticSimilarity
 from lsemrl.runs import ALARMS, new_folder
 
 _MEASURING = 12.0
@@ -117,13 +119,16 @@ def run_demo(
         done = side_by_side(works, shown)
     trained = [arm for lane, _ in done for arm in lane]
     [base] = [measured for _, measured in done if measured]
-    arms = [arm_of("base", "Base", "The policy as shipped, never trained on the task.", base)]
+    quiet()
+    rewards = {"similarity": SemanticSimilarity(threshold=0.0), "language": LanguageConsistency()}
+    arms = [arm_of("base", "Base", "The policy as shipped, never trained on the task.", base, rewards)]
     arms += [
         arm_of(
             arm.stage.name,
             arm.stage.label,
             arm.stage.trained_by,
             arm.measured,
+            rewards,
             seconds=arm.seconds,
             steps=arm.stage.steps,
             nll_drifts=drifts_of(arm.measured, base),
