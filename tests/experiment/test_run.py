@@ -437,6 +437,8 @@ def test_the_plan_says_what_is_known_and_writes_nothing(world: World) -> None:
     assert "rl seed 1: skip, complete and unchanged\n" in shown
     assert "rl seed 2: run, new; about 2 h 00 min (as seed 1); 3.0 GB of memory (as seed 1)" in shown
     assert "to run: 4 of 8; about 2 h 00 min one at a time" in shown
+    shown = world.plan(seeds=[1, 2, 3], parallel=2)
+    assert "to run: 8 of 12; about 2 h 00 min, 2 at a time (4 h 00 min one at a time)" in shown
 
 
 def test_what_is_stated_goes_by_what_complete_runs_took(world: World) -> None:

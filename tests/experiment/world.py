@@ -60,8 +60,9 @@ class World:
             lambda console: run_experiment(self.read(**fields), parallel=parallel, prefix=FAKE, console=console)
         )
 
-    def plan(self, **fields: Any) -> str:
-        return self._printed(lambda console: print_plan(self.read(**fields), console=console) or 0)[1]
+    def plan(self, *, parallel: int = 1, **fields: Any) -> str:
+        plan = self.read(**fields)
+        return self._printed(lambda console: print_plan(plan, parallel=parallel, console=console) or 0)[1]
 
     def journal(self) -> list[dict[str, Any]]:
         """What the stand-in was called with, in order."""

@@ -38,6 +38,6 @@ def experiment(
     world = None if overlay is None else Path(config_path(overlay))
     plan = read_experiment(config, CONFIGS, overlay=world, output=output, seeds=seeds)
     if dry_run:
-        print_plan(plan)
+        print_plan(plan, parallel=jobs)
     elif status := run_experiment(plan, parallel=jobs):
         raise SystemExit(status)

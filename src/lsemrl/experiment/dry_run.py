@@ -11,11 +11,17 @@ from lsemrl.durations import spoken
 from lsemrl.experiment.plan import Experiment
 from lsemrl.experiment.progress import tell
 from lsemrl.experiment.reports import commands
+from lsemrl.experiment.schedule import seconds_until_all_end
 from lsemrl.experiment.state import estimate, pace, standing
 
 
-def print_plan(experiment: Experiment, *, console: Console | None = None) -> None:
+def print_plan(experiment: Experiment, *, parallel: int = 1, console: Console | None = None) -> None:
     """Print every run: whether and why it will be run, a rough duration where there is something to go by, its command.
+
+    Args:
+        experiment: See there.
+        parallel: Runs at a time, for the duration of all.
+        console: Where to print.
 
     Raises:
         UserError: A folder holds something else.
@@ -30,7 +36,8 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
         say(experiment.remark)
     standings = [standing(run, experiment.name) for run in runs]
     speed = pace(runs)
-    seconds, unknown, waiting, copies = 0.0, 0, 0, 0
+    seconds = [0.0] * len(runs)
+    unknown, waiting, copies = 0, 0, 0
     for at, (run, stands) in enumerate(zip(runs, standings, strict=True), start=1):
         notes = [stands.reason]
         if stands.twin:
@@ -42,7 +49,7 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
                 unknown += 1
                 notes.append("duration unknown")
             else:
-                seconds += expected.seconds
+                seconds[at - 1] = expected.seconds
                 notes.append(f"about {spoken(expected.seconds)} ({expected.source})")
             if expected.peak_bytes is not None:
                 notes.append(f"{expected.peak_bytes / 1e9:.1f} GB of memory ({expected.source})")
@@ -51,7 +58,12 @@ def print_plan(experiment: Experiment, *, console: Console | None = None) -> Non
         say(f"  {shlex.join(('lsemrl', *run.command, *stands.adds))}")
     for words in commands(experiment):
         say(f"\nthen: {shlex.join(('lsemrl', *words))}")
-    total = f"about {spoken(seconds)} one at a time" if seconds else "duration unknown"
-    besides = f", and {unknown} of unknown duration" if seconds and unknown else ""
+    places = {(run.stage.name, run.seed): at for at, run in enumerate(runs)}
+    parents = [[places[name, run.seed] for name in run.stage.parents] for run in runs]
+    together = seconds_until_all_end(seconds, parents, parallel)
+    one = f"{spoken(sum(seconds))} one at a time"
+    known = one if parallel == 1 else f"{spoken(together)}, {parallel} at a time ({one})"
+    total = f"about {known}" if together else "duration unknown"
+    besides = f", and {unknown} of unknown duration" if together and unknown else ""
     copied = f", to copy: {copies}" if copies else ""
     say(f"\nto run: {waiting} of {len(runs)}{copied}" + (f"; {total}{besides}" if waiting else ""))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from lsemrl.experiment.children import Child, claimed, environment, listening, w
 from lsemrl.experiment.plan import Experiment, Run, changed
 from lsemrl.experiment.progress import LAST_LINES, Display, shown, tell
 from lsemrl.experiment.reports import write_reports
+from lsemrl.experiment.schedule import seconds_until_all_end
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, pace, standing
 from lsemrl.files import append, told
 from lsemrl.json_records import write_json
@@ -249,17 +250,13 @@ class _Crew:
             return f"{unknown} of unknown duration left" if unknown else ""
         besides = f" and {unknown} of unknown duration" if unknown else ""
         spent = {job.number: child.seconds for job, child in self.children}
-        left = {job.number: job.left(spent.get(job.number, 0.0)) for job in self.jobs}
-        seconds = max(sum(left.values()) / min(self.parallel, len(open_)), self._longest(left))
+        seconds = seconds_until_all_end(
+            [job.left(spent.get(job.number, 0.0)) for job in self.jobs],
+            [[parent.number - 1 for parent in job.parents] for job in self.jobs],
+            self.parallel,
+            [job.number - 1 for job, _ in self.children],
+        )
         return f"about {spoken(seconds)}{besides} left"
-
-    def _longest(self, left: Mapping[int, float]) -> float:
-        """The seconds that the longest line of runs takes that wait for each other; `left` is what each takes."""
-        ends: dict[int, float] = {}
-        for job in self.jobs:  # parents come before children
-            before = max((ends[parent.number] for parent in job.parents), default=0.0)
-            ends[job.number] = before + left[job.number]
-        return max(ends.values())
 
     def _reckon(self) -> None:
         """What each run is likely to take, from what is complete by now."""
