@@ -217,6 +217,14 @@ def test_what_was_touched_is_reported_and_told_once(tokenizer: PreTrainedTokeniz
     json.dumps(data.report)
 
 
+def test_bad_rows_of_what_only_measures_are_told(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    source = Source(path=write("test.jsonl", [*pairs(5), {"zh": "", "bo": "x"}]), on_bad_row="skip")
+    lines = TranslationData(source=source, splits=Splits(validation_fraction=0, test_fraction=1)).prepare(
+        tokenizer, trains=False
+    )
+    assert f"zh-bo: 1 bad rows skipped, listed in '{source.path}.skipped.jsonl'" in lines
+
+
 class Listener(LightningModule):
     """Writes down what it is shown."""
 

@@ -77,6 +77,14 @@ def test_an_arm_against_itself_differs_by_nothing_of_which_nothing_follows_as_of
     assert np.isnan(pooled_bootstrap(counts_SNK[:, :1], counts_SNK[:, :1], score).low)
 
 
+def test_where_every_draw_scores_the_same_there_is_no_interval() -> None:
+    """Of two arms with a BLEU of 0 in all rows, [0, 0] would be certainty."""
+    references = texts(20, 0, seed=1)[1]
+    own, other = (corpus.bleu_13a([said] * 20, references, "en") for said in ("no", "nothing at all"))
+    found = pooled_bootstrap(np.array([own.counts]), np.array([other.counts]), partial(corpus.pooled, "bleu_13a"))
+    assert own.counts != other.counts and found.value == 0 and np.isnan([found.low, found.high]).all()
+
+
 def measured(arm: str, seed: int, wrong: float) -> Measured:
     score = corpus.bleu_13a(*texts(120, wrong, seed), language="en")
     made = make_measured(arm, seed)

@@ -256,6 +256,8 @@ def prepare(
         }
     told = SPLITS if trains else HELD_OUT
     lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in told if rows[name]]
+    if bad["train"] and plan.test is None and not trains:  # else the line of the training rows says it
+        lines.append(f"{task.name}: {bad['train']:,} bad rows skipped, listed in {str(plan.source.skipped)!r}")
     lines += without_output
     lines.append(f"{task.name}: {template.describe(tokenizer, _texts(any_row.inputs))}")
     if plan.source.world_split is None:

@@ -84,8 +84,8 @@ def pooled_bootstrap(
 ) -> Interval:
     """The difference of a corpus score between two arms, and its interval by the paired bootstrap of Koehn (2004).
 
-    Rows and seeds are drawn as in `paired_bootstrap`; of the rows drawn the counts are summed, and the sums scored. A
-    single row has no interval, nor have rows of which none differs between the arms.
+    Rows and seeds are drawn as in `paired_bootstrap`; of the rows drawn the counts are summed, and the sums scored.
+    Where every draw is the same, as of a single row, or of two arms whose BLEU is 0 throughout, there is no interval.
 
     Args:
         counts_SNK: What each row of an arm adds to its score.
@@ -95,11 +95,11 @@ def pooled_bootstrap(
     """
     rows = counts_SNK.shape[1]
     differences_S = score(counts_SNK.sum(axis=1)) - score(others_SNK.sum(axis=1))
-    if rows == 1 or np.array_equal(counts_SNK, others_SNK):
-        return Interval(value=float(differences_S.mean()), low=np.nan, high=np.nan)
     drawn_RN = _drawn_rows(rows, _POOLED_DRAWS, _SEED).astype(np.float64)  # float32 would round large sums
     pairs = zip(counts_SNK, others_SNK, strict=True)
     drawn_SR = [score(drawn_RN @ own_NK) - score(drawn_RN @ other_NK) for own_NK, other_NK in pairs]
+    if not np.ptp(drawn_SR, axis=1).any():
+        return Interval(value=float(differences_S.mean()), low=np.nan, high=np.nan)
     return _within(_interval(differences_S, np.mean(drawn_SR, axis=0), _LEVEL, _SEED), span)
 
 
