@@ -439,6 +439,7 @@ def test_the_plan_says_what_is_known_and_writes_nothing(world: World) -> None:
     assert "to run: 4 of 8; about 2 h 00 min one at a time" in shown
     shown = world.plan(seeds=[1, 2, 3], parallel=2)
     assert "to run: 8 of 12; about 2 h 00 min, 2 at a time (4 h 00 min one at a time)" in shown
+    assert "to run: 4 of 4; about 2 h 00 min one at a time" in world.plan(seeds=[2])  # though seed 1 is not asked for
 
 
 def test_what_is_stated_goes_by_what_complete_runs_took(world: World) -> None:

@@ -44,7 +44,7 @@ def print_plan(experiment: Experiment, *, parallel: int = 1, console: Console | 
             copies += 1
         elif not stands.complete:
             waiting += 1
-            expected = estimate(run, runs, speed)
+            expected = estimate(run, speed)
             if expected.seconds is None:
                 unknown += 1
                 notes.append("duration unknown")

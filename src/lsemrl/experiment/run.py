@@ -262,7 +262,7 @@ class _Crew:
         """What each run is likely to take, from what is complete by now."""
         speed = pace(self.runs)
         for job in self.jobs:
-            job.expected = 0.0 if job.stands.twin else estimate(job.run, self.runs, speed).seconds
+            job.expected = 0.0 if job.stands.twin else estimate(job.run, speed).seconds
 
 
 def _write_index(experiment: Experiment) -> None:

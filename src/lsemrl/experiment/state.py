@@ -266,15 +266,14 @@ def pace(runs: Sequence[Run]) -> float:
     return took / stated if stated >= _TELLING else 1.0
 
 
-def estimate(run: Run, siblings: Sequence[Run], pace: float) -> Estimate:
+def estimate(run: Run, pace: float) -> Estimate:
     """What `run` will take: as the same stage took with another seed, else as the experiment states it, at a `pace`."""
-    for sibling in siblings:
-        if sibling.stage.name != run.stage.name:
-            continue
-        started, done = _read(sibling.folder / _STARTED), _read(sibling.folder / _DONE)
+    for folder in sorted(run.folder.parent.glob("seed_*")):
+        started, done = _read(folder / _STARTED), _read(folder / _DONE)
         alike = started and all(started["hashes"].get(part) == run.hashes[part] for part in ("settings", "data"))
         if alike and done and not done["resumed"]:
-            return Estimate(seconds=done["seconds"], peak_bytes=done["peak_bytes"], source=f"as seed {sibling.seed}")
+            source = f"as {folder.name.replace('_', ' ')}"
+            return Estimate(seconds=done["seconds"], peak_bytes=done["peak_bytes"], source=source)
     if run.seconds is None:
         return Estimate(seconds=None, peak_bytes=None, source="")
     source = "as stated" if pace == 1 else f"{pace:.2g} of what is stated, as of runs so far"
