@@ -113,6 +113,11 @@ def test_where_all_lose_more_it_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no scale gains and loses at most 0 points" in capsys.readouterr().out
 
 
+def test_where_none_gains_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curve(tmp_path, "--scales", "1e-5", "--target_rows", "2", "--general_rows", "8", "--max_new_tokens", "4")
+    assert "no scale is best: none gains meaning F1 over the base\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -105,6 +105,8 @@ def curve(
         )
     elif nothing_to_lose:
         said = f"no scale is best: {nothing_to_lose}"
+    elif not best_arm(report, math.inf):
+        said = f"no scale is best: none gains {SCORES[report.score]} over the base"
     else:
         said = (
             f"no scale gains and loses at most {lost:g} points of {report.kept_name}; try smaller ones, or train with "
