@@ -175,7 +175,7 @@ def _bad(sources: Sequence[Source | None]) -> list[Finding]:
             continue
         bad = [json.loads(line)["reason"] for line in read_lines(source.skipped) if line.strip()]
         if bad:
-            says = f"{len(bad):,} rows of {source.path} cannot be used and are listed in {source.skipped.name}: "
+            says = f"{len(bad):,} rows of {source.path} cannot be used and are listed in {source.skipped}: "
             found.append(Finding(level="warning", says=says + "; ".join(reasons(bad)[:3])))
     return found
 
