@@ -115,6 +115,7 @@ def test_finding_is_made_of_the_numbers() -> None:
     )
     assert finding(report_of(BASE, COLD)).startswith("cold_start gained 50.0 points of meaning F1 over the base")
     assert finding(report_of(BASE, bare("rl", f1=math.nan, em=0.5))).startswith("No arm has both")
+    assert finding(report_of(BASE)) == "Only the base was measured"
 
 
 def test_means_of_other_seeds_are_not_held_against_each_other() -> None:

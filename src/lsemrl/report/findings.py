@@ -186,6 +186,8 @@ def finding(report: Report) -> str:
         clauses.append(f"{more} more arm{'s' * (more > 1)} below")
     if clauses and none:
         clauses.append(none)
+    if not report.trained:
+        return "Only the base was measured"
     score = SCORES[metric] if any(metric in arm.target for arm in report.arms) else "score that tells a gain"
     both = f"both a {score} and a score of {report.general_name}" if kept else f"a {score}"
     return "; ".join(clauses) or f"No arm has {both} to compare"
