@@ -450,6 +450,19 @@ def test_ways_of_training_are_compared_at_the_same_score() -> None:
         tax_report(pairs, command="", paths=[("grpo",)])
 
 
+def test_seeds_that_do_not_differ_leave_no_interval(tmp_path: Path) -> None:
+    """It would be of no width, and look like certainty."""
+    pairs = [at("base", 1, 0.3, 0.9)]
+    for seed in (1, 2):
+        pairs += [at("rl", seed, 0.7, 0.85), at("sft", seed, 0.8, 0.55)]
+        pairs[-2] = (pairs[-2][0], dataclasses.replace(pairs[-2][1], adapter_fingerprint=f"rl-{seed}"))
+        general_json(tmp_path / str(seed), f"runs/rl/{seed}", (0.8, 0.7))
+    report = tax_report(pairs, command="", paths=[("rl",), ("sft",)], general=find_general([tmp_path]))
+    same, harness = report.same_scores[0], report.arms[1].harness["cmrc2018, em"]
+    assert same.seeds == harness.seeds == (1, 2) and harness.after == pytest.approx(0.7)
+    assert np.isnan([same.low, same.high, harness.low, harness.high]).all()
+
+
 def test_seeds_that_never_came_above_the_base_are_told_and_leave_no_interval() -> None:
     pairs = [at("base", 1, 0.3, 0.9)]
     for seed, f1, em in ((1, 0.7, 0.85), (2, 0.7, 0.80), (3, 0.29, 0.2)):

@@ -126,7 +126,7 @@ def _drawn_rows(rows: int, draws: int, seed: int) -> NDArray[np.float32]:
 
 
 def half_width(values: Array) -> float:
-    """Of the 95% interval of their mean, by Student's t; NaN of a single one."""
-    return (
-        float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
-    )
+    """Of the 95% interval of their mean, by Student's t; NaN of a single one, and where none differs from another."""
+    if np.ptp(values) < 1e-12:  # but for rounding
+        return np.nan
+    return float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))

@@ -41,8 +41,8 @@ class SameScore:
         scores: Where the two paths of each of `seeds` are compared: the lower of their two best.
         losses: The base's main score of general ability minus the first path's there, a fraction.
         losses_against: The other's.
-        low: Lower bound of what the other lost more, 95% by Student's t over seeds; NaN of a single seed, and where one
-            that both have cannot be compared: those that can may be the lucky ones.
+        low: Lower bound of what the other lost more, 95% by Student's t over seeds; NaN of a single seed, of equal
+            ones, and where one that both have cannot be compared: those that can may be the lucky ones.
         high: Upper bound.
         seeds: What is compared, by their seeds; empty in files that did not tell yet.
         left_out: The other seeds that an arm of either path was trained from.
@@ -71,7 +71,7 @@ class HarnessScore:
         before: Of the base.
         after: Of the arm.
         low: Lower bound of after minus before, 95%: by Student's t over seeds; of a single seed, by the standard error
-            over its questions. NaN where neither is known.
+            over its questions. NaN where neither is known, and of seeds that do not differ.
         high: Upper bound.
         seeds: That were asked; empty in files that did not tell yet.
         left_out: The other seeds that the arm was trained from.
