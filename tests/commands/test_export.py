@@ -66,6 +66,19 @@ def test_a_card_counts_batches_that_were_not_logged_nor_saved(tmp_path: Path) ->
     assert exported._steps(run, run / "adapter") == 3
 
 
+def test_a_card_tells_scores_of_both_tasks_apart_and_values_from_differences() -> None:
+    report = tax_report([(Path(arm), make_measured(arm)) for arm in ("base", "rl")], command="")
+    lines = exported._figures(report, "rl", "rl-1")
+    heads = [line.split("|")[1] for line in lines if line.startswith("|")]
+    assert len(set(heads)) == len(heads) and " Chinese QA, exact match " in heads
+    gained, base = report.contrast("rl", "base", "target.meaning_f1"), report.base.target["meaning_f1"]
+    assert gained is not None
+    figures = (
+        f"{100 * base:.1f} | {100 * (base + gained.value):.1f} (+{100 * gained.value:.1f} [{100 * gained.low:.1f}, "
+    )
+    assert any(line.startswith(f"| New task, meaning F1 | {figures}") for line in lines)
+
+
 def test_a_card_names_the_seeds_of_its_own_arm() -> None:
     measured = [("base", 1), ("sft", 1), ("sft", 2), ("sft", 3), ("rl", 7)]
     report = tax_report([(Path(f"{arm}{seed}"), make_measured(arm, seed)) for arm, seed in measured], command="")

@@ -102,7 +102,7 @@ def note_of_base(run: Trained, output: Path) -> str | None:
     where = read_json(output / "adapter" / ADAPTER_CONFIG)["base_model_name_or_path"]
     return (
         f"note: adapter/{ADAPTER_CONFIG} says where the base lies on this machine, {where}, as "
-        "base_model_name_or_path; before you give it away, write there what others have, or give merged/ instead"
+        "base_model_name_or_path; before you give it away, write there what others have, or give what --merged writes"
     )
 
 
@@ -302,14 +302,23 @@ def _figures(report: Report, name: str, adapter: str) -> list[str]:
     means = " Figures are means over these; this adapter is of one of them." if len(trained.seeds) > 1 else ""
     title = "What it gained, what it lost" if report.kept else "What it gained"
     lines = [f"## {title}", "", markdown(f"{report.task}, {seeds}.{means}{asked}"), ""]
-    lines += ["Brackets are 95% intervals of the difference from the base.", ""]
+    lines += [
+        "Scores are in points of 100 but for cosines, COMET and MetricX; NLL and KL in nats per token, lengths in "
+        "characters. ± is the standard deviation over seeds; with a sign, the difference from the base and its 95% "
+        "interval.",
+        "",
+    ]
     lines += ["| | base | this arm |", "| --- | ---: | ---: |"]
     for columns in (LEARNED, LOSSES, MOVED):
         shown, rows = grid(report, columns)
         base, arm = (dict(zip(shown, cells, strict=True)) for each, cells in rows if each.name in ("base", name))
-        lines += [f"| {column.head} | {base[column].text} | {_told(arm[column])} |" for column in shown]
+        lines += [  # by the heading above, too: both tasks have an exact match
+            f"| {markdown(f'{column.group}, {column.head}')} | {base[column].text} | {_told(arm[column])} |"
+            for column in shown
+        ]
     return lines
 
 
 def _told(cell: Cell) -> str:
-    return " ".join(filter(None, (cell.text, cell.spread, cell.interval)))
+    aside = " ".join(filter(None, (cell.delta, cell.interval)))
+    return " ".join(filter(None, (cell.text, cell.spread, aside and f"({aside})")))
