@@ -16,7 +16,7 @@ from lsemrl import micro
 from lsemrl.errors import UserError
 from lsemrl.modules.adapters.config import new_config
 from lsemrl.modules.adapters.loading import adapter_tensors, new_adapter
-from lsemrl.modules.families import expert_blocks, native_positions
+from lsemrl.modules.families import cache_name, expert_blocks, native_positions
 from lsemrl.modules.forward import prove
 from lsemrl.modules.losses import likelihood_loss
 from lsemrl.modules.memory import estimate_memory
@@ -210,6 +210,22 @@ def test_a_family_is_sampled_as_transformers_generates(family: str, saved: Any, 
         assert ids_NT[row][mask_NT[row]].tolist() == written.tolist()
     drawn = sample(policy, prompts, Sampling(num_generations=2, temperature=1.0, max_new_tokens=6), seed=0)
     assert len(drawn.completions) == 6
+
+
+def test_keys_and_values_go_by_the_name_that_a_model_has_for_them() -> None:
+    class Newer:
+        def forward(self, input_ids: Tensor, cache: Any = None, **others: Any) -> None: ...
+
+    class Older:
+        def forward(self, input_ids: Tensor, past_key_values: Any = None) -> None: ...
+
+    class States:
+        def forward(self, input_ids: Tensor, cache_params: Any = None) -> None: ...
+
+    assert [cache_name(model) for model in (Newer(), Older, States)] == ["cache", "past_key_values", None]
+    tiny: Any = AutoModelForCausalLM.from_pretrained(micro.POLICY)
+    kept = tiny(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=True)[str(cache_name(tiny))]
+    assert kept.get_seq_length() == 2
 
 
 @pytest.mark.parametrize("family", slow_but(FAMILIES, QUICK))

@@ -18,6 +18,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Confi
 from forks import Fork, script
 from lsemrl.config_files import CONFIGS
 from lsemrl.modules import memory
+from lsemrl.modules.families import cache_name
 from lsemrl.modules.memory import HeldMemory, MemoryEstimate, beyond_estimate, estimate_memory
 from lsemrl.modules.packing import micro_batches
 from lsemrl.modules.policy import Policy
@@ -142,7 +143,7 @@ def test_the_cache_is_that_of_the_sampler(policy: Policy) -> None:
         cache, tokens = DynamicCache(config=policy.model.config), PROMPT_TOKENS + completion_tokens
         ids = torch.zeros(PROMPTS * GROUP, tokens, dtype=torch.long)
         with torch.no_grad():
-            policy.model(input_ids=ids, past_key_values=cache, use_cache=True)
+            policy.model(input_ids=ids, use_cache=True, **{str(cache_name(policy.model.get_base_model())): cache})
         keys, values = (sum(getattr(layer, name).nbytes for layer in cache.layers) for name in ("keys", "values"))
         return keys + values + keys // len(cache.layers)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import find_adapter_config_file
 
 from lsemrl.errors import reason_of
+from lsemrl.modules.families import cache_name
 from lsemrl.modules.policy_settings import ADAPTER_CONFIG, PolicySettings
 from lsemrl.modules.quantization import in_four_bits, keep_layout, written_out
 from lsemrl.types import UserError
@@ -172,7 +172,7 @@ def _check(path: str, config: PretrainedConfig, trust: bool) -> None:
         refuse(f"the weights of a {stored[0]}, which does not predict the next token; name one that writes text")
     made: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     made = made[0] if isinstance(made, tuple) else made
-    if "past_key_values" not in inspect.signature(made.forward).parameters:
+    if cache_name(made) is None:
         refuse(f"a {kind} model, which keeps no cache of keys and values to sample from; name one with attention")
 
 

@@ -18,13 +18,13 @@ from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from lsemrl.modules.families import native_positions
+from lsemrl.modules.families import cache_name, native_positions
 from lsemrl.modules.forward import check_length, positions
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.replay import Replay
 
-Step = Callable[[Any, Tensor, Tensor, Tensor, Cache], Tensor]
-"""From a model, a token of each of N rows, a mask, positions and what is kept: logits [N, V]."""
+Step = Callable[[Any, Tensor, Tensor, Tensor, dict[str, Cache]], Tensor]
+"""From a model, a token of each of N rows, a mask, positions and what is kept, by its name: logits [N, V]."""
 Decode = Callable[[Policy, Cache, Tensor, int], "Growing | Fixed"]
 """From a policy, what it keeps of N prompts, their mask [N, P] and the longest completion: what goes on from there."""
 
@@ -63,11 +63,20 @@ def read_prompts(
         # By its place and not by its number, which cuts: a CPU would copy the head for every row of a cut in bfloat16.
         logits_to_keep=torch.tensor([ids_BP.shape[1] - 1], device=ids_BP.device),
     )
-    logits_BV, kept = output.logits[:, -1], output.past_key_values
+    logits_BV, kept = output.logits[:, -1], getattr(output, _cache_name(policy))
     if group > 1:
         kept.reorder_cache(torch.arange(len(ids_BP), device=ids_BP.device).repeat_interleave(group))
     go_on = decode(policy, kept, mask_BP.repeat_interleave(group, dim=0), longest)
     return logits_BV.repeat_interleave(group, dim=0), go_on
+
+
+def _plain(policy: Policy) -> Any:
+    """The model itself, whatever adapters it has."""
+    return policy.model.get_base_model() if policy.adapted else policy.model
+
+
+def _cache_name(policy: Policy) -> str:
+    return cache_name(_plain(policy)) or "past_key_values"  # code of a model's own may take it unnamed
 
 
 class Growing:
@@ -83,7 +92,7 @@ class Growing:
         """
         # Copying all that was read with every token takes a tenth of a CPU's time.
         kept.layers = [_Room(layer, longest) if type(layer) is DynamicLayer else layer for layer in kept.layers]
-        self._policy, self._kept = policy, kept
+        self._policy, self._kept, self._name = policy, kept, _cache_name(policy)
         self._padded = not bool(prompt_mask_NP.all())
         # A completion that has ended goes on reading its own words until it is dropped; nobody reads it.
         own_NT = prompt_mask_NP.new_ones(len(prompt_mask_NP), longest)
@@ -98,8 +107,8 @@ class Growing:
             input_ids=token_N[:, None],
             attention_mask=self._mask_NL[:, : self._read] if self._padded else None,
             position_ids=self._position_N[:, None],
-            past_key_values=self._kept,
             use_cache=True,
+            **{self._name: self._kept},
         ).logits[:, -1]
         self._position_N = self._position_N + 1
         return logits_NV
@@ -164,7 +173,7 @@ class Fixed:
             step: Computes the logits.
             replay: Records what computes them and moves on by a token; None runs it as it stands.
         """
-        self._model = policy.model.get_base_model() if policy.adapted else policy.model
+        self._model, self._name = _plain(policy), _cache_name(policy)
         self._compute, self._replay = step, replay
         rows, prompt = prompt_mask_NP.shape
         # Attention copies a mask whose rows are not aligned.
@@ -207,7 +216,7 @@ class Fixed:
 
     def _step(self) -> Tensor:
         self._mask_N11L.index_fill_(3, self._at, 0)
-        kept = Cache(layers=[*self._slots])
+        kept = {self._name: Cache(layers=[*self._slots])}
         logits_NV = self._compute(self._model, self._token_N1, self._mask_N11L, self._position_N1, kept)
         self._at += 1
         self._position_N1 += 1
@@ -251,11 +260,9 @@ class _Slots(CacheLayerMixin):
     get_max_cache_shape = get_max_length  # its name before transformers 5.2
 
 
-def plain_step(model: Any, ids: Tensor, mask: Tensor, position_ids: Tensor, kept: Cache) -> Tensor:
+def plain_step(model: Any, ids: Tensor, mask: Tensor, position_ids: Tensor, kept: dict[str, Cache]) -> Tensor:
     """Logits [N, V] behind one more token of N rows."""
-    logits: Tensor = model(
-        input_ids=ids, attention_mask=mask, position_ids=position_ids, past_key_values=kept, use_cache=True
-    ).logits
+    logits: Tensor = model(input_ids=ids, attention_mask=mask, position_ids=position_ids, use_cache=True, **kept).logits
     return logits[:, -1]
 
 

@@ -6,6 +6,7 @@ plain way. Every way is proven anew on the first rows, see `forward`; the list s
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,15 @@ _READ_PAST = {
 }
 """Decoders whose scan multiplies by the weight of a linear without calling it, and which: Jamba's does so always, the
 others' where the kernels of mamba-ssm are and it trains."""
+
+
+def cache_name(model: Any) -> str | None:
+    """What a model, or a class of them, calls the keys and values that it goes on from; None if it takes none.
+
+    That is `cache` since transformers 5.24, and still the old name in models that come with code of their own.
+    """
+    names = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in names), None)
 
 
 def unshared(model: Any) -> str | None:
