@@ -306,6 +306,27 @@ def test_what_goes_on_is_said_to_and_tells_no_duration(world: World, verb: str, 
         assert json.loads((one.folder / "done.json").read_text())["resumed"] == goes_on
 
 
+def test_what_no_seed_decides_is_run_once(world: World) -> None:
+    """The identifier and, by it, the base; what builds on them does so with every seed."""
+    stages = [
+        {"name": "own", "verb": "rehearse"},
+        {"name": "language", "verb": "fit-language"},
+        {"name": "base", "verb": "measure", "overrides": {"metrics.language": "{stage:language}/identifier"}},
+        {"name": "trained", "verb": "fit", "overrides": {"model.reward": "{stage:language}/identifier"}},
+        {"name": "measured", "verb": "measure", "after": "trained"},
+    ]
+    plan = world.read(stages=[{"configs": [], **stage} for stage in stages], seeds=[3, 1])
+    names = [run.name for run in plan.runs()]
+    assert names == [
+        *("own seed 3", "language seed 3", "base seed 3", "trained seed 3", "measured seed 3"),
+        *("own seed 1", "trained seed 1", "measured seed 1"),
+    ]
+    last = plan.runs()[-2]
+    assert f"--model.reward={world.output}/language/seed_3/identifier" in last.command
+    assert last.hashes["parents"] == plan.runs()[3].hashes["parents"]
+    assert "to run: 8 of 8" in world.plan(stages=[{"configs": [], **stage} for stage in stages], seeds=[3, 1])
+
+
 def test_nobody_works_beside_a_child_that_was_left_behind(world: World) -> None:
     world.write(stages=doing(rl="hang"))
     checkpoint = world.output / "rl" / "seed_1" / "version_0" / "checkpoints" / "step_5"

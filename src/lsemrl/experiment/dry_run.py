@@ -58,8 +58,8 @@ def print_plan(experiment: Experiment, *, parallel: int = 1, console: Console | 
         say(f"  {shlex.join(('lsemrl', *run.command, *stands.adds))}")
     for words in commands(experiment):
         say(f"\nthen: {shlex.join(('lsemrl', *words))}")
-    places = {(run.stage.name, run.seed): at for at, run in enumerate(runs)}
-    parents = [[places[name, run.seed] for name in run.stage.parents] for run in runs]
+    places = {run.folder: at for at, run in enumerate(runs)}
+    parents = [[places[experiment.folder(name, run.seed)] for name in run.stage.parents] for run in runs]
     together = seconds_until_all_end(seconds, parents, parallel)
     one = f"{spoken(sum(seconds))} one at a time"
     known = one if parallel == 1 else f"{spoken(together)}, {parallel} at a time ({one})"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Verb:
         file: The name of what it writes in the folder, where it is not told the folder itself.
         leaves: In the folder of a run that is complete; empty where there need be nothing.
         goes_on: Whether a second attempt goes on from what the first has left, where that is no checkpoint.
+        draws: Whether its seed decides anything of what comes out.
         left_open: Fields that are the embedded world's where nobody gives them.
     """
 
@@ -51,6 +53,7 @@ class Verb:
     file: str = ""
     leaves: str = ""
     goes_on: bool = False
+    draws: bool = True
     left_open: tuple[str, ...] = ()
 
 
@@ -65,10 +68,14 @@ VERBS = {
     "fit": replace(_TRAINER, leaves=ADAPTER),
     **dict.fromkeys(("validate", "test", "predict"), _TRAINER),
     "best-of": replace(_TRAINER, leaves="best_of.jsonl", goes_on=True),
-    "measure": replace(_OWN, leaves="measurement.json", goes_on=True, left_open=("policy.model", "text.path")),
+    "measure": replace(
+        _OWN, leaves="measurement.json", goes_on=True, draws=False, left_open=("policy.model", "text.path")
+    ),
     "general": replace(_OWN, leaves="general.json"),
     # One identifier for all seeds, since what it tells is measured by it.
-    "fit-language": Verb(folder="output", seed="", adapter="", file="identifier", leaves="identifier/identifier.json"),
+    "fit-language": Verb(
+        folder="output", seed="", adapter="", file="identifier", leaves="identifier/identifier.json", draws=False
+    ),
     "rehearse": replace(_OWN, file="own.jsonl", leaves="own.jsonl", goes_on=True),
 }
 """What a stage may do."""
@@ -170,7 +177,8 @@ class Experiment:
         name: That of its file.
         description: What it asks, in a sentence.
         output: The folder of all runs: `<output>/<stage>/seed_<seed>`.
-        seeds: One run of every stage for each.
+        seeds: One run of every stage for each; of one of which no seed decides anything, such as a measurement of the
+            base, the first alone.
         stages: Parents before children, else in the order of the file.
         seconds: Rough durations of runs by patterns of their stages, the last that fits.
         reports: What is made of the measurements.
@@ -191,17 +199,29 @@ class Experiment:
         """What is to be said of the overlay; empty if nothing."""
         return f"of the overlay, this fits nothing here: {', '.join(self.unused)}" if self.unused else ""
 
+    @cached_property
+    def _alike(self) -> frozenset[str]:
+        """The stages of which every seed would give the same."""
+        found: set[str] = set()
+        for stage in self.stages:
+            if not VERBS[stage.verb].draws and found.issuperset(stage.parents):
+                found.add(stage.name)
+        return frozenset(found)
+
     def runs(self) -> tuple[Run, ...]:
         """Every run, seed by seed, parents before children."""
-        return tuple(run for seed in self.seeds for run in self._runs(seed))
+        known: dict[str, str] = {}
+        return tuple(run for seed in self.seeds for run in self._runs(seed, known))
 
     def folder(self, stage: str, seed: int) -> Path:
         """Where a run writes."""
-        return self.output / stage / f"seed_{seed}"
+        return self.output / stage / f"seed_{self.seeds[0] if stage in self._alike else seed}"
 
-    def _runs(self, seed: int) -> Iterator[Run]:
-        known: dict[str, str] = {}
+    def _runs(self, seed: int, known: dict[str, str]) -> Iterator[Run]:
+        """Those that are there for `seed`; `known` are the hashes of runs so far, by their stages."""
         for stage in self.stages:
+            if stage.name in self._alike and seed != self.seeds[0]:
+                continue
             folders = {name: str(self.folder(name, seed)) for name in stage.parents}
             overrides = _resolve(stage.overrides, folders)
             files = file_hashes(_fields(stage))

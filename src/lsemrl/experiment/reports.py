@@ -18,7 +18,8 @@ def commands(experiment: Experiment) -> Iterator[tuple[str, ...]]:
     arms = {stage.name: stage.arm for stage in experiment.stages}
     for plan in experiment.reports:
         folder = experiment.output / REPORTS / plan.name
-        searched = [str(experiment.folder(stage, seed)) for stage in plan.stages for seed in experiment.seeds]
+        measured = [str(experiment.folder(stage, seed)) for stage in plan.stages for seed in experiment.seeds]
+        searched = list(dict.fromkeys(measured))  # one of the base serves all seeds
         if plan.judge:
             pair = [next(stage for stage in plan.stages if arms[stage] == arm) for arm in JUDGED]
             for seed in experiment.seeds:

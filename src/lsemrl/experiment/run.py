@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -111,7 +112,7 @@ class _Crew:
         self.runs = experiment.runs()
         standings = [standing(run, experiment.name) for run in self.runs]
         self.jobs: list[_Job] = []
-        known: dict[tuple[str, int], _Job] = {}
+        known: dict[Path, _Job] = {}
         for run, stands in zip(self.runs, standings, strict=True):
             if stands.ended:
                 finish(run, seconds=0.0, peak_bytes=0, resumed=True)  # by which no estimate goes
@@ -119,11 +120,11 @@ class _Crew:
                 number=len(self.jobs) + 1,
                 run=run,
                 stands=stands,
-                parents=[known[(name, run.seed)] for name in run.stage.parents],
+                parents=[known[experiment.folder(name, run.seed)] for name in run.stage.parents],
                 status="skipped" if stands.complete else "waiting",
             )
             self.jobs.append(job)
-            known[(run.stage.name, run.seed)] = job
+            known[run.folder] = job
         self.children: list[tuple[_Job, Child]] = []
         self._reckon()
         settled = sum(job.status == "skipped" for job in self.jobs)
