@@ -171,6 +171,10 @@ LINES = [
         "measure --output x --config measure/translation.yaml --arm rl --policy.adapter nope",
         "policy.adapter is 'nope', which is not there",
     ),
+    (
+        "fit-reward --data.init_args.source.path x",  # its data is no class
+        "--data.init_args.source.path=x (the nearest is data.source.path)",
+    ),
     ("rehearse --output x.jsonl --nope 1", "unrecognized arguments: --nope=1"),
     ("rehearse --output x/own.jsonl --prompts nope", "--prompts is 'nope', which cannot be read"),
     ("general --tasks gsm8k", "policy.adapter is null"),

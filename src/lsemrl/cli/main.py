@@ -131,7 +131,10 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     known = re.search(r" \((the nearest is|there are) [\w., ]+\)", texts[0])
     if known and known[0] not in complaint:
         complaint += known[0]
-    complaint = complaint.replace(".init_args", "")
+    short = complaint.replace(".init_args", "")
+    nearest = re.search(r"the nearest is ([\w.]+)", short)
+    if not (nearest and f"--{nearest[1]}=" in short):  # or init_args, which was typed, is the fault
+        complaint = short
     where = f"{path}: " if path else ""
     missing = next((link.name for link in chain if isinstance(link, ModuleNotFoundError)), None)
     if missing is not None:
