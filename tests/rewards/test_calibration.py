@@ -243,7 +243,7 @@ def test_the_report(tmp_path: Path) -> None:
     assert "| outputs of policy runs/sft | 0.500 | 0.100 | 80.0% |" in page
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
     write(tmp_path, {"as it is": after}, texts, None, {"summary": "Encoder x."})
-    assert "No policy was named" in (tmp_path / "calibration.md").read_text(encoding="utf-8")
+    assert "No tau was derived (no policy was named" in (tmp_path / "calibration.md").read_text(encoding="utf-8")
 
 
 def test_what_lies_at_tau_earns_nothing_too() -> None:

@@ -101,7 +101,8 @@ def _page(calibrations: dict[str, Calibration], texts: Probe, tau: Tau | None, f
         lines.append(f"| {label} | {values} |")
     lines += ["", "## What the reward pays", ""]
     if tau is None:
-        lines.append("No policy was named, so there is no tau: the rewards below are for tau 0.")
+        why = "no policy was named, or the encoder tells translations by chance"
+        lines.append(f"No tau was derived ({why}): the rewards below are for tau 0.")
     else:
         lines.append(
             f"{markdown(tau_line(tau))}. The paper takes the minimal adequacy seen in the cold start and names no "
