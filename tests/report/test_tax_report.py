@@ -98,7 +98,10 @@ def test_what_the_runs_said_was_wrong_is_told_with_their_seeds() -> None:
         (several[1::3], "alarm after 20 rollout steps:"),
     ):
         report = tax_report(measured, command="lsemrl tax")
-        for text in (page.markdown(report, []), page.html(report, dict.fromkeys(plots.draw(report), ""))):
+        shown = page.markdown(report, []), page.html(report, dict.fromkeys(plots.draw(report), ""))
+        # What is written from right to left would change places around an arrow, as it stands alone or in a line.
+        assert "- མགོ, answered བར" in shown[0] and "\nbody [lang] { unicode-bidi: plaintext; }" in shown[1]
+        for text in shown:
             assert text.count(when) == 1 and "it copies" in text and "མཇུག" in text and "བར<b>" not in text
 
 
