@@ -210,23 +210,22 @@ class Experiment:
 
     def runs(self) -> tuple[Run, ...]:
         """Every run, seed by seed, parents before children."""
-        known: dict[str, str] = {}
-        return tuple(run for seed in self.seeds for run in self._runs(seed, known))
+        return tuple(run for seed in self.seeds for run in self._runs(seed))
 
     def folder(self, stage: str, seed: int) -> Path:
         """Where a run writes."""
         return self.output / stage / f"seed_{self.seeds[0] if stage in self._alike else seed}"
 
-    def _runs(self, seed: int, known: dict[str, str]) -> Iterator[Run]:
-        """Those that are there for `seed`; `known` are the hashes of runs so far, by their stages."""
+    def _runs(self, seed: int) -> Iterator[Run]:
+        known: dict[str, str] = {}
         for stage in self.stages:
-            if stage.name in self._alike and seed != self.seeds[0]:
-                continue
             folders = {name: str(self.folder(name, seed)) for name in stage.parents}
             overrides = _resolve(stage.overrides, folders)
             files = file_hashes(_fields(stage))
             hashes = _hashes(stage, seed, known, files)
             known[stage.name] = hashes["all"]
+            if stage.name in self._alike and seed != self.seeds[0]:
+                continue  # what builds on it is hashed as if it were there: it does not depend on which seeds are asked
             verb = VERBS[stage.verb]
             stated = [seconds for pattern, seconds in self.seconds.items() if fnmatch(stage.name, pattern)]
             seeded = {verb.seed: seed} if verb.seed else {}

@@ -145,7 +145,9 @@ def markdown(report: Report, figures: list[str]) -> str:
         for alarm in arm.alarms:
             lines += [f"{plain(f'{arm.label}, {_when(alarm)}: {alarm.sentence}')}", ""]
             brief = map(_abridged, alarm.samples)
-            lines += [f"- {plain(one.source)}, answered {_said(one)}; reference {plain(one.reference)}" for one in brief]
+            lines += [
+                f"- {plain(one.source)}, answered {_said(one)}; reference {plain(one.reference)}" for one in brief
+            ]
             lines.append("")
     lines += [f"![{name.replace('_', ' ')}]({name}.png)\n" for name in figures]
     if sources := _sources(report):
