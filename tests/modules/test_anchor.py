@@ -259,3 +259,12 @@ def test_after_full_fine_tuning_a_base_that_is_not_kept_is_told_at_the_start(
         run(sft(tiny_model, anchor=settings(own_text), **whole), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run(sft(tiny_model, anchor=settings(own_text, top_k=4), **whole), tmp_path / "kept")
+
+
+@pytest.mark.parametrize(("top_k", "kept"), [(0, True), (4, False)])
+def test_full_fine_tuning_keeps_the_base_where_it_is_computed(
+    top_k: int, kept: bool, own_text: Path, tiny_model: str
+) -> None:
+    module = sft(tiny_model, anchor=settings(own_text, top_k=top_k), train="full")
+    module.policy.load()
+    assert (module.policy.reference_model is not None) == kept

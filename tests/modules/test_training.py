@@ -32,6 +32,7 @@ from lsemrl.modules.trainer_data import TrainerData
 from lsemrl.modules.trainer_settings import check_callbacks, check_manual, planned_steps
 from lsemrl.rewards import Reward
 from lsemrl.rewards.advantages import AdvantageSettings
+from lsemrl.rewards.patience import Patience
 from lsemrl.types import Completion
 from matrix import slow_but
 
@@ -253,6 +254,36 @@ def test_a_first_step_is_on_policy(tiny_model: str, tmp_path: Path) -> None:
     assert float(row["kl"]) == pytest.approx(0, abs=1e-5)
     # On policy the surrogate is the mean advantage weighted by length; dapo with equal lengths would give 0.
     assert abs(float(row["loss"])) < 0.5
+
+
+class Looks(Tibetan):
+    """Whether the reward is asked in mixed precision."""
+
+    mixed: bool | None = None
+
+    def __call__(self, completions: Sequence[Completion]) -> Tensor:
+        self.mixed = torch.is_autocast_enabled("cpu")
+        return super().__call__(completions)
+
+
+@pytest.mark.parametrize("timeout", [60.0, None])
+def test_rewards_know_nothing_of_the_policys_precision(timeout: float | None, tiny_model: str, tmp_path: Path) -> None:
+    part = Looks()
+    module = grpo(tiny_model, rewards={"looks": part}, patience=Patience(timeout=timeout))
+    run(module, tmp_path, steps=1, precision="bf16-mixed")
+    assert part.mixed is False
+
+
+def test_a_reference_that_nobody_asks_for_is_not_kept(tiny_model: str) -> None:
+    full = PolicySettings(model=tiny_model, train="full")
+    free = LossSettings(beta=0.0)
+    for module, kept in (
+        (grpo(tiny_model, policy=full), True),
+        (grpo(tiny_model, policy=full, loss=free), False),
+        (sft(tiny_model, policy=full), False),
+    ):
+        module.policy.load()
+        assert (module.policy.reference_model is not None) == kept
 
 
 def test_a_batch_that_does_not_divide_is_refused(tiny_model: str, tmp_path: Path) -> None:

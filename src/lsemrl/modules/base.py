@@ -66,6 +66,7 @@ class PolicyModule(LightningModule):
         max_new_tokens: int,
         micro_batch_tokens: int,
         anchor: AnchorSettings | None = None,
+        kl: bool = False,
     ) -> None:
         super().__init__()
         self.anchor = Anchor(anchor) if anchor and anchor.coefficient else None
@@ -73,7 +74,7 @@ class PolicyModule(LightningModule):
         self.micro_batch_tokens, self.sampling_parts = micro_batch_tokens, 1
         self._asked_tokens = micro_batch_tokens
         self.automatic_optimization = False
-        self.policy = Policy(policy)
+        self.policy = Policy(policy.keeping(reference=kl, base=bool(self.anchor and not self.anchor.settings.top_k)))
         self.optimizer = optimizer
         self.scorer = Scorer(metrics)
         self.greedy = greedy(max_new_tokens)

@@ -94,7 +94,8 @@ class GRPO(PolicyModule):
             patience: What is done about a part of the reward that raises, hangs or gives something else.
             alarms: When it is said that something is going wrong; null never says so.
         """
-        super().__init__(policy, optimizer, metrics, sampling.max_new_tokens, micro_batch_tokens, anchor)
+        kl = loss.beta > 0
+        super().__init__(policy, optimizer, metrics, sampling.max_new_tokens, micro_batch_tokens, anchor, kl=kl)
         check_grpo(
             combine=combine,
             policy=policy,
@@ -211,7 +212,9 @@ class GRPO(PolicyModule):
         """Rewards of the completions of all ranks, this rank's at its place among them."""
 
         def own() -> Rewards:
-            rewards = self.reward_mix(rollouts.completions, rollouts.num_generations)
+            # A part that is waited for has a thread of its own, which knows nothing of the policy's mixed precision.
+            with torch.autocast(self.device.type, enabled=False):
+                rewards = self.reward_mix(rollouts.completions, rollouts.num_generations)
             self.stopwatch.lap("reward")
             return rewards
 

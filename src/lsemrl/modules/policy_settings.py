@@ -133,6 +133,18 @@ class PolicySettings:
         """Whether the reference is a copy of the adapter: that of a new one is the base, unless it is to move."""
         return self.reference == "initial" and (self.adapter is not None or self.ref_model_sync_steps is not None)
 
+    def keeping(self, *, reference: bool, base: bool) -> PolicySettings:
+        """The same without a reference that nobody asks for, of which full fine-tuning keeps a second model.
+
+        Args:
+            reference: Whether the loss pulls towards it.
+            base: Whether an anchor computes the base, which full fine-tuning has nowhere else.
+        """
+        if reference:
+            return self
+        kept: Literal["base", "none"] = "base" if base and self.reference != "none" else "none"
+        return replace(self, reference=kept, ref_model_sync_steps=None, ref_model_mixup_alpha=1.0)
+
     def without_weights(self) -> PolicySettings:
         """All but the weights, which whoever knows them by fingerprints finds again wherever they lie by now."""
         return replace(self, model="", adapter=None, adapter_scale=1.0)
