@@ -59,7 +59,7 @@ def _module(own: dict) -> TranslationData:
 def test_what_it_writes_can_be_planned(pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["init", pairs, "--from", "zh", "--to", "bo", "--output", "project"])
     said = capsys.readouterr().out
-    assert "240 rows, 0 of them alike; from chinese (100% Han) to tibetan (100% Tibetan)" in said
+    assert "240 rows, 0 of them another again; from chinese (100% Han) to tibetan (100% Tibetan)" in said
     assert sorted(path.name for path in Path("project").iterdir()) == sorted(FILES)
     [line] = stand_ins("micro", "micro")
     assert f"\n{line}\n" in said and f"\n\n{line}\n\n" in Path("project/README.md").read_text(encoding="utf-8")
@@ -441,7 +441,7 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
         ({"untranslated": "one.txt", "task": "headline"}, "--untranslated is 'one.txt', but the task is headline"),
         (
             {"file": "same.tsv"},
-            r"leaves 60 rows to train on \(59 of them alike\) and 0 to test on; give a file",
+            r"leaves 60 rows to train on \(59 of them another again\) and 0 to test on; give a file",
         ),
         ({"task": "headline"}, "which column holds the content cannot be told; give --source-column, one of: chinese"),
         (

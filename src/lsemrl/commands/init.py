@@ -273,8 +273,9 @@ def _read(
     prepared = prepare(plan, tokenizer)
     if len(prepared.train) < _FEWEST or not prepared.test:
         keys = _keys(plan, prepared)
+        again = len(keys) - len(set(keys))
         raise UserError(
-            f"{project.path!r} leaves {len(keys)} rows to train on ({len(keys) - len(set(keys))} of them alike) and "
+            f"{project.path!r} leaves {len(keys)} rows to train on ({again} of them another again) and "
             f"{len(prepared.test)} to test on; give a file with more different rows"
         )
     limits = limits_of(prepared.lengths["train"], cut=project.task == "headline", bound=bound)

@@ -89,7 +89,8 @@ def summary_of(found: Survey, columns: Columns, profile: Language, identifier: s
     left = f" {says}." if (says := unread(found, columns)) else ""
     own = f" ({profile.own_name})" if profile.own_name != profile.name else ""
     return (
-        f"{found.rows:,} rows{faulty}, {alike(chain(*columns.values())):,} of them alike; from {source} to {target}. "
-        f"{profile.name}{own} is written {profile.direction}, told by {' and '.join(profile.scripts)} letters from a "
-        f"share of {profile.threshold} on, and compared by {profile.unit}.{odd}{headless}{apart}{left}"
+        f"{found.rows:,} rows{faulty}, {alike(chain(*columns.values())):,} of them another again; from {source} to "
+        f"{target}. {profile.name}{own} is written {profile.direction}, told by "
+        f"{' and '.join(profile.scripts)} letters from a share of {profile.threshold} on, and compared by "
+        f"{profile.unit}.{odd}{headless}{apart}{left}"
     )
