@@ -64,9 +64,7 @@ def refused(folder: Path, *, reading: bool = False, **settings: Any) -> str:
         ("bart", "an encoder-decoder (bart)"),
         ("vit", "a vit model, of which transformers knows no causal language model"),
         ("clip", "a clip model, of which"),
-        ("mamba", "a mamba model, which keeps no cache of keys and values"),
-        ("mamba2", "keeps no cache of keys and values"),
-        ("rwkv", "keeps no cache of keys and values"),
+        ("rwkv", "a rwkv model, which keeps no cache of keys and values"),
         ("openai-gpt", "keeps no cache of keys and values"),
     ],
 )

@@ -35,7 +35,7 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_l
 _ORIGINAL = "original_max_position_embeddings"
 _READ_PAST = {
     "jamba": "dt_proj",
-    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "nemotron_h", "zamba2"), "out_proj"),
+    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h", "zamba2"), "out_proj"),
 }
 """Decoders whose scan multiplies by the weight of a linear without calling it, and which: Jamba's does so always, the
 others' where the kernels of mamba-ssm are and it trains."""
