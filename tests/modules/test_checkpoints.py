@@ -27,16 +27,24 @@ from lsemrl import files
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
 from lsemrl.errors import UserError
+from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules import run_state
+from lsemrl.modules.adapters.loading import REFERENCE, adapter_tensors
 from lsemrl.modules.base import PolicyModule
 from lsemrl.modules.best import read_best
 from lsemrl.modules.checkpoints import Checkpoints, Interrupted
+from lsemrl.modules.grpo import GRPO
+from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
+from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.modules.reference import held_against
+from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.snapshot import read_snapshot, write_snapshot
 from lsemrl.modules.trainer_data import TrainerData
+from lsemrl.rewards import Chrf
 from matrix import slow_but, slow_cases_but
 from short_runs import At, Stop, grpo, metrics, run, sft, stop, trained
+from tiny import make_policy
 
 Make = Callable[..., PolicyModule]
 Whole = tuple[PolicyModule, Path]
@@ -273,6 +281,32 @@ def test_another_configuration_is_refused(saved: Path, tiny_model: str, tmp_path
     ):
         with pytest.raises(UserError, match=reason):
             run(module, tmp_path / "other", resume=str(saved / "step_6"), rows=rows)
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.0, 0.1), (0.1, 0.0)])
+def test_a_run_goes_on_with_a_kl_penalty_or_without_one(
+    before: float, now: float, tiny_model: str, tmp_path: Path
+) -> None:
+    cold = tmp_path / "cold"
+    make_policy(tiny_model).save(cold)
+
+    def held(beta: float) -> GRPO:
+        return GRPO(
+            rewards={"chrf": Chrf()},
+            policy=PolicySettings(model=tiny_model, adapter=str(cold)),
+            sampling=Sampling(num_generations=4, temperature=1.0, max_new_tokens=4),
+            loss=LossSettings(beta=beta),
+            metrics=MetricSettings(names=("chrf",)),
+        )
+
+    with pytest.raises(Stop):
+        run(held(before), tmp_path / "run", At(4, stop), epochs=1)
+    module = run(held(now), tmp_path / "on", resume=str(tmp_path / "run" / "checkpoints" / "step_3"), epochs=1)
+    assert (REFERENCE in module.policy.model.peft_config) == bool(now)
+    if now:
+        first = load_file(cold / "adapter_model.safetensors")
+        for key, weight in adapter_tensors(module.policy.model, REFERENCE).items():
+            assert torch.equal(weight, first[key])
 
 
 def test_batches_go_on_where_the_last_one_ended_or_not_at_all(tiny_model: str, tmp_path: Path) -> None:

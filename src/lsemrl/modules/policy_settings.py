@@ -142,7 +142,8 @@ class PolicySettings:
         """
         if reference:
             return self
-        kept: Literal["base", "none"] = "base" if base and self.reference != "none" else "none"
+        second = base and self.train == "full" and self.reference != "none"
+        kept: Literal["base", "none"] = "base" if second else "none"
         return replace(self, reference=kept, ref_model_sync_steps=None, ref_model_mixup_alpha=1.0)
 
     def without_weights(self) -> PolicySettings:

@@ -185,14 +185,16 @@ def followed(ranks: Sequence[dict[str, Any]], rank: int, world: int) -> dict[str
 
 
 def _restore_reference(policy: Policy, folder: Path) -> None:
-    kept, path = held_against(policy), folder / "reference.safetensors"
-    if path.is_file() != bool(kept):
+    kept, path, settings = held_against(policy), folder / "reference.safetensors", policy.settings
+    written = path.is_file()
+    if written and kept:
+        scatter_into(kept, load_file(path))
+    # What nothing is held to by now is passed over; what nothing was held to yet, and never moves, is as it was read.
+    elif (written and settings.reference != "none") or (kept and settings.ref_model_sync_steps):
         raise UserError(
-            f"policy.reference is {policy.settings.reference!r}, but {str(folder)!r} was written with another; "
+            f"policy.reference is {settings.reference!r}, but {str(folder)!r} was written with another; "
             "resume with the configuration that wrote it"
         )
-    if kept:
-        scatter_into(kept, load_file(path))
 
 
 def _restore_optimizer(optimizer: Optimizer, trained: Mapping[str, Any], moments: dict[str, Tensor]) -> None:
