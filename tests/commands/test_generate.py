@@ -397,7 +397,7 @@ def test_the_card_says_what_it_is(exported: Path) -> None:
         assert front["base_model"] == "micro"
         assert "LoRA rank 32, on micro (part rl), 1 batches of 4 rows for each process." in card
         assert "```\n<|user|>翻译成藏文：...<|assistant|>\n```" in card
-        assert "| meaning F1 | " in card
+        assert "| New task, meaning F1 | " in card
         assert "temperature: 0.8" in card
     assert str(exported / "base") in (exported / "adapter" / "adapter_config.json").read_text()
 

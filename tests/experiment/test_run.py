@@ -25,7 +25,7 @@ from experiment.world import FAKE, STAGES, World
 from lsemrl.errors import UserError
 from lsemrl.experiment import run
 from lsemrl.experiment.plan import VERBS
-from lsemrl.experiment.run import run_experiment
+from lsemrl.experiment.run import _write_index, run_experiment
 from lsemrl.experiment.state import begin
 
 ALL = ["cold 1", "rl 1", "rl_test 1", "other 1"]
@@ -327,6 +327,10 @@ def test_what_no_seed_decides_is_run_once(world: World) -> None:
     assert f"--model.reward={world.output}/language/seed_3/identifier" in last.command
     assert last.hashes == alone.runs()[3].hashes  # whichever seeds there are
     assert "to run: 8 of 8" in world.plan(stages=[{"configs": [], **stage} for stage in stages], seeds=[3, 1])
+    plan.output.mkdir()
+    _write_index(plan, plan.runs())
+    index = json.loads((plan.output / "experiment.json").read_text())
+    assert [stage["seeds"] for stage in index["stages"]] == [[3, 1], [3], [3], [3, 1], [3, 1]]
 
 
 def test_nobody_works_beside_a_child_that_was_left_behind(world: World) -> None:

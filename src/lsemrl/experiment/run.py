@@ -58,7 +58,7 @@ def run_experiment(
     console = console or Console()
     with claimed(experiment.output) as lock, listening() as signals:
         crew = _Crew(experiment, parallel, tuple(prefix), console, lock)
-        _write_index(experiment)
+        _write_index(experiment, crew.runs)
         with shown(console, len(crew.jobs)) as display:
             crew.show = display
             try:
@@ -266,10 +266,11 @@ class _Crew:
             job.expected = 0.0 if job.stands.twin else estimate(job.run, speed).seconds
 
 
-def _write_index(experiment: Experiment) -> None:
+def _write_index(experiment: Experiment, runs: Sequence[Run]) -> None:
     """Say in experiment.json what the folders beside it are, for whoever reads the results."""
     stages = [
         {name: getattr(stage, name) for name in ("name", "verb", "after", "label", "description")}
+        | {"seeds": [run.seed for run in runs if run.stage is stage]}
         for stage in experiment.stages
     ]
     index: dict[str, Any] = {"name": experiment.name, "description": experiment.description}
