@@ -62,7 +62,7 @@ TOKENIZER = AutoTokenizer.from_pretrained(micro.POLICY)
 _ENDS = {"eos_token_id": TOKENIZER.eos_token_id, "pad_token_id": TOKENIZER.pad_token_id, "bos_token_id": None}
 _SIZES: dict[str, Any] = {
     **_ENDS,
-    **{"vocab_size": len(TOKENIZER) + 3, "vocab_size_per_layer_input": len(TOKENIZER) + 3},
+    **dict.fromkeys(("vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input"), len(TOKENIZER) + 3),
     **{"initializer_range": 0.3, "init_std": 0.3, "hidden_act": "silu"},  # far from uniform, so that mistakes show
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), 32),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size"), 48),

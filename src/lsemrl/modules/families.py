@@ -24,11 +24,11 @@ RECORDED = frozenset(
 """Decoders of transformers (model_type) of which a step was recorded on a GPU, or that are built as those are."""
 KNOWN = (
     RECORDED
-    | {"apertus", "arcee", "cwm", "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4"}
-    | {"exaone_moe", "flex_olmo", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "gpt_neox", "gpt_oss", "helium"}
-    | {"hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "minimax_m2", "ministral", "ministral3", "nemotron", "olmo"}
-    | {"olmo2", "olmo3", "olmoe", "opt", "phi", "phimoe", "seed_oss", "smollm3", "solar_open", "stablelm"}
-    | {"starcoder2", "xglm", "youtu"}
+    | {"apertus", "apertus1p5_text", "arcee", "cwm", "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5"}
+    | {"ernie4_5_moe", "exaone", "exaone4", "exaone_moe", "flex_olmo", "glm", "glm4", "glm4_moe", "glm4_moe_lite"}
+    | {"gpt_neox", "gpt_oss", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "minimax_m2", "ministral"}
+    | {"ministral3", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "opt", "phi", "phimoe", "sarvam_mla"}
+    | {"sarvam_moe", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "xglm", "youtu"}
 )
 """Decoders whose layers look where a mask tells them to, and nowhere else; of those with a window it was tried too."""
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
