@@ -1,10 +1,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS := benchmarks/results
+CONSTRAINTS := constraints.txt
 SELDOM := '/tests?/|/testing/|/transformers/models/|/(pip|mypyc?|fontTools|pygments|setuptools|pytorch_lightning|lightning_fabric|torchgen|pydantic|aiohttp|trl)/|/sympy/physics/'
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-slow test-docs docs format assets bench bench-gpu faults mutants soak clean
+.PHONY: demo test test-slow test-docs test-newest docs format assets bench bench-gpu faults mutants soak clean
 
 demo: $(VENV)/ready  ## the main job on the embedded world; about 10 minutes on two cores
 	$(BIN)/lsemrl demo
@@ -21,6 +22,11 @@ test-slow: $(VENV)/ready  ## test-docs, kills of several ranks, SLURM, peaks of 
 
 test-docs: $(VENV)/ready  ## what the README and docs tell to type, run from top to bottom; 5 to 7 minutes on two busy cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_docs.py
+
+test-newest:  ## the tests with the newest packages that pyproject.toml allows, as a user gets them today; PyTorch as pinned
+	rm -rf .venv-newest
+	$(MAKE) .venv-newest/ready VENV=.venv-newest CONSTRAINTS=/dev/null
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv-newest/bin/pytest -m "not slow" -n auto --dist worksteal
 
 docs: $(VENV)/docs  ## README and docs as a site, with the reference, in site/; a dead link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
