@@ -69,7 +69,7 @@ soak: $(VENV)/ready  ## 2,000 rollout steps, watched for what grows; about twent
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --results $(RESULTS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-newest
 
 # pip first: the one that an older Python brings takes twice as long to resolve. torch next and pinned: alone, a range
 # would take the newest build and several GB of CUDA with it. Compiled afterwards, by all cores, which pip does by one,
