@@ -56,7 +56,7 @@ def told(path: Path, field: str = "") -> Iterator[None]:
         raise UserError(f"{what} cannot be written to ({os.strerror(number)}); {remedy}") from error
 
 
-def try_folder(folder: Path, field: str = "") -> None:
+def try_folder(folder: Path, field: str) -> None:
     """Try, before hours of work, whether files can be made in a folder, and leave nothing behind.
 
     Raises:
@@ -131,13 +131,13 @@ def write_text(path: Path, text: str, field: str = "") -> None:
         file.write(text)
 
 
-def write_bytes(path: Path, content: bytes, field: str = "") -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file, in a folder that exists.
 
     Raises:
         UserError: It cannot be written; what was there stays.
     """
-    with replacing(path, field) as file:
+    with replacing(path) as file:
         file.buffer.write(content)
 
 

@@ -210,9 +210,7 @@ def train(
     return trained, base
 
 
-def fit(
-    stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | None, own: Path | None = None
-) -> PolicyModule:
+def fit(stage: Stage, follow: Follow, folder: Path, seed: int, adapter: Path | None, own: Path | None) -> PolicyModule:
     """Run `lsemrl fit` for one stage; the module it trained."""
     words = ["fit", *(word for name in stage.configs for word in ("--config", str(CONFIGS / name)))]
     words += [

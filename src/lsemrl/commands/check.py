@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lsemrl import __version__
 from lsemrl.commands.beside import aside
@@ -43,9 +42,6 @@ from lsemrl.languages import Language, usual_profile
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.reading import read_lines
 from lsemrl.types import UserError
-
-if TYPE_CHECKING:
-    pass
 
 _SKIPPED = "skipped.jsonl"
 

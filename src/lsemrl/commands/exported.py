@@ -57,7 +57,7 @@ a line by itself, which is not asked as in training, an adapter changes a third 
 """
 
 
-def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Report, str] | None = None) -> list[Path]:
+def write_folders(run: Trained, output: Path, *, merged: bool, figures: tuple[Report, str] | None) -> list[Path]:
     """Write adapter/ and, if asked, merged/, each with a README.md that is its model card.
 
     base/ goes along where only lsemrl knows the base: the embedded model, or one in 4 bits.

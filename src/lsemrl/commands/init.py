@@ -37,7 +37,7 @@ from lsemrl.data.sources import Source
 from lsemrl.data.splits import choose_part
 from lsemrl.data.survey import Survey, profile_of, survey
 from lsemrl.data.task import Plan, Prepared, prepare, read_untranslated
-from lsemrl.files import make_folder, write_text
+from lsemrl.files import is_free, make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.types import UserError
 
@@ -147,7 +147,7 @@ def init(
             f"--untranslated is {untranslated!r} and --encoder none, but what has no reference is rewarded by an "
             "encoder that knows both languages; name one, or leave the sentences out"
         )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not is_free(output):
         raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
     columns = columns_of_task(found, task, from_, to, source_column, target_column)
     project = Project(

@@ -113,13 +113,12 @@ def inspect(
     for name, own in texts.items():
         found += _characters(name, own, every, task)
     found += inspect_untranslated(untranslated, rows, task, languages.get(task.inputs[0]))
-    order = ("refused", "warning", "note")
     return Inspection(
         rows={name: len(records) for name, records in rows.items()}
         | ({"untranslated": len(untranslated)} if untranslated else {}),
         sides=sides,
         ratios=ratios,
-        findings=tuple(sorted(found, key=lambda one: order.index(one.level))),
+        findings=tuple(found),
     )
 
 

@@ -52,7 +52,7 @@ def near(texts: Sequence[str], known: Sequence[str]) -> list[Near]:
     sizes: dict[int, int] = {}
     for at, (text, own) in enumerate(zip(known, cut, strict=True)):
         if len(own) > _SHORT:
-            for run in _runs(own, RUN):
+            for run in _runs(own):
                 by_run.setdefault(run, at)
         if len(own) <= _BOTH:
             by_units.setdefault(tuple(own), at)
@@ -65,7 +65,7 @@ def near(texts: Sequence[str], known: Sequence[str]) -> list[Near]:
         if content_key(text) in exact:
             continue
         own = units(text.casefold())
-        one = _by_runs(set(_runs(own, RUN)), by_run) if len(own) > _SHORT else None
+        one = _by_runs(set(_runs(own)), by_run) if len(own) > _SHORT else None
         by_runs = one is not None
         if one is None and len(own) <= _BOTH:
             same = by_units.get(tuple(own)) if own else None
@@ -100,8 +100,8 @@ def _by_letters(own: set[int], known: dict[int, list[int]], sizes: dict[int, int
     return (nearest, best) if best >= ALIKE else None
 
 
-def _runs(own: Sequence[str], length: int) -> Iterator[int]:
-    return (hash(tuple(own[at : at + length])) for at in range(len(own) - length + 1))
+def _runs(own: Sequence[str]) -> Iterator[int]:
+    return (hash(tuple(own[at : at + RUN])) for at in range(len(own) - RUN + 1))
 
 
 def _letters(text: str) -> set[int]:

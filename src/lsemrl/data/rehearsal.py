@@ -121,9 +121,7 @@ def _ids(found: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def why_not(
-    row: Rehearsed, whole: bool, known: set[str], without: re.Pattern[str] | None, *, own: bool = False
-) -> str | None:
+def why_not(row: Rehearsed, whole: bool, known: set[str], without: re.Pattern[str] | None, *, own: bool) -> str | None:
     """Why a row is not kept; None if it is.
 
     Args:

@@ -15,7 +15,7 @@ from lsemrl.experiment.schedule import seconds_until_all_end
 from lsemrl.experiment.state import estimate, pace, standing
 
 
-def print_plan(experiment: Experiment, *, parallel: int = 1, console: Console | None = None) -> None:
+def print_plan(experiment: Experiment, *, parallel: int, console: Console | None = None) -> None:
     """Print every run: whether and why it will be run, a rough duration where there is something to go by, its command.
 
     Args:

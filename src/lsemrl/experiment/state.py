@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -281,13 +281,8 @@ def estimate(run: Run, pace: float) -> Estimate:
 
 
 def _versions() -> dict[str, str]:
-    found = {"lsemrl": __version__, "python": platform.python_version()}
-    for name in ("torch", "transformers", "peft", "lightning", "sentence-transformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    libraries = ("torch", "transformers", "peft", "lightning", "sentence-transformers")
+    return {"lsemrl": __version__, "python": platform.python_version(), **{name: version(name) for name in libraries}}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -46,6 +46,7 @@ _DIET: tuple[tuple[Callable[[grammar.Split, int, int], list[corpus.Record]], flo
 )
 _CONTEXT = 32_768
 _BATCH = 32
+_STEPS = 4000
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -243,18 +244,18 @@ def answer_accuracy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast,
     return right / count
 
 
-def build(folder: Path, *, steps: int = 4000, seed: int = 1) -> None:
+def build(folder: Path, *, seed: int) -> None:
     """Write the policy and the encoder, each with a report of what it can do, to policy/ and encoder/ in `folder`."""
     from lsemrl.micro import build_encoder
 
     tokenizer = build_tokenizer()
     build_encoder.build(folder / "encoder", tokenizer, seed=seed)
-    model = build_policy(tokenizer, steps=steps, seed=seed)
+    model = build_policy(tokenizer, steps=_STEPS, seed=seed)
     accuracy = answer_accuracy(model, tokenizer)
     log.info("reading comprehension, exact match on held-out events: %.3f", accuracy)
     report = {
         "seed": seed,
-        "steps": steps,
+        "steps": _STEPS,
         "parameters": model.num_parameters(),
         "held_out_questions": 500,
         "comprehension_exact_match": accuracy,

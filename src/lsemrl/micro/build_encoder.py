@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MAX_TOKENS = 128
 _BATCH = 96
+_STEPS = 1200
 
 
 def build_encoder(tokenizer: PreTrainedTokenizerFast, *, steps: int, seed: int) -> SentenceTransformer:
@@ -124,14 +125,14 @@ def encoder_report(encoder: SentenceTransformer, *, count: int = 1000, seed: int
     }
 
 
-def build(folder: Path, tokenizer: PreTrainedTokenizerFast, *, steps: int = 1200, seed: int = 1) -> None:
+def build(folder: Path, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> None:
     """Write the encoder and the report of what it can tell to `folder`."""
-    encoder = build_encoder(tokenizer, steps=steps, seed=seed)
+    encoder = build_encoder(tokenizer, steps=_STEPS, seed=seed)
 
     def fill(part: Path) -> None:
         encoder.half().save(str(part), create_model_card=False)
         encoder.float()
-        report = {"seed": seed, "steps": steps, "held_out_events": 1000, **encoder_report(encoder)}
+        report = {"seed": seed, "steps": _STEPS, "held_out_events": 1000, **encoder_report(encoder)}
         log.info("encoder: %s", report)
         write_text(part / "report.json", json.dumps(report, indent=2) + "\n")
 

@@ -20,7 +20,7 @@ _FIRST = ("lora_A", "lora_embedding_A")
 
 
 @torch.no_grad()
-def scale_adapter(model: Any, scale: float, folder: str, *, resized: bool = False) -> None:
+def scale_adapter(model: Any, scale: float, folder: str, *, resized: bool) -> None:
     """Bring what the adapter changes to `scale` of it.
 
     Args:
