@@ -98,6 +98,12 @@ def test_mistakes(world: World, reports: dict[str, Any], sentence: str) -> None:
         world.read(stages=[*MEASURED, again], reports=reports)
 
 
+def test_a_judge_that_is_left_empty_is_none(world: World) -> None:
+    fields = {"stages": MEASURED, "reports": {"zh": {"stages": ["zh_*"], "judge": None}}}
+    assert world.read(**fields).reports[0].judge == ""
+    assert "then: lsemrl judge" not in world.plan(**fields)
+
+
 def test_an_arm_may_be_named_by_a_file(world: World) -> None:
     for name, arm in (("first", "cold"), ("second", "grpo")):
         (world.configs / f"{name}.yaml").write_text(f"arm: {arm}\n")

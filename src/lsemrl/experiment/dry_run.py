@@ -11,7 +11,7 @@ from lsemrl.durations import spoken
 from lsemrl.experiment.plan import Experiment
 from lsemrl.experiment.progress import tell
 from lsemrl.experiment.reports import commands
-from lsemrl.experiment.schedule import seconds_until_all_end
+from lsemrl.experiment.schedule import parents_of, seconds_until_all_end
 from lsemrl.experiment.state import estimate, pace, standing
 
 
@@ -58,9 +58,7 @@ def print_plan(experiment: Experiment, *, parallel: int, console: Console | None
         say(f"  {shlex.join(('lsemrl', *run.command, *stands.adds))}")
     for words in commands(experiment):
         say(f"\nthen: {shlex.join(('lsemrl', *words))}")
-    places = {run.folder: at for at, run in enumerate(runs)}
-    parents = [[places[experiment.folder(name, run.seed)] for name in run.stage.parents] for run in runs]
-    together = seconds_until_all_end(seconds, parents, parallel)
+    together = seconds_until_all_end(seconds, parents_of(runs), parallel)
     one = f"{spoken(sum(seconds))} one at a time"
     known = one if parallel == 1 else f"{spoken(together)}, {parallel} at a time ({one})"
     total = f"about {known}" if together else "duration unknown"

@@ -130,6 +130,7 @@ class Run:
         stage: See there.
         seed: See there.
         folder: Its own.
+        parents: The folders of the runs that must be complete before it.
         command: The words for `lsemrl`, less what a second attempt adds.
         hashes: Of its settings (less the seed), its data and its parents, and of everything as `all`.
         files: Of each text that it is told the hash of what it names; None where that is nothing.
@@ -139,6 +140,7 @@ class Run:
     stage: Stage
     seed: int
     folder: Path
+    parents: tuple[Path, ...]
     command: tuple[str, ...]
     hashes: Mapping[str, str]
     files: Mapping[str, str | None]
@@ -219,8 +221,8 @@ class Experiment:
     def _runs(self, seed: int) -> Iterator[Run]:
         known: dict[str, str] = {}
         for stage in self.stages:
-            folders = {name: str(self.folder(name, seed)) for name in stage.parents}
-            overrides = _resolve(stage.overrides, folders)
+            parents = {name: self.folder(name, seed) for name in stage.parents}
+            overrides = _resolve(stage.overrides, {name: str(folder) for name, folder in parents.items()})
             files = file_hashes(_fields(stage))
             hashes = _hashes(stage, seed, known, files)
             known[stage.name] = hashes["all"]
@@ -236,6 +238,7 @@ class Experiment:
                 stage=stage,
                 seed=seed,
                 folder=self.folder(stage.name, seed),
+                parents=tuple(parents.values()),
                 command=(
                     stage.verb,
                     *(word for path in stage.configs for word in ("--config", str(path))),

@@ -277,7 +277,7 @@ def read_reports(written: Mapping[str, Any], stages: Sequence[Stage], where: str
                 if arm not in arms or (arm == BASE and field == "paths"):
                     known = ", ".join(name for name in arms if name != BASE)
                     raise UserError(f"{place}: {field} names {arm!r}; choose among its trained arms: {known}")
-        judge = fields.get("judge", "")
+        judge = fields.get("judge") or ""
         if judge and judge not in TASKS:
             raise UserError(f"{place}: judge is {judge!r}; name the task, {' or '.join(TASKS)}, or leave it out")
         if judge and not set(JUDGED) <= arms.keys():
@@ -294,15 +294,7 @@ def read_reports(written: Mapping[str, Any], stages: Sequence[Stage], where: str
                     f"{place}: {' and '.join(of_one)} both measure the arm {arm!r}; give each an arm of its own, or "
                     "choose among them in stages"
                 )
-        plans.append(
-            ReportPlan(
-                name=name,
-                stages=tuple(chosen),
-                paths=tuple(paths),
-                against=against,
-                judge=str(judge),
-            )
-        )
+        plans.append(ReportPlan(name=name, stages=tuple(chosen), paths=tuple(paths), against=against, judge=judge))
     return tuple(plans)
 
 

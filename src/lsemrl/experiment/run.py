@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -22,7 +21,7 @@ from lsemrl.experiment.children import Child, claimed, environment, listening, w
 from lsemrl.experiment.plan import Experiment, Run, changed
 from lsemrl.experiment.progress import LAST_LINES, Display, shown, tell
 from lsemrl.experiment.reports import write_reports
-from lsemrl.experiment.schedule import seconds_until_all_end
+from lsemrl.experiment.schedule import parents_of, seconds_until_all_end
 from lsemrl.experiment.state import LOG, Standing, adopt, begin, estimate, finish, pace, standing
 from lsemrl.files import append, told
 from lsemrl.json_records import write_json
@@ -112,19 +111,19 @@ class _Crew:
         self.runs = experiment.runs()
         standings = [standing(run, experiment.name) for run in self.runs]
         self.jobs: list[_Job] = []
-        known: dict[Path, _Job] = {}
-        for run, stands in zip(self.runs, standings, strict=True):
+        self._parents = parents_of(self.runs)
+        for run, stands, parents in zip(self.runs, standings, self._parents, strict=True):
             if stands.ended:
                 finish(run, seconds=0.0, peak_bytes=0, resumed=True)  # by which no estimate goes
-            job = _Job(
-                number=len(self.jobs) + 1,
-                run=run,
-                stands=stands,
-                parents=[known[experiment.folder(name, run.seed)] for name in run.stage.parents],
-                status="skipped" if stands.complete else "waiting",
+            self.jobs.append(
+                _Job(
+                    number=len(self.jobs) + 1,
+                    run=run,
+                    stands=stands,
+                    parents=[self.jobs[at] for at in parents],
+                    status="skipped" if stands.complete else "waiting",
+                )
             )
-            self.jobs.append(job)
-            known[run.folder] = job
         self.children: list[tuple[_Job, Child]] = []
         self._reckon()
         settled = sum(job.status == "skipped" for job in self.jobs)
@@ -253,7 +252,7 @@ class _Crew:
         spent = {job.number: child.seconds for job, child in self.children}
         seconds = seconds_until_all_end(
             [job.left(spent.get(job.number, 0.0)) for job in self.jobs],
-            [[parent.number - 1 for parent in job.parents] for job in self.jobs],
+            self._parents,
             self.parallel,
             [job.number - 1 for job, _ in self.children],
         )

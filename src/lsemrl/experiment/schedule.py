@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from heapq import heapify, heappop, heappush
 
+from lsemrl.experiment.plan import Run
+
+
+def parents_of(runs: Sequence[Run]) -> list[list[int]]:
+    """For each of all runs, those that it builds on, by their places here."""
+    places = {run.folder: at for at, run in enumerate(runs)}
+    return [[places[folder] for folder in run.parents] for run in runs]
+
 
 def seconds_until_all_end(
     seconds: Sequence[float], parents: Sequence[Sequence[int]], parallel: int, at_work: Collection[int] = ()
@@ -13,7 +21,7 @@ def seconds_until_all_end(
 
     Args:
         seconds: What each run still takes; 0 where it has ended, or nobody knows.
-        parents: For each run those that it builds on, by their places here, before its own.
+        parents: See `parents_of`.
         parallel: Runs at a time, at least 1.
         at_work: Those that have started.
     """
