@@ -96,10 +96,9 @@ def learned_pairs(data: Pairs, named: str, fields: Any) -> list[str]:
         fields: Its data.
     """
     plan = data.plan()
-    test = 0.0 if plan.test else plan.splits.test_fraction
-    validation = 0.0 if plan.validation else plan.splits.validation_fraction
     place = _place(plan.source.path, plan.source.config, plan.source.split)
-    own = _Held(place=place, task=TranslationData.__name__, seed=plan.splits.seed, begin=0.0, end=test + validation)
+    end = sum(plan.held_out_fractions)
+    own = _Held(place=place, task=TranslationData.__name__, seed=plan.splits.seed, begin=0.0, end=end)
     try:
         theirs = [*_of_run(fields)] if plan.source.world_split is None else []
     except UNREADABLE:
@@ -119,8 +118,7 @@ def _held(data: TaskData, part: Part) -> _Held | None:
     source = own or plan.source
     if source.world_split is not None:
         return None
-    test = 0.0 if plan.test else plan.splits.test_fraction
-    validation = 0.0 if plan.validation else plan.splits.validation_fraction
+    validation, test = plan.held_out_fractions
     begin, end = (0.0, 1.0) if own else (0.0, test) if part == "test" else (test, test + validation)
     place = _place(source.path, source.config, source.split)
     return _Held(place=place, task=type(data).__name__, seed=plan.splits.seed, begin=begin, end=end)

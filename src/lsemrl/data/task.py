@@ -134,6 +134,12 @@ class Plan:
         if self.untranslated is not None:
             check_source(alone(self.untranslated))
 
+    @property
+    def held_out_fractions(self) -> tuple[float, float]:
+        """The shares of `source` for validation and for the test: 0 of what has a source of its own."""
+        validation = 0.0 if self.validation else self.splits.validation_fraction
+        return validation, 0.0 if self.test else self.splits.test_fraction
+
     def resolved_template(self) -> PromptTemplate:
         """The template with the task's own wording where it has none.
 
@@ -297,11 +303,12 @@ def read_splits(plan: Plan, lists: SkippedRows | None = None) -> tuple[dict[str,
         rows = {name: _draw(plan, name, fields) for name in SPLITS}
     else:
         records, bad["train"] = _read(plan, plan.source, "train", fields, lists)
+        validation, test = plan.held_out_fractions
         rows["train"], rows["validation"], rows["test"] = split_by_content(
             records,
             plan.task.key,
-            validation_fraction=0.0 if plan.validation else plan.splits.validation_fraction,
-            test_fraction=0.0 if plan.test else plan.splits.test_fraction,
+            validation_fraction=validation,
+            test_fraction=test,
             seed=plan.splits.seed,
         )
     for name in HELD_OUT:
