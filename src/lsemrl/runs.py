@@ -24,6 +24,7 @@ from lsemrl.places import first_change, wherever
 from lsemrl.reading import Unreadable, read_yaml
 
 CHECKPOINTS, SAMPLES, SKIPPED, ALARMS = "checkpoints", "samples.csv", "skipped.jsonl", "alarms.jsonl"
+METRICS, PREDICTIONS = "metrics.csv", "predictions.jsonl"
 CONFIG, ADAPTER, BEST = "config.yaml", "adapter", "best"
 KEPT = (ADAPTER, BEST)
 """What a run leaves for others."""
@@ -31,7 +32,7 @@ AUTO, NEVER = "auto", "never"
 """Values of checkpoints.resume that are no folder."""
 APPENDED = (SAMPLES, SKIPPED, ALARMS)
 """Files in a run's folder that steps append to."""
-_ANEW = (CONFIG, SAMPLES, "metrics.csv", "events.out.tfevents.*")
+_ANEW = (CONFIG, SAMPLES, METRICS, "events.out.tfevents.*")
 """Of what is in a run's folder, what a run that begins there writes anew and nobody was told to read."""
 _RECORD, _LOCK, _ROOT = "run.json", ".lock", "trainer.default_root_dir"
 

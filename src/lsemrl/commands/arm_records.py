@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lsemrl.evaluation.tax import Measurement
+from lsemrl.modules.run_summary import logged_rows
 from lsemrl.report.records import Arm, Sample
 from lsemrl.rewards import Reward
 from lsemrl.types import Completion
@@ -60,8 +60,7 @@ def samples_of(outputs: Sequence[Completion], rewards: Mapping[str, Reward]) -> 
     )
 
 
-def curve_of(path: Path) -> tuple[dict[str, float], ...]:
+def curve_of(folder: Path) -> tuple[dict[str, float], ...]:
     """The rows of RL in a run's metrics.csv; none for SFT, which has no reward."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("reward")]
+    rows = [row for row in logged_rows(folder) if row.get("reward")]
     return tuple({name: float(row[column]) for column, name in _CURVE.items() if row.get(column)} for row in rows)

@@ -6,7 +6,6 @@ arms on the same held-out rows, and writes the report.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 import time
@@ -35,7 +34,7 @@ from lsemrl.data.task import MicroRows
 from lsemrl.data.text import PlainText
 from lsemrl.data.translation import TranslationData
 from lsemrl.evaluation.measure import read_battery
-from lsemrl.evaluation.measurement import machine, versions
+from lsemrl.evaluation.measurement import machine, timestamp, versions
 from lsemrl.evaluation.tax import Battery, Measurement, measure, scores
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.alarm_log import read_alarms
@@ -133,7 +132,7 @@ def run_demo(
             steps=arm.stage.steps,
             nll_drifts=drifts_of(arm.measured, base),
             trajectory=arm.trajectory,
-            curve=curve_of(arm.folder / "metrics.csv"),
+            curve=curve_of(arm.folder),
             alarms=alarms_of(read_alarms(arm.folder / ALARMS)),
             adapters=(adapter_fingerprint(arm.folder / "adapter"),),
         )
@@ -141,7 +140,7 @@ def run_demo(
     ]
     report = Report(
         lsemrl=__version__,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=timestamp(),
         task={"translation": "translation zh→bo", "headline": "Tibetan headlines"}[task],
         seed=seed,
         command=f"lsemrl demo --task {task} --seed {seed}",

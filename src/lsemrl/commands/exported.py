@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from lsemrl.modules.base_model import read_model
 from lsemrl.modules.best import read_best
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import ADAPTER_CONFIG
+from lsemrl.modules.run_summary import logged_rows
 from lsemrl.modules.whole_models import write_model
 from lsemrl.places import without_places
 from lsemrl.reading import read_json
@@ -281,12 +281,8 @@ def _steps(folder: Path, weights: Path) -> int:
         return best.step
     if weights.parent.parent.name == CHECKPOINTS:
         return step_of(weights.parent)
-    logged, path = 0, folder / "metrics.csv"
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            steps = [float(row["rollout_step"]) for row in csv.DictReader(file) if row.get("rollout_step")]
-        logged = int(max(steps, default=-1)) + 1
-    return max([steps_taken(folder), logged, *map(step_of, checkpoints(folder))])
+    logged = [int(float(row["rollout_step"])) + 1 for row in logged_rows(folder) if row.get("rollout_step")]
+    return max([steps_taken(folder), *logged, *map(step_of, checkpoints(folder))])
 
 
 def _figures(report: Report, name: str, adapter: str) -> list[str]:

@@ -34,7 +34,7 @@ from lsemrl.errors import reason_of
 from lsemrl.modules.base_model import read_config
 from lsemrl.modules.policy_settings import ADAPTER_CONFIG, PolicySettings
 from lsemrl.modules.sampling import Sampling
-from lsemrl.runs import ADAPTER, CONFIG, check_finished
+from lsemrl.runs import ADAPTER, CONFIG, METRICS, check_finished
 from lsemrl.types import UserError
 
 _DATA: dict[str, type[TaskData]] = {
@@ -129,7 +129,7 @@ def read_run(found: Path) -> Trained:
     except UNREADABLE as error:
         reason = reason_of(error, 300)
         raise UserError(f"RUN is {str(folder)!r}, whose config.yaml cannot be read ({reason}); restore it") from error
-    check_links(folder, [path, adapter, folder / "metrics.csv", Path(asked.policy.model)])
+    check_links(folder, [path, adapter, folder / METRICS, Path(asked.policy.model)])
     if not os.path.exists(asked.policy.model) and base_was_folder(adapter):
         raise UserError(
             f"RUN is {str(folder)!r}, whose policy.model {asked.policy.model!r} was a folder where it was trained, and "

@@ -7,7 +7,6 @@ nothing differs between the two but the adapter. Nothing is merged.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from lsemrl.evaluation.harness_library import evaluate, load_tasks
 from lsemrl.evaluation.harness_scores import General, results
 from lsemrl.evaluation.harness_settings import HarnessSettings
+from lsemrl.evaluation.measurement import timestamp
 from lsemrl.files import make_folder
 from lsemrl.json_records import UNREADABLE, write_json
 from lsemrl.modules.adapters.files import adapter_fingerprint
@@ -66,7 +66,7 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
     policy.to(device)
     begun = time.monotonic()
     general = General(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=timestamp(),
         policy={
             "model": policy_settings.model,
             "adapter": policy_settings.adapter,

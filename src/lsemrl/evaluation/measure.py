@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import hashlib
 import json
@@ -25,7 +24,17 @@ from lsemrl.data.text import PlainText
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.general import blind, language_of, name_of, remark, signatures
 from lsemrl.evaluation.measure_settings import MeasureSettings
-from lsemrl.evaluation.measurement import BASE, BATCHES, FILE, Measured, hash_rows, machine, outputs, versions
+from lsemrl.evaluation.measurement import (
+    BASE,
+    BATCHES,
+    FILE,
+    Measured,
+    hash_rows,
+    machine,
+    outputs,
+    timestamp,
+    versions,
+)
 from lsemrl.evaluation.tax import Battery, Measurement, measure
 from lsemrl.files import make_folder, try_folder, write_lines, write_text
 from lsemrl.metrics.scorer import Scorer
@@ -37,7 +46,7 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.reading import Unreadable, read_text
 from lsemrl.rewards.semantic import paid_for
-from lsemrl.runs import ALARMS
+from lsemrl.runs import ALARMS, PREDICTIONS
 from lsemrl.types import Example, UserError
 from lsemrl.unfinished import Unfinished
 
@@ -67,7 +76,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     adapter = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
     data = {name: hash_rows(examples) for name, examples in battery.parts.items()}
     reading = _reading(policy, battery)
-    predictions = folder / "predictions.jsonl"
+    predictions = folder / PREDICTIONS
     same: dict[str, Any] = {  # as in one that lies there and will do
         "lsemrl": __version__,
         "arm": settings.arm,
@@ -111,7 +120,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
         target, target_rows, computed = _with_reward(settings, found, scorer.signatures | found.general_signatures)
         measured = Measured(
             **same,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=timestamp(),
             label=settings.label or _LABELS.get(settings.arm, settings.arm),
             trained_by=settings.trained_by,
             task=settings.target.plan.task.name,

@@ -6,6 +6,7 @@ conditions, the definition of every metric and the base model. Units are those o
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
@@ -236,6 +237,11 @@ def outputs(completions: Iterable[Completion]) -> tuple[Output, ...]:
         )
         for completion in completions
     )
+
+
+def timestamp() -> str:
+    """Of now, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def machine() -> dict[str, str | int | float]:

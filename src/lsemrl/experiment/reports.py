@@ -11,6 +11,7 @@ from rich.console import Console
 from lsemrl.experiment.children import environment
 from lsemrl.experiment.plan import JUDGED, REPORTS, Experiment
 from lsemrl.experiment.progress import LAST_LINES, tell
+from lsemrl.runs import PREDICTIONS
 
 
 def commands(experiment: Experiment) -> Iterator[tuple[str, ...]]:
@@ -24,7 +25,7 @@ def commands(experiment: Experiment) -> Iterator[tuple[str, ...]]:
             pair = [next(stage for stage in plan.stages if arms[stage] == arm) for arm in JUDGED]
             for seed in experiment.seeds:
                 files = (
-                    f"{arm}={experiment.folder(stage, seed) / 'predictions.jsonl'}"
+                    f"{arm}={experiment.folder(stage, seed) / PREDICTIONS}"
                     for arm, stage in zip(JUDGED, pair, strict=True)
                 )
                 judged = folder / "judge" / f"seed_{seed}"

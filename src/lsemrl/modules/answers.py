@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lsemrl.files import make_folder, write_lines
 from lsemrl.modules.ranks import every_rank
+from lsemrl.runs import PREDICTIONS
 from lsemrl.types import Completion
 
 
@@ -41,6 +42,6 @@ def write_predictions(folder: Path, completions: Sequence[Completion]) -> Path:
         for row in (completion.example,)
     ]
     make_folder(folder)
-    path = folder / "predictions.jsonl"
+    path = folder / PREDICTIONS
     write_lines(path, rows)
     return path

@@ -23,6 +23,7 @@ from torch import Tensor
 from lsemrl.files import append, make_folder, set_aside, told, write_text
 from lsemrl.modules.event_log import EventLog
 from lsemrl.modules.ranks import averages
+from lsemrl.runs import METRICS
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class MetricsLog(Logger):
     def path(self) -> Path:
         """The file."""
         assert self.folder is not None
-        return self.folder / "metrics.csv"
+        return self.folder / METRICS
 
     @property
     def save_dir(self) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lsemrl.modules.alarm_log import read_alarms
 from lsemrl.modules.best import read_best
-from lsemrl.runs import ADAPTER, ALARMS, BEST, SAMPLES
+from lsemrl.runs import ADAPTER, ALARMS, BEST, METRICS, SAMPLES
 
 _SCORES = ("reward", "loss")
 
@@ -23,13 +23,13 @@ def run_summary(folder: Path, monitor: str | None, base: str, step_name: str) ->
         base: What was trained, as `PolicySettings` names it.
         step_name: What `PolicyModule` calls a step.
     """
-    rows, best = _rows(folder / "metrics.csv"), read_best(folder / BEST)
+    rows, best = logged_rows(folder), read_best(folder / BEST)
     whole = (folder / ADAPTER / "config.json").is_file()  # which a model has, and no adapter
     trained, library = ("model", "transformers") if whole else ("adapter", "peft")
     made = [
         (ADAPTER, f"the {trained}, for plain {library} too"),
         (BEST, f"the {trained} that did best by {best.metric if best else 'a metric of validation'}"),
-        ("metrics.csv", "a row for every step that is logged"),
+        (METRICS, "a row for every step that is logged"),
         (SAMPLES, "answers with the parts of their rewards"),
         (ALARMS, "what went wrong, with rows"),
     ]
@@ -53,7 +53,9 @@ def run_summary(folder: Path, monitor: str | None, base: str, step_name: str) ->
     yield f"next: lsemrl chat {run}, or lsemrl measure with {as_}"
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def logged_rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv as they are written; none where it has logged nothing."""
+    path = folder / METRICS
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

@@ -14,10 +14,11 @@ from lsemrl.json_records import UNREADABLE
 from lsemrl.judging.comparison import decides_verdicts, read_predictions
 from lsemrl.reading import Json, read_json, read_lines
 from lsemrl.report.contrasts import Judged
+from lsemrl.runs import PREDICTIONS
 
 Found = tuple[Path, Measured]
 _JUDGE, _GENERAL = "judge.json", "general.json"
-_VERDICTS, _PREDICTIONS = "verdicts.jsonl", "predictions.jsonl"
+_VERDICTS = "verdicts.jsonl"
 # Settings that decide no score (what else was asked, how fast), or that each task tells the outcome of.
 _NOT_OF_ALL = ("tasks", "batch_size", "device", "num_fewshot", "cmrc", "include")
 _OF_POLICY = ("dtype", "base_fingerprint")
@@ -94,7 +95,7 @@ def find_judgement(folders: Sequence[Path], measured: Sequence[Found]) -> dict[s
             if outputs.get(arm) and not of:
                 raise UserError(
                     f"{path} is a verdict on other outputs of {arm!r} than those measured here: judge the "
-                    f"{_PREDICTIONS} beside the measurements, or leave it out of the folders"
+                    f"{PREDICTIONS} beside the measurements, or leave it out of the folders"
                 )
             seeds[arm].update(of[:1])
         for arm, share in zip(arms, won, strict=True):
@@ -115,7 +116,7 @@ def _outputs(measured: Sequence[Found]) -> dict[str, list[tuple[int, dict[str, s
     """What each measurement's arm said, by its seed and the ids of the rows."""
     found: dict[str, list[tuple[int, dict[str, str]]]] = {}
     for path, each in measured:
-        beside = path.with_name(_PREDICTIONS)
+        beside = path.with_name(PREDICTIONS)
         if beside.is_file():
             said = {name: row.output for name, row in read_predictions(beside).items()}
             found.setdefault(each.arm, []).append((each.seed, said))

@@ -7,7 +7,6 @@ may have been trained anywhere as long as they were measured on the same rows.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from lsemrl import __version__
 from lsemrl.errors import UserError
-from lsemrl.evaluation.measurement import BASE, Measured, Rows
+from lsemrl.evaluation.measurement import BASE, Measured, Rows, timestamp
 from lsemrl.languages import is_language
 from lsemrl.report.contrasts import Judged
 from lsemrl.report.findings import MISSING
@@ -72,7 +71,7 @@ def tax_report(
     pairs = list(pairs_of(groups, AGAINST if against is None else against))
     report = Report(
         lsemrl=__version__,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=timestamp(),
         task=_task(base),
         seed=None,
         command=command,
