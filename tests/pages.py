@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
-PAGES.append("docs/results/README.md")
+PAGES = [
+    "README.md",
+    *(str(path.relative_to(ROOT)) for at in ("docs", "docs/results") for path in sorted((ROOT / at).glob("*.md"))),
+]
 _COMMENT = re.compile(r"<!-- (not run|given): (.*) -->")
 
 

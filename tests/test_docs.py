@@ -78,7 +78,7 @@ def test_every_command_names_a_verb_options_and_files_that_there_are(
         if block.kind == "python":
             compile(block.text, page, "exec")
         elif block.kind == "yaml":
-            yaml.safe_load(block.text)
+            _check_file(block, tmp_path)
         elif block.kind == "sh":
             for words in verbs(block.text):
                 where = f"{page}:{block.line}: lsemrl {' '.join(words)}"
@@ -113,7 +113,24 @@ def _only_read(words: list[str]) -> list[str]:
         kept.append(word)
         if kept[-2:-1] == ["--config"] and not Path(config_path(word)).is_file():
             del kept[-2:]
+    if words[0] == "fit" and "--config" not in kept:  # else options have no class to belong to
+        kept[1:1] = ["--config", "sft.yaml"]
     return [*kept, "--print_config"]
+
+
+def _check_file(block: Block, folder: Path) -> None:
+    """Of a file that is shown: a whole experiment is planned, fields of a run are read over those of a shipped file."""
+    fields = yaml.safe_load(block.text)
+    (folder / "shown.yaml").write_text(block.text, encoding="utf-8")
+    shown = ["--config", "shown.yaml"]
+    if "stages" in fields:
+        words = ["experiment", *shown, "--dry-run"]
+    elif fields.keys() & {"model", "data"}:
+        words = ["fit", "--config", "sft.yaml", *shown, "--print_config"]
+    else:
+        return
+    status, said = _answer.__wrapped__(tuple(words))  # every page's file has this name
+    assert not status, f"line {block.line}: {said}"
 
 
 def _check_others(block: Block, page: str) -> None:
@@ -162,6 +179,9 @@ def test_every_public_name_has_a_docstring() -> None:
 
 
 def test_the_reference_has_every_room_and_what_rooms_share() -> None:
+    index = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
+    unlisted = [page.name for page in (ROOT / "docs" / "reference").glob("*.md") if f"]({page.name})" not in index]
+    assert unlisted == ["index.md"]
     shown = {line for page in (ROOT / "docs" / "reference").glob("*.md") for line in page.read_text().splitlines()}
     there = (
         path for path in (ROOT / "src" / "lsemrl").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
