@@ -89,6 +89,12 @@ def test_quotation_marks_and_ampersands_of_a_text_are_no_fault(text: str) -> Non
     assert not [said for said in says if "HTML" in said or "quoted" in said]
 
 
+def test_quotation_marks_around_every_text_are_the_file_s() -> None:
+    marked = [(f'"{zh}"', bo) for zh, bo in PAIRS]
+    [found] = [one.says for one in look(marked).findings if "quoted" in one.says]
+    assert found.startswith("60 of 60 'zh' are quoted as a spreadsheet")
+
+
 def test_zero_width_spaces_between_words_of_a_script_without_spaces_are_no_fault() -> None:
     khmer = [("学生在学校。", "រក\u200bមិន\u200bឃើញ\u200bផ្លូវ។"), ("学生在学校。", "រក\u200fមិន")]
     says = {one.says: one.level for one in look([*PAIRS, *khmer]).findings}
