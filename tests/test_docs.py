@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -18,10 +20,13 @@ from unittest import mock
 import pytest
 import yaml
 
+from lsemrl import rewards
 from lsemrl.cli.main import main
 from lsemrl.cli.verbs import VERBS
 from lsemrl.config_files import config_path
 from lsemrl.micro import corpus
+from lsemrl.modules.alarms import AlarmSettings
+from lsemrl.modules.anchor_settings import AnchorSettings
 from matrix import slow_but
 from pages import PAGES, ROOT, Block, blocks, commands, configs, verbs
 
@@ -163,6 +168,43 @@ def test_the_index_leads_to_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     missing = [page for page in PAGES[1:] if f"]({page.removeprefix('docs/')})" not in index]
     assert missing == ["docs/index.md"]
+
+
+def _spreads(page: str) -> set[tuple[float, ...]]:
+    """The means with a deviation in it."""
+    text = (ROOT / page).read_text(encoding="utf-8").replace("**", "").replace("−", "-")
+    return {tuple(map(float, pair)) for pair in re.findall(r"(-?\d*\.?\d+) ± ?(\d*\.?\d+)", text)}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results/README.md"])
+def test_means_over_seeds_stand_in_a_report_as_they_are_told(page: str) -> None:
+    reports = (ROOT / "docs" / "results").glob("*/report.md")
+    assert len(_spreads(page)) > 15 and not _spreads(page) - set[tuple[float, ...]]().union(*map(_spreads, reports))
+
+
+@pytest.mark.parametrize(
+    ("page", "first", "column", "default"),
+    [
+        ("docs/forgetting.md", "`model.anchor.`", "default", lambda name: getattr(AnchorSettings, name)),
+        ("docs/guards.md", "`model.alarms`", "default", lambda name: getattr(AlarmSettings, name)),
+        (
+            "docs/guards.md",
+            "class in `lsemrl.rewards`",
+            "as a gate, open from",
+            lambda name: signature(getattr(rewards, name)).parameters["opens_from"].default,
+        ),
+    ],
+)
+def test_defaults_in_a_table_are_those_of_the_code(
+    page: str, first: str, column: str, default: Callable[[str], object]
+) -> None:
+    table = (ROOT / page).read_text(encoding="utf-8").partition(f"| {first} |")
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in "".join(table[1:]).split("\n\n")[0].splitlines()
+    ]
+    told = {row[0].strip("`"): yaml.safe_load(row[head.index(column)].strip("`")) for row in rows}
+    told.pop("path", None)  # has none
+    assert len(told) > 3 and told == {name: default(name) for name in told}
 
 
 def test_minutes_and_sizes_are_the_same_wherever_they_are_said() -> None:
