@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lsemrl.cli.main import main
-from lsemrl.data import task
+from lsemrl.data import prepared as prepared_rows
 from lsemrl.data.limits import to_examples
 from lsemrl.micro import corpus
 
@@ -98,7 +98,7 @@ def test_sentences_without_a_translation(
 ) -> None:
     prepared: list[int] = []
     monkeypatch.setattr(
-        task,
+        prepared_rows,
         "to_examples",
         lambda kept, *args, **words: prepared.append(len(kept)) or to_examples(kept, *args, **words),
     )

@@ -23,10 +23,11 @@ from lsemrl.commands.wordings import stand_ins
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.base import TaskData
 from lsemrl.data.limits import Limits
+from lsemrl.data.prepared import prepare
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
 from lsemrl.data.survey import survey
-from lsemrl.data.task import prepare, read_splits
+from lsemrl.data.task import read_splits
 from lsemrl.data.text import PlainText, read_texts
 from lsemrl.data.translation import TranslationData
 from lsemrl.experiment.read import read_experiment

@@ -12,8 +12,9 @@ from lsemrl.commands.quiet import quiet
 from lsemrl.commands.readers import encoder_by_name
 from lsemrl.data.findings import Finding
 from lsemrl.data.inspection import inspect_special
+from lsemrl.data.prepared import prepare
 from lsemrl.data.records import Record
-from lsemrl.data.task import HELD_OUT, Plan, prepare
+from lsemrl.data.task import HELD_OUT, Plan
 from lsemrl.modules.policy_settings import PolicySettings
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from lsemrl.commands.tau_settings import TauSettings
 from lsemrl.config_files import CONFIG_VERSION
 from lsemrl.data.collate import encode
 from lsemrl.data.limits import UNLIMITED
+from lsemrl.data.prepared import prepare
 from lsemrl.data.prompts import PromptTemplate
-from lsemrl.data.task import prepare
 from lsemrl.data.translation import Pairs
 from lsemrl.files import replace_folder, told, write_text
 from lsemrl.modules.legibility import Reading, check_examples, read_by_encoder

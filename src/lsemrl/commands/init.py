@@ -31,12 +31,13 @@ from lsemrl.commands.wordings import asked_for, asked_of_questions, stand_ins, s
 from lsemrl.data.base import TaskData
 from lsemrl.data.inspection import inspect_untranslated
 from lsemrl.data.limits import UNLIMITED, Limits
+from lsemrl.data.prepared import Prepared, prepare
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import choose_part
 from lsemrl.data.survey import Survey, profile_of, survey
-from lsemrl.data.task import Plan, Prepared, prepare, read_untranslated
+from lsemrl.data.task import Plan, read_untranslated
 from lsemrl.files import is_free, make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.types import UserError

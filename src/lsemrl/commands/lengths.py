@@ -43,8 +43,8 @@ def foretold(
 
     Args:
         task: Its name.
-        lengths: For each split, see `task.Prepared`.
-        report: Of rows without limits, see `task.Prepared`.
+        lengths: For each split, see `prepared.Prepared`.
+        report: Of rows without limits, see `prepared.Prepared`.
         limits: Those to come.
     """
     lines = []

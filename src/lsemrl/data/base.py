@@ -11,8 +11,9 @@ from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
 from lsemrl.data.loading import Loading
+from lsemrl.data.prepared import prepare
 from lsemrl.data.skipped import SkippedRows
-from lsemrl.data.task import Plan, prepare
+from lsemrl.data.task import Plan
 from lsemrl.types import Example
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Data(ABC):
     test_examples: list[Example]
     """Rows to report."""
     report: dict[str, dict[str, int]]
-    """For each split, how many rows were kept, left out and cut (see `task.Prepared`)."""
+    """For each split, how many rows were kept, left out and cut (see `prepared.Prepared`)."""
 
     @property
     def ordered_by(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class TaskData(Data):
 
         Args:
             tokenizer: The policy's.
-            elsewhere: See `task.prepare`.
+            elsewhere: See `prepared.prepare`.
             trains: Likewise.
             lists: Likewise.
 

@@ -1,34 +1,20 @@
-"""What the data modules share: from sources to the examples of three splits, and what became of the rows."""
+"""What the data modules share: what a task is, which rows are asked for, and the records of three splits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from lsemrl.data.glance import at_a_glance, special_tokens
-from lsemrl.data.limits import Limits, describe, to_examples
+from lsemrl.data.limits import Limits
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.records import Fields, Flatten, Record, read_fields, read_records, to_record
 from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.sources import Source, alone, check_source, is_small
-from lsemrl.data.splits import (
-    Splits,
-    choose_part,
-    content_key,
-    content_keys,
-    split_by_content,
-    take_by_content,
-    without_shared,
-)
-from lsemrl.data.tokens import complete_tokenizer
+from lsemrl.data.splits import Splits, content_key, split_by_content
 from lsemrl.micro import corpus
 from lsemrl.micro.grammar import Split
-from lsemrl.types import Example, UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lsemrl.types import UserError
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 ScoredBy = Literal["answers", "references", "choices"]
@@ -150,147 +136,12 @@ class Plan:
         return self.template.for_task(self.task.name, self.task.template, ("source", *named))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """The examples of each split.
-
-    Attributes:
-        train: To learn from.
-        validation: To watch a run by.
-        test: To report.
-        report: For each split, how many rows were kept, left out and cut (see `limits.to_examples`); also bad_rows, of
-            the source it is read from, shared_rows, left out because a held-out row has the same text, and shown_rows,
-            because prompts show them or one of their group.
-        lines: The report to be read, a line for each split.
-        lengths: For each split, the tokens of the prompt of every row and of its target, EOS included.
-        held_out: Content keys of the validation and test rows.
-        shown: The rows that every prompt shows.
-    """
-
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
-    report: dict[str, dict[str, int]]
-    lines: list[str]
-    lengths: dict[str, list[tuple[int, int]]]
-    held_out: frozenset[str]
-    shown: list[Record]
-
-
-def prepare(
-    plan: Plan,
-    tokenizer: PreTrainedTokenizerBase,
-    elsewhere: Set[str] = frozenset(),
-    *,
-    trains: bool = True,
-    read: tuple[Mapping[str, list[Record]], Mapping[str, int]] | None = None,
-    lists: SkippedRows | None = None,
-) -> Prepared:
-    """Read, divide and write out the examples of `plan` for the policy of `tokenizer`.
-
-    Args:
-        plan: What to read.
-        tokenizer: The policy's.
-        elsewhere: Content keys of rows that other data hold out, which training rows must not share either.
-        trains: Whether there must be something to train on; a measurement needs none, and of rows to train on it is
-            given only those that prompts show.
-        read: What `read_splits` gave, where it has been called.
-        lists: Those of rows left out of other data that are read beside these.
-
-    Raises:
-        UserError: See `sources`, `records`, `splits`, `prompts` and `limits`; or there is nothing to train on.
-    """
-    complete_tokenizer(tokenizer)
-    template, task = plan.resolved_template(), plan.task
-    lists = lists or SkippedRows()
-    found, faulty = read or read_splits(plan, lists)
-    rows, bad = dict(found), dict(faulty)
-    # No text of the test is in another split, and none of the validation rows in training, whatever file it is from.
-    kept = {"test": rows["test"]}
-    kept["validation"] = without_shared(rows["validation"], task.contents, rows["test"])
-    held_out = [*rows["validation"], *rows["test"]]
-    kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
-    shown, rest = take_by_content(kept["train"], task.key, count=template.shots, seed=plan.splits.seed)
-    without_output = []
-    if trains and plan.untranslated is not None:
-        skipped = f"; {bad['train']:,} bad rows of theirs skipped" if bad["train"] else ""
-        without_output.append(
-            f"{task.name}: what is trained on has no {task.target}; pairs are for validation and test{skipped}"
-        )
-        rows["train"], bad["train"] = read_untranslated(plan, lists)
-        kept["train"] = without_shared(rows["train"], task.contents, held_out, elsewhere)
-        rest = without_shared(kept["train"], task.contents, shown)
-    shown_rows = len(kept["train"]) - len(rest)
-    shared = {name: len(rows[name]) - len(kept[name]) for name in rows}
-    if trains and not kept["train"]:
-        source = plan.untranslated or plan.source
-        raise UserError(
-            f"source {source.path!r} leaves no training rows ({len(rows['train'])} before those that share text "
-            "with held-out rows were left out); give more rows, or lower splits.validation_fraction and "
-            "splits.test_fraction"
-        )
-    if len(shown) < template.shots or (trains and not rest):
-        raise UserError(
-            f"template.shots is {template.shots}, but there are {len(shown)} training rows; lower it, so that some are "
-            "left to train on"
-        )
-    any_row = next(chain(rest, kept["validation"], kept["test"]))
-    if not trains:
-        kept["train"] = []
-    elif plan.untranslated is not None:
-        kept["train"] = rest
-    else:
-        kept["train"] = choose_part(rest, task.key, plan.splits)
-    shown = shown[: template.shots]
-    shots = [(_texts(record.inputs), record.targets[0]) for record in shown]
-
-    def render(inputs: Mapping[str, str]) -> str:
-        return template.render(tokenizer, _texts(inputs), shots)
-
-    examples: dict[str, list[Example]] = {}
-    lengths: dict[str, list[tuple[int, int]]] = {}
-    report: dict[str, dict[str, int]] = {}
-    for name in SPLITS:
-        examples[name], counts, lengths[name] = to_examples(
-            kept[name], render, tokenizer, plan.limits, training=name == "train", pairs=task.pairs
-        )
-        report[name] = {
-            **counts,
-            "bad_rows": bad[name],
-            "shared_rows": shared[name],
-            "shown_rows": shown_rows if name == "train" else 0,
-        }
-    told = SPLITS if trains else HELD_OUT
-    lines = [describe(f"{task.name}/{name}", report[name], plan.limits) for name in told if rows[name]]
-    if bad["train"] and plan.test is None and not trains:  # else the line of the training rows says it
-        lines.append(f"{task.name}: {bad['train']:,} bad rows skipped, listed in {str(plan.source.skipped)!r}")
-    lines += without_output
-    lines.append(f"{task.name}: {template.describe(tokenizer, _texts(any_row.inputs))}")
-    if plan.source.world_split is None:
-        lines += [f"{task.name}: {line}" for line in at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)]
-        odd, says = special_tokens([*chain(*kept.values()), *shown], tokenizer, shown)
-        lines += [f"{task.name}: warning: {says} (such as {odd[0].place})"] if odd else []
-    return Prepared(
-        **examples,
-        report=report,
-        lines=lines,
-        lengths=lengths,
-        held_out=content_keys(held_out, task.contents),
-        shown=shown,
-    )
-
-
-def _texts(inputs: Mapping[str, str]) -> dict[str, str]:
-    """What placeholders of a template stand for."""
-    return {"source": "\n".join(inputs.values()), **inputs}
-
-
 def read_splits(plan: Plan, lists: SkippedRows | None = None) -> tuple[dict[str, list[Record]], dict[str, int]]:
     """The records of each split, before any is left out, and how many bad rows its source had.
 
     Args:
         plan: What to read.
-        lists: As for `prepare`.
+        lists: Those of rows left out of other data that are read beside these.
 
     Raises:
         UserError: See `sources` and `records`.
@@ -323,7 +174,7 @@ def read_untranslated(plan: Plan, lists: SkippedRows | None = None) -> tuple[lis
 
     Args:
         plan: What to read.
-        lists: As for `prepare`.
+        lists: Those of rows left out of other data that are read beside these.
 
     Raises:
         UserError: See `sources` and `records`.
