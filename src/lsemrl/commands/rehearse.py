@@ -174,19 +174,14 @@ def rehearse(
             drawn = 2 * (seed * 1_000_003 + written.batches)  # a seed of its own for every batch, and for each half
             part = own[written.batches * batch_size :][:batch_size]
             asked, cut = (part, 0) if part else write_prompts(base, turn, asking, batch_size, drawn)
-            kept, dropped = list[Rehearsed](), +Counter({"the prompt did not end": cut})  # which keeps no zeros
-            for row, ended in write_answers(base, asked, answering, drawn + 1) if asked else ():
-                if reason := why_not(row, ended or cut_answers, known, kept_out, own=bool(part)):
-                    dropped[reason] += 1
-                elif part or written.free + len(kept) < rows:
-                    kept.append(row)
+            answers = write_answers(base, asked, answering, drawn + 1) if asked else ()
+            faults = [
+                (row, why_not(row, ended or cut_answers, known, kept_out, own=bool(part))) for row, ended in answers
+            ]
+            kept = [row for row, fault in faults if not fault][: None if part else rows - written.free]
+            dropped = Counter({"the prompt did not end": cut}) + Counter(fault for _, fault in faults if fault)
             written.add(kept, dropped, free=not part)
-            free = (written.batches - -(-len(own) // batch_size)) * batch_size
-            if free >= _HOPELESS * batch_size and written.free * _HOPELESS < free and not written.done:
-                raise UserError(
-                    f"of {free:,} rows from nothing {written.free} could be kept ({reasons(written.dropped_free)}); "
-                    f"{_remedy(written.dropped_free)}, or give {'--rows 0' if own else '--prompts'}"
-                )
+            _check_hope(written, len(own), batch_size)
             if (new := len(written.rows) - already) and pace.due():
                 wanted = rows + len(own)
                 left = pace.left(new, wanted - already)
@@ -201,6 +196,25 @@ def rehearse(
         page = output.with_suffix(".md")
         write_text(page, "\n".join(_page(written.rows, written.dropped, policy.model)) + "\n")
         print(f"{len(written.rows):,} rows in {output}; dropped: {reasons(written.dropped)}; {page} shows some")
+
+
+def _check_hope(written: Written, given: int, batch_size: int) -> None:
+    """Refuse to go on where next to nothing of what the base wrote from nothing could be kept.
+
+    Args:
+        written: All so far.
+        given: How many prompts are the user's.
+        batch_size: Rows of a batch.
+
+    Raises:
+        UserError: So it is, and what most of it was dropped for.
+    """
+    free = (written.batches - -(-given // batch_size)) * batch_size
+    if free >= _HOPELESS * batch_size and written.free * _HOPELESS < free and not written.done:
+        raise UserError(
+            f"of {free:,} rows from nothing {written.free} could be kept ({reasons(written.dropped_free)}); "
+            f"{_remedy(written.dropped_free)}, or give {'--rows 0' if given else '--prompts'}"
+        )
 
 
 def _warn_of_end(base: Policy, turn: Turn) -> None:
