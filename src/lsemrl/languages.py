@@ -29,7 +29,6 @@ UNDECIDED = 0.5
 MOST = 0.5
 """Share of texts that pass: where as many untranslated sources do, or fewer references, a rule is none."""
 _SHOWN = 500
-_LONG, _FEW = 40, 2
 _SCRIPTS = {"mn": ("Cyrillic", "Mongolian"), "kk": ("Cyrillic", "Arabic")}
 """Of languages in two scripts, where a tag names none of them. Kazakh in Latin letters is left out: English and pinyin
 would pass for Kazakh."""
@@ -159,17 +158,6 @@ class Language:
         if identifier is None:
             return f"{self.name} is told by {told}"
         return f"{self.name} is told by {told}, and by {identifier.name} from a share of {identifier.threshold:.2f} on"
-
-    def units(self, text: str) -> list[str]:
-        """The units that BLEU and ROUGE compare; see `lsemrl.scripts.units`, one rule for all languages."""
-        return unicode_scripts.units(text)
-
-    def splits(self, text: str) -> bool:
-        """Whether `units` can cut up `text`: False if 40 letters or more fall into two units or fewer.
-
-        Such a text shares no unit with any but itself, and BLEU and ROUGE would silently read 0.
-        """
-        return unicode_scripts.letters(canonical(text)) < _LONG or len(self.units(text)) > _FEW
 
 
 def passing(

@@ -26,6 +26,7 @@ Unit = Literal["syllable", "character", "word"]
 _LETTER = r"[\p{L}--\p{Script=Common}]"
 _LETTERS = regex.compile(rf"[{_LETTER}\uFFFD[\p{{L}}&&\p{{Decomposition_Type=Font}}]]", regex.V1)
 _COMMON = ("Zyyy", "Zinh", "Zzzz")
+_LONG, _FEW = 40, 2
 _SYLLABIC = ("Tibetan",)
 # Scripts written without a mark between words or syllables.
 _UNSPACED = (
@@ -76,6 +77,14 @@ def units(text: str) -> list[str]:
     language, so that a foreign word in a text is cut as its own script asks.
     """
     return _UNITS.findall(canonical(text))
+
+
+def splits(text: str) -> bool:
+    """Whether `units` can cut up `text`: False if 40 letters or more fall into two units or fewer.
+
+    Such a text shares no unit with any but itself, and BLEU and ROUGE would silently read 0.
+    """
+    return letters(canonical(text)) < _LONG or len(units(text)) > _FEW
 
 
 def unit_of(script: str) -> Unit:

@@ -20,7 +20,7 @@ from lsemrl import languages
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 from lsemrl.languages import UNDECIDED, Language
-from lsemrl.scripts import scripts_of, unit_of
+from lsemrl.scripts import scripts_of, splits, unit_of, units
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
@@ -162,9 +162,9 @@ def syllable_bleu(outputs: Sequence[str], references: Sequence[Sequence[str]], l
     scored = _sacrebleu(
         BLEU(tokenize="none", force=True),
         "BLEU",
-        [" ".join(profile.units(text)) for text in outputs],
+        [" ".join(units(text)) for text in outputs],
         # By the length of an emoji no output would be too short.
-        [[own for text in texts if (own := " ".join(profile.units(text)))] or [""] for texts in references],
+        [[own for text in texts if (own := " ".join(units(text)))] or [""] for texts in references],
     )
     return replace(scored, signature=scored.signature.replace("tok:none", _tokenizer(profile, references)))
 
@@ -195,7 +195,7 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
                 accumulate="best",
                 rouge_keys="rougeL",
                 normalizer=str,
-                tokenizer=profile.units,
+                tokenizer=units,
             )["rougeL_fmeasure"]
         )
         for output, texts in zip(outputs, references, strict=True)
@@ -320,9 +320,9 @@ def check_units(references: Sequence[Sequence[str]], profile: Language) -> None:
         UserError: BLEU and ROUGE-L would be 0 whatever the outputs say.
     """
     texts = [text for row in references for text in row]
-    whole = [text for text in texts if not profile.splits(text)]
+    whole = [text for text in texts if not splits(text)]
     if 2 * len(whole) > len(texts):
         raise UserError(
             f"language is {profile.code!r}, whose {_tokenizer(profile)} leaves references such as {whole[0][:20]!r}... "
-            f"in {len(profile.units(whole[0]))} pieces, so that the score would be 0 whatever the outputs say: use chrf"
+            f"in {len(units(whole[0]))} pieces, so that the score would be 0 whatever the outputs say: use chrf"
         )

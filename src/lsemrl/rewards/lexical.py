@@ -17,6 +17,7 @@ from lsemrl import languages
 from lsemrl.canonical import canonical
 from lsemrl.languages import Language
 from lsemrl.rewards.base import Reward
+from lsemrl.scripts import splits, units
 from lsemrl.types import Completion
 
 
@@ -61,12 +62,12 @@ class Bleu(Reward):
         self._unsplit = state["unsplit"]
 
     def _score(self, completion: Completion) -> float:
-        whole = [text for text in completion.example.references if self.language.splits(text)]
-        references = [" ".join(cut) for text in whole if (cut := self.language.units(text))]  # an emoji has none
+        whole = [text for text in completion.example.references if splits(text)]
+        references = [" ".join(cut) for text in whole if (cut := units(text))]  # an emoji has none
         if not references:
             self._unsplit += 1
             return math.nan
-        output = " ".join(self.language.units(completion.text))
+        output = " ".join(units(completion.text))
         return self._bleu.sentence_score(output, references).score / 100
 
 
