@@ -220,6 +220,7 @@ def _file(folder: Path, text: str) -> Path:
         (lambda path: {"rows": 0}, "--rows is 0 and --prompts is not given"),
         (lambda path: {"prompts": path / "nope.txt"}, r"--prompts is .* cannot be read"),
         (lambda path: {"prompts": path / "own.jsonl"}, r"but a file of prompts is plain text, .*InstructionData"),
+        (lambda path: {"prompts": path / "memory.tmx"}, r"but a file of prompts is plain text, "),
         (
             lambda path: {"rows": 0, "prompts": _file(path, "复述：" + "老师喝了茶。" * 9000)},
             r"the longest given prompt with 256 new tokens comes to .* tokens, but policy.model 'micro' has 32,768",

@@ -25,12 +25,14 @@ from lsemrl.data.rehearsal import (
     text_of,
     why_not,
 )
+from lsemrl.data.sources import FORMATS
 from lsemrl.data.splits import evenly
 from lsemrl.data.tokens import special_ids
 from lsemrl.durations import Pace
 from lsemrl.files import try_folder, write_bytes, write_text
 from lsemrl.finite import check_seed
 from lsemrl.foreign import markdown
+from lsemrl.layouts import format_of
 from lsemrl.local_paths import name_only
 from lsemrl.locks import held
 from lsemrl.modules.policy_settings import PolicySettings
@@ -51,7 +53,6 @@ _REMEDIES = {
     "--without speaks of it": "let --without match less",
     "it was there already": "ask for fewer --rows",
 }
-_ROWS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _SHOWN = 12
 
 
@@ -264,7 +265,7 @@ def _lines(path: Path) -> list[str]:
     Raises:
         UserError: It cannot be read, or holds rows and not lines.
     """
-    if path.suffix.lower() in _ROWS:
+    if format_of(path) in FORMATS:
         raise UserError(
             f"--prompts is {str(path)!r}, but a file of prompts is plain text, one a line; have a data module read "
             "rows, in a configuration (prompts: {class_path: lsemrl.data.instruction.InstructionData, …})"
