@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from lsemrl import micro
-from lsemrl.commands.lengths import fitting, foretold, limits_of
+from lsemrl.commands.project_rows import Project, rows_of
 from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
-from lsemrl.commands.readers import policy_of, reach_of, told_of_reading
+from lsemrl.commands.readers import policy_of, reach_of
 from lsemrl.commands.rendered import rendered
 from lsemrl.commands.task_rows import (
     CLASSES,
@@ -28,51 +27,19 @@ from lsemrl.commands.task_rows import (
     untranslated_of,
 )
 from lsemrl.commands.wordings import asked_for, asked_of_questions, stand_ins, summary_of, unknown_of
-from lsemrl.data.base import TaskData
-from lsemrl.data.inspection import inspect_untranslated
-from lsemrl.data.limits import UNLIMITED, Limits
-from lsemrl.data.prepared import Prepared, prepare
 from lsemrl.data.prompts import PromptTemplate
-from lsemrl.data.records import Record
 from lsemrl.data.sources import Source
-from lsemrl.data.splits import choose_part
 from lsemrl.data.survey import Survey, profile_of, survey
-from lsemrl.data.task import Plan, read_untranslated
 from lsemrl.files import is_free, make_folder, write_text
 from lsemrl.languages import Language, name_in, usual_profile
 from lsemrl.types import UserError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 FILES = ("README.md", "rehearse.yaml", "cold_start.yaml", "rl.yaml", "measure.yaml", "experiment.yaml")
 IDENTIFIER = "language.yaml"
 """Written too where the language is in the script of the one that is translated from."""
-_FEWEST, _WANTED_STEPS = 40, 100
+_WANTED_STEPS = 100
 _SMALL = 1024
 """Width of a model that takes higher rates, as SmolLM2-135M did (docs/results/pidgin.md)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Project:
-    """What the user says of the project to be written."""
-
-    path: str
-    folder: str
-    task: Task
-    from_: str
-    to: str
-    model: str
-    encoder: str
-    general: str
-    validation: str
-    test: str
-    untranslated: str
-
-    @property
-    def in_world(self) -> bool:
-        """Whether the policy is the embedded one."""
-        return self.model == micro.NAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,31 +152,14 @@ def _shown(project: Project, found: Survey, columns: Columns, profile: Language)
     identifier = f"{project.folder}/language" if alike else ""
     splits = held_out_of(found.rows, project.validation, project.test)
     sources = sources_of(found, columns, project.path, project.validation, project.test)
-    rows = partial(kind, **sources, splits=splits, template=PromptTemplate(template=template or None), **fields)
+    make = partial(kind, **sources, splits=splits, template=PromptTemplate(template=template or None), **fields)
     untranslated = None
     if project.untranslated:
         untranslated = untranslated_of(project.untranslated, project.from_, columns[project.from_][0].name)
     config, tokenizer = policy_of(project.model)
-    bound = reach_of(config)
-    plan = rows(limits=UNLIMITED).plan
-    prepared, limits, foreseen = _read(project, plan, tokenizer, bound)
-    if not project.in_world or project.encoder not in ("", micro.NAME):  # the embedded ones stand in for others
-        foreseen += told_of_reading(project.model, tokenizer, project.encoder, prepared.train)
-    keys = _keys(plan, prepared)
-    count = min(max(len(keys) // 4, 16), 2000)
-
-    def kept(part: Literal["all", "cold_start", "rl"]) -> int:
-        own = replace(splits, part=part, cold_start_count=count)
-        chosen = choose_part(range(len(keys)), keys.__getitem__, own)
-        return fitting((prepared.lengths["train"][at] for at in chosen), limits)
-
-    if untranslated:
-        cold_start = kept("all")
-        rl, said = _sentences(project, untranslated, rows, tokenizer, limits)
-        foreseen += said
-    else:
-        cold_start, rl = kept("cold_start"), kept("rl")
-    report = prepared.report["train"]
+    rows = rows_of(project, make, splits, untranslated, tokenizer, reach_of(config))
+    cold_start, rl, limits = rows.cold_start, rows.rl, rows.limits
+    report = rows.prepared.report["train"]
     small = config.get_text_config().hidden_size <= _SMALL
     sft_rate, rl_rate = (
         ("2.0e-3", "4.0e-4") if project.in_world else ("1.0e-3", "1.0e-4") if small else ("2.0e-4", "2.0e-5")
@@ -239,9 +189,9 @@ def _shown(project: Project, found: Survey, columns: Columns, profile: Language)
         "metrics": ["chrf", "bleu", "rouge_l", "language_rate", *(["similarity"] if project.encoder else [])],
         "tau": 0.2 if project.in_world else 0.3,
         "train": cold_start if untranslated else cold_start + rl,
-        "test_rows": len(prepared.test),
+        "test_rows": len(rows.prepared.test),
         "cold_start": cold_start,
-        "cold_start_count": count,
+        "cold_start_count": rows.count,
         "rl_rows": rl,
         "sources": sources,
         "untranslated": untranslated,
@@ -261,53 +211,7 @@ def _shown(project: Project, found: Survey, columns: Columns, profile: Language)
         "sft_rate": sft_rate,
         "rl_rate": rl_rate,
         "commands": _commands(project, identifier),
-    }, [*foreseen, *(line for line in prepared.lines if "/" not in line.partition(":")[0])]
-
-
-def _read(
-    project: Project,
-    plan: Plan,
-    tokenizer: PreTrainedTokenizerBase,
-    bound: int | None,
-) -> tuple[Prepared, Limits, list[str]]:
-    """The rows as `lsemrl fit` will read them, limits for them, and what these will touch."""
-    prepared = prepare(plan, tokenizer)
-    if len(prepared.train) < _FEWEST or not prepared.test:
-        keys = _keys(plan, prepared)
-        again = len(keys) - len(set(keys))
-        raise UserError(
-            f"{project.path!r} leaves {len(keys)} rows to train on ({again} of them another again) and "
-            f"{len(prepared.test)} to test on; give a file with more different rows"
-        )
-    limits = limits_of(prepared.lengths["train"], cut=project.task == "headline", bound=bound)
-    return prepared, limits, foretold(plan.task.name, prepared.lengths, prepared.report, limits)
-
-
-def _keys(plan: Plan, prepared: Prepared) -> list[str]:
-    """What rows that are divided together have in common, of each to train on."""
-    name = plan.task.inputs[0]
-    rows = (Record(id=row.id, place="", inputs={name: row.source}, targets=row.references) for row in prepared.train)
-    return [plan.task.key(row) for row in rows]
-
-
-def _sentences(
-    project: Project, source: Source, rows: Callable[..., TaskData], tokenizer: PreTrainedTokenizerBase, limits: Limits
-) -> tuple[int, list[str]]:
-    """How many sentences without a translation RL will train on, and what `lsemrl fit` will say of them."""
-    plan = rows(limits=UNLIMITED, untranslated=source).plan
-    for one in inspect_untranslated(read_untranslated(plan)[0], {}, plan.task, usual_profile(project.from_)):
-        if one.level == "refused":
-            raise UserError(f"--untranslated is {source.path!r}: {one.says}; give sentences in {project.from_}")
-    prepared = prepare(plan, tokenizer)
-    lengths = prepared.lengths["train"]
-    said = foretold(plan.task.name, {"untranslated": lengths}, {"untranslated": prepared.report["train"]}, limits)
-    count = fitting(lengths, limits)
-    if count < _FEWEST:
-        raise UserError(
-            f"--untranslated is {source.path!r}, of which {count} can be used ({said[0]}); give {_FEWEST} or "
-            "more, a sentence a line"
-        )
-    return count, said
+    }, [*rows.foreseen, *(line for line in rows.prepared.lines if "/" not in line.partition(":")[0])]
 
 
 def _schedule(rows: int, batch: int, *, least: int, most: int) -> Schedule:
