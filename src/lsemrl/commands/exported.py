@@ -35,7 +35,7 @@ from lsemrl.modules.run_summary import logged_rows
 from lsemrl.modules.whole_models import write_model
 from lsemrl.places import without_places
 from lsemrl.reading import read_json
-from lsemrl.report.columns import LEARNED, LOSSES, MOVED, Cell, grid
+from lsemrl.report.columns import LEARNED, LOSSES, MOVED, grid
 from lsemrl.report.records import Report
 from lsemrl.runs import BEST, CHECKPOINTS, checkpoints, step_of, steps_taken
 from lsemrl.types import UserError
@@ -309,12 +309,7 @@ def _figures(report: Report, name: str, adapter: str) -> list[str]:
         shown, rows = grid(report, columns)
         base, arm = (dict(zip(shown, cells, strict=True)) for each, cells in rows if each.name in ("base", name))
         lines += [  # by the heading above, too: both tasks have an exact match
-            f"| {markdown(f'{column.group}, {column.head}')} | {base[column].text} | {_told(arm[column])} |"
+            f"| {markdown(f'{column.group}, {column.head}')} | {base[column].text} | {arm[column].line} |"
             for column in shown
         ]
     return lines
-
-
-def _told(cell: Cell) -> str:
-    aside = " ".join(filter(None, (cell.delta, cell.interval)))
-    return " ".join(filter(None, (cell.text, cell.spread, aside and f"({aside})")))

@@ -60,6 +60,12 @@ class Cell:
     interval: str = ""
     best: bool = False
 
+    @property
+    def line(self) -> str:
+        """All of it: the value and its spread, and in brackets what it is beside the base."""
+        aside = " ".join(filter(None, (self.delta, self.interval)))
+        return " ".join(filter(None, (self.text, self.spread, aside and f"({aside})")))
+
 
 Rows = list[tuple[Arm, list[Cell]]]
 

@@ -179,9 +179,7 @@ def _beside_words(report: Report) -> str:
 
 def _markdown_table(columns: list[Column], rows: Sequence[tuple[Arm | Line, list[Cell]]]) -> Iterator[str]:
     def show(cell: Cell) -> str:
-        text = " ".join(filter(None, (f"**{cell.text}**" if cell.best else cell.text, cell.spread)))
-        aside = " ".join(filter(None, (cell.delta, cell.interval)))
-        return f"{text} ({aside})" if aside else text
+        return (replace(cell, text=f"**{cell.text}**") if cell.best else cell).line
 
     yield _row(["arm", *(plain(column.head) for column in columns)])
     yield "| --- |" + " ---: |" * len(columns)
