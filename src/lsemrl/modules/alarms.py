@@ -112,16 +112,16 @@ def alarms(rows: Sequence[Row], watched: Watched, settings: AlarmSettings) -> di
         return {}
     found = {
         "unrewarded": _unrewarded(trained, watched) if settings.unrewarded else "",
-        "ties": _ties(now, settings.ties),
-        "kl": _kl(now, settings.kl),
-        "template": _template(now, settings.template),
-        "shared": _shared(now, settings.shared),
+        "ties": _ties(now, _most(settings.ties)),
+        "kl": _kl(now, _most(settings.kl)),
+        "template": _template(now, _most(settings.template)),
+        "shared": _shared(now, _most(settings.shared)),
     }
     if len(trained) >= 2 * settings.window:
         found |= {
-            "language": _language(first, now, watched, settings.language),
-            "length": _length(first, now, settings.length),
-            "copied": _copied(first, now, settings.copied),
+            "language": _language(first, now, watched, _most(settings.language)),
+            "length": _length(first, now, _most(settings.length)),
+            "copied": _copied(first, now, _most(settings.copied)),
             "gamed": _gamed(rows, trained, watched, settings),
         }
     return {kind: sentence for kind, sentence in found.items() if sentence}
@@ -187,11 +187,11 @@ def _whole(column: str, points: list[_Point]) -> Iterator[tuple[str, list[_Point
         yield column, known
 
 
-def _language(first: Sequence[Row], now: Sequence[Row], watched: Watched, most: float | None) -> str:
-    for name in watched.language if most is not None else ():
+def _language(first: Sequence[Row], now: Sequence[Row], watched: Watched, most: float) -> str:
+    for name in watched.language:
         column = f"rewards/{name}/mean"
         began, ended = _mean(first, column), _mean(now, column)
-        if began - ended > most and _differ(first, now, column):  # type: ignore[operator]  # None has been left out
+        if began - ended > most and _differ(first, now, column):
             return (
                 f"{column} fell from {began:.2f} to {ended:.2f}: completions leave the language; raise the "
                 f"weight of {name}, or make it a gate"
@@ -199,9 +199,9 @@ def _language(first: Sequence[Row], now: Sequence[Row], watched: Watched, most: 
     return ""
 
 
-def _length(first: Sequence[Row], now: Sequence[Row], most: float | None) -> str:
+def _length(first: Sequence[Row], now: Sequence[Row], most: float) -> str:
     began, ended = (_mean(rows, "completions/mean_length") for rows in (first, now))
-    if most is None or not began or not abs(ended / began - 1) > most:
+    if not began or not abs(ended / began - 1) > most:
         return ""
     if not _differ(first, now, "completions/mean_length"):
         return ""
@@ -211,9 +211,9 @@ def _length(first: Sequence[Row], now: Sequence[Row], most: float | None) -> str
     )
 
 
-def _copied(first: Sequence[Row], now: Sequence[Row], most: float | None) -> str:
+def _copied(first: Sequence[Row], now: Sequence[Row], most: float) -> str:
     began, ended = (_mean(rows, "completions/copied") for rows in (first, now))
-    if most is None or not ended - began > most or not _differ(first, now, "completions/copied"):
+    if not ended - began > most or not _differ(first, now, "completions/copied"):
         return ""
     return (
         f"what is copied from the source went from {began:.0%} to {ended:.0%}, beyond what references copy; add "
@@ -221,9 +221,9 @@ def _copied(first: Sequence[Row], now: Sequence[Row], most: float | None) -> str
     )
 
 
-def _template(now: Sequence[Row], most: float | None) -> str:
+def _template(now: Sequence[Row], most: float) -> str:
     share = _mean(now, "completions/template")
-    if most is None or not share > most:
+    if not share > most:
         return ""
     return (
         f"the same two words stand in {share:.0%} more of the completions than of the references: a template is said "
@@ -231,9 +231,9 @@ def _template(now: Sequence[Row], most: float | None) -> str:
     )
 
 
-def _shared(now: Sequence[Row], most: float | None) -> str:
+def _shared(now: Sequence[Row], most: float) -> str:
     share = _mean(now, "completions/shared")
-    if most is None or not share > most:
+    if not share > most:
         return ""
     return (
         f"{share:.0%} of completions are what another prompt got too: the prompt is no longer read; raise loss.beta or "
@@ -241,10 +241,10 @@ def _shared(now: Sequence[Row], most: float | None) -> str:
     )
 
 
-def _ties(now: Sequence[Row], most: float | None) -> str:
+def _ties(now: Sequence[Row], most: float) -> str:
     near = _mean(now, "frac_reward_near_tie")  # those that are equal too
     share = _mean(now, "frac_reward_zero_std") if math.isnan(near) else near
-    if most is None or not share >= most:
+    if not share >= most:
         return ""
     return (
         f"in {share:.0%} of groups all completions get the same reward, or nearly, or none, which teaches nothing; "
@@ -263,11 +263,16 @@ def _unrewarded(trained: Sequence[Row], watched: Watched) -> str:
     return ""
 
 
-def _kl(now: Sequence[Row], most: float | None) -> str:
+def _kl(now: Sequence[Row], most: float) -> str:
     kl = _mean(now, "kl")
-    if most is None or not kl > most:
+    if not kl > most:
         return ""
     return f"kl is {kl:.2f} nats per token: the policy runs away; lower optimizer.lr, or raise loss.beta"
+
+
+def _most(setting: float | None) -> float:
+    """What an alarm comes above: nothing, where it is turned off."""
+    return math.inf if setting is None else setting
 
 
 def _mean(rows: Sequence[Row], column: str) -> float:
