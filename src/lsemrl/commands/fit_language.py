@@ -95,7 +95,7 @@ def fit_language(
     longest = found.about.figures["rows"][3]
     told = (
         ("" if longest[name] is None else f"{longest[name]:.1%} of {which}; ")
-        for name, which in (("accuracy", "long held-out texts are told right"), ("passed", "of another pass at most"))
+        for name, which in (("accuracy", "long held-out texts are told right"), ("passed", "another's pass at most"))
     )
     print(f"{''.join(told)}fitted in {time.monotonic() - begun:.0f} s. What it is worth: {output / PAGE}")
     print(f"Name it where a language is named:\n  language: {{code: {code}, identifier: {output}}}")
