@@ -14,7 +14,7 @@ from lsemrl.commands.beside import aside
 from lsemrl.commands.check_cost import Step, cost_lines
 from lsemrl.commands.check_page import JSON, PAGE, write
 from lsemrl.commands.check_readings import Read, read_by
-from lsemrl.commands.questions import SOURCE_LANGUAGE, answered
+from lsemrl.commands.questions import languages
 from lsemrl.commands.task_rows import (
     CLASSES,
     Columns,
@@ -90,8 +90,7 @@ def check(
     found = survey(source, (source_column or from_, target_column or to), (source_column, target_column))
     task = task_of(found, task, from_)
     check_untranslated(untranslated, task)
-    from_ = answered(from_, "--from", SOURCE_LANGUAGE) if task == "translation" else from_ or ""
-    to = answered(to, "--to", "the language that is to be learned, such as bo")
+    from_, to = languages(from_, to, translates=task == "translation")
     if not is_free(output, _written(output)):
         raise UserError(f"--output is {str(output)!r}, which holds something else; name a new folder")
     columns = columns_of_task(found, task, from_, to, source_column, target_column)

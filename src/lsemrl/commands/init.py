@@ -11,7 +11,7 @@ from typing import Any
 
 from lsemrl import micro
 from lsemrl.commands.project_rows import Project, rows_of
-from lsemrl.commands.questions import SOURCE_LANGUAGE, answered, at_terminal
+from lsemrl.commands.questions import answered, at_terminal, languages
 from lsemrl.commands.readers import policy_of, reach_of
 from lsemrl.commands.rendered import rendered
 from lsemrl.commands.task_rows import (
@@ -104,8 +104,7 @@ def init(
     asking = at_terminal() and None in (to, output, from_ if task == "translation" else "")
     if asking:
         print(f"{found.rows:,} rows with the columns {'; '.join(map(str, found.columns))}")
-    from_ = answered(from_, "--from", SOURCE_LANGUAGE) if task == "translation" else from_ or ""
-    to = answered(to, "--to", "the language that is to be learned, such as bo")
+    from_, to = languages(from_, to, translates=task == "translation")
     output = Path(answered(str(output) if output else None, "--output", "a new folder for the project", "project"))
     if asking:
         model = answered(model, "--model", "the policy, a folder or hub id, or micro for a trial", micro.NAME)

@@ -6,13 +6,23 @@ import sys
 
 from lsemrl.errors import UserError
 
-SOURCE_LANGUAGE = "the language that is translated from, such as en (of other rows give --task headline or instruction)"
-"""What --from is."""
+_FROM = "the language that is translated from, such as en (of other rows give --task headline or instruction)"
+_TO = "the language that is to be learned, such as bo"
 
 
 def at_terminal() -> bool:
     """Whether somebody can be asked."""
     return sys.stdin is not None and sys.stdin.isatty()
+
+
+def languages(from_: str | None, to: str | None, *, translates: bool) -> tuple[str, str]:
+    """What --from and --to name; no language is translated from where nothing is translated.
+
+    Raises:
+        UserError: See `answered`.
+    """
+    asked = answered(from_, "--from", _FROM) if translates else from_ or ""
+    return asked, answered(to, "--to", _TO)
 
 
 def answered(value: str | None, option: str, what: str, default: str = "") -> str:
