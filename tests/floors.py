@@ -39,6 +39,7 @@ FLOORS = (
         "places",
         "durations",
         "matmul",
+        "devices",
     ),
     ("errors",),
 )

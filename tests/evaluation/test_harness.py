@@ -246,7 +246,7 @@ def test_prompts_show_one_date_on_all_days(tmp_path: Path, cmrc: str, reading: s
         ({"tasks": ["gsm8k"]}, r"none of the tasks can be run: gsm8k cannot be loaded \(.*needs the network"),
         ({"num_fewshot": {"cmrc2018": 3}}, r"num_fewshot\.cmrc2018 is 3, but the task cmrc2018 is defined with none"),
         ({"cmrc": "nowhere.json"}, r"cmrc is 'nowhere\.json', .* no such file"),
-        ({"device": "gpu"}, "device is 'gpu', which torch does not know"),
+        ({"device": "gpu"}, "device is 'gpu'; choose cpu, cuda"),
         ({"chat": True}, "chat is true, but the tokenizer of policy.model .* has no chat template"),
     ],
 )

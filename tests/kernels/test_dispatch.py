@@ -32,14 +32,21 @@ def test_on_a_cpu_triton_is_neither_loaded_nor_asked_for_unless_it_interprets() 
     assert loaded == "False" and said.startswith("backend is 'triton' and the tensors are on cpu: ")
 
 
-def test_auto_is_torch_on_cpu_and_triton_on_cuda_where_installed() -> None:
+@pytest.fixture(params=[True, False], ids=["Ampere", "Turing"])
+def ampere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: request.param)
+    return bool(request.param)
+
+
+def test_auto_is_torch_on_cpu_and_triton_where_it_is_installed_and_at_home(ampere: bool) -> None:
     pytest.importorskip("triton")
     assert kernels_for("auto", torch.device("cpu")) is torch_kernels
     assert kernels_for("torch", torch.device("cuda")) is torch_kernels
-    assert kernels_for("auto", torch.device("cuda")).__name__ == "lsemrl.kernels.triton_kernels"  # type: ignore[attr-defined]
+    assert kernels_for("triton", torch.device("cuda")).__name__ == "lsemrl.kernels.triton_kernels"  # type: ignore[attr-defined]
+    assert (kernels_for("auto", torch.device("cuda")) is torch_kernels) == (not ampere)
 
 
-def test_without_triton_auto_is_torch_and_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_auto_is_torch_and_triton_is_refused(ampere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "lsemrl.kernels.triton_kernels", raising=False)
     assert kernels_for("auto", torch.device("cuda")) is torch_kernels

@@ -25,11 +25,12 @@ from lsemrl.modules.grpo import GRPO
 from lsemrl.modules.losses import LossSettings
 from lsemrl.modules.metrics_log import MetricsLog
 from lsemrl.modules.optimizer_settings import OptimizerSettings
+from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
 from lsemrl.modules.sampling import Sampling
 from lsemrl.modules.sft import SFT
 from lsemrl.modules.trainer_data import TrainerData
-from lsemrl.modules.trainer_settings import check_callbacks, check_manual, planned_steps
+from lsemrl.modules.trainer_settings import check_callbacks, check_manual, check_trainer, planned_steps
 from lsemrl.rewards import Reward
 from lsemrl.rewards.advantages import AdvantageSettings
 from lsemrl.rewards.patience import Patience
@@ -136,6 +137,33 @@ def test_what_the_trainer_would_do_for_others_is_refused_with_what_does_it_here(
 ) -> None:
     with pytest.raises(UserError, match=f"trainer.{field} is {value}; {says}"):
         check_manual(Trainer(**{field: value}, accelerator="cpu", logger=False))
+
+
+@pytest.mark.parametrize(
+    ("kind", "hardware", "dtype", "told"),
+    [
+        ("cuda", False, "bfloat16", True),
+        ("cuda", False, "float32", False),
+        ("cuda", True, "bfloat16", False),
+        ("cpu", False, "bfloat16", False),
+    ],
+)
+def test_a_gpu_that_has_no_bfloat16_is_told(
+    kind: str,
+    hardware: bool,
+    dtype: Any,
+    told: bool,
+    tiny_model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: hardware)
+    trainer = Trainer(accelerator="cpu", logger=False)
+    trainer.strategy._root_device = torch.device(kind)  # type: ignore[attr-defined]
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        check_trainer(trainer, Policy(PolicySettings(model=tiny_model, dtype=dtype)), "fit")
+    said = "this GPU does not compute bfloat16 itself, which makes it slow; set trainer.precision to 32-true"
+    assert any(line.startswith(said) for line in caplog.messages) == told
 
 
 @pytest.mark.parametrize("make", [grpo, sft])

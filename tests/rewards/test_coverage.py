@@ -145,7 +145,7 @@ def test_the_floor_is_nothing(encoder_path: str, answer: Callable[..., Completio
         ({"against": "prompt"}, "against is 'prompt' in Coverage"),
         ({"floor": 1.0}, r"floor is 1.0 in Coverage: set it in \[0, 1\)"),
         ({"batch_size": 0}, "batch_size is 0 in Coverage"),
-        ({"device": "gpu"}, "device is 'gpu' in Coverage"),
+        ({"device": "gpu"}, "device of Coverage is 'gpu'"),
         ({"encoder": "nowhere/at/all"}, "encoder is 'nowhere/at/all'"),
     ],
 )

@@ -314,7 +314,7 @@ def test_sizes_out_of_range(field: str, value: int) -> None:
     ("field", "value", "message"),
     [
         ("dtype", "float16", "dtype is 'float16' .*auto, float32, bfloat16"),
-        ("device", "gpu", "device is 'gpu' .*cpu, cuda or null"),
+        ("device", "gpu", "device of SemanticSimilarity is 'gpu'; choose cpu, cuda"),
     ],
 )
 def test_what_computes_out_of_range(field: str, value: str, message: str) -> None:

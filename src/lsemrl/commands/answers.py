@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lsemrl import __version__
@@ -16,6 +15,7 @@ from lsemrl.data import thoughts
 from lsemrl.data.collate import encode
 from lsemrl.data.task import Plan
 from lsemrl.data.tokens import prompt_ids
+from lsemrl.devices import computing_device
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import sample
@@ -119,7 +119,7 @@ def one_each(sampling: Sampling, *, greedy: bool, num_beams: int = 1) -> Samplin
 def load(policy: Policy) -> Policy:
     """`policy` with its weights, where it computes fastest."""
     policy.load()
-    return policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    return policy.to(computing_device())
 
 
 def say(

@@ -20,6 +20,7 @@ from rich.progress import track
 from lsemrl import __version__
 from lsemrl.data.base import TaskData
 from lsemrl.data.collate import encode
+from lsemrl.devices import computing_device
 from lsemrl.evaluation.measurement import hash_rows
 from lsemrl.files import make_folder, try_folder, write_lines
 from lsemrl.json_records import UNREADABLE
@@ -74,7 +75,7 @@ def write_best(module: GRPO, data: TaskData, folder: Path, asked: Mapping[str, A
     make_folder(folder, "trainer.default_root_dir")
     with Unfinished(path) as part:
         policy.load()
-        module.to("cuda" if torch.cuda.is_available() else "cpu")
+        module.to(computing_device())
         rows_of = {"lsemrl": __version__, "task": task.name, "rows": hash_rows(examples).sha256, "batch_size": size}
         stands_on = ground(policy, examples, module.encoders(), module.languages(), module.given)
         part.take_up({**asked, **rows_of, **stands_on})

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from transformers import AutoTokenizer
 from transformers.utils.logging import set_verbosity_error
@@ -27,6 +26,7 @@ from lsemrl.data.limits import UNLIMITED
 from lsemrl.data.prepared import prepare
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.translation import Pairs
+from lsemrl.devices import computing_device
 from lsemrl.files import replace_folder, told, write_text
 from lsemrl.modules.legibility import Reading, check_examples, read_by_encoder
 from lsemrl.modules.policy import Policy
@@ -181,7 +181,7 @@ def _outputs(data: Pairs, tau: TauSettings, training: EncoderTraining) -> list[C
     for line in check_examples(policy, {"cold start": rows}, {}, tau.sampling.max_new_tokens):
         print(line)
     policy.load()
-    device = training.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = computing_device(training.device)
     policy.to(device)
     completions: list[Completion] = []
     for at in range(0, len(rows), _BATCH):

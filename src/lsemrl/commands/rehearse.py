@@ -124,8 +124,7 @@ def rehearse(
     with held(output, "--output"):
         loading(policy.model)
         # torch and peft, for which words that cannot be do not wait
-        import torch
-
+        from lsemrl.devices import computing_device
         from lsemrl.modules.policy import Policy
         from lsemrl.modules.rehearsing import given_prompts, turn_of, write_answers, write_prompts
         from lsemrl.modules.spans import fitting
@@ -149,7 +148,7 @@ def rehearse(
         for line in fitting(policy.model, base.config, spans, "shorten --prompts or lower --max-prompt-tokens"):
             print(line, file=sys.stderr)
         base.load()
-        base.to("cuda" if torch.cuda.is_available() else "cpu")
+        base.to(computing_device())
         settings = {
             "model": policy.model,
             "fingerprint": base.fingerprint,

@@ -46,6 +46,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
         "does not have many workers",
         "LightningCLI's args parameter",
         "Experiment logs directory",
+        "GPU available but not used",  # whoever says cpu knows, and Apple's is not to be used
         "in eval mode at the start of training",
         r".*torch\.distributed\.(all_gather_into|reduce_scatter)_tensor",  # their new names are too new
         "isinstance.treespec, LeafSpec",

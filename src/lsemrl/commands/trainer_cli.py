@@ -19,6 +19,7 @@ from lsemrl.commands.loggers import LOGGERS, named_logger
 from lsemrl.commands.trained_rows import Part, trained_rows
 from lsemrl.config_files import CONFIG_VERSION
 from lsemrl.data.base import Data, TaskData
+from lsemrl.devices import computing_device
 from lsemrl.errors import UserError, reason_of
 from lsemrl.files import try_folder
 from lsemrl.finite import check_all_finite, check_all_seeds
@@ -153,11 +154,14 @@ class TrainerCLI(LightningCLI):
         self.datamodule = TrainerData(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """With our record of the run in place of Lightning's."""
+        """With our record of the run in place of Lightning's, and never on Apple's GPU unasked."""
+        if self._settings.trainer.accelerator == "auto":
+            kwargs["accelerator"] = computing_device().type
         try:
             trainer = super().instantiate_trainer(logger=False, **kwargs)
         except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
             raise UserError(f"trainer: {reason_of(error, 300)}") from error
+        computing_device(trainer.strategy.root_device.type, "trainer.accelerator")
         check_manual(trainer)
         if self.subcommand and trainer.world_size == 1 and not is_rank_zero():
             raise UserError(

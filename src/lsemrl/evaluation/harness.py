@@ -12,8 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lsemrl.devices import computing_device
 from lsemrl.evaluation.harness_library import evaluate, load_tasks
 from lsemrl.evaluation.harness_scores import General, results
 from lsemrl.evaluation.harness_settings import HarnessSettings
@@ -49,7 +48,7 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
             f"chat is true, but the tokenizer of policy.model {policy_settings.model!r} has no chat template; set "
             "chat to null, or give the tokenizer one"
         )
-    device = _device(settings.device)
+    device = computing_device(settings.device)
     asked = {
         **dataclasses.asdict(settings),
         "chat": bool(policy.tokenizer.chat_template) if settings.chat is None else settings.chat,
@@ -109,13 +108,3 @@ def _check_own(folder: Path, asked: dict[str, Any]) -> None:
                 f"--output is {str(folder)!r}, which holds scores of {name} {before.get(name)!r}, not {now!r}; name "
                 "another folder"
             )
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise UserError(f"device is {name!r}, which torch does not know; use cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device is {name!r}, but torch sees no GPU here; use cpu")
-    return device

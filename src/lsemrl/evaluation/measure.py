@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from lsemrl import __version__
@@ -21,6 +20,7 @@ from lsemrl.data.prompts import bos_of
 from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.splits import evenly
 from lsemrl.data.text import PlainText
+from lsemrl.devices import computing_device
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.general import blind, language_of, name_of, remark, signatures
 from lsemrl.evaluation.measure_settings import MeasureSettings
@@ -71,7 +71,7 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     policy = _policy(settings)
     battery, scorer = read or read_measured(settings, policy)
     base = _load(policy, settings.base)
-    policy.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    policy.to(computing_device(settings.device))
     say = functools.partial(print, file=sys.stderr, flush=True)
     adapter = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
     data = {name: hash_rows(examples) for name, examples in battery.parts.items()}

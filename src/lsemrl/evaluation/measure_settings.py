@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from lsemrl.data.base import TaskData
 from lsemrl.data.text import PlainText
+from lsemrl.devices import computing_device
 from lsemrl.evaluation.measurement import BASE
 from lsemrl.metrics.settings import MetricSettings
 from lsemrl.modules.policy_settings import PolicySettings
@@ -64,6 +65,8 @@ class MeasureSettings:
     """Such as cpu or cuda:1; null takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
+        if self.device is not None:
+            computing_device(self.device)
         if not self.arm.isidentifier():
             raise UserError(f"arm is {self.arm!r}; name it by letters, digits and underscores, such as rl")
         trained = self.policy.adapter is not None or self.base is not None

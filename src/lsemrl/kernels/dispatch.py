@@ -61,7 +61,9 @@ def kernels_for(backend: Backend, device: torch.device) -> Kernels:
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}: choose one of {', '.join(get_args(Backend))}")
-    if backend == "torch" or (backend == "auto" and device.type != "cuda"):
+    # Triton is made for GPUs from Ampere on, which have bfloat16, too; before, it does not compile what is in it.
+    at_home = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if backend == "torch" or (backend == "auto" and not at_home):
         return torch_kernels
     try:
         triton_kernels = importlib.import_module("lsemrl.kernels.triton_kernels")

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from lsemrl.devices import computing_device
 from lsemrl.errors import UserError, reason_of
 from lsemrl.languages import Language, is_same
 from lsemrl.metrics.corpus import Score
 from lsemrl.rewards.cache import hash_of
-from lsemrl.rewards.encoder import computing_device
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class MetricX:
     def __init__(self, model: str, tokenizer: str) -> None:
         from transformers import AutoTokenizer, MT5ForConditionalGeneration  # of seconds, which few ask for
 
-        self._device = computing_device(None, "metricx")
+        self._device = computing_device()
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
             ends = self._tokenizer("a")["input_ids"][-1:] == [self._tokenizer.eos_token_id]

@@ -15,8 +15,9 @@ from torch.nn.functional import normalize
 
 from lsemrl import micro
 from lsemrl.canonical import canonical
+from lsemrl.devices import computing_device
 from lsemrl.rewards.base import Against, Reward
-from lsemrl.rewards.encoder import EncoderDtype, computing_device, computing_dtype, frozen_encoder, reads
+from lsemrl.rewards.encoder import EncoderDtype, computing_dtype, frozen_encoder, reads
 from lsemrl.types import Completion, Example, UserError
 
 Side = Literal["recall", "precision"]
@@ -81,7 +82,7 @@ class Coverage(Reward):
             raise UserError(f"floor is {floor} in Coverage: set it in [0, 1), or to null")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size} in Coverage: set it to 1 or more")
-        self.device = computing_device(device, "Coverage")
+        self.device = computing_device(device, "device of Coverage")
         self.encoder = frozen_encoder(encoder, computing_dtype(dtype, self.device))
         if not isinstance(self.encoder.tokenizer, PreTrainedTokenizerBase) or not reads(self.encoder):
             raise UserError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lsemrl import micro
+from lsemrl.devices import has_bfloat16
 from lsemrl.errors import reason_of
 from lsemrl.model_names import check_encoder
 from lsemrl.types import UserError
@@ -37,18 +38,6 @@ class EncoderUse:
     of_sources: bool = False
 
 
-def computing_device(device: str | None, asker: str) -> torch.device:
-    """Where an encoder computes: a GPU if there is one, if None.
-
-    Raises:
-        UserError: There is no such device; `asker` is the class that was to have it.
-    """
-    try:
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise UserError(f"device is {device!r} in {asker}: set it to cpu, cuda or null") from error
-
-
 def computing_dtype(dtype: EncoderDtype, device: torch.device) -> torch.dtype:
     """What the encoder computes in on `device`; auto takes bfloat16 only where it is hardware.
 
@@ -58,8 +47,7 @@ def computing_dtype(dtype: EncoderDtype, device: torch.device) -> torch.dtype:
     if dtype not in get_args(EncoderDtype):
         raise UserError(f"dtype is {dtype!r} for the encoder: choose one of {', '.join(get_args(EncoderDtype))}")
     if dtype == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 

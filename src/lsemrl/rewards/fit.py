@@ -27,6 +27,7 @@ from transformers import AutoModel, PreTrainedModel, PrinterCallback, TrainerCal
 
 from lsemrl import micro
 from lsemrl.canonical import canonical
+from lsemrl.devices import computing_device
 from lsemrl.errors import reason_of
 from lsemrl.rewards.encoder import check_weights, computing_dtype, length_limit, reads, set_length_limit
 from lsemrl.rewards.fit_settings import EncoderTraining
@@ -56,7 +57,7 @@ def load_encoder(name: str, training: EncoderTraining) -> SentenceTransformer:
     try:
         encoder = SentenceTransformer(
             str(path) if path.exists() else name,
-            device=training.device,
+            device=str(computing_device(training.device)),
             local_files_only=path.exists(),
             model_kwargs={"dtype": torch.float32},
         )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
+from lsemrl.devices import computing_device
 from lsemrl.rewards.encoder import EncoderDtype
 from lsemrl.types import UserError
 
@@ -53,5 +52,5 @@ class EncoderTraining:
         ):
             if not ok:
                 raise UserError(f"train.{name} is {getattr(self, name)}; it must be {rule}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("train.device is cuda, and torch sees no GPU here; set it to null")
+        if self.device is not None:
+            computing_device(self.device, "train.device")

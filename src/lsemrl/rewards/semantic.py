@@ -14,11 +14,11 @@ from torch import Tensor
 
 from lsemrl import micro
 from lsemrl.canonical import canonical
+from lsemrl.devices import computing_device
 from lsemrl.rewards.base import Against, Reward
 from lsemrl.rewards.cache import VectorCache, fingerprint, user_cache_folder
 from lsemrl.rewards.encoder import (
     EncoderDtype,
-    computing_device,
     computing_dtype,
     frozen_encoder,
     length_limit,
@@ -90,7 +90,7 @@ class SemanticSimilarity(Reward):
             raise UserError(f"batch_size is {batch_size} in SemanticSimilarity: set it to 1 or more")
         if max_tokens is not None and max_tokens < 1:
             raise UserError(f"max_tokens is {max_tokens} in SemanticSimilarity: set it to 1 or more, or to null")
-        self.device = computing_device(device, "SemanticSimilarity")
+        self.device = computing_device(device, "device of SemanticSimilarity")
         self.threshold, self.against = threshold, against
         self.reads_references = against == "reference"
         self.batch_size = batch_size
