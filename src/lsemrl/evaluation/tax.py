@@ -62,7 +62,7 @@ class Measurement:
     """What one policy scored on a battery.
 
     Attributes:
-        target: Scores on the new task, in [0, 1].
+        target: Scores on the new task.
         target_rows: The same row by row, where a score has such values.
         target_counts: What each row adds to a score that is made of sums.
         general: Scores of general ability (see `general`), the share of answers in the new task's language as leak, and
@@ -72,8 +72,8 @@ class Measurement:
         divergence: Along the gold outputs of "target" and "general", along "text", and along "own": outputs on the new
             task that the policy draws itself, at temperature 1 and from one seed.
         weight_change: See `weight_change`.
-        outputs: Greedy outputs on the new task.
-        answers: Greedy answers to the questions.
+        outputs: What it says on the new task, greedily or by beams.
+        answers: What it answers to the questions, likewise.
     """
 
     target: dict[str, float]
