@@ -56,7 +56,8 @@ def _fork_with(executable: str, words: list[str], descriptors: Sequence[int]) ->
     weakref.finalize._registry.clear()
     resource_tracker._resource_tracker._fd = None  # it leads nowhere now
     try:
-        exec(words[-1], {})
+        code, *sys.argv[1:] = words[words.index("-c") + 1 :]  # Python 3.14 gives what to call it by behind the code
+        exec(code, {})
     finally:
         os._exit(0)  # or pytest would go on here
 

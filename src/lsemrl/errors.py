@@ -11,5 +11,5 @@ class UserError(ValueError):
 
 
 def reason_of(error: Exception, longest: int | None = 200) -> str:
-    """What an error says, in one line of at most so many characters."""
-    return " ".join(str(error).split())[:longest]
+    """What an error says, in one line of at most so many characters; what it is called where it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__

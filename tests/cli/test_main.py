@@ -396,4 +396,5 @@ def test_a_name_that_is_too_long_is_told(
     with pytest.raises(SystemExit) as exit_:
         main([word.format("x" * 300) for word in words])
     said = capsys.readouterr().err.splitlines()[-1]
-    assert exit_.value.code == 2 and "File name too long" in said, said
+    # From Python 3.14 on such a name is one of which there is nothing.
+    assert exit_.value.code == 2 and ("File name too long" in said or "is no folder" in said), said

@@ -131,9 +131,11 @@ def test_impossible_loading_is_named(name: str) -> None:
 
 
 DYING = """
-import os, signal, sys
+import multiprocessing, os, signal, sys
 from pathlib import Path
 from lsemrl.data.loaders import ResumableLoader
+
+multiprocessing.set_start_method("fork")  # by Python 3.14's own, workers import what they do, and this is no module
 
 class Rows:
     def __len__(self):

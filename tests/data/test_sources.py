@@ -127,7 +127,7 @@ def test_stray_quotation_mark_in_tsv_is_text(write: Write) -> None:
         ("torn.parquet", b"PAR1" + b"\0" * 20 + b"PAR1", "Parquet"),
         ("packed.jsonl", b"\x1f\x8b\x08\0", "packed by gzip"),
         ("excel.csv", b"PK\x03\x04\0", "Excel"),
-        ("deep.json", b"[" * 10_000, "nested too deep"),
+        ("deep.json", b"[" * 200_000, "nested too deep"),
         ("twice.csv", b"zh,bo,zh\n1,2,3\n", "has the column 'zh' twice"),
         ("rows.xlsx", b"PK", "format is unknown"),
     ],
@@ -176,7 +176,7 @@ def test_files_that_were_joined(write: Write) -> None:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ('{"zh": ' + "[" * 10_000 + "]" * 10_000 + "}", "is nested too deep"),
+        ('{"zh": ' + "[" * 200_000 + "]" * 200_000 + "}", "is nested too deep"),
         ('{"zh": "a", "bo": "b", "zh": "c"}', "has the field 'zh' twice"),
         ("NaN", "is float, not an object"),
         ("9" * 5_000, "is float, not an object"),

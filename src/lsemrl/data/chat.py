@@ -100,7 +100,7 @@ def write_chat(
     try:
         prompt = render()
     except Exception as error:
-        reason = reason_of(error) or type(error).__name__
+        reason = reason_of(error)
         leave_out = "leave out template.system, or " if system else ""
         raise UserError(
             f"{name} refuses the prompt ({reason}); {leave_out}set template.chat to false, or mend the template"
