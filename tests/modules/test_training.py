@@ -6,6 +6,7 @@ import csv
 import math
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from lsemrl.data.task import MicroRows
 from lsemrl.data.translation import TranslationData
@@ -164,6 +167,21 @@ def test_a_gpu_that_has_no_bfloat16_is_told(
         check_trainer(trainer, Policy(PolicySettings(model=tiny_model, dtype=dtype)), "fit")
     said = "this GPU does not compute bfloat16 itself, which makes it slow; set trainer.precision to 32-true"
     assert any(line.startswith(said) for line in caplog.messages) == told
+
+
+@pytest.mark.parametrize(("version", "right"), [("2.8.0+cpu", False), ("2.10.0+cpu", True)])
+def test_gradients_that_pytorch_would_add_up_are_refused(
+    version: str, right: bool, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    trainer = Trainer(strategy=ModelParallelStrategy(), devices=2, accelerator="cpu", logger=False)
+    policy = Policy(PolicySettings(model=tiny_model))
+    with (
+        nullcontext()
+        if right
+        else pytest.raises(UserError, match=r"PyTorch 2\.8 adds up .* use the overlay configs/ddp")
+    ):
+        check_trainer(trainer, policy, "fit")
 
 
 @pytest.mark.parametrize("make", [grpo, sft])

@@ -72,7 +72,7 @@ def move_towards(target: Tensor, source: Tensor, share: float) -> None:
         target.lerp_(source, share)
 
 
-def spread(module: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, called: Sequence[str]) -> Traffic:
+def spread(module: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, called: Sequence[str]) -> Traffic | None:
     """Spread each of `layers` over the ranks of `mesh` (FSDP2), and the rest of `module` as one more piece.
 
     Args:
@@ -80,6 +80,9 @@ def spread(module: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, cal
         layers: Of it.
         mesh: The ranks.
         called: Methods of `module` by which it computes.
+
+    Returns:
+        What it costs; None where PyTorch is 2.8, which does not let its collectives be timed.
     """
     for layer in layers:
         fully_shard(layer, mesh=mesh)
@@ -87,6 +90,8 @@ def spread(module: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, cal
     fully_shard(module, mesh=mesh, reshard_after_forward=False)
     for method in called:
         register_fsdp_forward_method(module, method)
+    if not hasattr(FSDPModule, "set_custom_all_gather"):
+        return None
     return Traffic([piece for piece in module.modules() if isinstance(piece, FSDPModule)])
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -45,10 +46,16 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
             f"trainer.strategy is {type(trainer.strategy).__name__}, under which ranks do not stay in step; "
             "use the overlay configs/ddp.yaml or configs/fsdp.yaml"
         )
+    device, sharded = trainer.strategy.root_device, isinstance(trainer.strategy, ModelParallelStrategy)
+    if sharded and device.type == "cpu" and torch.__version__ < "2.9":
+        raise UserError(
+            "on a CPU PyTorch 2.8 adds up the gradients of ranks under FSDP, which are to be averaged; install PyTorch "
+            "2.9 or later, or use the overlay configs/ddp.yaml"
+        )
     if policy.adapter_config is not None:
         check_placement(
             policy.adapter_config,
-            sharded=isinstance(trainer.strategy, ModelParallelStrategy),
+            sharded=sharded,
             halved=stage == "fit" and settings.dtype == "bfloat16",
         )
         if stage == "fit" and policy.adapter and (line := without_effect(settings.lora, policy.adapter_config)):
@@ -58,9 +65,8 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
             "policy.train is full and policy.dtype is bfloat16, which rounds small steps away; set policy.dtype to "
             "float32, and trainer.precision to bf16-mixed for its speed"
         )
-    if settings.flex_attention and stage == "fit" and trainer.strategy.root_device.type == "cpu":
+    if settings.flex_attention and stage == "fit" and device.type == "cpu":
         raise UserError("policy.flex_attention is true, but it has no backward pass on a CPU; set it to false")
-    device = trainer.strategy.root_device
     halved = settings.dtype == "bfloat16" or trainer.precision == "bf16-mixed"
     if halved and device.type == "cuda" and not has_bfloat16(device):
         rank_zero_info(
