@@ -47,7 +47,7 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
             "use the overlay configs/ddp.yaml or configs/fsdp.yaml"
         )
     device, sharded = trainer.strategy.root_device, isinstance(trainer.strategy, ModelParallelStrategy)
-    if sharded and device.type == "cpu" and torch.__version__ < "2.9":
+    if stage == "fit" and sharded and device.type == "cpu" and torch.__version__ < "2.9":
         raise UserError(
             "on a CPU PyTorch 2.8 adds up the gradients of ranks under FSDP, which are to be averaged; install PyTorch "
             "2.9 or later, or use the overlay configs/ddp.yaml"
