@@ -38,8 +38,11 @@ def test_every_cut_and_temperature(problem, judge, backend, chunk_tokens, temper
     compare(problem(), judge, backend=backend, chunk_tokens=chunk_tokens, temperature=temperature)
 
 
-def test_without_bias(problem, judge, backend) -> None:
-    given = problem()
+@pytest.mark.parametrize(
+    "vocabulary", [1003, 40_003]
+)  # the latter has as many weights as few rows are turned round for
+def test_without_bias(problem, judge, backend, vocabulary) -> None:
+    given = problem(vocabulary=vocabulary)
     ours, _ = token_logprobs(*given.head, backend=backend)
     eager, _ = reference.token_logprobs(*given.head)
     truth, _ = reference.token_logprobs(*given.to(torch.float64).head)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
+from lsemrl.kernels import few_rows
 from lsemrl.modules import decoding, engines, sampler
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
@@ -493,6 +495,25 @@ def test_the_head_reads_prompts_from_one_piece(policy: Policy, prompts: PromptBa
     sample(policy, prompts, SAMPLING, seed=1)
     watched.remove()
     assert len(pieces) > 1 and all(pieces)
+
+
+def test_few_rows_are_multiplied_turned_round(
+    policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = sample(policy, prompts, SAMPLING, seed=1)
+    rows: list[int] = []
+
+    def multiply(x_MK: Tensor, weight_NK: Tensor, out_MN: Tensor) -> Tensor:
+        rows.append(len(x_MK))
+        return few_rows_multiply(x_MK, weight_NK, out_MN)
+
+    few_rows_multiply = few_rows.multiply
+    monkeypatch.setattr(few_rows, "multiply", multiply)
+    monkeypatch.setattr(few_rows, "_LEAST_WEIGHTS", 0)
+    turned = sample(policy, prompts, SAMPLING, seed=1)
+    assert ids(turned) == ids(plain)
+    torch.testing.assert_close(turned.logprobs_NT, plain.logprobs_NT, rtol=1e-4, atol=1e-5)
+    assert set(rows) == {12}  # one for each completion, and no prompt's
 
 
 def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptBatch) -> None:

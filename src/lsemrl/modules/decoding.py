@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
+from lsemrl.kernels.few_rows import linears_of_few_rows
 from lsemrl.modules.families import cache_name, native_positions
 from lsemrl.modules.forward import check_length, positions
 from lsemrl.modules.policy import Policy
@@ -103,13 +104,14 @@ class Growing:
     def __call__(self, token_N: Tensor) -> Tensor:
         """Logits [N, V] after one more token of each completion."""
         self._read += 1
-        logits_NV: Tensor = self._policy(
-            input_ids=token_N[:, None],
-            attention_mask=self._mask_NL[:, : self._read] if self._padded else None,
-            position_ids=self._position_N[:, None],
-            use_cache=True,
-            **{self._name: self._kept},
-        ).logits[:, -1]
+        with linears_of_few_rows(self._policy.model):
+            logits_NV: Tensor = self._policy(
+                input_ids=token_N[:, None],
+                attention_mask=self._mask_NL[:, : self._read] if self._padded else None,
+                position_ids=self._position_N[:, None],
+                use_cache=True,
+                **{self._name: self._kept},
+            ).logits[:, -1]
         self._position_N = self._position_N + 1
         return logits_NV
 

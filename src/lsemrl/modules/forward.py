@@ -25,6 +25,7 @@ from transformers import PretrainedConfig
 from lsemrl.errors import reason_of
 from lsemrl.matmul import float32_products
 from lsemrl.modules.adapters.embeddings import head_weight
+from lsemrl.modules.apart import additive, pieces
 from lsemrl.modules.families import has_layer_masks, native_positions, reach, unshared, window
 from lsemrl.modules.packing import PROMPT, Packed, pack
 from lsemrl.types import Sequences, UserError
@@ -123,9 +124,10 @@ def _mask(model: Any, packed: Packed) -> Any:
 def _form(model: Any, packed: Packed, back: int | None) -> Any:
     if model.config._attn_implementation == "flex_attention":
         return _blocks(packed.segments_BL, packed.positions_BL, back)
-    # Numbers, since attention would make them of a boolean mask in every layer and keep each for the backward pass.
-    mask, dtype = packed.mask(back), next(model.parameters()).dtype
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    dtype = next(model.parameters()).dtype
+    mask = additive(packed.mask(back), dtype)
+    mask.pieces = pieces(packed, dtype, back)  # type: ignore[attr-defined]
+    return mask
 
 
 def _blocks(segments_BL: Tensor, positions_BL: Tensor, back: int | None) -> BlockMask:

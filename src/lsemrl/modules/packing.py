@@ -4,9 +4,9 @@ A packed row reads [prompt, completion, completion, ...]. Every completion sees 
 and its positions go on from the prompt, so that each is scored as if it stood behind the prompt alone while the prompt
 is computed once. Rows are dealt into micro-batches by a budget of tokens, like lengths together.
 
-Left out: several prompts in one row. With a dense mask attention would then cost the square of the row; padding is
-kept below a tenth by dealing instead, and of real sentences is 3% of the tokens of an update by RL, 6% of one by SFT
-(SmolLM2 on Nigerian Pidgin, the mean of 100 and of 298 steps): there is no more to win.
+Left out: several prompts in one row. Padding is kept below a tenth by dealing instead, and of real sentences is 3% of
+the tokens of an update by RL, 6% of one by SFT (SmolLM2 on Nigerian Pidgin, the mean of 100 and of 298 steps): there is
+no more to win.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Packed:
         sources_M: int64 in [0, B * L): the place whose hidden state predicts each token, completion by completion.
         targets_M: int64, the tokens.
         lengths: Tokens of each completion; they sum to M.
-        shared: Whether some row holds several completions.
+        shared: Whether some row holds tokens of several completions.
     """
 
     ids_BL: Tensor
@@ -111,7 +111,7 @@ def pack(sequences: Sequences) -> Packed:
         sources_M=row_M * length + torch.where(token_M == 0, prompts_B[row_M], place_M) - 1,
         targets_M=targets_M,
         lengths=lengths_N.tolist(),
-        shared=len(sequences) > len(prompts_B),
+        shared=int(segments_BL.max()) > 1,
     )
 
 
