@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lsemrl.kernels import few_rows
-from lsemrl.kernels.few_rows import are_few, linears_of_few_rows, multiply
+from lsemrl.kernels.few_rows import are_few, linears_to_turn, multiply, turned
 
 WIDTH, OUT = 300, 1100  # more weights than the least, and no whole number of blocks
 
@@ -43,12 +43,12 @@ def test_linears_compute_the_same_by_it(bias, asked) -> None:
     model = nn.Sequential(nn.Linear(WIDTH, OUT, bias=bias), nn.Tanh(), nn.Linear(OUT, 4))
     x = torch.randn(3, 2, WIDTH)
     plain = model(x)
-    with linears_of_few_rows(model):
-        turned, alone, many = model(x), model(x[:1, :1]), model(torch.randn(129, WIDTH))
+    with turned(linears_to_turn(model)):
+        few, alone, many = model(x), model(x[:1, :1]), model(torch.randn(129, WIDTH))
     assert asked == [6]  # the small one is multiplied as it was, and so are one row and many
-    assert turned.shape == plain.shape == (3, 2, 4) and turned.is_contiguous()
+    assert few.shape == plain.shape == (3, 2, 4) and few.is_contiguous()
     assert alone.shape == (1, 1, 4) and many.shape == (129, 4)
-    torch.testing.assert_close(turned, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(few, plain, rtol=1e-4, atol=1e-5)
     model(x)
     assert asked == [6] and "forward" not in model[0].__dict__
 
@@ -56,13 +56,13 @@ def test_linears_compute_the_same_by_it(bias, asked) -> None:
 @torch.no_grad()
 def test_mixed_precision_keeps_its_own(asked) -> None:
     model = nn.Linear(WIDTH, OUT)
-    with linears_of_few_rows(model), torch.autocast("cpu", torch.bfloat16):
+    with turned(linears_to_turn(model)), torch.autocast("cpu", torch.bfloat16):
         assert model(torch.randn(2, WIDTH)).dtype == torch.bfloat16
     assert not asked
 
 
 def test_what_fails_leaves_the_model_as_it_was() -> None:
     model = nn.Linear(WIDTH, OUT)
-    with pytest.raises(RuntimeError, match="shape"), torch.no_grad(), linears_of_few_rows(model):
+    with pytest.raises(RuntimeError, match="shape"), torch.no_grad(), turned(linears_to_turn(model)):
         model(torch.randn(2, WIDTH + 1))
     assert "forward" not in model.__dict__

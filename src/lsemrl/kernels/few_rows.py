@@ -7,7 +7,7 @@ time stays in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -42,10 +42,14 @@ def multiply(x_MK: Tensor, weight_NK: Tensor, out_MN: Tensor) -> Tensor:
     return out_MN
 
 
+def linears_to_turn(model: nn.Module) -> list[nn.Linear]:
+    """The plain linears of a model that compute otherwise within `turned`."""
+    return [module for module in model.modules() if type(module) is nn.Linear and are_few(_MOST, module.weight)]
+
+
 @contextmanager
-def linears_of_few_rows(model: nn.Module) -> Iterator[None]:
-    """Inside, the plain linears of a model compute by `multiply` where rows are few; without gradients."""
-    linears: list[Any] = [module for module in model.modules() if type(module) is nn.Linear]
+def turned(linears: Sequence[Any]) -> Iterator[None]:
+    """Inside, linears compute by `multiply` where rows are few; without gradients."""
     for module in linears:
         module.forward = partial(_linear, module)
     try:
