@@ -106,6 +106,7 @@ MUTANTS = (
         "few_rows.py",
         ("test_few_rows.py",),
         ("2 <= rows <= _MOST", "1 <= rows <= _MOST"),
+        ("_LEAST_WEIGHTS if torch.get_num_threads() > 1", "_LEAST_WEIGHTS if torch.get_num_threads() > 0"),
         ("2 <= rows <= _MOST", "2 <= rows < _MOST"),
         ("out_MN += bias_N", "pass"),
         (' or torch.is_autocast_enabled("cpu"):', ":"),

@@ -12,7 +12,7 @@ WIDTH, OUT = 300, 1100  # more weights than the least, and no whole number of bl
 
 @pytest.fixture
 def asked(monkeypatch) -> list[int]:
-    """The rows of every product that was turned round."""
+    """The rows of every product that was turned round, by two threads."""
     rows: list[int] = []
 
     def multiply_seen(x_MK, weight_NK, out_MN):
@@ -20,6 +20,7 @@ def asked(monkeypatch) -> list[int]:
         return multiply(x_MK, weight_NK, out_MN)
 
     monkeypatch.setattr(few_rows, "multiply", multiply_seen)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     return rows
 
 
@@ -31,8 +32,12 @@ def test_the_product_is_the_same(rows) -> None:
     torch.testing.assert_close(out_MN.double(), x_MK.double() @ weight_NK.double().t(), rtol=1e-4, atol=1e-4)
 
 
-def test_where_it_is_taken() -> None:
+def test_where_it_is_taken(monkeypatch) -> None:
     weight = torch.randn(OUT, WIDTH)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert [rows for rows in (1, 2, 128, 129) if are_few(rows, torch.randn(1 << 12, 1 << 10))] == [2, 128]
+    assert not are_few(8, weight)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert [rows for rows in (0, 1, 2, 128, 129) if are_few(rows, weight)] == [2, 128]
     assert not are_few(8, weight[:800]) and not are_few(8, weight.bfloat16()) and not are_few(8, weight.to("meta"))
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 _MOST = 128
 """Rows above which nothing is gained."""
 _LEAST_WEIGHTS = 1 << 18
-"""Weights below which nothing is gained."""
+"""Weights below which nothing is gained by several threads."""
+_LEAST_BY_ONE = 1 << 22
+"""Weights below which nothing is gained by one."""
 _BLOCK = 512
 """Rows of a weight that are multiplied at a time."""
 
@@ -29,7 +31,7 @@ def are_few(rows: int, weight: Tensor) -> bool:
         type(weight) in (Tensor, nn.Parameter)  # none that is spread over ranks
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
-        and weight.numel() >= _LEAST_WEIGHTS
+        and weight.numel() >= (_LEAST_WEIGHTS if torch.get_num_threads() > 1 else _LEAST_BY_ONE)
         and 2 <= rows <= _MOST
     )
 
