@@ -4,6 +4,7 @@
     python benchmarks/bench_step.py --shape headline --train full
     python benchmarks/bench_step.py --model qwen3-0.6b-random --shape headline --prompt 1024 --completion 64  # on a GPU
     python benchmarks/bench_step.py --also loop compiled flex  # ours once more with other settings
+    python benchmarks/bench_step.py --halves  # TRL updates by halves, where memory is too small for a whole step
 
 First both systems take two updates on the same completions in float32; only if their losses and gradients agree are
 speeds measured and printed. Both then train in processes of their own that take steps in turn. Writes a row for each
@@ -170,11 +171,17 @@ class _InTurn(TrainerCallback):
         self.turns.end(self.trainer.lengths, parts)
 
 
-def trl(work: Work, turns: Turns) -> None:
+def trl(work: Work, turns: Turns, **settings: Any) -> None:
     """TRL's GRPOTrainer."""
     callback = _InTurn(turns)
-    callback.trainer = their_trainer(work, str(work.folder), callback, lr=1e-5)
+    callback.trainer = their_trainer(work, str(work.folder), callback, lr=1e-5, **settings)
     callback.trainer.train()
+
+
+def trl_halves(work: Work, turns: Turns) -> None:
+    """The same, which draws a step's completions at once, too, and learns from them by halves."""
+    completions = work.shape.prompts * work.shape.group
+    trl(work, turns, per_device_train_batch_size=completions // 2, gradient_accumulation_steps=2)
 
 
 class _OurGradients(Callback):
@@ -295,9 +302,11 @@ def _difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     return max(float((ours[name] - theirs[name]).norm() / theirs[name].norm()) for name in ours)
 
 
-def compare(name: str, model_name: str, work: Work, warmup: int, also: Sequence[str] = ()) -> list[dict[str, Any]]:
+def compare(
+    name: str, model_name: str, work: Work, warmup: int, also: Sequence[str] = (), theirs: Any = trl
+) -> list[dict[str, Any]]:
     """Measure the systems on `work`, print what came out, and return a row for each."""
-    systems = (lsemrl, *(ALSO[way][0] for way in also), trl)
+    systems = (lsemrl, *(ALSO[way][0] for way in also), theirs)
     measured = harness.measure(systems, work, warmup)
     width = max(map(len, measured))
     print(f"\n{name}: {work.shape} (prompts x prompt/completion/group), {model_name}, {work.train}, {work.device}")
@@ -317,8 +326,9 @@ def compare(name: str, model_name: str, work: Work, warmup: int, also: Sequence[
         )
         low, high = harness.quartiles(result.seconds)
         beside = ""
-        if system != "trl":
-            ratios = [theirs / own for own, theirs in zip(result.seconds, measured["trl"].seconds, strict=True)]
+        if system != theirs.__name__:
+            beside_it = measured[theirs.__name__].seconds
+            ratios = [other / own for own, other in zip(result.seconds, beside_it, strict=True)]
             ratio, (ratio_q1, ratio_q3) = statistics.median(ratios), harness.quartiles(ratios)
             rows[-1].update(ratio=ratio, ratio_q1=ratio_q1, ratio_q3=ratio_q3)
             beside = f", TRL's {ratio:.2f} times that ({ratio_q1:.2f} to {ratio_q3:.2f})"
@@ -339,6 +349,7 @@ def main() -> None:
     parser.add_argument("--model", choices=harness.MODELS, default="small")
     parser.add_argument("--train", choices=("lora", "full"), default="lora")
     parser.add_argument("--also", nargs="+", choices=ALSO, default=[], help="ours once more, with other settings")
+    parser.add_argument("--halves", action="store_true", help="TRL updates by halves")
     harness.add_common_options(parser, steps=20)
     options = parser.parse_args()
     harness.quiet()
@@ -361,7 +372,8 @@ def main() -> None:
                 print(f"{way}: {found}" if way else found, flush=True)
             harness.save_model(work.folder, model, work.device, dtype=work.dtype)
             harness.save_prompts(work.folder, [shape.prompt] * shape.prompts * work.steps, model.vocabulary)
-            rows += compare(name, options.model, work, options.warmup, options.also)
+            theirs = trl_halves if options.halves else trl
+            rows += compare(name, options.model, work, options.warmup, options.also, theirs)
     path = options.results / f"step_{options.device}_{options.model}_{options.train}.csv"
     harness.write_csv(path, harness.about(PACKAGES), rows)
     print(f"\n{path}")

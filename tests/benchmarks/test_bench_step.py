@@ -32,16 +32,17 @@ def work(bench_step: ModuleType, folder: Path, train: str) -> Any:
     return bench_step.Work(folder=folder, shape=shape, train=train, device="cpu", dtype="float32", steps=2)
 
 
-@pytest.mark.slow  # 5 seconds
-def test_the_smallest_run(tmp_path: Path) -> None:
-    words = ["benchmarks/bench_step.py", *SMALLEST.split(), "--device", "cpu", "--results", str(tmp_path)]
+@pytest.mark.slow  # 5 seconds each
+@pytest.mark.parametrize(("how", "name"), [("", "trl"), (" --halves", "trl_halves")])
+def test_the_smallest_run(how: str, name: str, tmp_path: Path) -> None:
+    words = ["benchmarks/bench_step.py", *(SMALLEST + how).split(), "--device", "cpu", "--results", str(tmp_path)]
     run = Fork(words, benchmark, folder=BENCHMARKS.parent).end()
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("check passed")
     first, *lines = (tmp_path / "step_cpu_small_lora.csv").read_text().splitlines()
-    assert first.startswith(f"# python benchmarks/bench_step.py {SMALLEST}") and "trl 1.16" in first
+    assert first.startswith(f"# python benchmarks/bench_step.py {SMALLEST}{how}") and "trl 1.16" in first
     ours, theirs = csv.DictReader(lines)
-    assert (ours["system"], theirs["system"]) == ("lsemrl", "trl")
+    assert (ours["system"], theirs["system"]) == ("lsemrl", name)
     assert (ours["prompt"], ours["completion"], ours["group"], ours["steps"]) == ("4", "2", "2", "2")
     assert float(ours["ratio"]) > 0 and theirs["ratio"] == ""
     for row in (ours, theirs):
