@@ -126,9 +126,9 @@ def test_null_is_none_and_groups_are_read_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("target_rows: null", "target_rows: Expected a int. Got value: None"),
-        ("policy: {model: null}", "policy.model: Expected a str. Got value: None"),
-        ("metrics: {names: null}", "metrics.names: Expected a tuple. Got value: None"),
+        ("target_rows: null", "target_rows: Expected a int. Got value: null"),
+        ("policy: {model: null}", "policy.model: Expected a str. Got value: null"),
+        ("metrics: {names: null}", "metrics.names: Expected a tuple. Got value: null"),
         (f"target: {{class_path: {TASK}, init_args: {{batch_size: null}}}}", "target.batch_size: Expected a int. Got"),
     ],
 )
@@ -154,6 +154,18 @@ def test_null_deep_within_a_class_of_settings() -> None:
     words = [f"--target={TASK}", "--general=lsemrl.data.comprehension.ComprehensionData", "--policy.adapter=null"]
     found = parser.parse_args([*words, "--target.validation.skipped_path=null"])
     assert found.target.init_args.validation.skipped_path is None and found.policy.adapter is None
+
+
+@pytest.mark.parametrize("name", ["general_label", "policy.model", "target.source.split", "folder"])
+def test_null_on_the_line_is_refused_where_a_text_is_meant(name: str) -> None:
+    """As in a file: a report had a column that was called null."""
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MeasureSettings)
+    parser.add_argument("--folder", type=Path)
+    with pytest.raises(ArgumentError) as refused:
+        parser.parse_args([f"--target={TASK}", f"--{name}=null"])
+    assert str(users_mistake(refused.value)).startswith(f"{name}: Expected a str. Got value: null; give a value, or ")
 
 
 @pytest.mark.parametrize("value", ["{Note: x}", "[[a]]", "on", "5", "1.5"])

@@ -36,7 +36,8 @@ _UNKNOWN = re.compile(
     r"Group '([\w.]+)' does not accept option '(\w+)'"
 )
 _WHOLE = re.compile(r"[+-]?[0-9]+")
-_NULL = ("null", "Null", "NULL", "~")
+_NULL = ("null", "Null", "NULL")
+"""YAML's, without ~, which is home to whoever types it."""
 _VALUES = {str, bool, int, float, list, dict, tuple, Path, Any}
 """Types that are no group of fields."""
 _SHOWN = 100
@@ -103,9 +104,11 @@ def _take_values() -> None:
             before = cfg and cfg.get(self.dest)  # a word, or a list, where a class may stand too
             value = _joined(self.dest, value, dict(before) if isinstance(before, (Mapping, Namespace)) else {}, own)
         elif type(value) is str and own & {str, Path} and own <= {str, Path, NoneType}:
-            if NoneType in own and value in _NULL:
-                return None
-            return value if str in own else Path(value)
+            if value not in _NULL:
+                return value if str in own else Path(value)
+            if NoneType not in own:  # as in a file
+                raise TypeError(f'Parser key "{self.dest}": Expected a str. Got value: None')
+            return None
         try:
             found = check(self, value, append=append, cfg=cfg, mode=mode)
             _check_names(self.dest, found, own)

@@ -86,9 +86,9 @@ def test_a_mistake_in_a_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("data: {init_args: {batch_size: }}", "data.batch_size: Expected a int. Got value: None"),
-        ("data: {init_args: {source: {columns: }}}", "data.source.columns: Expected a dict. Got value: None"),
-        ("model: {init_args: {optimizer: {lr: null}}}", "model.optimizer.lr: Expected a float. Got value: None"),
+        ("data: {init_args: {batch_size: }}", "data.batch_size: Expected a int. Got value: null"),
+        ("data: {init_args: {source: {columns: }}}", "data.source.columns: Expected a dict. Got value: null"),
+        ("model: {init_args: {optimizer: {lr: null}}}", "model.optimizer.lr: Expected a float. Got value: null"),
         ("model: {init_args: {metrics: {language: null}}}", "model.metrics.language: "),
         ("model: {init_args: }", "model.init_args in own.yaml is null; write `field: value` lines below it, or leave"),
         ("data: {init_args: [1]}", "data.init_args in own.yaml is [1]; write"),
@@ -107,7 +107,7 @@ def test_an_encoder_of_a_reward_may_not_be_null(tmp_path: Path) -> None:
     part = "{class_path: lsemrl.rewards.SemanticSimilarity, init_args: {encoder: null}}"
     (tmp_path / "own.yaml").write_text(f"model: {{init_args: {{rewards: {{similarity: {part}}}}}}}")
     sentence = refused("--config=grpo.yaml", f"--config={tmp_path / 'own.yaml'}")
-    assert "model.rewards.encoder: Expected a str. Got value: None" in sentence
+    assert "model.rewards.encoder: Expected a str. Got value: null" in sentence
 
 
 def test_a_class_may_stand_alone_in_a_file(tmp_path: Path) -> None:

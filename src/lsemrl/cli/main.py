@@ -140,6 +140,9 @@ def users_mistake(error: BaseException, verb: str = "fit") -> str | None:
     if missing is not None:
         places = f"among installed packages, in {os.getcwd()}, and beside each --config"
         return f"{where}there is no module {missing!r}; it is looked for {places}"
+    if complaint.endswith("Got value: None"):
+        complaint = f"{complaint.removesuffix('None')}null; give a value, or leave it out for its default"
+        return f"{where}{complaint}; {_listing(verb)}"
     if re.search(r"Expected a (builtins\.)?str\b", complaint):
         return f"{where}{complaint.rstrip('.')}; put text that YAML reads as something else in quotes"
     return f"{where}{complaint.rstrip('.')}; {_listing(verb)}"
