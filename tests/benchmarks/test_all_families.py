@@ -20,7 +20,7 @@ WINDOWED = (
 
 @pytest.mark.slow
 def test_the_smallest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmarks/families.py", "qwen2", "mamba", "--results", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["benchmarks/families.py", "qwen2", "rwkv", "--results", str(tmp_path)])
     families.main()
     _, *lines = (tmp_path / "families.csv").read_text().splitlines()
     learned, refused = csv.DictReader(lines)
