@@ -96,6 +96,15 @@ def test_by_hand(prediction: str, answer: str, em: int, overlap: float) -> None:
         ("about 2.5 km", "25", 0),
         ("in the US", "U.S.", 1),
         ("some 3,000 men", "3000", 1),
+        ("etwa 2,5 Meter", "5", 0),
+        ("1.234,56 Euro", "56", 0),
+        ("in 1998,1999", "1999", 1),
+        ("१०,००,००० रुपये", "१०", 0),
+        ("1\u202f980 habitants", "980", 0),
+        ("٢٫٥ متر", "٥", 0),
+        ("มี ๑๕ คน", "๕", 0),
+        ("မြို့ ၁၅ ခု", "၅", 0),
+        ("มี๑๕คน", "15", 1),
     ],
 )
 def test_an_answer_is_contained_where_it_stands_whole(prediction: str, answer: str, held: int) -> None:
