@@ -47,7 +47,8 @@ def test_rows_are_shown_before_as_turns_or_texts(
     turns = "<|system|>译者<|user|>译：早<|assistant|>ཞོགས<|user|>译：晚<|assistant|>དགོང<|user|>译：你{好}<|assistant|>"
     assert few.render(tokenizer, TEXTS, SHOTS) == turns
     assert few.render(plain_tokenizer, TEXTS, SHOTS) == "译者\n译：早ཞོགས\n\n译：晚དགོང\n\n译：你{好}"
-    assert "show template.system and 2 training rows with their answers and the" in few.describe(tokenizer, TEXTS)
+    told = few.describe(tokenizer, TEXTS)
+    assert "show template.system and 2 training rows with their answers and '译：{source}'; " in told
 
 
 def test_a_chat_template_that_leaves_out_earlier_turns_is_told(make_tokenizer: Make) -> None:
@@ -132,6 +133,8 @@ def test_placeholders_of_another_task() -> None:
     assert template.for_task("comprehension", "", ("source", "context", "question")) is template
     with pytest.raises(UserError, match=r"\{context\}, which headline rows lack; use \{source\}"):
         template.for_task("headline", "", ("source",))
+    asked = PromptTemplate(template="Question: {question}")  # of a choice that is all
+    assert asked.for_task("choice", "", ("source", "question")) is asked
     assert PromptTemplate(system="s").for_task("headline", "题：{source}", ("source",)).template == "题：{source}"
 
 
@@ -209,8 +212,7 @@ def test_qwen3s_empty_thought_is_no_open_one(make_tokenizer: Make) -> None:
         "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
     )
     assert render(qwen3).endswith("<|assistant|>\n<think>\n\n</think>\n\n")
-    told = PromptTemplate(template="{source}", system="s").describe(make_tokenizer(), TEXTS)
-    assert told == (
-        "prompts by the chat template show template.system and the instruction with its text; the answer follows"
-    )
+    told = PromptTemplate(template="译：\n{source}", system="s").describe(make_tokenizer(), TEXTS)
+    assert told == "prompts by the chat template show template.system and '译：\\n{source}'; the answer follows"
+    assert f"show '{'a' * 100} …'; " in PromptTemplate(template="a" * 101 + "{source}").describe(qwen3, TEXTS)
     assert PromptTemplate(template="{source}").describe(qwen3, TEXTS).endswith("the answer follows")

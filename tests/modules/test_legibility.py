@@ -463,7 +463,7 @@ def test_the_block_of_a_run_that_carries_all(tiny_model: str, tmp_path: Path, ca
     assert "12 of 12 references come back; ends with <|end|>, pads with <|pad|>" in told
     assert "text by rewards.similarity.encoder 'micro': references" in told
     assert f"the longest train prompt with {TOKENS} new tokens: " in told
-    assert "prompts by the chat template show the instruction with its text; the answer follows" in told
+    assert "prompts by the chat template show '翻译成藏文：{source}'; the answer follows" in told
     for name, count in (("train", 8), ("validation", 4)):  # which none of these few tokens can be
         assert f"warning: {count} of {count} {name} references have more tokens, their end included, than an" in told
     assert told.count("warning") == 2

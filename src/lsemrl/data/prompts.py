@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Shot = tuple[Mapping[str, str], str]
 PLACEHOLDERS = {"source", "context", "question"}
+_SHOWN = 100
+"""Characters of a template in a line about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class PromptTemplate:
                 f"template.template {self.template!r} has the unknown placeholder {{{unknown[0]}}}; use {{source}}, or "
                 "{context} and {question}"
             )
-        if "source" not in found and not {"context", "question"} <= found:
+        if not found & {"source", "question"}:
             raise UserError(
                 f"template.template is {self.template!r}, which shows the policy no input; put {{source}} in it "
                 "(reading comprehension: {source}, or {context} and {question})"
@@ -92,7 +94,9 @@ class PromptTemplate:
 
     def describe(self, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> str:
         """A line about what prompts show, and whether an answer or a thought follows them."""
+        assert self.template is not None, "for_task comes first"
         system = "template.system and " if self.system else ""
+        instruction = repr(self.template if len(self.template) <= _SHOWN else f"{self.template[:_SHOWN]} …")
         by = "the chat template" if self._uses_chat(tokenizer) else "template.template"
         mark = thoughts.opened(self._write(tokenizer, texts, ()))
         if mark is None:
@@ -110,7 +114,7 @@ class PromptTemplate:
         shots = f"{self.shots} training rows with their answers and " if self.shots else ""
         dated = self._uses_chat(tokenizer) and shows_date(tokenizer)
         date = f"; the date that they show is always {TODAY:%d %B %Y}" if dated else ""
-        return f"prompts by {by} show {system}{shots}the instruction with its text; {follows}{date}"
+        return f"prompts by {by} show {system}{shots}{instruction}; {follows}{date}"
 
     def _uses_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         return self.chat is not False and bool(tokenizer.chat_template)
