@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 
@@ -13,29 +13,38 @@ from lsemrl.report.findings import number, unmeasured
 from lsemrl.report.records import KEPT, SCORES, Arm, Report
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """One measurement of an arm, and how to show it.
 
     Attributes:
         head: The heading. Here and in `group` and `metric`, braces stand for what a report calls it (see `named`).
         group: The heading above it.
-        read: The value of an arm, given the base; None where it was not measured.
+        metric: Under which arms, seeds and intervals know it (see `report.Contrast`).
+        read: Its value of an arm, given the base, where that is not what the arm holds under `metric`.
         better: +1 where more is better, -1 where less is, 0 where neither.
         scale: What to multiply by before showing.
         digits: After the decimal point.
         delta: Whether to show the difference from the base.
-        metric: Under which seeds and intervals know it (see `report.Contrast`).
     """
 
     head: str
     group: str
-    read: Callable[[Arm, Arm], float | None]
-    better: int
+    metric: str = ""
+    _: KW_ONLY
+    read: Callable[[Arm, Arm], float | None] | None = None
+    better: int = 1
     scale: float = 1
     digits: int = 1
     delta: bool = False
-    metric: str = ""
+
+    def value(self, arm: Arm, base: Arm) -> float | None:
+        """Of `arm`; None where it was not measured."""
+        if self.read:
+            return self.read(arm, base)
+        field, _, key = self.metric.partition(".")
+        scores: dict[str, float] = getattr(arm, field)
+        return scores.get(key)
 
     def show(self, value: float | None, sign: str = "") -> str:
         """`value` as text."""
@@ -70,10 +79,6 @@ class Cell:
 Rows = list[tuple[Arm, list[Cell]]]
 
 
-def _of(field: str, key: str) -> Callable[[Arm, Arm], float | None]:
-    return lambda arm, base: getattr(arm, field).get(key)
-
-
 def _lost(arm: Arm, base: Arm) -> float | None:
     kept = next((name for name in KEPT if name in arm.general and name in base.general), None)
     return None if arm is base or kept is None else base.general[kept] - arm.general[kept]
@@ -84,36 +89,12 @@ def _drift(arm: Arm, base: Arm) -> float | None:
     return float(np.mean(arm.nll_drifts)) if arm.nll_drifts else None
 
 
-def column_of(
-    head: str,
-    group: str,
-    metric: str,
-    *,
-    better: int = 1,
-    scale: float = 1,
-    digits: int = 1,
-    delta: bool = False,
-) -> Column:
-    """A column of what an arm holds under `metric`."""
-    field, _, key = metric.partition(".")
-    return Column(
-        head=head,
-        group=group,
-        read=_of(field, key),
-        better=better,
-        scale=scale,
-        digits=digits,
-        delta=delta,
-        metric=metric,
-    )
-
-
 def _percent(head: str, group: str, metric: str) -> Column:
-    return column_of(head, group, metric, scale=100, delta=True)
+    return Column(head, group, metric, scale=100, delta=True)
 
 
 def _kl(head: str, field: str, key: str) -> Column:
-    return column_of(head, _KL[field], f"{field}.{key}", better=-1, digits=3)
+    return Column(head, _KL[field], f"{field}.{key}", better=-1, digits=3)
 
 
 def _percentile(field: str, percent: int) -> Callable[[Arm, Arm], float | None]:
@@ -133,20 +114,18 @@ _KL = {"kl": "KL(arm ‖ base)", "kl_from_base": "KL(base ‖ arm)"}
 SCORE_COLUMNS = {name: _percent(head, LEARNED_GROUP, f"target.{name}") for name, head in SCORES.items()}
 MEANING_F1, CHRF, LANGUAGE = (SCORE_COLUMNS[name] for name in ("meaning_f1", "chrf", "language_rate"))
 EXACT = _percent("wholly right", LEARNED_GROUP, "target.meaning_exact")
-EM = column_of("exact match", _GENERAL, "general.em", scale=100)
-ACCURACY = column_of("accuracy", _GENERAL, "general.accuracy", scale=100)
-ANSWERS_CHRF = column_of("chrF, answers", _GENERAL, "general.chrf_sentence", scale=100)
-LEAK = column_of("leak", _GENERAL, "general.leak", better=-1, scale=100, delta=True)
-LOST = Column(head="{lost} lost", group=_TAX, read=_lost, better=-1, scale=100, metric="tax.{kept}")
-DRIFT = Column(head="NLL drift", group=_TAX, read=_drift, better=-1, digits=3, metric="tax.nll")
-DRIFT_P90 = Column(
-    head="drift P90", group=_TAX, read=_percentile("nll_drifts", 90), better=-1, digits=3, metric="tax.nll_p90"
-)
+EM = Column("exact match", _GENERAL, "general.em", scale=100)
+ACCURACY = Column("accuracy", _GENERAL, "general.accuracy", scale=100)
+ANSWERS_CHRF = Column("chrF, answers", _GENERAL, "general.chrf_sentence", scale=100)
+LEAK = Column("leak", _GENERAL, "general.leak", better=-1, scale=100, delta=True)
+LOST = Column("{lost} lost", _TAX, "tax.{kept}", read=_lost, better=-1, scale=100)
+DRIFT = Column("NLL drift", _TAX, "tax.nll", read=_drift, better=-1, digits=3)
+DRIFT_P90 = Column("drift P90", _TAX, "tax.nll_p90", read=_percentile("nll_drifts", 90), better=-1, digits=3)
 KL_TARGET = _kl("KL, new task", "kl", "target")
 KL_P90 = replace(_kl("KL, {short} P90", "kl", "general_p90"), read=_percentile("kl_rows", 90))
-JUDGED = Column(head="judge win", group="RL or SFT", read=lambda arm, base: arm.judge_win, better=0, scale=100)
-SEEDS = Column(head="seeds", group=_COST, read=lambda arm, base: len(arm.seeds) or None, better=0, digits=0)
-MINUTES = Column(head="minutes", group=_COST, read=lambda arm, base: arm.seconds or None, better=0, scale=1 / 60)
+JUDGED = Column("judge win", "RL or SFT", read=lambda arm, base: arm.judge_win, better=0, scale=100)
+SEEDS = Column("seeds", _COST, read=lambda arm, base: len(arm.seeds) or None, better=0, digits=0)
+MINUTES = Column("minutes", _COST, read=lambda arm, base: arm.seconds or None, better=0, scale=1 / 60)
 _KEPT = (EM, ACCURACY, ANSWERS_CHRF)
 SUMMARY = (MEANING_F1, EXACT, CHRF, LANGUAGE, *_KEPT, LOST, DRIFT, KL_TARGET, JUDGED, SEEDS, MINUTES)
 TERMINAL = (MEANING_F1, EXACT, CHRF, *_KEPT, LOST, SEEDS, MINUTES)
@@ -160,22 +139,22 @@ LEARNED = (
     SCORE_COLUMNS["bleu"],
     _percent("BLEU 13a", LEARNED_GROUP, "target.bleu_13a"),
     _percent("spBLEU", LEARNED_GROUP, "target.spbleu"),
-    column_of("COMET", LEARNED_GROUP, "target.comet", digits=3, delta=True),
-    column_of("MetricX", LEARNED_GROUP, "target.metricx", better=-1, digits=2, delta=True),
-    column_of("TER", LEARNED_GROUP, "target.ter", better=-1, scale=100, delta=True),
-    column_of("TER of sentences", LEARNED_GROUP, "target.ter_sentence", better=-1, scale=100, delta=True),
+    Column("COMET", LEARNED_GROUP, "target.comet", digits=3, delta=True),
+    Column("MetricX", LEARNED_GROUP, "target.metricx", better=-1, digits=2, delta=True),
+    Column("TER", LEARNED_GROUP, "target.ter", better=-1, scale=100, delta=True),
+    Column("TER of sentences", LEARNED_GROUP, "target.ter_sentence", better=-1, scale=100, delta=True),
     SCORE_COLUMNS["rouge_l"],
     SCORE_COLUMNS["em"],
     _percent("F1", LEARNED_GROUP, "target.f1"),
     _percent("average", LEARNED_GROUP, "target.average"),
-    column_of("length", LEARNED_GROUP, "target.answer_length", better=0, delta=True),
-    column_of("similarity", LEARNED_GROUP, "target.similarity", digits=3, delta=True),
+    Column("length", LEARNED_GROUP, "target.answer_length", better=0, delta=True),
+    Column("similarity", LEARNED_GROUP, "target.similarity", digits=3, delta=True),
     LANGUAGE,
-    column_of("copied", LEARNED_GROUP, "target.copied", better=-1, scale=100, delta=True),
+    Column("copied", LEARNED_GROUP, "target.copied", better=-1, scale=100, delta=True),
     _percent("ended", LEARNED_GROUP, "target.ended_rate"),
-    column_of("similarity reward", "Reward against oracle", "target.similarity_reward", digits=3, delta=True),
-    column_of("hacking gap", "Reward against oracle", "target.hacking_gap", better=0, digits=3, delta=True),
-    Column(head="steps", group=_COST, read=lambda arm, base: arm.steps or None, better=0, digits=0),
+    Column("similarity reward", "Reward against oracle", "target.similarity_reward", digits=3, delta=True),
+    Column("hacking gap", "Reward against oracle", "target.hacking_gap", better=0, digits=3, delta=True),
+    Column("steps", _COST, read=lambda arm, base: arm.steps or None, better=0, digits=0),
     MINUTES,
 )
 LOSSES = (
@@ -185,16 +164,16 @@ LOSSES = (
     _percent("contained", _GENERAL, "general.contained"),
     ACCURACY,
     _percent("per token", _GENERAL, "general.accuracy_per_token"),
-    column_of("guessed", _GENERAL, "general.chance", better=0, scale=100),
+    Column("guessed", _GENERAL, "general.chance", better=0, scale=100),
     ANSWERS_CHRF,
     LEAK,
-    column_of("asked back", _GENERAL, "general.asked_back", better=-1, scale=100, delta=True),
-    column_of("length", _GENERAL, "general.answer_length", better=0, delta=True),
+    Column("asked back", _GENERAL, "general.asked_back", better=-1, scale=100, delta=True),
+    Column("length", _GENERAL, "general.answer_length", better=0, delta=True),
     _percent("ended", _GENERAL, "general.ended_rate"),
-    column_of("NLL", _GENERAL, "general.nll", better=-1, digits=3, delta=True),
+    Column("NLL", _GENERAL, "general.nll", better=-1, digits=3, delta=True),
     LOST,
     DRIFT,
-    Column(head="drift P50", group=_TAX, read=_percentile("nll_drifts", 50), better=-1, digits=3, metric="tax.nll_p50"),
+    Column("drift P50", _TAX, "tax.nll_p50", read=_percentile("nll_drifts", 50), better=-1, digits=3),
     DRIFT_P90,
 )
 MOVED = (
@@ -208,13 +187,7 @@ MOVED = (
     _kl("reverse, {short}", "kl_from_base", "general"),
     _kl("reverse, {text}", "kl_from_base", "text"),
     Column(
-        head="change, %",
-        group="Weights",
-        read=lambda arm, base: arm.weight_change,
-        better=0,
-        scale=100,
-        digits=2,
-        metric="weight_change",
+        "change, %", "Weights", "weight_change", read=lambda arm, base: arm.weight_change, better=0, scale=100, digits=2
     ),
 )
 
@@ -248,7 +221,7 @@ def grid(report: Report, columns: Sequence[Column]) -> tuple[list[Column], Rows]
         if each == LOST and nothing_to_lose:
             continue
         column = named(report, each)
-        values = {arm.name: column.read(arm, report.base) for arm in report.arms}
+        values = {arm.name: column.value(arm, report.base) for arm in report.arms}
         if all(value is None for value in values.values()):
             continue
         shown.append(column)

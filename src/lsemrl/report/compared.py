@@ -13,7 +13,6 @@ from lsemrl.report.columns import (
     Cell,
     Column,
     Rows,
-    column_of,
     interval,
     named,
 )
@@ -24,7 +23,7 @@ from lsemrl.report.records import KEPT, Report
 
 def differences(report: Report) -> tuple[list[Column], Rows]:
     """What each arm has over another one than the base, with intervals."""
-    similarity = column_of("similarity", LEARNED_GROUP, "target.similarity", digits=3)
+    similarity = Column("similarity", LEARNED_GROUP, "target.similarity", digits=3)
     lost = () if unmeasured(report) else (named(report, LOST),)
     shown: list[Column] = []
     rows: Rows = [(arm, []) for arm in report.trained]
@@ -49,7 +48,7 @@ def same_scores(report: Report) -> tuple[list[Column], Rows]:
     of = arms[report.paths[0][-1]].label
     lost = f"{report.general_short} {KEPT[report.kept]} lost by"
     score, own, other, more, share = columns = [
-        column_of(head, group, "", scale=100)
+        Column(head, group, scale=100)
         for head, group in (
             ("compared at", "Score"),
             (of, lost),
@@ -79,7 +78,7 @@ def same_scores(report: Report) -> tuple[list[Column], Rows]:
 def harness(report: Report) -> tuple[list[Column], Rows]:
     """What lm-evaluation-harness found of each arm, beside the base."""
     keys = list(dict.fromkeys(key for arm in report.trained for key in arm.harness))
-    columns = [column_of(key, "lm-evaluation-harness", "", digits=3) for key in keys]
+    columns = [Column(key, "lm-evaluation-harness", digits=3) for key in keys]
     asked = [arm for arm in report.trained if arm.harness]
     rows: Rows = [(arm, []) for arm in (report.base, *asked)]
     for key, column in zip(keys, columns, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lsemrl.report.columns import DRIFT, DRIFT_P90, JUDGED, KL_P90, Cell, Column, column_of
+from lsemrl.report.columns import DRIFT, DRIFT_P90, JUDGED, KL_P90, Cell, Column
 from lsemrl.report.findings import number
 from lsemrl.report.records import Arm, Report
 
@@ -40,10 +40,10 @@ class Line:
 
 
 _JUDGED = replace(JUDGED, head="judge win, %")
-_SIMILARITY = column_of("similarity", "", "target.similarity", digits=4)
+_SIMILARITY = Column("similarity", "", "target.similarity", digits=4)
 _GENERAL = (
-    column_of("CMRC average", "", "general.average", scale=100, digits=2),
-    column_of("CMRC F1", "", "general.f1", scale=100, digits=2),
+    Column("CMRC average", "", "general.average", scale=100, digits=2),
+    Column("CMRC F1", "", "general.f1", scale=100, digits=2),
 )
 _DRIFTS = (
     replace(DRIFT, head="mean NLL drift", digits=2),
@@ -56,7 +56,7 @@ TABLES = (
     PaperTable(
         title="Translation",
         task="translation",
-        columns=(column_of("BLEU-4", "", "target.bleu", digits=4), _SIMILARITY, *_GENERAL, _JUDGED),
+        columns=(Column("BLEU-4", "", "target.bleu", digits=4), _SIMILARITY, *_GENERAL, _JUDGED),
         rows=(
             (("cold_start",), "Cold start", (0.3953, 0.5593, None, None, None)),
             (("rl",), "RL", (0.4519, 0.7164, 46.97, 65.79, 33.5)),
@@ -66,7 +66,7 @@ TABLES = (
     PaperTable(
         title="Headline generation",
         task="headline",
-        columns=(column_of("ROUGE-L", "", "target.rouge_l", digits=4), _SIMILARITY, *_GENERAL, _JUDGED),
+        columns=(Column("ROUGE-L", "", "target.rouge_l", digits=4), _SIMILARITY, *_GENERAL, _JUDGED),
         rows=(
             (("cold_start",), "Cold start", (0.2204, 0.5774, None, None, None)),
             (("rl",), "RL", (0.2530, 0.6404, 45.10, 65.20, 51.2)),
@@ -127,6 +127,6 @@ def beside(report: Report) -> list[tuple[str, list[Column], list[tuple[Line, lis
 def _own(column: Column, arm: Arm | None, base: Arm) -> Cell:
     spread = arm.spread(column.metric) if arm else None
     return Cell(
-        text=column.show(column.read(arm, base) if arm else None),
+        text=column.show(column.value(arm, base) if arm else None),
         spread="" if spread is None else f"±{column.show(spread)}",
     )
