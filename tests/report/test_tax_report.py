@@ -282,7 +282,16 @@ def test_plots_draw_intervals_and_every_seed(report: Report) -> None:
         ),
         (("base", "rl"), {"base_fingerprint": "other"}, "it is held against another base model"),
         (("base", "rl"), {"conditions": {"max_new_tokens": 8, "dtype": "float32"}}, "its max_new_tokens is 8, not 32"),
-        (("base", "rl"), {"signatures": {"chrf": "chrF2|made up"}}, "its similarity_reward is 'absent', not 'tau 0.2'"),
+        (
+            ("base", "rl"),
+            {"signatures": {"chrf": "chrF2|made up"}},
+            "it was measured without similarity_reward, and the other with 'tau 0.2'; measure every arm with",
+        ),
+        (
+            ("base", "rl"),
+            {"conditions": {**make_measured("rl").conditions, "num_beams": 2}},
+            "it was measured with num_beams 2, and the other without; measure every arm with one configuration",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(arms: tuple[str, ...], change: dict[str, object], sentence: str) -> None:

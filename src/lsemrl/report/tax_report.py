@@ -146,11 +146,16 @@ def _fault(measured: Measured, base: Measured) -> str:
         its, others = getattr(measured, field), getattr(base, field)
         for key in (*others, *its):
             if its.get(key) != others.get(key):
-                return (
-                    f"its {key} is {its.get(key, 'absent')!r}, not {others.get(key, 'absent')!r}; measure every arm "
-                    "with one configuration and one version"
-                )
+                return f"{_unlike(key, its, others)}; measure every arm with one configuration and one version"
     return ""
+
+
+def _unlike(key: str, its: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    if key not in its:
+        return f"it was measured without {key}, and the other with {others[key]!r}"
+    if key not in others:
+        return f"it was measured with {key} {its[key]!r}, and the other without"
+    return f"its {key} is {its[key]!r}, not {others[key]!r}"
 
 
 def _told_apart(groups: Mapping[str, Sequence[Measured]]) -> dict[str, list[Measured]]:
