@@ -88,6 +88,22 @@ def test_the_same_rows_held_out_are_no_leak(
     assert [line.partition("about ")[2].partition("%")[0] for line in lines] == ([] if share is None else [str(share)])
 
 
+@pytest.mark.parametrize(
+    ("splits", "used"),
+    [
+        ({"part": "cold_start", "cold_start_count": 1000, "max_rows": 5000}, ", of which it takes 1,000 at most; give"),
+        ({"part": "rl", "cold_start_count": 1000, "max_rows": 5000}, ", of which it takes 5,000 at most; give"),
+        ({"part": "rl", "cold_start_count": 1000}, "; give"),
+    ],
+)
+def test_a_run_of_a_part_of_its_training_rows(run: Run, splits: dict[str, Any], used: str) -> None:
+    """Those of a cold start are few: by the splits alone nearly all of the test seemed to have been learned."""
+    adapter = run(source={"path": "pairs.jsonl"}, splits=splits)
+    (line,) = measured_rows(settings(adapter, seed=1))
+    assert line.startswith("warning: about 90.0% of the test rows of target are training rows by the splits of ")
+    assert f"{adapter.parent.resolve()}{used} both the same splits" in line
+
+
 def test_files_of_their_own_are_held_out(run: Run) -> None:
     adapter = run(source={"path": "pairs.jsonl"}, validation={"path": "a"}, test={"path": "other.jsonl"})
     assert measured_rows(settings(adapter, test="other.jsonl")) == []

@@ -33,6 +33,7 @@ class _Held:
         seed: Of the splits.
         begin: Where they lie in the file, in [0, 1): a hash of a row is its place, whoever divides.
         end: In (0, 1].
+        used: How many training rows a run takes at most, of all that lie behind; None for all.
     """
 
     place: tuple[Any, ...]
@@ -40,6 +41,7 @@ class _Held:
     seed: int
     begin: float
     end: float
+    used: int | None = None
 
     def trained_on(self, run: _Held) -> float:
         """The share of them that lie behind what a run holds out, which it trains on."""
@@ -48,6 +50,11 @@ class _Held:
         if (self.task, self.seed) != (run.task, run.seed):
             return 1 - run.end
         return max(0.0, self.end - max(self.begin, run.end)) / (self.end - self.begin)
+
+    @property
+    def at_most(self) -> str:
+        """What is to be said of training rows, where not all are used."""
+        return "" if self.used is None else f", of which it takes {self.used:,} at most"
 
 
 def measured_rows(settings: MeasureSettings) -> list[str]:
@@ -78,11 +85,11 @@ def trained_rows(weights: Path | None, part: Part, data: Mapping[str, TaskData])
     lines = []
     for name, one in data.items():
         own = _held(one, part)
-        share = max((own.trained_on(each) for each in theirs), default=0.0) if own else 0.0
-        if share > _NONE:
+        most = max(theirs, key=own.trained_on, default=None) if own else None
+        if own and most and (share := own.trained_on(most)) > _NONE:
             lines.append(
-                f"warning: about {share:.1%} of the {part} rows of {name} are training rows by the splits of {run}; "
-                f"give both the same splits, or name a file of {part} rows"
+                f"warning: about {share:.1%} of the {part} rows of {name} are training rows by the splits of {run}"
+                f"{most.at_most}; give both the same splits, or name a file of {part} rows"
             )
     return lines
 
@@ -98,7 +105,8 @@ def learned_pairs(data: Pairs, named: str, fields: Any) -> list[str]:
     plan = data.plan()
     place = _place(plan.source.path, plan.source.config, plan.source.split)
     end = sum(plan.held_out_fractions)
-    own = _Held(place=place, task=TranslationData.__name__, seed=plan.splits.seed, begin=0.0, end=end)
+    used = _used(vars(plan.splits))
+    own = _Held(place=place, task=TranslationData.__name__, seed=plan.splits.seed, begin=0.0, end=end, used=used)
     try:
         theirs = [*_of_run(fields)] if plan.source.world_split is None else []
     except UNREADABLE:
@@ -107,8 +115,8 @@ def learned_pairs(data: Pairs, named: str, fields: Any) -> list[str]:
     if share <= _NONE:
         return []
     return [
-        f"warning: about {share:.1%} of the rows that {named} holds out are trained on by data.splits, so that the "
-        "encoder knows them; give both the same splits"
+        f"warning: about {share:.1%} of the rows that {named} holds out are training rows by data.splits{own.at_most}, "
+        "so that the encoder knows them; give both the same splits"
     ]
 
 
@@ -141,7 +149,14 @@ def _of_run(data: Mapping[str, Any]) -> Iterator[_Held]:
             seed=int(splits.get("seed", shares.seed)),
             begin=0.0,
             end=test + (0.0 if fields.get("validation") else validation),
+            used=_used(splits),
         )
+
+
+def _used(splits: Mapping[str, Any]) -> int | None:
+    """How many training rows a division takes at most; None for all that there are."""
+    most = splits.get("cold_start_count") if splits.get("part") == "cold_start" else splits.get("max_rows")
+    return None if most is None else int(most)
 
 
 def _place(path: str, config: str | None, split: str) -> tuple[Any, ...]:
