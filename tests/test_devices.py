@@ -64,7 +64,8 @@ def test_a_run_goes_to_no_other_gpu_than_cudas(
     else:
         with pytest.raises(SystemExit):
             main(words)
-        assert "trainer.accelerator is 'mps'; choose cpu" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"the device of trainer.accelerator {accelerator!r} is 'mps'; choose cpu" in said
 
 
 def test_another_system_is_refused_in_a_sentence() -> None:

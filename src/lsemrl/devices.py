@@ -41,3 +41,10 @@ def has_bfloat16(device: torch.device) -> bool:
     import torch
 
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def slow_dtype(dtype: str, device: torch.device) -> str:
+    """What to say of a policy's dtype on a device; "" where it is computed as fast as any."""
+    if dtype != "bfloat16" or device.type != "cuda" or has_bfloat16(device):
+        return ""
+    return "this GPU does not compute bfloat16 itself, which makes it slow; set policy.dtype to float32"

@@ -235,6 +235,19 @@ def test_fewer_rows_of_divergence_are_a_condition(tmp_path: Path) -> None:
     assert len(fewer.divergence["target"].to_base_rows) == len(fewer.divergence["own"].to_base_rows) == 2
 
 
+def test_a_gpu_that_has_no_bfloat16_is_told_before_weights_are_read(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(measuring, "computing_device", lambda name: torch.device("cuda"))
+    monkeypatch.delattr(Policy, "load")
+    settings = tiny_settings(PolicySettings(model=tiny_model, dtype="bfloat16"))
+    with pytest.raises(AttributeError, match="load"):
+        run_measure(settings, tmp_path)
+    told = "this GPU does not compute bfloat16 itself, which makes it slow; set policy.dtype to float32\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
 def test_full_fine_tuning_is_held_against_the_model_it_came_from(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,7 +165,7 @@ def test_a_gpu_that_has_no_bfloat16_is_told(
     trainer.strategy._root_device = torch.device(kind)  # type: ignore[attr-defined]
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         check_trainer(trainer, Policy(PolicySettings(model=tiny_model, dtype=dtype)), "fit")
-    said = "this GPU does not compute bfloat16 itself, which makes it slow; set trainer.precision to 32-true"
+    said = "this GPU does not compute bfloat16 itself, which makes it slow; set policy.dtype to float32, and trainer"
     assert any(line.startswith(said) for line in caplog.messages) == told
 
 

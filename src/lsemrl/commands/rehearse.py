@@ -124,7 +124,7 @@ def rehearse(
     with held(output, "--output"):
         loading(policy.model)
         # torch and peft, for which words that cannot be do not wait
-        from lsemrl.devices import computing_device
+        from lsemrl.devices import computing_device, slow_dtype
         from lsemrl.modules.policy import Policy
         from lsemrl.modules.rehearsing import given_prompts, turn_of, write_answers, write_prompts
         from lsemrl.modules.spans import fitting
@@ -147,8 +147,10 @@ def rehearse(
             spans["longest prompt of the base's own, with its answer"] = before + max_new_tokens
         for line in fitting(policy.model, base.config, spans, "shorten --prompts or lower --max-prompt-tokens"):
             print(line, file=sys.stderr)
+        if line := slow_dtype(policy.dtype, device := computing_device()):
+            print(line, file=sys.stderr)
         base.load()
-        base.to(computing_device())
+        base.to(device)
         settings = {
             "model": policy.model,
             "fingerprint": base.fingerprint,

@@ -155,13 +155,14 @@ class TrainerCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """With our record of the run in place of Lightning's, and never on Apple's GPU unasked."""
-        if self._settings.trainer.accelerator == "auto":
+        accelerator = self._settings.trainer.accelerator
+        if accelerator == "auto":
             kwargs["accelerator"] = computing_device().type
         try:
             trainer = super().instantiate_trainer(logger=False, **kwargs)
         except (ImportError, RuntimeError, ValueError, MisconfigurationException) as error:
             raise UserError(f"trainer: {reason_of(error, 300)}") from error
-        computing_device(trainer.strategy.root_device.type, "trainer.accelerator")
+        computing_device(trainer.strategy.root_device.type, f"the device of trainer.accelerator {accelerator!r}")
         check_manual(trainer)
         if self.subcommand and trainer.world_size == 1 and not is_rank_zero():
             raise UserError(

@@ -20,7 +20,7 @@ from lsemrl.data.prompts import bos_of
 from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.splits import evenly
 from lsemrl.data.text import PlainText
-from lsemrl.devices import computing_device
+from lsemrl.devices import computing_device, slow_dtype
 from lsemrl.evaluation.batches import Batches
 from lsemrl.evaluation.general import blind, language_of, name_of, remark, signatures
 from lsemrl.evaluation.measure_settings import MeasureSettings
@@ -70,9 +70,11 @@ def run_measure(settings: MeasureSettings, folder: Path, read: tuple[Battery, Sc
     try_folder(folder, "output")
     policy = _policy(settings)
     battery, scorer = read or read_measured(settings, policy)
-    base = _load(policy, settings.base)
-    policy.to(computing_device(settings.device))
     say = functools.partial(print, file=sys.stderr, flush=True)
+    if line := slow_dtype(settings.policy.dtype, device := computing_device(settings.device)):
+        say(line)
+    base = _load(policy, settings.base)
+    policy.to(device)
     adapter = adapter_fingerprint(policy.adapter, policy.settings.adapter_scale) if policy.adapter else ""
     data = {name: hash_rows(examples) for name, examples in battery.parts.items()}
     reading = _reading(policy, battery)

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
 
-from lsemrl.devices import has_bfloat16
+from lsemrl.devices import slow_dtype
 from lsemrl.metrics.settings import LESS
 from lsemrl.modules.adapters.config import check_placement, without_effect
 from lsemrl.modules.policy import Policy
@@ -67,12 +67,8 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
         )
     if settings.flex_attention and stage == "fit" and device.type == "cpu":
         raise UserError("policy.flex_attention is true, but it has no backward pass on a CPU; set it to false")
-    halved = settings.dtype == "bfloat16" or trainer.precision == "bf16-mixed"
-    if halved and device.type == "cuda" and not has_bfloat16(device):
-        rank_zero_info(
-            "this GPU does not compute bfloat16 itself, which makes it slow; set trainer.precision to 32-true and "
-            "policy.dtype to float32"
-        )
+    if line := slow_dtype("bfloat16" if trainer.precision == "bf16-mixed" else settings.dtype, device):
+        rank_zero_info(f"{line}, and trainer.precision to 32-true")
     # Whole models in half precision would take adapters with them; float16 would need its gradients scaled.
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise UserError(
