@@ -64,15 +64,6 @@ class ChoiceData(TaskData):
             UserError: A setting that cannot be.
         """
         super().__init__(
-            Plan(
-                task=TASK,
-                source=source,
-                validation=validation,
-                test=test,
-                splits=splits,
-                micro=micro,
-                template=template,
-                limits=limits,
-            ),
-            Loading(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, num_workers=num_workers),
+            Plan(TASK, source, validation, test, splits, micro, template, limits),
+            Loading(batch_size, eval_batch_size, seed, num_workers),
         )

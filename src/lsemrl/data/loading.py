@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lsemrl.errors import UserError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Loading:
     """How examples are batched; see the arguments of the data modules."""
 

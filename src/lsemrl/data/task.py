@@ -89,7 +89,7 @@ class Task:
         return content_key(*sorted(map(content_key, self.contents(record)[:2])))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Plan:
     """Everything that decides the examples of a data module; see its arguments."""
 

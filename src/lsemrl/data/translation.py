@@ -104,19 +104,10 @@ class TranslationData(TaskData):
         Raises:
             UserError: A setting that cannot be.
         """
+        named = task(source_field, target_field, template)
         super().__init__(
-            Plan(
-                task=task(source_field, target_field, template),
-                source=source,
-                validation=validation,
-                test=test,
-                splits=splits,
-                micro=micro,
-                template=template,
-                limits=limits,
-                untranslated=untranslated,
-            ),
-            Loading(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, num_workers=num_workers),
+            Plan(named, source, validation, test, splits, micro, template, limits, untranslated),
+            Loading(batch_size, eval_batch_size, seed, num_workers),
         )
 
 
