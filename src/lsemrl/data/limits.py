@@ -21,17 +21,9 @@ if TYPE_CHECKING:
 
 _CHUNK = 1000
 _COUNTS = (
-    "rows",
-    "prompts_over",
-    "prompts_truncated",
-    "prompts_skipped",
-    "longest_prompt",
-    "longest_prompt_kept",
-    "longest_row_kept",
-    "targets_over",
-    "targets_skipped",
-    "longest_target",
-)
+    "rows", "prompts_over", "prompts_truncated", "prompts_skipped", "longest_prompt", "longest_prompt_kept",
+    "longest_row_kept", "targets_over", "targets_skipped", "longest_target",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,21 +12,9 @@ from lsemrl.metrics import comet
 from lsemrl.metrics import corpus as metrics
 
 Metric = Literal[
-    "chrf",
-    "chrf_pp",
-    "bleu",
-    "bleu_13a",
-    "spbleu",
-    "ter",
-    "rouge_l",
-    "language_rate",
-    "copied",
-    "similarity",
-    "meaning",
-    "cmrc",
-    "comet",
-    "metricx",
-]
+    "chrf", "chrf_pp", "bleu", "bleu_13a", "spbleu", "ter", "rouge_l", "language_rate", "copied", "similarity",
+    "meaning", "cmrc", "comet", "metricx",
+]  # fmt: skip
 LESS = ("ter", "metricx", "copied")
 """Those of which less is better."""
 

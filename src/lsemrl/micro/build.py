@@ -88,41 +88,10 @@ def _words() -> Iterator[str]:
     tables = (*words.TABLES, words.PATIENT_WORDS, words.ACTION_WORDS)
     chinese = [word for table in tables for word in table]
     chinese += [measure for measure, _, _ in words.PATIENTS.values()]
-    chinese += [
-        "谁",
-        "什么",
-        "哪里",
-        "什么时候",
-        "问题",
-        "翻译成",
-        "藏文",
-        "中文",
-        "标题",
-        "复述",
-        "没",
-        "了",
-        "在",
-        "的",
-        "。",
-        "，",
-        "？",
-        "：",
-    ]
+    chinese += ["谁", "什么", "哪里", "什么时候", "问题", "翻译成", "藏文", "中文", "标题", "复述", *"没了在的。，？："]
     phrases = [phrase for table in tables for group in table.values() for phrase in group]
     phrases += [grammar.ergative(phrase) for phrase in phrases]
-    phrases += [
-        *words.LOCATIVES,
-        "ཀྱིས",
-        "གིས",
-        "གྱིས",
-        "ཞིག",
-        "ཅིག",
-        "ཤིག",
-        "པ",
-        "བ",
-        words.AUXILIARY,
-        words.NEGATION[1],
-    ]
+    phrases += [*words.LOCATIVES, "ཀྱིས", "གིས", "གྱིས", "ཞིག", "ཅིག", "ཤིག", "པ", "བ", words.AUXILIARY, words.NEGATION[1]]
     syllables = sorted({syllable for phrase in phrases for syllable in phrase.split(grammar.TSHEG)})
     yield from itertools.chain.from_iterable(itertools.repeat(letter, 50) for letter in letters)
     for word in chinese:

@@ -21,31 +21,10 @@ from lsemrl.report.contrasts import Contrast, HarnessScore, Judged, SameScore
 VERSION = 2
 """Of the JSON; raised when a field changes its meaning. The first knew no general ability but Chinese QA."""
 TARGET = (
-    "meaning_f1",
-    "meaning_exact",
-    "chrf",
-    "chrf_sentence",
-    "chrf_pp",
-    "chrf_pp_sentence",
-    "bleu",
-    "spbleu",
-    "bleu_13a",
-    "ter",
-    "ter_sentence",
-    "comet",
-    "metricx",
-    "rouge_l",
-    "similarity",
-    "similarity_reward",
-    "hacking_gap",
-    "language_rate",
-    "copied",
-    "ended_rate",
-    "em",
-    "f1",
-    "average",
-    "answer_length",
-)
+    "meaning_f1", "meaning_exact", "chrf", "chrf_sentence", "chrf_pp", "chrf_pp_sentence", "bleu", "spbleu",
+    "bleu_13a", "ter", "ter_sentence", "comet", "metricx", "rouge_l", "similarity", "similarity_reward",
+    "hacking_gap", "language_rate", "copied", "ended_rate", "em", "f1", "average", "answer_length",
+)  # fmt: skip
 SCORES = {
     "meaning_f1": "meaning F1",
     "chrf_sentence": "chrF of sentences",
@@ -57,20 +36,9 @@ SCORES = {
 }
 """What gain may be measured in, the first that is there, and its name in sentences, columns and axes."""
 GENERAL = (
-    "em",
-    "f1",
-    "average",
-    "contained",
-    "accuracy",
-    "accuracy_per_token",
-    "chance",
-    "chrf_sentence",
-    "answer_length",
-    "ended_rate",
-    "leak",
-    "asked_back",
-    "nll",
-)
+    "em", "f1", "average", "contained", "accuracy", "accuracy_per_token", "chance", "chrf_sentence",
+    "answer_length", "ended_rate", "leak", "asked_back", "nll",
+)  # fmt: skip
 KEPT = {"em": "exact match", "accuracy": "accuracy", "chrf_sentence": "chrF"}
 """The main score of each kind of general ability and its name in sentences; a loss is its drop."""
 KL = ("target", "general", "text", "own")
