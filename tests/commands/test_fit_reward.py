@@ -262,7 +262,7 @@ def test_an_encoder_without_the_script_is_refused(tmp_path: Path, capsys: pytest
         ("--tau.quantile=0", "tau.quantile is 0.0; it must be in (0, 1)"),
         ("--tau.quantile=1", "tau.quantile is 1.0; it must be in (0, 1)"),
         ("--tau.rows=0", "tau.rows is 0"),
-        ("--tau.dtype=float16", "tau.dtype is 'float16'"),
+        ("--tau.dtype=float16", "tau.dtype: Expected one of 'float32', 'bfloat16'"),
         ("--tau.policy=nowhere/at-all", "tau.policy is 'nowhere/at-all', which is neither an adapter nor a model"),
         ("--train.lr=-1", "train.lr is -1.0"),
         ("--train.lr=fast", "train.lr"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lsemrl.modules.sampling import Sampling
 from lsemrl.types import UserError
@@ -24,13 +25,11 @@ class TauSettings:
     sampling: Sampling | None = None
     """How to draw the outputs, one for each row; null draws as RL will by the configuration that `grpo` names, or
     without one as the paper (temperature 0.8, top-p 0.9)."""
-    dtype: str = "float32"
-    """What the policy's frozen weights are read in: float32 or bfloat16."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the policy's frozen weights are read in."""
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile < 1:
             raise UserError(f"tau.quantile is {self.quantile}; it must be in (0, 1)")
         if self.rows < 1:
             raise UserError(f"tau.rows is {self.rows}; it must be 1 or more")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"tau.dtype is {self.dtype!r}; choose float32 or bfloat16")
