@@ -125,12 +125,7 @@ def check(
     order = ("refused", "warning", "note")
     findings.sort(key=lambda one: order.index(one.level))
     inspected = replace(inspected, findings=tuple(findings))
-    facts = {
-        "data": data,
-        "task": plan.task.name,
-        "lsemrl": __version__,
-        "policy": policy.model if policy else None,
-    }
+    facts = {"data": data, "task": plan.task.name, "lsemrl": __version__, "policy": policy.model if policy else None}
     costs = cost_lines(read.cost, step) if read.cost else []
     write(output, inspected, read, costs, facts)
     for line in (*_lines(inspected, read), *(f"estimate: {line}" for line in costs)):

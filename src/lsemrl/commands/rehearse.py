@@ -17,14 +17,7 @@ from lsemrl import __version__
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.commands.rehearsed import Written
 from lsemrl.data.base import TaskData
-from lsemrl.data.rehearsal import (
-    Rehearsed,
-    digest_of,
-    likeliest_path,
-    reasons,
-    text_of,
-    why_not,
-)
+from lsemrl.data.rehearsal import Rehearsed, digest_of, likeliest_path, reasons, text_of, why_not
 from lsemrl.data.sources import FORMATS
 from lsemrl.data.splits import evenly
 from lsemrl.data.tokens import special_ids

@@ -133,11 +133,7 @@ class TrainerCLI(LightningCLI):
                 try_folder(root, "trainer.default_root_dir")
                 checkpoint = find_run(root, whole, named) if self.subcommand == "fit" and again else None
         self._asked = Asked(
-            root=root,
-            config=whole,
-            text=parser.dump(config, **settled),
-            resume=again,
-            checkpoint=checkpoint,
+            root=root, config=whole, text=parser.dump(config, **settled), resume=again, checkpoint=checkpoint
         )
         if isinstance(config.trainer.logger, str):
             self._word, config.trainer.logger = config.trainer.logger, None

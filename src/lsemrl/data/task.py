@@ -156,11 +156,7 @@ def read_splits(plan: Plan, lists: SkippedRows | None = None) -> tuple[dict[str,
         records, bad["train"] = _read(plan, plan.source, "train", fields, lists)
         validation, test = plan.held_out_fractions
         rows["train"], rows["validation"], rows["test"] = split_by_content(
-            records,
-            plan.task.key,
-            validation_fraction=validation,
-            test_fraction=test,
-            seed=plan.splits.seed,
+            records, plan.task.key, validation_fraction=validation, test_fraction=test, seed=plan.splits.seed
         )
     for name in HELD_OUT:
         source = getattr(plan, name)

@@ -41,8 +41,7 @@ def _marks(marks: Sequence[str]) -> str:
 
 _OPENED = regex.compile(rf"({_marks(list(_PAIRS))})\s*\Z")
 _THOUGHT = regex.compile(
-    "|".join(rf"{regex.escape(begin)}.*?(?:{regex.escape(end)}|\Z)" for begin, end in _PAIRS.items()),
-    regex.DOTALL,
+    "|".join(rf"{regex.escape(begin)}.*?(?:{regex.escape(end)}|\Z)" for begin, end in _PAIRS.items()), regex.DOTALL
 )
 _BEGUN_BEFORE = regex.compile(rf"\A.*(?:{_marks(list(_PAIRS.values()))})", regex.DOTALL)
 

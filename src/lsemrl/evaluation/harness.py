@@ -86,9 +86,7 @@ def run_harness(policy_settings: PolicySettings, settings: HarnessSettings, fold
         with policy.inference():
             after = evaluate(policy, loaded, settings, asked["chat"])
         general = dataclasses.replace(
-            general,
-            tasks=(*general.tasks, *results(name, before, after)),
-            seconds=time.monotonic() - begun,
+            general, tasks=(*general.tasks, *results(name, before, after)), seconds=time.monotonic() - begun
         )
         make_folder(folder, "--output")
         write_json(folder / _FILE, dataclasses.asdict(general))

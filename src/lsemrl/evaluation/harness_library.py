@@ -115,13 +115,7 @@ def evaluate(policy: Policy, loaded: Any, settings: HarnessSettings, chat: bool)
         task.set_fewshot_seed(settings.seed)
     with _as_everywhere(model, policy):
         lm = hflm(pretrained=model, tokenizer=policy.tokenizer, batch_size=settings.batch_size, enable_thinking=False)
-        return ask(
-            lm,
-            loaded,
-            limit=settings.limit,
-            apply_chat_template=chat,
-            fewshot_as_multiturn=chat,
-        )
+        return ask(lm, loaded, limit=settings.limit, apply_chat_template=chat, fewshot_as_multiturn=chat)
 
 
 @contextmanager

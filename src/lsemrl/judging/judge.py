@@ -14,13 +14,7 @@ from lsemrl import languages
 from lsemrl.canonical import canonical
 from lsemrl.errors import UserError
 from lsemrl.judging.client import Conversation, Reply, ReplyCache, converse
-from lsemrl.judging.comparison import (
-    DISAGREE,
-    Answer,
-    Judgement,
-    Outcome,
-    Pair,
-)
+from lsemrl.judging.comparison import DISAGREE, Answer, Judgement, Outcome, Pair
 from lsemrl.judging.endpoint import Endpoint
 from lsemrl.micro.oracle import meaning
 

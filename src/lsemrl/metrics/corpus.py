@@ -190,12 +190,7 @@ def syllable_rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]
         # Its own normalizer deletes everything but a-z and 0-9.
         float(
             rouge_score(
-                [output],
-                [list(texts)],
-                accumulate="best",
-                rouge_keys="rougeL",
-                normalizer=str,
-                tokenizer=units,
+                [output], [list(texts)], accumulate="best", rouge_keys="rougeL", normalizer=str, tokenizer=units
             )["rougeL_fmeasure"]
         )
         for output, texts in zip(outputs, references, strict=True)

@@ -145,11 +145,7 @@ def write_answers(
     rollouts = _drawn(policy, examples, prompts, replace(sampling, num_generations=1), seed)
     for each, completion, ids in zip(asked, rollouts.completions, _said(rollouts), strict=True):
         row = Rehearsed(
-            prompt=each.text,
-            response=completion.text,
-            prompt_ids=each.ids,
-            given=each.given,
-            answer_ids=tuple(ids),
+            prompt=each.text, response=completion.text, prompt_ids=each.ids, given=each.given, answer_ids=tuple(ids)
         )
         yield row, completion.ended
 
@@ -182,11 +178,7 @@ def _drawn(
     ids, mask = padded(prompts, left=True)
     none = torch.zeros(len(prompts), 1, dtype=torch.long)
     batch = PromptBatch(
-        examples=tuple(examples),
-        prompt_ids_BP=ids,
-        prompt_mask_BP=mask,
-        target_ids_BT=none,
-        target_mask_BT=none.bool(),
+        examples=tuple(examples), prompt_ids_BP=ids, prompt_mask_BP=mask, target_ids_BT=none, target_mask_BT=none.bool()
     )
     return sample(policy, batch.to(next(policy.parameters()).device), sampling, seed, stops=stops)
 

@@ -42,17 +42,9 @@ def append_samples(path: Path, step: int, rollouts: Rollouts, rewards: Rewards, 
         table.writerow([*columns, *map(cell, rewards.parts_N)])
     for row, completion in enumerate(rollouts.completions[: 2 * rollouts.num_generations]):
         example = completion.example
-        numbers = [
-            rewards.plain_N[row],
-            advantages_N[row],
-            *(part_N[row] for part_N in rewards.parts_N.values()),
-        ]
+        numbers = [rewards.plain_N[row], advantages_N[row], *(part_N[row] for part_N in rewards.parts_N.values())]
         table.writerow(
-            [
-                step,
-                *map(cell, (example.id, example.source, example.reference, completion.text)),
-                completion.ended,
-            ]
+            [step, *map(cell, (example.id, example.source, example.reference, completion.text)), completion.ended]
             + [f"{number:.4f}" for number in numbers]
         )
     append(path, text.getvalue())

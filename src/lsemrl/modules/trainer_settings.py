@@ -53,11 +53,7 @@ def check_trainer(trainer: Trainer, policy: Policy, stage: str) -> None:
             "2.9 or later, or use the overlay configs/ddp.yaml"
         )
     if policy.adapter_config is not None:
-        check_placement(
-            policy.adapter_config,
-            sharded=sharded,
-            halved=stage == "fit" and settings.dtype == "bfloat16",
-        )
+        check_placement(policy.adapter_config, sharded=sharded, halved=stage == "fit" and settings.dtype == "bfloat16")
         if stage == "fit" and policy.adapter and (line := without_effect(settings.lora, policy.adapter_config)):
             rank_zero_info(line)
     if stage == "fit" and (settings.train, settings.dtype) == ("full", "bfloat16"):

@@ -5,17 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import fmean, stdev
 
-from lsemrl.report.columns import (
-    DRIFT,
-    LEARNED_GROUP,
-    LOST,
-    SCORE_COLUMNS,
-    Cell,
-    Column,
-    Rows,
-    interval,
-    named,
-)
+from lsemrl.report.columns import DRIFT, LEARNED_GROUP, LOST, SCORE_COLUMNS, Cell, Column, Rows, interval, named
 from lsemrl.report.contrasts import part_of
 from lsemrl.report.findings import MISSING, unmeasured
 from lsemrl.report.records import KEPT, Report

@@ -10,16 +10,7 @@ from pathlib import Path
 from lsemrl.foreign import code, fenced, page_template
 from lsemrl.foreign import markdown as plain
 from lsemrl.report.colours import colours
-from lsemrl.report.columns import (
-    LEARNED,
-    LOSSES,
-    MOVED,
-    SUMMARY,
-    Cell,
-    Column,
-    grid,
-    speaking,
-)
+from lsemrl.report.columns import LEARNED, LOSSES, MOVED, SUMMARY, Cell, Column, grid, speaking
 from lsemrl.report.compared import differences, harness, same_scores
 from lsemrl.report.findings import MISSING, comparisons, finding, hacking, notes, number, unmeasured
 from lsemrl.report.plots import smoothing
@@ -27,11 +18,7 @@ from lsemrl.report.published import Line, beside
 from lsemrl.report.records import Alarm, Arm, Report, Sample
 
 _ABRIDGED = 90
-_TABLES = (
-    ("What each arm learned", LEARNED),
-    ("What each arm lost", LOSSES),
-    ("How far each arm moved", MOVED),
-)
+_TABLES = (("What each arm learned", LEARNED), ("What each arm lost", LOSSES), ("How far each arm moved", MOVED))
 _DIFFERENCES = "Arms against each other"
 _HARNESS = "General ability by lm-evaluation-harness"
 _SAME = "What was lost at the same score"
@@ -77,10 +64,7 @@ def _shorter(text: str) -> str:
 def _abridged(sample: Sample) -> Sample:
     """For a line of its own; the run's files have it whole."""
     return replace(
-        sample,
-        source=_shorter(sample.source),
-        reference=_shorter(sample.reference),
-        output=_shorter(sample.output),
+        sample, source=_shorter(sample.source), reference=_shorter(sample.reference), output=_shorter(sample.output)
     )
 
 
