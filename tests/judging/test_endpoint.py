@@ -21,13 +21,6 @@ from lsemrl.judging.endpoint import Endpoint, Line
 KEY = "sk-test-0123456789-secret"
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 def ask(answer: Answer, cache: Path, **settings: Any) -> Conversation:
     """What comes of one prompt, beside another that is answered well."""
     fine = completion("fine")

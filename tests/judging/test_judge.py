@@ -16,24 +16,12 @@ from lsemrl.cli.main import main
 from lsemrl.errors import UserError
 from lsemrl.judging.client import Endpoint, ReplyCache
 from lsemrl.judging.comparison import Judgement, Pair, wilson
-from lsemrl.judging.judge import (
-    PROMPT,
-    judge_by_endpoint,
-    judge_by_oracle,
-    read_answer,
-)
+from lsemrl.judging.judge import PROMPT, judge_by_endpoint, judge_by_oracle, read_answer
 
 REFERENCE = "དགེ་རྒན་གྱིས་ཁྲོམ་ལ་དེབ་ཉོས།"  # a teacher bought a book at the market
 SAME = "ཁྲོམ་ར་ནས་དགེ་རྒན་གྱིས་དཔེ་ཆ་ཞིག་ཉོས་སོང་།"  # in other words
 APPLE = "དགེ་རྒན་གྱིས་ཁྲོམ་ལ་ཀུ་ཤུ་ཉོས།"  # an apple
 LESS = "དགེ་རྒན་གྱིས་དེབ་ཉོས།"  # not said where
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 def pair(one: str, other: str, id_: str = "1", references: tuple[str, ...] = (REFERENCE,)) -> Pair:
