@@ -40,6 +40,15 @@ def test_the_right_choice_by_number_letter_or_text(
     assert example.source == "When do leaves fall?" and "spring" not in example.prompt
 
 
+@pytest.mark.parametrize("name", ["source", "question"])
+def test_a_question_is_worded_by_either_name(name: str, tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    rows = [{"question": "When?", "choices": SEASONS, "answer": "autumn"}]
+    asked = PromptTemplate(template=f"Question: {{{name}}}")
+    data = ChoiceData(source=Source(path=write("rows.jsonl", rows)), splits=WHOLE, template=asked)
+    data.prepare(tokenizer)
+    assert data.train_examples[0].prompt == "<|user|>Question: When?<|assistant|>"
+
+
 def test_the_right_choice_in_another_unicode_form(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     rows = [{"question": "Where?", "choices": ["caf\u00e9", "bar"], "answer": "cafe\u0301"}]
     assert train(tokenizer, write("rows.jsonl", rows))[0].references == ("caf\u00e9",)

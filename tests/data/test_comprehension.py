@@ -76,6 +76,15 @@ def test_questions_on_the_passage_of_a_shot_are_left_out_and_counted(
     assert len({example.prompt.partition("段。")[0] for example in data.train_examples}) == 1
 
 
+def test_a_question_may_be_asked_without_its_passage(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    rows = [{"context": "第1段。", "question": "谁？", "answers": ["段"]}]
+    data = ComprehensionData(
+        source=Source(path=write("rows.jsonl", rows)), splits=WHOLE, template=PromptTemplate(template="问：{question}")
+    )
+    data.prepare(tokenizer)
+    assert data.train_examples[0].prompt == "<|user|>问：谁？<|assistant|>"
+
+
 def test_release_form(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     first, second = train(tokenizer, write("dev.json", json.dumps(RELEASE)))
     assert (first.id, first.source, first.references) == ("DEV_0_QUERY_0", "由光荣开发。\n谁开发？", ("光荣", "由光荣"))

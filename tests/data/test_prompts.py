@@ -133,8 +133,6 @@ def test_placeholders_of_another_task() -> None:
     assert template.for_task("comprehension", "", ("source", "context", "question")) is template
     with pytest.raises(UserError, match=r"\{context\}, which headline rows lack; use \{source\}"):
         template.for_task("headline", "", ("source",))
-    asked = PromptTemplate(template="Question: {question}")  # of a choice that is all
-    assert asked.for_task("choice", "", ("source", "question")) is asked
     assert PromptTemplate(system="s").for_task("headline", "题：{source}", ("source",)).template == "题：{source}"
 
 

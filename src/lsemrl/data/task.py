@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lsemrl.data.limits import Limits
-from lsemrl.data.prompts import PromptTemplate
+from lsemrl.data.prompts import PLACEHOLDERS, PromptTemplate
 from lsemrl.data.records import Fields, Flatten, Record, read_fields, read_records, to_record
 from lsemrl.data.skipped import SkippedRows
 from lsemrl.data.sources import Source, alone, check_source, is_small
@@ -132,8 +132,8 @@ class Plan:
         Raises:
             UserError: It has a placeholder that the task's rows lack.
         """
-        named = self.task.inputs if len(self.task.inputs) > 1 else ()
-        return self.template.for_task(self.task.name, self.task.template, ("source", *named))
+        named = filter(PLACEHOLDERS.__contains__, self.task.inputs)
+        return self.template.for_task(self.task.name, self.task.template, tuple(dict.fromkeys(("source", *named))))
 
 
 def read_splits(plan: Plan, lists: SkippedRows | None = None) -> tuple[dict[str, list[Record]], dict[str, int]]:
