@@ -50,10 +50,15 @@ TEXTS = [
 ]
 
 
-def parse(*words: str) -> Any:
+def parser_of_files() -> ArgumentParser:
     take_text_as_typed()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
+    return parser
+
+
+def parse(*words: str) -> Any:
+    parser = parser_of_files()
     parser.add_subclass_arguments(TaskData, "data")
     parser.add_class_arguments(TranslationData, "flat")
     parser.add_class_arguments(PlainText, "text")
@@ -62,9 +67,7 @@ def parse(*words: str) -> Any:
 
 @pytest.mark.parametrize("own", [int | float | None, float | int | None], ids=str)
 def test_a_whole_number_stays_one(own: Any) -> None:
-    take_text_as_typed()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
+    parser = parser_of_files()
     parser.add_argument("--batches", type=own)
     for said, batches in {"1": 1, "-2": -2, "1.0": 1.0, "1e1": 10.0, "null": None}.items():
         for words in ([f"--batches={said}"], [f"--config=batches: {said}"]):
@@ -85,9 +88,7 @@ def test_text_arrives_as_typed(text: str) -> None:
 
 def test_a_class_is_named_by_a_field_of_its_own_and_written_out() -> None:
     """It was kept as text that waits for its field, which YAML cannot write."""
-    take_text_as_typed()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
+    parser = parser_of_files()
     parser.add_subclass_arguments(Data, "data")
     mixed = ["--data.class_path=lsemrl.data.mixed.MixedData", f"--data.main.class_path={TASK}", "--data.main.seed=3"]
     whole = parser.parse_args([*mixed, f"--data.init_args.replay.class_path={TASK}", "--data.replay.source_field=a: b"])
@@ -134,9 +135,7 @@ def test_null_is_none_and_groups_are_read_at_once() -> None:
 )
 def test_null_in_a_file_is_refused_where_the_field_takes_none(text: str, says: str, tmp_path: Path) -> None:
     """The parser lets it pass, and whatever compared it with a number ended in a traceback."""
-    take_text_as_typed()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
+    parser = parser_of_files()
     parser.add_class_arguments(MeasureSettings)
     (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ArgumentError) as refused:
@@ -224,9 +223,7 @@ def test_a_large_file_is_not_read_as_fields(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("hint", [str | Language, Language | str, Language | None, str | None | Language], ids=str)
 def test_a_mistake_in_a_member_of_a_union_is_told(hint: Any, tmp_path: Path) -> None:
-    take_text_as_typed()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
+    parser = parser_of_files()
     parser.add_argument("--language", type=hint)
     for said, sentence in {
         "threshold: 2": "language.threshold is 2.0",

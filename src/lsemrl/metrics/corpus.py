@@ -61,34 +61,20 @@ def means_of(rows: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return means | ({"average": (means["em"] + means["f1"]) / 2} if "em" in means else {})
 
 
-def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
+def chrf(outputs: Sequence[str], references: Sequence[Sequence[str]], *, words: bool = False) -> Score:
     """Corpus chrF2 of sacreBLEU: F2 over character 1- to 6-grams, spaces left out.
 
     Args:
         outputs: N texts.
         references: One or more for each output.
+        words: Count words and pairs of words too, which are told by spaces: chrF2++.
 
     Raises:
         UserError: There are no outputs, or an output has no reference.
     """
     from sacrebleu.metrics.chrf import CHRF
 
-    return _by_output(CHRF(), "chrF2", outputs, references)
-
-
-def chrf_pp(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
-    """Corpus chrF2++ of sacreBLEU: chrF2 with words and pairs of words, which are told by spaces.
-
-    Args:
-        outputs: N texts.
-        references: One or more for each output.
-
-    Raises:
-        UserError: As `chrf`.
-    """
-    from sacrebleu.metrics.chrf import CHRF
-
-    return _by_output(CHRF(word_order=2), "chrF2++", outputs, references)
+    return _by_output(CHRF(word_order=2 if words else 0), "chrF2++" if words else "chrF2", outputs, references)
 
 
 def ter(outputs: Sequence[str], references: Sequence[Sequence[str]], language: str | Language) -> Score:

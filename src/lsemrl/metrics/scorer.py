@@ -157,7 +157,7 @@ class Scorer:
                     assert self._metricx is not None
                     scored = self._metricx(outputs, [each.example.source for each in completions], references)
                 case "chrf_pp":
-                    scored = metrics.chrf_pp(outputs, references)
+                    scored = metrics.chrf(outputs, references, words=True)
                 case "bleu_13a":
                     scored = metrics.bleu_13a(outputs, references, language)
                 case "spbleu":
