@@ -12,11 +12,11 @@ import logging
 import random
 import re
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 from lsemrl.errors import UserError
@@ -99,7 +99,7 @@ class ReplyCache:
 
 
 class ChatClient:
-    """Asks an endpoint, one prompt a call; to be used as an async context.
+    """Asks an endpoint, one prompt a call; to be closed.
 
     Args:
         endpoint: Where and how. The key is read from the environment here.
@@ -111,12 +111,8 @@ class ChatClient:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint, self._line = endpoint, Line(endpoint)
 
-    async def __aenter__(self) -> ChatClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Hang up."""
         await self._line.close()
 
     async def ask(self, prompt: str) -> Reply:
@@ -247,17 +243,7 @@ def converse(
         UserError: The endpoint cannot be used, or its troubles did not pass; replies so far are in the cache.
         KeyboardInterrupt: The user stopped it; likewise.
     """
-    return asyncio.run(_converse(prompts, endpoint, cache, accepts, tries, progress))
 
-
-async def _converse(
-    prompts: Sequence[str],
-    endpoint: Endpoint,
-    cache: ReplyCache,
-    accepts: Callable[[Reply], bool],
-    tries: int,
-    progress: Callable[[int, int], None],
-) -> list[Conversation]:
     def finished(replies: tuple[Reply, ...]) -> bool:
         return bool(replies) and (len(replies) >= tries or accepts(replies[-1]))
 
@@ -282,11 +268,14 @@ async def _converse(
             if len(problems) >= _HOPELESS and len(problems) == len(done):
                 raise UserError(problems[-1])
 
-    progress(len(done), len(known))
-    try:
-        async with ChatClient(endpoint) as client, asyncio.TaskGroup() as group:
+    async def work_all() -> None:
+        async with aclosing(ChatClient(endpoint)) as client, asyncio.TaskGroup() as group:
             for _ in range(endpoint.concurrency):
                 group.create_task(work(client))
+
+    progress(len(done), len(known))
+    try:
+        asyncio.run(work_all())
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     if problems and len(problems) == len(done):
