@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from rich.console import Console
@@ -20,21 +21,6 @@ class Shown(Protocol):
 
     def advance(self, cost: float) -> None:
         """Count `cost` as done."""
-
-
-class Bar:
-    """One progress bar."""
-
-    def __init__(self, progress: Progress, total: float) -> None:
-        self.progress, self.task = progress, progress.add_task("starting", total=total)
-
-    def say(self, text: str) -> None:
-        """Name what is going on."""
-        self.progress.update(self.task, description=text)
-
-    def advance(self, cost: float) -> None:
-        """Count `cost` as done."""
-        self.progress.advance(self.task, cost)
 
 
 class Lines:
@@ -58,34 +44,38 @@ class Lines:
 class Lane:
     """One of several pieces of work side by side: what all of them say is said together; the longest is counted."""
 
-    def __init__(self, shown: Shown, said: dict[int, str], number: int, *, longest: bool) -> None:
-        self._shown, self._said, self._number, self._longest = shown, said, number, longest
+    def __init__(
+        self, show: Callable[[str], None], count: Callable[[float], None] | None, said: dict[int, str], number: int
+    ) -> None:
+        self._show, self._count, self._said, self._number = show, count, said, number
 
     def say(self, text: str) -> None:
         """Name what is going on; nothing, where it is done."""
         self._said[self._number] = text
         told = [self._said[number] for number in sorted(self._said) if self._said[number]]
         if told:
-            self._shown.say(" | ".join(told))
+            self._show(" | ".join(told))
 
     def advance(self, cost: float) -> None:
         """Count `cost` as done."""
-        if self._longest:
-            self._shown.advance(cost)
+        if self._count:
+            self._count(cost)
 
 
 @contextmanager
 def progress(console: Console, totals: Sequence[float]) -> Iterator[list[Lane]]:
     """What shows pieces of work of these costs, side by side, to whoever reads `console`."""
     said: dict[int, str] = {}
+    longest, most = totals.index(max(totals)), max(totals)
 
-    def lanes(shown: Shown) -> list[Lane]:
-        longest = totals.index(max(totals))
-        return [Lane(shown, said, number, longest=number == longest) for number in range(len(totals))]
+    def lanes(show: Callable[[str], None], count: Callable[[float], None]) -> list[Lane]:
+        return [Lane(show, count if number == longest else None, said, number) for number in range(len(totals))]
 
     if not console.is_terminal:
-        yield lanes(Lines(console, max(totals)))
+        lines = Lines(console, most)
+        yield lanes(lines.say, lines.advance)
         return
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as shown:
-        yield lanes(Bar(shown, max(totals)))
+        bar = shown.add_task("starting", total=most)
+        yield lanes(lambda text: shown.update(bar, description=text), partial(shown.advance, bar))
