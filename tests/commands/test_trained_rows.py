@@ -127,6 +127,30 @@ def test_replayed_questions_count_for_general_ability(run: Run) -> None:
     assert line.startswith("warning: about 38.9% of the test rows of general are training rows")
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ({"template": None, "chat": True}, None),  # the task's own, by the chat template
+        (
+            {"template": "翻译成Tibetan：{source}"},
+            "template is '翻译成藏文：{source}', and RUN was trained with '翻译成T",
+        ),
+        ({"system": "s"}, "system is None, and RUN was trained with 's'; give both the same"),
+        ({"enable_thinking": True}, "enable_thinking is False, and RUN was trained with True"),
+    ],
+)
+def test_a_policy_that_is_asked_as_it_was_not_in_training(run: Run, template: dict[str, Any], said: str | None) -> None:
+    """It was measured by another wording, without a word."""
+    back = {"source_field": "bo", "target_field": "zh", "template": {"system": "back"}}
+    more = [{"data": {"class_path": "x.TranslationData", "init_args": {"source": {"path": "other.jsonl"}, **back}}}]
+    own = {"source": {"path": "pairs.jsonl"}, "source_field": "zh", "target_field": "bo", "template": template}
+    adapter = run("MixedData", main={"class_path": "x.TranslationData", "init_args": own}, more=more)
+    lines = [line.replace(str(adapter.parent.resolve()), "RUN") for line in measured_rows(settings(adapter))]
+    assert len(lines) == (said is not None) and all(
+        line.startswith(f"warning: target.template.{said}") for line in lines
+    )
+
+
 def test_a_policy_from_elsewhere_and_the_embedded_world_say_nothing(run: Run, tmp_path: Path) -> None:
     assert measured_rows(settings(None)) == []
     assert measured_rows(settings(tmp_path / "adapter", test_fraction=0.5)) == []

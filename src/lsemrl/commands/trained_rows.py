@@ -1,17 +1,19 @@
-"""Which held-out rows a policy was trained on, as far as the run that it lies in tells."""
+"""Which held-out rows a policy was trained on, and how it was asked, as far as the run that it lies in tells."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lsemrl.commands.named import run_of
 from lsemrl.data.base import TaskData
+from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits
+from lsemrl.data.task import Plan
 from lsemrl.data.translation import Pairs, TranslationData
 from lsemrl.evaluation.measure_settings import MeasureSettings
 from lsemrl.json_records import UNREADABLE
@@ -19,8 +21,11 @@ from lsemrl.reading import read_yaml, user_path
 from lsemrl.runs import CONFIG
 
 Part = Literal["validation", "test"]
+_Part = tuple[str, Mapping[str, Any]]
 _NONE = 1e-9
 """A share that is no more than what rounding leaves."""
+_SHOWN = 100
+"""Characters of a template in a line about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,8 @@ def measured_rows(settings: MeasureSettings) -> list[str]:
 
 
 def trained_rows(weights: Path | None, part: Part, data: Mapping[str, TaskData]) -> list[str]:
-    """A line for each of some data of whose held-out rows some are training rows of the run that a policy lies in.
+    """What is to be said of some data where the run that a policy lies in was trained on their held-out rows, or by
+    other prompts.
 
     The run's folder may be somebody else's: of its configuration only names of files and numbers are looked at, and
     nothing that it names is read.
@@ -79,10 +85,15 @@ def trained_rows(weights: Path | None, part: Part, data: Mapping[str, TaskData])
     if run is None:
         return []
     try:
-        theirs = [*_of_run(read_yaml(run / CONFIG)["data"])]
+        parts = [*_parts(read_yaml(run / CONFIG)["data"])]
+        theirs = [*_held_of(parts)]
+        lines = [
+            f"warning: {name}.template.{said}; give both the same, as a policy answers best what it was trained on"
+            for name, one in data.items()
+            for said in _asked_otherwise(one, parts, run)
+        ]
     except UNREADABLE:  # of whatever wrote it
         return []
-    lines = []
     for name, one in data.items():
         own = _held(one, part)
         most = max(theirs, key=own.trained_on, default=None) if own else None
@@ -108,7 +119,7 @@ def learned_pairs(data: Pairs, named: str, fields: Any) -> list[str]:
     used = _used(vars(plan.splits))
     own = _Held(place=place, task=TranslationData.__name__, seed=plan.splits.seed, begin=0.0, end=end, used=used)
     try:
-        theirs = [*_of_run(fields)] if plan.source.world_split is None else []
+        theirs = [*_held_of(_parts(fields))] if plan.source.world_split is None else []
     except UNREADABLE:
         return []
     share = max((each.trained_on(own) for each in theirs), default=0.0)
@@ -132,25 +143,52 @@ def _held(data: TaskData, part: Part) -> _Held | None:
     return _Held(place=place, task=type(data).__name__, seed=plan.splits.seed, begin=begin, end=end)
 
 
-def _of_run(data: Mapping[str, Any]) -> Iterator[_Held]:
-    """What a run's configuration holds out of each file that it trains on, main rows and others."""
+def _parts(data: Mapping[str, Any]) -> Iterator[_Part]:
+    """What a configuration trains on, main rows and others: the name of a class of data, and its fields."""
     fields = data.get("init_args") or {}
     for part in (fields.get("main"), fields.get("replay"), *(each["data"] for each in fields.get("more") or ())):
         if part:
-            yield from _of_run(part)
-    source, splits = fields.get("source"), fields.get("splits") or {}
-    if source and not fields.get("untranslated"):
-        usual, shares = Source(), Splits()
-        test = 0.0 if fields.get("test") else float(splits.get("test_fraction", shares.test_fraction))
-        validation = float(splits.get("validation_fraction", shares.validation_fraction))
-        yield _Held(
-            place=_place(source["path"], source.get("config"), source.get("split", usual.split)),
-            task=data["class_path"].rpartition(".")[2],
-            seed=int(splits.get("seed", shares.seed)),
-            begin=0.0,
-            end=test + (0.0 if fields.get("validation") else validation),
-            used=_used(splits),
-        )
+            yield from _parts(part)
+    if fields.get("source"):
+        yield data["class_path"].rpartition(".")[2], fields
+
+
+def _asked_otherwise(data: TaskData, parts: Iterable[_Part], run: Path) -> list[str]:
+    """The first field of a template that a run had otherwise for all of its rows that are such as those of `data`."""
+    own, columns = _words(data.plan), {"source_field": data.plan.task.inputs[0], "target_field": data.plan.task.target}
+    others = [
+        _words(replace(data.plan, template=PromptTemplate(**fields.get("template") or {})))
+        for task, fields in parts
+        if task == type(data).__name__ and columns == {field: fields.get(field, columns[field]) for field in columns}
+    ]
+    if not others or own in others:
+        return []
+    field = next(field for field, value in own.items() if value != others[0][field])
+    now, then = (repr(words[field])[:_SHOWN] for words in (own, others[0]))
+    return [f"{field} is {now}, and {run} was trained with {then}"]
+
+
+def _words(plan: Plan) -> dict[str, Any]:
+    template = plan.resolved_template()
+    return vars(replace(template, chat=template.chat is not False))  # null is true, where there is a chat template
+
+
+def _held_of(parts: Iterable[_Part]) -> Iterator[_Held]:
+    """What a configuration holds out of each file that it trains on."""
+    for task, fields in parts:
+        source, splits = fields["source"], fields.get("splits") or {}
+        if not fields.get("untranslated"):
+            usual, shares = Source(), Splits()
+            test = 0.0 if fields.get("test") else float(splits.get("test_fraction", shares.test_fraction))
+            validation = float(splits.get("validation_fraction", shares.validation_fraction))
+            yield _Held(
+                place=_place(source["path"], source.get("config"), source.get("split", usual.split)),
+                task=task,
+                seed=int(splits.get("seed", shares.seed)),
+                begin=0.0,
+                end=test + (0.0 if fields.get("validation") else validation),
+                used=_used(splits),
+            )
 
 
 def _used(splits: Mapping[str, Any]) -> int | None:
