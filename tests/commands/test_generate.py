@@ -453,6 +453,16 @@ def test_rounding_is_held_against_what_the_adapter_does_to_what_was_asked(tmp_pa
     assert f"moves log-probs by {moved:.2g} nats" in (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_what_knows_no_task_says_so(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that was exported answered bare sentences, in the language that they were in."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    main([verb, "micro", "--max-new-tokens", "1"])
+    assert "micro is no run: a text is the whole instruction, and needs the words that" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_whatever_a_run_leaves_behind_answers(
     run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

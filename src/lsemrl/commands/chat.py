@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from lsemrl.commands.generate import asked, check_new_tokens, typed
-from lsemrl.commands.named import NEWEST, Model, find
+from lsemrl.commands.named import Model, find, tell
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.errors import UserError
 
@@ -40,8 +40,7 @@ def chat(
     """
     check_new_tokens(max_new_tokens)
     found = find(run, root)
-    if run == NEWEST:
-        print(f"{NEWEST}: {found}", file=sys.stderr)
+    tell(run, found)
     if side_by_side and isinstance(found, Model) and not found.adapter:
         raise UserError(f"--side-by-side: RUN is {run!r}, a model that names no base; name a run or an adapter")
     if sys.stdout is None:

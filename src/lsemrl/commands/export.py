@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lsemrl.commands.named import NEWEST, Model, find
+from lsemrl.commands.named import Model, find, tell
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.errors import UserError
 from lsemrl.files import is_free, try_folder
@@ -52,8 +52,7 @@ def export(
             f"RUN is {run!r}, an adapter or a model without its run, which peft and transformers read as it is; name a "
             "folder such as runs/grpo/version_0"
         )
-    if run == NEWEST:
-        print(f"{NEWEST}: {found}", file=sys.stderr)
+    tell(run, found)
     if not is_free(output):
         raise UserError(f"--output is {str(output)!r}, which holds something already; name a new folder")
     try_folder(output, "--output")

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from lsemrl.commands.named import NEWEST, find
+from lsemrl.commands.named import find, tell
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.durations import Pace
 from lsemrl.errors import UserError
@@ -62,8 +62,7 @@ def generate(
     if sys.stdout is None and not output:
         raise UserError("standard output is closed and --output is not given; name a file by --output")
     found = find(run, root)
-    if run == NEWEST:
-        print(f"{NEWEST}: {found}", file=sys.stderr)
+    tell(run, found)
     at_prompt = input is None and sys.stdin is not None and sys.stdin.isatty()
     texts = asked("a text and Enter; Ctrl-D or an empty line ends") if at_prompt else _texts(input)
     loading(run)

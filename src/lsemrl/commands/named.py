@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from lsemrl import micro
 from lsemrl.errors import UserError
+from lsemrl.foreign import visible
 from lsemrl.modules.policy_settings import ADAPTER_CONFIG
 from lsemrl.reading import Unreadable, read_json, user_path
 from lsemrl.runs import ADAPTER, CHECKPOINTS, CONFIG, KEPT, is_finished, newest_run
@@ -89,6 +91,22 @@ def find(run: str, root: Path) -> Path | Model:
     raise UserError(
         f"RUN is {run!r}, which holds no finished run ({CONFIG} and {ADAPTER}/), no adapter and no model; {remedy}"
     )
+
+
+def tell(run: str, found: Path | Model) -> None:
+    """Say, on standard error, which run is the newest, or that a model does not know how texts were worded.
+
+    Args:
+        run: RUN as it was typed.
+        found: See `find`.
+    """
+    if run == NEWEST:
+        print(f"{NEWEST}: {found}", file=sys.stderr)
+    if isinstance(found, Model):
+        line = (
+            f"{run} is no run: a text is the whole instruction, and needs the words that training put around it, if any"
+        )
+        print(visible(line), file=sys.stderr)
 
 
 def run_of(weights: Path) -> Path | None:
