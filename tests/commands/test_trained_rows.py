@@ -15,6 +15,7 @@ from lsemrl import micro
 from lsemrl.commands import fitted_reward
 from lsemrl.commands.fit_reward import fit_reward
 from lsemrl.commands.measure import measure
+from lsemrl.commands.tau_settings import TauSettings
 from lsemrl.commands.trained_rows import learned_pairs, measured_rows, trained_rows
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
@@ -228,7 +229,7 @@ def test_pairs_that_rl_holds_out_are_none_to_fit_an_encoder_on(
 
 
 def test_fit_reward_tells_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rl = yaml.safe_load((CONFIGS / "grpo.yaml").read_text(encoding="utf-8"))
     rows = tmp_path / "pairs.jsonl"
@@ -239,3 +240,6 @@ def test_fit_reward_tells_it(
     asked = Pairs(source=Source(path=str(rows)))
     fit_reward(output=tmp_path / "reward", grpo=str(tmp_path / "rl.yaml"), data=asked)
     assert "about 50.0% of the rows that" in capsys.readouterr().err
+    adapter = run(source={"path": "pairs.jsonl"}, template={"template": "Translate: {source}"})
+    fit_reward(output=tmp_path / "reward", tau=TauSettings(policy=str(adapter)), data=asked)
+    assert "data.template.template is '翻译成藏文：{source}', and" in capsys.readouterr().err

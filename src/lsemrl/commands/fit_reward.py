@@ -10,14 +10,14 @@ from typing import Any
 from lsemrl import micro
 from lsemrl.commands.quiet import loading, quiet
 from lsemrl.commands.tau_settings import TauSettings
-from lsemrl.commands.trained_rows import learned_pairs
+from lsemrl.commands.trained_rows import asked_otherwise, learned_pairs
 from lsemrl.config_files import config_path
-from lsemrl.data.translation import Pairs
+from lsemrl.data.translation import Pairs, TranslationData
 from lsemrl.files import told, try_folder
 from lsemrl.foreign import visible
 from lsemrl.locks import held
 from lsemrl.modules.sampling import Sampling
-from lsemrl.reading import Unreadable, read_yaml
+from lsemrl.reading import Unreadable, read_yaml, user_path
 from lsemrl.rewards.fit_settings import EncoderTraining
 from lsemrl.types import UserError
 
@@ -59,7 +59,9 @@ def fit_reward(
     rewards, drawn, rows = _of_run(grpo) if grpo else (None, Sampling(), None)
     tau = replace(tau, sampling=replace(tau.sampling or drawn, num_generations=1))
     data.plan().check_files()
-    for line in learned_pairs(data, str(grpo), rows):
+    policy = user_path(tau.policy) if tau.policy else None
+    asked = asked_otherwise(policy, data.plan(), TranslationData.__name__, "data")
+    for line in (*learned_pairs(data, str(grpo), rows), *asked):
         print(visible(line), file=sys.stderr)
     with held(output, "output"):
         _check_folder(output)

@@ -85,16 +85,12 @@ def trained_rows(weights: Path | None, part: Part, data: Mapping[str, TaskData])
     if run is None:
         return []
     try:
-        parts = [*_parts(read_yaml(run / CONFIG)["data"])]
-        theirs = [*_held_of(parts)]
-        lines = [
-            f"warning: {name}.template.{said}; give both the same, as a policy answers best what it was trained on"
-            for name, one in data.items()
-            for said in _asked_otherwise(one, parts, run)
-        ]
+        theirs = [*_held_of(_parts(read_yaml(run / CONFIG)["data"]))]
     except UNREADABLE:  # of whatever wrote it
         return []
+    lines = []
     for name, one in data.items():
+        lines += asked_otherwise(weights, one.plan, type(one).__name__, name)
         own = _held(one, part)
         most = max(theirs, key=own.trained_on, default=None) if own else None
         if own and most and (share := own.trained_on(most)) > _NONE:
@@ -103,6 +99,37 @@ def trained_rows(weights: Path | None, part: Part, data: Mapping[str, TaskData])
                 f"{most.at_most}; give both the same splits, or name a file of {part} rows"
             )
     return lines
+
+
+def asked_otherwise(weights: Path | None, plan: Plan, task: str, name: str) -> list[str]:
+    """A line where the run that a policy lies in had another template for all of its rows that are such as some data's.
+
+    Of the run's configuration only templates and names of columns are looked at.
+
+    Args:
+        weights: The policy's.
+        plan: Of the data.
+        task: The class of the data.
+        name: The field that names them.
+    """
+    run = run_of(weights.resolve()) if weights else None
+    own, columns = _words(plan), {"source_field": plan.task.inputs[0], "target_field": plan.task.target}
+    try:
+        others = [
+            _words(replace(plan, template=PromptTemplate(**fields.get("template") or {})))
+            for kind, fields in (_parts(read_yaml(run / CONFIG)["data"]) if run else ())
+            if kind == task and columns == {field: fields.get(field, columns[field]) for field in columns}
+        ]
+    except UNREADABLE:
+        return []
+    if not others or own in others:
+        return []
+    field = next(field for field, value in own.items() if value != others[0][field])
+    now, then = (repr(words[field])[:_SHOWN] for words in (own, others[0]))
+    return [
+        f"warning: {name}.template.{field} is {now}, and {run} was trained with {then}; give both the same, as a "
+        "policy answers best what it was trained on"
+    ]
 
 
 def learned_pairs(data: Pairs, named: str, fields: Any) -> list[str]:
@@ -151,21 +178,6 @@ def _parts(data: Mapping[str, Any]) -> Iterator[_Part]:
             yield from _parts(part)
     if fields.get("source"):
         yield data["class_path"].rpartition(".")[2], fields
-
-
-def _asked_otherwise(data: TaskData, parts: Iterable[_Part], run: Path) -> list[str]:
-    """The first field of a template that a run had otherwise for all of its rows that are such as those of `data`."""
-    own, columns = _words(data.plan), {"source_field": data.plan.task.inputs[0], "target_field": data.plan.task.target}
-    others = [
-        _words(replace(data.plan, template=PromptTemplate(**fields.get("template") or {})))
-        for task, fields in parts
-        if task == type(data).__name__ and columns == {field: fields.get(field, columns[field]) for field in columns}
-    ]
-    if not others or own in others:
-        return []
-    field = next(field for field, value in own.items() if value != others[0][field])
-    now, then = (repr(words[field])[:_SHOWN] for words in (own, others[0]))
-    return [f"{field} is {now}, and {run} was trained with {then}"]
 
 
 def _words(plan: Plan) -> dict[str, Any]:
