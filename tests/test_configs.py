@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from safetensors.torch import load_file
 
 from forks import Fork, ranks
+from lsemrl.as_typed import take_text_as_typed
 from lsemrl.cli.main import main
 from lsemrl.config_files import CONFIGS
+from lsemrl.data.base import Data
 from lsemrl.micro import corpus
 from matrix import slow_but
 
@@ -181,6 +184,17 @@ def test_a_slurm_job_on_two_nodes_is_queued_again_when_its_time_is_up(tmp_path: 
     assert "going on from" in again[0].stderr
     assert [path.name for path in runs.iterdir()] == ["version_0"]
     assert steps(runs / "version_0") == list(range(5))
+
+
+@pytest.mark.parametrize("overlay", ["headline.yaml", "paper/headline.yaml"])
+def test_headlines_over_a_wording_of_translation_are_asked_for_by_their_own(overlay: str) -> None:
+    take_text_as_typed()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(Data, "data")
+    words = ["--data=lsemrl.data.translation.TranslationData", "--data.template.template=Translate: {source}"]
+    found = parser.parse_args([*words, f"--config={CONFIGS / overlay}"])
+    assert parser.instantiate_classes(found).data.plan.resolved_template().template == "藏文标题：{source}"
 
 
 @pytest.mark.slow
