@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -30,7 +31,7 @@ def floats() -> Iterator[tuple[type[Any], str, Any]]:
             ).keys():
                 continue  # a record, made by the program
             for field in fields(value):
-                if "float" in str(field.type) and (value, field.name) not in seen:
+                if re.search(r"\bfloat\b", str(field.type)) and (value, field.name) not in seen:
                     seen.add((value, field.name))
                     yield value, field.name, field.type
 

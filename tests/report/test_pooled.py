@@ -25,7 +25,7 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "its", "own", "tai
 THEIRS = {
     "bleu_13a": (partial(corpus.bleu_13a, language="en"), BLEU()),
     "chrf": (corpus.chrf, CHRF()),
-    "chrf_pp": (corpus.chrf_pp, CHRF(word_order=2)),
+    "chrf_pp": (partial(corpus.chrf, words=True), CHRF(word_order=2)),
     "ter": (partial(corpus.ter, language="en"), TER()),
 }
 
