@@ -299,7 +299,9 @@ def test_whoever_waits_for_libraries_is_told_so(
         monkeypatch.setattr(f"lsemrl.commands.{verb}.quiet", stopped)
     with pytest.raises(SystemExit):
         main(words)
-    assert capsys.readouterr().err.splitlines()[-2:] == [f"loading {what}", "lsemrl: stopped by Ctrl-C"]
+    *before, loading, stop = capsys.readouterr().err.splitlines()
+    assert (loading, stop) == (f"loading {what}", "lsemrl: stopped by Ctrl-C")
+    assert [line.partition(":")[0] for line in before] == ([f"{what} is no run"] if words[0] == "chat" else [])
 
 
 def test_a_rank_that_has_gone_is_told_by_those_that_wait_for_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from lsemrl.commands import fitted_reward
 from lsemrl.commands.fit_reward import fit_reward
 from lsemrl.commands.measure import measure
 from lsemrl.commands.tau_settings import TauSettings
-from lsemrl.commands.trained_rows import learned_pairs, measured_rows, trained_rows
+from lsemrl.commands.trained_rows import asked_otherwise, learned_pairs, measured_rows, trained_rows
 from lsemrl.commands.trainer import run_trainer
 from lsemrl.config_files import CONFIGS
 from lsemrl.data.comprehension import ComprehensionData
+from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.sources import Source
 from lsemrl.data.splits import Splits, split_by_content
 from lsemrl.data.translation import Pairs, TranslationData
@@ -150,6 +152,16 @@ def test_a_policy_that_is_asked_as_it_was_not_in_training(run: Run, template: di
     assert len(lines) == (said is not None) and all(
         line.startswith(f"warning: target.template.{said}") for line in lines
     )
+
+
+def test_templates_that_begin_alike_are_shown_where_they_part(run: Run) -> None:
+    long = "word " * 100
+    own = {"source": {"path": "pairs.jsonl"}, "template": {"template": f"{long}first {{source}}"}}
+    measured = settings(run(**own))
+    template = PromptTemplate(template=f"{long}second {{source}}")
+    plan = replace(measured.target.plan, template=template)
+    (line,) = asked_otherwise(measured.policy.adapter_folder, plan, "TranslationData", "data")
+    assert "is …'word word word word second {source}'" in line and "with …'word word word word first {source}'" in line
 
 
 def test_a_policy_from_elsewhere_and_the_embedded_world_say_nothing(run: Run, tmp_path: Path) -> None:

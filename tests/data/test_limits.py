@@ -142,7 +142,7 @@ def test_the_line_names_all_that_was_touched(tokenizer: PreTrainedTokenizerFast)
     )
 
 
-@pytest.mark.parametrize("setting", [{"max_prompt_tokens": 0}, {"max_target_tokens": -1}])
+@pytest.mark.parametrize("setting", [{"max_prompt_tokens": 0}, {"max_target_tokens": -1}, {"on_long": "cut"}])
 def test_impossible_limits_are_named(setting: dict[str, object]) -> None:
     with pytest.raises(UserError, match=f"limits.{next(iter(setting))} is"):
         Limits(**setting)  # type: ignore[arg-type]

@@ -228,6 +228,7 @@ def test_aligned_files_of_different_length(write: Write) -> None:
     [
         ({"path": ""}, "path is empty"),
         ({"path": "micro:trian"}, "splits are pretrain, train, validation, test"),
+        ({"on_bad_row": "ignore"}, "on_bad_row is 'ignore'"),
         ({"path": "hub:a/b", "target_path": "x"}, "target_path"),
         ({"path": "a.tsv", "revision": "v2"}, "revision is 'v2', but path 'a.tsv' is no hub:; leave it out"),
         ({"path": "a.tsv", "config": "zh"}, "config is 'zh', but path"),

@@ -94,6 +94,7 @@ def test_rows_that_share_any_content_are_left_out() -> None:
         ({"validation_fraction": 1.5}, "splits.validation_fraction is 1.5"),
         ({"test_fraction": -0.1}, "splits.test_fraction is -0.1"),
         ({"validation_fraction": 0.5, "test_fraction": 0.6}, "are more than all"),
+        ({"part": "warm"}, "splits.part is 'warm'"),
         ({"cold_start_count": -1}, "splits.cold_start_count is -1"),
         ({"part": "rl"}, "splits.cold_start_count is 0"),
         ({"max_rows": 0}, "splits.max_rows is 0"),

@@ -176,6 +176,7 @@ def test_what_was_not_measured_trips_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
+        ({"on_alarm": "shout"}, "alarms.on_alarm is 'shout'; choose say or stop"),
         ({"window": 0}, "alarms.window is 0"),
         ({"kl": -1.0}, "alarms.kl is -1.0; give a number above 0, or null"),
         ({"length": math.nan}, "alarms.length is nan"),

@@ -200,6 +200,7 @@ def test_advantages_of_a_group_sum_to_zero_and_follow_the_rewards(rewards: list[
         ({"resolution": NAN}, "resolution is nan"),
         ({"clip": 0.0}, "clip is 0.0: set it above 0"),
         ({"clip": NAN}, "clip is nan"),
+        ({"scale_rewards": "std"}, "scale_rewards is 'std': choose one of group, batch, none"),
     ],
 )
 def test_bad_settings_give_one_sentence(fields: dict[str, object], said: str) -> None:

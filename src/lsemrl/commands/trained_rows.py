@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ _NONE = 1e-9
 """A share that is no more than what rounding leaves."""
 _SHOWN = 100
 """Characters of a template in a line about it."""
+_BEFORE = 20
+"""Those before what differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +128,20 @@ def asked_otherwise(weights: Path | None, plan: Plan, task: str, name: str) -> l
     if not others or own in others:
         return []
     field = next(field for field, value in own.items() if value != others[0][field])
-    now, then = (repr(words[field])[:_SHOWN] for words in (own, others[0]))
+    now, then = _apart(own[field], others[0][field])
     return [
         f"warning: {name}.template.{field} is {now}, and {run} was trained with {then}; give both the same, as a "
         "policy answers best what it was trained on"
     ]
+
+
+def _apart(own: Any, other: Any) -> list[str]:
+    """Two values as they are shown: of texts that begin alike, a piece from shortly before they part."""
+    start = 0
+    if isinstance(own, str) and isinstance(other, str):
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(own, other, strict=False))
+        start = max(sum(1 for _ in alike) - _BEFORE, 0)
+    return [f"…{one[start:]!r}"[:_SHOWN] if start else repr(one)[:_SHOWN] for one in (own, other)]
 
 
 def learned_pairs(data: Pairs, named: str, fields: Any) -> list[str]:

@@ -42,6 +42,8 @@ class Limits:
         for name in ("max_prompt_tokens", "max_target_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"limits.{name} is {getattr(self, name)}; give 1 or more")
+        if self.on_long not in ("skip", "truncate", "error"):
+            raise UserError(f"limits.on_long is {self.on_long!r}; choose skip, truncate or error")
 
 
 UNLIMITED = Limits(max_prompt_tokens=2**30, max_target_tokens=2**30)

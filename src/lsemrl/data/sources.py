@@ -68,6 +68,8 @@ class Source:
             raise UserError("path is empty; name a file, hub:owner/name, or micro")
         if self.world_split and self.world_split not in get_args(Split):
             raise UserError(f"path is {self.path!r}; the embedded world's splits are {', '.join(get_args(Split))}")
+        if self.on_bad_row not in ("error", "skip"):
+            raise UserError(f"on_bad_row is {self.on_bad_row!r}; choose error or skip")
         if not self.header and format_of(self.path) not in TABLES:
             raise UserError(f"header is false, but path is {self.path!r}, which is no .csv or .tsv file; leave it out")
         for name in ("config", "revision"):

@@ -52,6 +52,8 @@ class Splits:
                 f"splits.validation_fraction {self.validation_fraction} and splits.test_fraction {self.test_fraction} "
                 "are more than all; lower them"
             )
+        if self.part not in ("all", "cold_start", "rl"):
+            raise UserError(f"splits.part is {self.part!r}; choose all, cold_start or rl")
         if self.cold_start_count < 0:
             raise UserError(f"splits.cold_start_count is {self.cold_start_count}; give 0 or more")
         if self.part != "all" and self.cold_start_count == 0:

@@ -6,7 +6,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lsemrl import micro
 from lsemrl.data.columns import text_of, value_of
@@ -38,6 +38,8 @@ class PlainText:
     """Stop at a row that cannot be used, or leave it out and say how many."""
 
     def __post_init__(self) -> None:
+        if self.on_bad_row not in get_args(OnBadRow):
+            raise UserError(f"text.on_bad_row is {self.on_bad_row!r}; choose error or skip")
         for name, least in (("rows", 1), ("max_characters", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"text.{name} is {getattr(self, name)}; give {least} or more")

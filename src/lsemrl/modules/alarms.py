@@ -65,6 +65,8 @@ class AlarmSettings:
 
     def __post_init__(self) -> None:
         check_finite(self, "alarms")
+        if self.on_alarm not in ("say", "stop"):
+            raise UserError(f"alarms.on_alarm is {self.on_alarm!r}; choose say or stop")
         if self.window < 1:
             raise UserError(f"alarms.window is {self.window}; give 1 or more")
         for name in ("gamed", "language", "length", "template", "shared", "copied", "ties", "kl"):

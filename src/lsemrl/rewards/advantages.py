@@ -7,7 +7,7 @@ between its rewards, so a group whose differences are below what the reward can 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -39,6 +39,8 @@ class AdvantageSettings:
     """Cut advantages to [-clip, clip], after everything else; > 0, or null."""
 
     def __post_init__(self) -> None:
+        if self.scale_rewards not in get_args(Scale):
+            raise UserError(f"scale_rewards is {self.scale_rewards!r}: choose one of {', '.join(get_args(Scale))}")
         if not 0 <= self.resolution < float("inf"):
             raise UserError(f"resolution is {self.resolution}: set it to 0 or more")
         # With one outlier the siblings' mean is far off while the deviation is small: the quotient explodes.
