@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -271,6 +272,17 @@ def test_a_folder_of_parquet_is_read_by_its_split(tmp_path: Path) -> None:
         UserError, match=r"holds files of test, train, and data/bible\.parquet beside them, whose names"
     ):
         read(path)
+
+
+def test_parquet_in_several_folders_is_told(tmp_path: Path) -> None:
+    for name in ("am/test-0", "zh/test-0", "zh/train-0"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / f"{name}.parquet")
+    path = str(tmp_path)
+    with pytest.warns(UserWarning, match=r"has rows in 2 folders \(am, zh\), all of which are read; name one"):
+        assert len(read(path, split="test")) == 2 * len(ROWS)
+    with warnings.catch_warnings(action="error"):
+        assert len(read(path, split="train")) == len(ROWS)
 
 
 def test_what_datasets_saved(tmp_path: Path) -> None:

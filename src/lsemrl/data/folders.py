@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _OF_HUB = re.compile(r"-\d+-of-\d+\.")  # before which is the split, whatever it
 
 
 def read_parquets(path: str, files: Mapping[str, Path], split: str) -> Iterator[Row]:
-    """The rows of Parquet files, in the order of their names.
+    """The rows of Parquet files, in the order of their names; where they lie in several folders, that is told.
 
     Args:
         path: The folder, as the user calls it.
@@ -40,6 +41,11 @@ def read_parquets(path: str, files: Mapping[str, Path], split: str) -> Iterator[
     chosen = [name for name in files if not told or split.lower() in words[name]]
     if not chosen:
         raise UserError(f"split is {split!r}, but the files in {path!r} are of {', '.join(sorted(told))}; name one")
+    folders = list(dict.fromkeys(str(Path(name).parent) for name in chosen))
+    if len(folders) > 1:  # which on the hub are languages as often as they are parts
+        some = f"{', '.join(folders[:3])}{', …' if len(folders) > 3 else ''}"
+        told_of = f"path {path!r} has rows in {len(folders)} folders ({some}), all of which are read"
+        warnings.warn(f"{told_of}; name one of them as path to read it alone", stacklevel=2)
     for name in chosen:
         yield from read_parquet(str(Path(path) / name))
 
