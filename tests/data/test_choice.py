@@ -67,6 +67,21 @@ def test_columns_of_other_names(tokenizer: PreTrainedTokenizerFast, write: Write
     assert example.reference == "then" and example.choices == ("now", "then")
 
 
+LABELS = ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"text": SEASONS, "label": LABELS}, [{"text": each, "label": at} for at, each in enumerate(SEASONS, start=1)]],
+)
+@pytest.mark.parametrize("answer", ["3", 3, "autumn"])
+def test_choices_that_have_labels_go_by_them(
+    choices: object, answer: object, tokenizer: PreTrainedTokenizerFast, write: Write
+) -> None:
+    rows = [{"question": "When do leaves fall?", "choices": choices, "answer": answer}]
+    assert train(tokenizer, write("rows.jsonl", rows))[0].reference == "autumn"
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -80,6 +95,8 @@ def test_columns_of_other_names(tokenizer: PreTrainedTokenizerFast, write: Write
         ({"choices": ["caf\u00e9", "cafe\u0301"]}, "has the choice 'caf\u00e9' twice"),
         ({"choices": ["spring", 3]}, "field 'choices' is int, not text"),
         ({"choices": None}, "field 'choices' is missing"),
+        ({"choices": {"text": SEASONS, "label": LABELS}}, r"'0', which is none .* or its label \(1, 2, 3, 4\)"),
+        ({"choices": {"text": SEASONS, "label": LABELS[:3]}}, "has 3 labels for 4 choices"),
         ({"choices": ["4", "2", "8", "1"], "answer": "2"}, "is '2', which is the text of one choice and the letter"),
     ],
 )

@@ -47,8 +47,8 @@ class ChoiceData(TaskData):
 
         Args:
             source: Rows with the fields id, question, choices (a list of texts; in a table as JSON, or with | between
-                them) and answer (the text of the right one, its letter from A, or its number from 0): to train on, and
-                to hold some out of.
+                them) and answer (the text of the right one, its label where they have such, its letter from A, or its
+                number from 0): to train on, and to hold some out of.
             validation: Rows for validation; by default a share of `source`.
             test: Rows for the test; by default a share of `source`.
             splits: How `source` is divided, and which of its training rows are used.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lsemrl.canonical import canonical
 
@@ -25,6 +25,16 @@ def listed(value: object) -> object:
     return value.split(SEPARATOR)
 
 
+def labels_of(value: object) -> list[str]:
+    """What choices are called: their `label` beside their `text`, as a list or one by one; empty without."""
+    given: object = None
+    if isinstance(value, Mapping):
+        given = value.get("label")
+    elif isinstance(value, list):
+        given = [each.get("label") for each in value if isinstance(each, Mapping)]
+    return [str(each).strip() for each in given] if isinstance(given, list) and None not in given else []
+
+
 def fault_of_choices(choices: Sequence[str]) -> str:
     """Why texts are no choice; "" if they are one."""
     if len(choices) < 2:
@@ -34,23 +44,27 @@ def fault_of_choices(choices: Sequence[str]) -> str:
     return twice and f"has the choice {twice[:60]!r} twice"
 
 
-def chosen(value: object, choices: Sequence[str]) -> int:
+def chosen(value: object, choices: Sequence[str], labels: Sequence[str] = ()) -> int:
     """Which of `choices` is right, from 0.
 
     Args:
         value: A number from 0; or a text: that of the choice, its letter from A, or its number from 0.
         choices: Distinct texts.
+        labels: What they are called, which then comes before letters and numbers of ours: some files count from 1.
 
     Raises:
-        ValueError: None is meant, or one by its text and another by its letter or number.
+        ValueError: None is meant, or one by its text and another by its label, letter or number.
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"is {type(value).__name__}, not a text or a whole number")
     text = str(value).strip()
     found = {at for at, choice in enumerate(choices) if isinstance(value, str) and canonical(choice) == canonical(text)}
-    if len(text) == 1 and text.isascii() and text.isalpha():
+    ours = not any(label.isdecimal() for label in labels)  # else a number that is no label is nothing
+    if text in labels:
+        found.add(labels.index(text))
+    elif ours and len(text) == 1 and text.isascii() and text.isalpha():
         found.add(ord(text.upper()) - ord("A"))
-    elif text.isascii() and text.isdecimal() and len(text) < _DIGITS:
+    elif ours and text.isascii() and text.isdecimal() and len(text) < _DIGITS:
         found.add(int(text))
     found &= set(range(len(choices)))
     if len(found) > 1:
@@ -58,8 +72,6 @@ def chosen(value: object, choices: Sequence[str]) -> int:
             f"is {text!r}, which is the text of one choice and the letter or number of another: write it otherwise"
         )
     if not found:
-        raise ValueError(
-            f"is {text[:60]!r}, which is none of the {len(choices)} choices by its text, its letter from A or its "
-            "number from 0"
-        )
+        names = f"or its label ({', '.join(labels)})" if labels else "its letter from A or its number from 0"
+        raise ValueError(f"is {text[:60]!r}, which is none of the {len(choices)} choices by its text, {names}")
     return found.pop()

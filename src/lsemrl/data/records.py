@@ -15,7 +15,7 @@ from typing import Any
 import regex
 
 from lsemrl.canonical import canonical
-from lsemrl.data.choices import chosen, fault_of_choices, listed
+from lsemrl.data.choices import chosen, fault_of_choices, labels_of, listed
 from lsemrl.data.columns import names_in, value_of
 from lsemrl.data.rows import Row, told_apart
 from lsemrl.data.skipped import SkippedRows, check_skipped
@@ -217,14 +217,14 @@ def _record(row: Row, source: Source, fields: Fields) -> Record:
     name = "" if own is None else str(own).strip()
     if fault := fault_of(name):
         raise _BadRow(f"{label} {fault}")
-    options = _options(*read(fields.choices)) if fields.choices else ()
+    options, labels = _options(*read(fields.choices)) if fields.choices else ((), [])
     shown = {
         field: "\n\n".join(_text(*each) for each in _filled([read(field, own) for own in source.columns_of(field)]))
         for field in fields.inputs
     }
     targets: tuple[str, ...] = ()
     if fields.choices:
-        targets = (_right(*read(fields.target), options),)
+        targets = (_right(*read(fields.target), options, labels),)
     elif fields.target:
         targets = _accepted([read(fields.target, column) for column in source.columns_of(fields.target)])
     return Record(id=name or row.place, place=_place(row, source), inputs=shown, targets=targets, choices=options)
@@ -251,18 +251,20 @@ def _text(label: str, value: object) -> str:
     return text
 
 
-def _options(label: str, value: object) -> tuple[str, ...]:
-    """What there is to choose from."""
-    options = _texts(label, listed(value))
+def _options(label: str, value: object) -> tuple[tuple[str, ...], list[str]]:
+    """What there is to choose from, and what it is called."""
+    options, labels = _texts(label, listed(value)), labels_of(value)
     if fault := fault_of_choices(options):
         raise _BadRow(f"{label} {fault}")
-    return options
+    if len(labels) not in (0, len(options)):
+        raise _BadRow(f"{label} has {len(labels)} labels for {len(options)} choices")
+    return options, labels
 
 
-def _right(label: str, value: object, options: tuple[str, ...]) -> str:
+def _right(label: str, value: object, options: tuple[str, ...], labels: list[str]) -> str:
     """The choice that `value` means."""
     try:
-        return options[chosen(value, options)]
+        return options[chosen(value, options, labels)]
     except ValueError as reason:
         raise _BadRow(f"{label} {reason}") from None
 
