@@ -62,8 +62,8 @@ class MixedData(Data):
         for name, module in modules.items():
             if not isinstance(module, TaskData):
                 raise UserError(
-                    f"{name} is {type(module).__name__}, which cannot be mixed; give TranslationData, HeadlineData or "
-                    "ComprehensionData"
+                    f"{name} is {type(module).__name__}, which cannot be mixed; give data of one task, such as "
+                    "TranslationData or InstructionData"
                 )
         self.main, self.replay = main, replay
         self.batch_size = self.main.batch_size

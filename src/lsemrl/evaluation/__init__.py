@@ -1,1 +1,1 @@
-"""How good outputs are: corpus metrics, CMRC 2018, and the report that sets the arms side by side."""
+"""One policy measured against its base: what it gained, what it lost, how far it moved."""

@@ -111,7 +111,7 @@ class Measured:
         target: Corpus scores on the new task.
         general: Corpus scores of general ability; empty where none was measured, as is what else is of it.
         target_rows: Scores of each row of the new task, where a score has such values.
-        general_rows: Scores of each question: em, f1, answer_length and nll of reading comprehension.
+        general_rows: Scores of each question, where a score has such values; nll too.
         divergence: Along "target", "general", "text" and "own" (see `tax.Measurement`).
         weight_change: ||trained - base|| / ||base|| over the weights that were trained.
         outputs: Greedy outputs on the new task.

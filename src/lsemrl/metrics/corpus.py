@@ -1,7 +1,7 @@
 """Corpus scores of outputs against references, each with the signature that says how it was computed.
 
 What goes wrong on scripts without spaces is refused here: sacreBLEU's 13a, zh and none tokenizers see one word in a
-Tibetan sentence and give 0, and so does ROUGE as it comes. Texts are cut into the units of `lsemrl.languages` instead.
+Tibetan sentence and give 0, and so does ROUGE as it comes. Texts are cut into the units of `lsemrl.scripts` instead.
 """
 
 from __future__ import annotations

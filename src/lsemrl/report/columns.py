@@ -20,7 +20,7 @@ class Column:
     Attributes:
         head: The heading. Here and in `group` and `metric`, braces stand for what a report calls it (see `named`).
         group: The heading above it.
-        metric: Under which arms, seeds and intervals know it (see `report.Contrast`).
+        metric: Under which arms, seeds and intervals know it (see `contrasts.Contrast`).
         read: Its value of an arm, given the base, where that is not what the arm holds under `metric`.
         better: +1 where more is better, -1 where less is, 0 where neither.
         scale: What to multiply by before showing.

@@ -168,8 +168,8 @@ def _other_words(event: grammar.Event, text: str, rng: random.Random) -> str:
 def swap_piece(text: str, donor: str, rng: random.Random) -> str:
     """`text` with a quarter of its units, in one piece, replaced by as many of `donor`.
 
-    A unit is what `languages` cuts: a syllable, character or word. The text comes back as it was where either has none,
-    or where what was put in was always what had been there.
+    A unit is what `scripts.units` gives: a syllable, character or word. The text comes back as it was where either has
+    none, or where what was put in was always what had been there.
     """
     unchanged = text
     text, donor = canonical(text), canonical(donor)
