@@ -217,13 +217,15 @@ def test_both_directions_of_translation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_the_other_verbs(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_other_verbs(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     words = [verb, "--config", str(CONFIGS / "sft.yaml"), *SMALL, "--trainer.accelerator=cpu"]
     main([*words, f"--trainer.default_root_dir={tmp_path}", "--trainer.callbacks=null"])
     if verb == "predict":
         rows = (tmp_path / "predict_0" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         assert yaml.safe_load((tmp_path / "predict_0" / "config.yaml").read_text())["data"]
-        assert len(rows) == 4
+        assert len(rows) == 4 and not [each for each in recwarn if "returned None" in str(each.message)]
         assert set(json.loads(rows[0])) == {"id", "source", "output", "ended", "references"}
     else:
         assert "meaning_f1" in capsys.readouterr().out

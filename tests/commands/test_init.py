@@ -335,6 +335,22 @@ def test_where_letters_are_shared_copies_of_untranslated_sentences_are_shut_out(
     assert own["gate"] == ["language", "copy"] and own["rewards"]["copy"]["init_args"] == {"weight": 0.0}
 
 
+def test_too_few_texts_for_an_identifier_are_told_before_it_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs = zip(sentences("en", 110), sentences("pcm", 70), strict=False)
+    rows = [json.dumps({"en": en, "pcm": pcm}) for en, pcm in pairs]
+    Path("pairs.jsonl").write_text("\n".join([*rows, *rows]), encoding="utf-8")
+    init("pairs.jsonl", to="pcm", output=Path("project"), from_="en")
+    said = capsys.readouterr().out
+    assert "warning: lsemrl fit-language wants 100 different texts of each language" in said
+    assert "there are 70 of en and 70 of pcm; name a file with more in project/language.yaml" in said
+    with pytest.raises(SystemExit):  # as was said
+        main(["fit-language", "--config", "project/language.yaml"])
+    assert "70 different texts" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_language_in_the_script_of_its_source_gets_an_identifier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -409,6 +425,17 @@ def test_an_instruction_is_read_with_its_input_and_what_is_not_read_is_told(tmp_
     )
     found = survey(Source(path=str(file)))
     assert not unread(found, columns_of_task(found, "instruction", "", "pcm", None, None))
+
+
+def test_a_model_that_is_taught_no_translation_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = map(json.dumps, corpus.instruction("train", 120, 0))
+    Path("rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    init("rows.jsonl", to="zh", output=Path("project"), model=tiny_model)
+    written = {name: fields(name) for name in FILES if name.endswith(".yaml")}  # "null" had ended the document
+    assert written["measure.yaml"]["text"] is None and written["measure.yaml"]["metrics"]
 
 
 @pytest.mark.slow

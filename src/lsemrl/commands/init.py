@@ -26,7 +26,7 @@ from lsemrl.commands.task_rows import (
     task_of,
     untranslated_of,
 )
-from lsemrl.commands.wordings import asked_for, asked_of_questions, stand_ins, summary_of, unknown_of
+from lsemrl.commands.wordings import asked_for, asked_of_questions, few_texts_of, stand_ins, summary_of, unknown_of
 from lsemrl.data.prompts import PromptTemplate
 from lsemrl.data.sources import Source
 from lsemrl.data.survey import Survey, profile_of, survey
@@ -137,8 +137,9 @@ def init(
         write_text(output / name, rendered(name, shown))
     if shown["identifier"]:
         write_text(output / IDENTIFIER, rendered(IDENTIFIER, shown))
-    unknown = (f"warning: {one}" for one in unknown_of(from_, to))
-    for line in (*lines, shown["summary"], *unknown, *shown["stand_ins"], "", shown["commands"]):
+    few = few_texts_of(columns, str(output / IDENTIFIER)) if shown["identifier"] else []
+    warned = (f"warning: {one}" for one in (*unknown_of(from_, to), *few))
+    for line in (*lines, shown["summary"], *warned, *shown["stand_ins"], "", shown["commands"]):
         print(line)
 
 

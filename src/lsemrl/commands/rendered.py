@@ -32,5 +32,6 @@ def _as_yaml(value: Any) -> str:
     if isinstance(value, str):
         plain = _PLAIN.fullmatch(value) and yaml.safe_load(value) == value  # which on others may raise
         return value if plain else json.dumps(value, ensure_ascii=False)
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10_000)
-    return text.strip()
+    # In a list, for behind null or a number by itself there is a line that ends the document.
+    text: str = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=10_000)
+    return text.strip()[1:-1]

@@ -50,6 +50,7 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
         "in eval mode at the start of training",
         r".*torch\.distributed\.(all_gather_into|reduce_scatter)_tensor",  # their new names are too new
         "isinstance.treespec, LeafSpec",
+        "predict returned None",  # outputs are in a file
     ):
         warnings.filterwarnings("ignore", message=f".*{about}")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_chatter)

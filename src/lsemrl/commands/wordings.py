@@ -12,6 +12,7 @@ from lsemrl.data.sources import Source
 from lsemrl.data.survey import Survey, alike
 from lsemrl.data.translation import TEMPLATES, wording
 from lsemrl.evaluation.general import language_of
+from lsemrl.identification.fit import FEWEST
 from lsemrl.languages import Language, is_language, meant, name_in, usual_profile
 
 _HEADLINE = {"zh": "{name}标题：{{source}}", "en": "Write a headline in {name}: {{source}}"}
@@ -36,6 +37,23 @@ def unknown_of(*codes: str) -> list[str]:
         f"{code!r} is no code of a language{meant(code)}, so that nothing is known of it but this name"
         for code in codes
         if code and not is_language(code)
+    ]
+
+
+def few_texts_of(columns: Columns, path: str) -> list[str]:
+    """What is to be said where an identifier would have too few texts.
+
+    Args:
+        columns: Of both languages.
+        path: Of the configuration that names the texts.
+    """
+    counts = {code: min(own.filled, len(set(own.keys))) for code, (own, *_) in columns.items()}
+    few = " and ".join(f"{count} of {code}" for code, count in counts.items() if count < FEWEST)
+    if not few:
+        return []
+    return [
+        f"lsemrl fit-language wants {FEWEST} different texts of each language, and there are {few}; name a file with "
+        f"more in {path}: they need no translations"
     ]
 
 
