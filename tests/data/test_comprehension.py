@@ -157,6 +157,28 @@ def test_flat_forms_of_answers(tokenizer: PreTrainedTokenizerFast, write: Write,
     assert example.references == ("甲",)
 
 
+@pytest.mark.parametrize(
+    ("answers", "written"),
+    [
+        ("{'text': array(['甲', '乙'], dtype=object), 'answer_start': array([0, 1])}", 3),
+        ("['甲' '乙']", 3),
+        ("['甲' '乙']", 1),
+        ("[甲]", 3),
+    ],
+)
+def test_answers_that_a_table_holds_as_written_lists_are_told(
+    tokenizer: PreTrainedTokenizerFast, write: Write, answers: str, written: int
+) -> None:
+    rows = [{"context": f"甲乙{i}", "question": "谁？", "answers": answers if i < written else "甲"} for i in range(3)]
+    data = ComprehensionData(
+        source=Source(path=write("table.jsonl", rows)), splits=Splits(validation_fraction=0.0, test_fraction=1.0)
+    )
+    lines = data.prepare(tokenizer, trains=False)
+    told = [line for line in lines if "lists or dictionaries written as a text" in line]
+    assert len(told) == ("'" in answers and written == 3)
+    assert all("warning: 3 of 3 outputs" in line and "table.jsonl:1" in line for line in told)
+
+
 def test_bad_question_is_named_and_only_it_is_skipped(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     broken = json.loads(json.dumps(RELEASE))
     broken["data"][0]["paragraphs"][0]["qas"][1]["answers"] = []

@@ -1,4 +1,4 @@
-"""What is quickly told of training rows when a run begins; `lsemrl check` looks longer."""
+"""What is quickly told of the rows when a run begins; `lsemrl check` looks longer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROWS, _TOLERATED = 1000, 0.01
+_WRITTEN = re.compile(r"""\s*(\{\s*['"]text['"]\s*:.*\}|\[\s*(['"]).*\2\s*\])\s*""", re.DOTALL)
 
 
 def at_a_glance(rows: Sequence[Record], source_field: str | None) -> list[str]:
@@ -37,6 +38,18 @@ def at_a_glance(rows: Sequence[Record], source_field: str | None) -> list[str]:
     if most < odd < len(looked) - most:
         found.append(f"{odd:,} of {len(looked):,} outputs are not in the Unicode form NFC, as the others are")
     return [f"warning: {one}; lsemrl check says more" for one in found]
+
+
+def written_lists(rows: Sequence[Record]) -> str:
+    """A sentence where most outputs are lists or dictionaries as libraries write them into tables; "" where not."""
+    looked = evenly([row for row in rows if row.targets], _ROWS)
+    odd = [row for row in looked if _WRITTEN.fullmatch(row.targets[0])]
+    if 2 * len(odd) <= len(looked):
+        return ""
+    return (
+        f"{len(odd):,} of {len(looked):,} outputs are lists or dictionaries written as a text (such as "
+        f"{odd[0].place}), which is taken to the letter; if they are to hold what is accepted, save the rows as JSONL"
+    )
 
 
 def special_tokens(

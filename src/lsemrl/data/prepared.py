@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from lsemrl.data.glance import at_a_glance, special_tokens
+from lsemrl.data.glance import at_a_glance, special_tokens, written_lists
 from lsemrl.data.limits import describe, to_examples
 from lsemrl.data.records import Record
 from lsemrl.data.skipped import SkippedRows
@@ -191,8 +191,10 @@ def _lines(
     says = [*divided.says, plan.resolved_template().describe(tokenizer, _texts(divided.like.inputs))]
     if plan.source.world_split is None:
         says += at_a_glance(kept["train"], task.inputs[0] if task.pairs else None)
-        odd, special = special_tokens([*chain(*kept.values()), *shown], tokenizer, shown)
+        every = [*chain(*kept.values()), *shown]
+        odd, special = special_tokens(every, tokenizer, shown)
         says += [f"warning: {special} (such as {odd[0].place})"] if odd else []
+        says += [f"warning: {written}"] if (written := written_lists(every)) else []
     return [*lines, *(f"{task.name}: {one}" for one in says)]
 
 
