@@ -182,6 +182,20 @@ def test_line_n_is_answered_by_line_n(run: Path, tmp_path: Path, capsys: pytest.
         assert capsys.readouterr().out.split("\n") == [plain[0], "", plain[1], "", plain[2], "", ""]
 
 
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [('{{"zh": "{}", "bo": "བོད"}}', True), ("{}\tབོད", True), ("  {}\t", False), ("{{甲}} {}", False)],
+)
+def test_rows_with_fields_are_no_texts(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str, told: bool
+) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("\n".join(row.format(text) for text in TEXTS) + "\n\n", encoding="utf-8")
+    main(["generate", str(run), "--input", str(source)])
+    said = f"warning: {len(TEXTS)} of {len(TEXTS)} lines of {source} are rows with fields"
+    assert (said in capsys.readouterr().err) == told
+
+
 def test_what_was_read_before_a_line_that_is_not_text_is_answered(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

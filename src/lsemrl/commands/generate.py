@@ -145,10 +145,24 @@ def _texts(path: Path | None) -> Iterable[str]:
     """The lines of a file, looked at before a model is read, or those of standard input as they come."""
     try:
         if path is not None:
-            return list(_whole_lines(read_lines(path), str(path)))
+            texts = list(_whole_lines(read_lines(path), str(path)))
+            _warn_of_rows(texts, path)
+            return texts
     except Unreadable as reason:
         raise UserError(f"'{path}' cannot be opened ({reason}); name another file") from None
     return typed()
+
+
+def _warn_of_rows(texts: Sequence[str], path: Path) -> None:
+    """Warn of lines that are rows of a data set: answered whole, they show the answer that they hold."""
+    written = [text.strip() for text in texts if text.strip()]
+    rows = sum("\t" in text or (text.startswith("{") and text.endswith("}")) for text in written)
+    if 2 * rows > len(written):
+        told = (
+            f"warning: {rows:,} of {len(written):,} lines of {path} are rows with fields (JSON, or parted by tabs); a "
+            "line is answered whole, as one text: give a file of the texts alone"
+        )
+        print(visible(told), file=sys.stderr)
 
 
 def typed() -> Iterator[str]:
