@@ -69,6 +69,7 @@ def test_the_folder_that_one_stands_in_stays(
     [
         (["--to=yo"], "texts has no 'yo', which is what --to is"),
         (["--texts={pcm: {path: de.txt}}"], "texts has no other language"),
+        (["--to=deu", "--texts={deu: {path: de.txt}, de: {path: de.txt}}"], "texts has 'deu' and 'de', which are one"),
         (["--texts={pcm: {path: nope.txt}, en: {path: de.txt}}"], "nope.txt"),
         (
             ["--texts={pcm: {path: pairs.jsonl, column: pcm}, en: {path: de.txt}}"],

@@ -59,7 +59,8 @@ def test_rows_are_matched_by_id(tmp_path: Path) -> None:
         (b'"text"', ":1 is no prediction"),
         (b"id,source,output", ":1 is no prediction"),
         (b'{"id": 1, "source": "s", "output": "o"}', ":1 has a field that is no text"),
-        (b'{"id": "1", "source": "s", "output": "o", "references": 3}', ":1 is no prediction"),
+        (b'{"id": "1", "source": "s", "output": "o", "references": 3}', ":1 has a field that is no text"),
+        (b'{"id": "1", "source": "s", "output": "o", "references": "or"}', ":1 has a field that is no text"),
         (b"\xff\xfe", "it is not UTF-8"),
     ],
 )

@@ -66,6 +66,8 @@ def fit_language(
         raise UserError(f"output is {str(output)!r}, which holds something else; name a new folder")
     profile = usual_profile(to)
     code = profile.code if profile else to
+    if code != to and code in texts:
+        raise UserError(f"texts has {to!r} and {code!r}, which are one language; name its texts once")
     its = _language_of(output)
     if its not in (None, code):
         raise UserError(f"output is {str(output)!r}, which holds an identifier of {its!r}; name another --output")

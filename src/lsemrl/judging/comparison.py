@@ -181,15 +181,16 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
             raise UserError(f"{path}:{number} {fault}; write it again with lsemrl predict")
         try:
             row = reader.parse(line)
-            texts = [row["id"], row["source"], row["output"], *row.get("references", [])]
+            texts = [row["id"], row["source"], row["output"]]
+            references = row.get("references", [])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}:{number} is no prediction, an object with id, source and output; give the predictions.jsonl "
                 "of lsemrl predict"
             ) from error
-        if not all(isinstance(text, str) for text in texts):
+        if not isinstance(references, list) or not all(isinstance(text, str) for text in (*texts, *references)):
             raise UserError(f"{path}:{number} has a field that is no text; write it again with lsemrl predict")
-        id_, source, output, *references = map(printable, texts)
+        id_, source, output, *references = map(printable, (*texts, *references))
         if id_ in predictions:
             raise UserError(f"{path}:{number} has the id {id_!r} of an earlier row; ids must differ")
         predictions[id_] = Prediction(source=source, output=output, references=tuple(references))
