@@ -115,6 +115,25 @@ def test_a_whole_number_is_a_number_whatever_the_choices_say() -> None:
     assert chosen("4", ["4", "2"]) == 0 and chosen("1", ["0", "1"]) == 1
 
 
+@pytest.mark.parametrize(("first", "rows", "told"), [(1, 27, True), (0, 27, False), (1, 12, False)])
+def test_a_file_that_counts_from_one_is_told_though_bad_rows_are_skipped(
+    tokenizer: PreTrainedTokenizerFast, write: Write, first: int, rows: int, told: bool
+) -> None:
+    path = write(
+        "counted.jsonl", [{"question": f"q{i}", "choices": SEASONS, "answer": first + i % 4} for i in range(rows)]
+    )
+    data = ChoiceData(source=Source(path=path, on_bad_row="skip"), splits=WHOLE)
+    lines = [line for line in data.prepare(tokenizer) if "the first choice is right in none of" in line]
+    assert lines == (
+        [
+            "choice: warning: the first choice is right in none of 21 rows; numbers are counted from 0, so one that is "
+            "counted from 1 means the choice after the right one"
+        ]
+        if told
+        else []
+    )
+
+
 def test_a_file_without_choices_is_refused(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     path = write("rows.jsonl", [{"question": "When?", "answer": "now"}])
     with pytest.raises(UserError, match="has the column 'choices' for the field 'choices'"):

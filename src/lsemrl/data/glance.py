@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROWS, _TOLERATED = 1000, 0.01
+_TELLING = 20
+"""In how many rows some right choice should be the first: of four, none is in 1 of 300 files."""
 _WRITTEN = re.compile(r"""\s*(\{\s*['"]text['"]\s*:.*\}|\[\s*(['"]).*\2\s*\])\s*""", re.DOTALL)
 
 
@@ -49,6 +51,17 @@ def written_lists(rows: Sequence[Record]) -> str:
     return (
         f"{len(odd):,} of {len(looked):,} outputs are lists or dictionaries written as a text (such as "
         f"{odd[0].place}), which is taken to the letter; if they are to hold what is accepted, save the rows as JSONL"
+    )
+
+
+def never_first(rows: Sequence[Record]) -> str:
+    """A sentence where the first choice is never right, as in a file that counts choices from 1; "" where it is."""
+    chosen = [row for row in rows if row.choices and row.targets]
+    if len(chosen) < _TELLING or any(row.targets[0] == row.choices[0] for row in chosen):
+        return ""
+    return (
+        f"the first choice is right in none of {len(chosen):,} rows; numbers are counted from 0, so one that is "
+        "counted from 1 means the choice after the right one"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from lsemrl.data.glance import at_a_glance, special_tokens, written_lists
+from lsemrl.data.glance import at_a_glance, never_first, special_tokens, written_lists
 from lsemrl.data.limits import describe, to_examples
 from lsemrl.data.records import Record
 from lsemrl.data.skipped import SkippedRows
@@ -194,7 +194,7 @@ def _lines(
         every = [*chain(*kept.values()), *shown]
         odd, special = special_tokens(every, tokenizer, shown)
         says += [f"warning: {special} (such as {odd[0].place})"] if odd else []
-        says += [f"warning: {written}"] if (written := written_lists(every)) else []
+        says += [f"warning: {one}" for one in (written_lists(every), never_first(every)) if one]
     return [*lines, *(f"{task.name}: {one}" for one in says)]
 
 
