@@ -185,6 +185,7 @@ def test_wording_that_is_unknown_is_told_and_chat_markers_are_no_wording() -> No
         rows = [Example(id="1", prompt=f"{wording}a b", source="a b", references=("a",))]
         found = look("m", tokenizer, rows, {}, learned=True)
         assert found.refusals == []
+        assert ("; wording" in found.lines[0]) == bool(told)  # not of "0.00 tokens per word"
         for lines in (found.lines, found.warnings):
             assert len([line for line in lines if "of the letters of wording" in line]) == told
     unread = [Example(id="1", prompt="你", source="你", references=("a",))]

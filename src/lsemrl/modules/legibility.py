@@ -222,7 +222,8 @@ def _wordings(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> li
     marks = regex.compile(
         "|".join(map(regex.escape, sorted(tokenizer.added_tokens_encoder, key=len, reverse=True))) or "$^"
     )
-    return [marks.sub("\n", text) for text in dict.fromkeys(row.prompt.replace(row.source, "\n") for row in rows)]
+    said = (marks.sub("\n", text) for text in dict.fromkeys(row.prompt.replace(row.source, "\n") for row in rows))
+    return [text for text in said if text.strip()]
 
 
 def read_by_encoder(
