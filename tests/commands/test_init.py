@@ -471,6 +471,7 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
             {"file": "same.tsv"},
             r"leaves 60 rows to train on \(59 of them another again\) and 0 to test on; give a file",
         ),
+        ({"file": "empty.tsv"}, r"to test on, for 60 cannot be used, as 'empty.tsv.skipped.jsonl' says; give a file"),
         ({"task": "headline"}, "which column holds the content cannot be told; give --source-column, one of: chinese"),
         (
             {"task": "headline", "source_column": "body"},
@@ -478,7 +479,8 @@ def test_headlines_and_instructions(task: str, pairs: str) -> None:
         ),
         (
             {"task": "headline", "source_column": "chinese", "target_column": "chinese"},
-            "--target-column is 'chinese', and there is no such column; give one of: tibetan",
+            r"--target-column is 'chinese', and there is no such column; give one of: tibetan \(.*\); if the first "
+            "line is a row, put a line with names before it",
         ),
     ],
 )
@@ -490,6 +492,8 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(change: dict, says: str, p
         ("bo", [row["bo"] for row in rows[:50]]),
     ):
         Path(f"{name}.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    half = "".join(f"{row['zh']}\t{row['bo'] if at % 3 == 0 else ''}\n" for at, row in enumerate(rows[:90]))
+    Path("empty.tsv").write_text(f"zh\tbo\n{half}", encoding="utf-8")
     Path("same.tsv").write_text("zh\tbo\n" + f"{rows[0]['zh']}\t{rows[0]['bo']}\n" * 60, encoding="utf-8")
     settings = {"file": pairs, "to": "bo", "output": Path("project"), "from_": "zh", **change}
     with pytest.raises(UserError, match=says):

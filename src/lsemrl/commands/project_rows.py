@@ -95,10 +95,11 @@ def rows_of(
     prepared = prepare(plan, tokenizer)
     keys = _keys(plan, prepared)
     if len(keys) < _FEWEST or not prepared.test:
-        again = len(keys) - len(set(keys))
+        again, bad = len(keys) - len(set(keys)), prepared.report["train"]["bad_rows"]
+        why = f", for {bad:,} cannot be used, as {str(plan.source.skipped)!r} says" if bad else ""
         raise UserError(
             f"{project.path!r} leaves {len(keys)} rows to train on ({again} of them another again) and "
-            f"{len(prepared.test)} to test on; give a file with more different rows"
+            f"{len(prepared.test)} to test on{why}; give a file with more different rows"
         )
     limits = limits_of(prepared.lengths["train"], cut=project.task == "headline", bound=bound)
     foreseen = foretold(plan.task.name, prepared.lengths, prepared.report, limits)

@@ -165,10 +165,12 @@ def find_column(
     """
     free = [column for column in found.columns if column.name not in besides]
     listed = "; ".join(map(str, free)) or "none that holds text"
+    nameless = found.table and found.header and len(found.columns) == 2
+    row = "; if the first line is a row, put a line with names before it" if nameless else ""
     if asked is not None:
         named = next((column for column in free if column.name == asked), None)
         if named is None:
-            raise UserError(f"{option} is {asked!r}, and there is no such column; give one of: {listed}")
+            raise UserError(f"{option} is {asked!r}, and there is no such column; give one of: {listed}{row}")
         return named
     for matches in (operator.eq, is_same, is_name):
         found_by = [column for column in free if matches(column.name.rpartition(".")[2], code)]
@@ -186,11 +188,7 @@ def find_column(
             f"which column holds {code!r} cannot be told, for there is only one, {only!r}; "
             f"{apart or 'give a file with another'}"
         )
-    row = "; if the first line is a row, put a line with names before it"
-    nameless = found.table and found.header and len(found.columns) == 2
-    raise UserError(
-        f"which column holds {code!r} cannot be told; give {option}, one of: {listed}{row if nameless else ''}"
-    )
+    raise UserError(f"which column holds {code!r} cannot be told; give {option}, one of: {listed}{row}")
 
 
 def _column(name: str, rows: Sequence[Row]) -> Column:
