@@ -97,6 +97,7 @@ def test_choices_that_have_labels_go_by_them(
         ({"choices": None}, "field 'choices' is missing"),
         ({"choices": {"text": SEASONS, "label": LABELS}}, r"'0', which is none .* or its label \(1, 2, 3, 4\)"),
         ({"choices": {"text": SEASONS, "label": LABELS[:3]}}, "has 3 labels for 4 choices"),
+        ({"choices": {"text": SEASONS, "label": ["1", "1", "2", "3"]}}, "has a label twice among 1, 1, 2"),
         ({"choices": ["4", "2", "8", "1"], "answer": "2"}, "is '2', which is the text of one choice and the letter"),
     ],
 )

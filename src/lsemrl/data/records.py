@@ -258,6 +258,8 @@ def _options(label: str, value: object) -> tuple[tuple[str, ...], list[str]]:
         raise _BadRow(f"{label} {fault}")
     if len(labels) not in (0, len(options)):
         raise _BadRow(f"{label} has {len(labels)} labels for {len(options)} choices")
+    if len(set(labels)) < len(labels):
+        raise _BadRow(f"{label} has a label twice among {', '.join(labels)}")
     return options, labels
 
 
