@@ -32,6 +32,8 @@ HINTS = {
         ("--seeds 1 -2 --dry_run", '--dry_run=true --seeds=["1","-2"]'),
         ("--seeds=[1,2]", "--seeds=[1,2]"),
         ("--seeds [1,2]", "--seeds=[1,2]"),
+        ("--seeds 1 --seeds [2,3]", "--seeds=[2,3]"),
+        ("--seeds [2,3] --seeds 1", '--seeds=[2,3] --seeds=["1"]'),
         ("--against=a --against b c", '--against=["a","b","c"]'),
         ("--path a b --path c", '--path=[["a","b"],["c"]]'),
         ("--policy.adapter -x --config=a=b", "--policy.adapter=-x --config=a=b"),

@@ -643,6 +643,10 @@ def test_a_name_that_holds_nothing_to_answer_is_told(
         assert f"RUN is '{name}', and there is no such folder" in told(capsys, "generate", name)
     said = told(capsys, "generate", str(run.parent))
     assert "which holds no finished run" in said and f"name one of those inside, such as {run}" in said
+    for step in (2, 10):
+        (kept.with_name("stopped") / "checkpoints" / f"step_{step}").mkdir(parents=True)
+    said = told(capsys, "generate", str(kept.with_name("stopped")))
+    assert "let its command go on to the end, or name a checkpoint of it, such as" in said and "/step_10" in said
     assert "--max-new-tokens is 0" in told(capsys, "generate", str(run), "--max-new-tokens", "0")
     adapter = shutil.copytree(run / "adapter", tmp_path / "adapter")
     for base in ("gone", "/gone/model", None):

@@ -20,7 +20,7 @@ def spelled_out(words: Sequence[str], hints: Mapping[str, Any], placed: str = ""
 
     `--batch-size 8` has an underscore, `--from zh` one behind it, `--sample` is true, as is `--sample true`, `--seeds 1
     2` is a list and `--path a b --path c d` a list of lists; words by their place are one list, where a list is meant.
-    Lists are written as JSON.
+    Lists are written as JSON. Of a list in brackets and one in words the later counts.
 
     Args:
         words: As they were typed.
@@ -48,6 +48,7 @@ def spelled_out(words: Sequence[str], hints: Mapping[str, Any], placed: str = ""
         if item and not (by_name and len(values) == 1 and values[0].startswith("[")):  # that is a list already
             lists.setdefault(name, []).extend([values] if get_origin(item) is list else values)
         elif by_name:
+            lists.pop(name, None)  # a whole list stands in place of what came before it
             if Path in kinds(hints.get(name)):
                 if name in paths:
                     raise UserError(f"--{name} is given twice ({paths[name]}, {''.join(values)}); give it once")

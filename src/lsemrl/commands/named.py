@@ -18,7 +18,7 @@ from lsemrl.errors import UserError
 from lsemrl.foreign import visible
 from lsemrl.modules.policy_settings import ADAPTER_CONFIG
 from lsemrl.reading import Unreadable, read_json, user_path
-from lsemrl.runs import ADAPTER, CHECKPOINTS, CONFIG, KEPT, is_finished, newest_run
+from lsemrl.runs import ADAPTER, CHECKPOINTS, CONFIG, KEPT, checkpoints, is_finished, newest_run
 
 NEWEST = "newest"
 """What is written in place of a run to mean the one that was finished last."""
@@ -88,6 +88,8 @@ def find(run: str, root: Path) -> Path | Model:
             return Model(name=str(inner), folder=folder)
     newest = newest_run(folder)
     remedy = f"name one of those inside, such as {newest}" if newest else "name a folder such as runs/grpo/version_0"
+    if left := checkpoints(folder):
+        remedy = f"let its command go on to the end, or name a checkpoint of it, such as {left[-1]}"
     raise UserError(
         f"RUN is {run!r}, which holds no finished run ({CONFIG} and {ADAPTER}/), no adapter and no model; {remedy}"
     )
