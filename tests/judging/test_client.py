@@ -49,7 +49,7 @@ def in_turn(*answers: Answer, then: Answer = OK) -> Callable[[int, str], Answer]
 
 
 def ask(to: Endpoint, prompts: list[str], cache: Path, tries: int = 1) -> list[Conversation]:
-    return converse(prompts, to, ReplyCache(cache), accepts=lambda text: text == "fine", tries=tries)
+    return converse(prompts, to, ReplyCache(cache), accepts=lambda reply: reply.text == "fine", tries=tries)
 
 
 def texts(conversations: list[Conversation]) -> list[tuple[str, ...]]:
@@ -233,14 +233,30 @@ def test_unacceptable_replies_are_asked_again_so_often_and_no_more(tmp_path: Pat
     with ChatServer(in_turn(completion("hm"), completion(None, "length"))) as server:
         (conversation,) = ask(endpoint(server), ["p"], tmp_path / "a", tries=3)
         assert conversation.replies == (Reply(text="hm"), Reply(text="", cut=True), Reply(text="fine"))
-    with ChatServer(in_turn(then=completion("hm"))) as server:
-        assert texts(ask(endpoint(server), ["p"], tmp_path / "b", tries=3)) == [("hm",) * 3]
-        assert len(server.requests) == 3
-        # They are remembered too; a higher limit asks for the difference.
-        assert texts(ask(endpoint(server), ["p"], tmp_path / "b", tries=3)) == [("hm",) * 3]
-        assert len(server.requests) == 3
-        assert texts(ask(endpoint(server), ["p"], tmp_path / "b", tries=4)) == [("hm",) * 4]
-        assert len(server.requests) == 4
+    with ChatServer(lambda number, prompt: completion("hm") if prompt == "p" else OK) as server:
+        for tries, asked in ((3, 4), (3, 4), (4, 5)):  # they are remembered too; a higher limit asks for the difference
+            assert texts(ask(endpoint(server), ["p", "q"], tmp_path / "b", tries=tries)) == [("hm",) * tries, ("fine",)]
+            assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (
+            completion("So\nI cannot say."),
+            r"without a verdict \(one ends with 'So I cannot say.'\); name another model",
+        ),
+        (completion("Let me see", "length"), "cut at endpoint.max_tokens, 2048; raise it"),
+    ],
+)
+def test_an_endpoint_that_gives_no_acceptable_reply_is_given_up(reply: Answer, told: str, tmp_path: Path) -> None:
+    with ChatServer(in_turn(then=reply)) as server:
+        for asked in (20, 22):  # the same command looks whether it is better now
+            with pytest.raises(UserError, match=told):
+                ask(endpoint(server, concurrency=1), [str(number) for number in range(30)], tmp_path, tries=2)
+            assert len(server.requests) == asked
+        with pytest.raises(UserError, match=told):
+            ask(endpoint(server), ["a"], tmp_path)
 
 
 def test_never_more_at_once_than_allowed_and_never_fewer(tmp_path: Path) -> None:
@@ -317,9 +333,9 @@ def test_replies_that_cannot_be_kept_stop_the_run(tmp_path: Path) -> None:
 
 
 def test_halves_of_characters_spoil_nothing(tmp_path: Path) -> None:
-    with ChatServer(in_turn(Answer(body=b'{"choices": [{"message": {"content": "\\ud83d"}}]}'))) as server:
-        assert texts(ask(endpoint(server), ["half \udc80"], tmp_path)) == [("?",)]
-        assert texts(ask(endpoint(server), ["half \udc80"], tmp_path)) == [("?",)]
+    with ChatServer(in_turn(OK, Answer(body=b'{"choices": [{"message": {"content": "\\ud83d"}}]}'))) as server:
+        for _ in range(2):
+            assert texts(ask(endpoint(server, concurrency=1), ["p", "half \udc80"], tmp_path)) == [("fine",), ("?",)]
 
 
 ECHOES = {

@@ -237,10 +237,12 @@ def converse(
         progress: Told how many distinct prompts are done, of how many.
 
     Returns:
-        N conversations, in the order of the prompts. Some may have a problem instead of replies, but not all.
+        N conversations, in the order of the prompts. Some may have a problem instead of replies, or no acceptable one,
+        but not all.
 
     Raises:
-        UserError: The endpoint cannot be used, or its troubles did not pass; replies so far are in the cache.
+        UserError: The endpoint cannot be used, gives no acceptable reply, or its troubles did not pass; replies so far
+            are in the cache.
         KeyboardInterrupt: The user stopped it; likewise.
     """
 
@@ -250,7 +252,8 @@ def converse(
     known = {prompt: cache.get(endpoint.digest(prompt)) for prompt in prompts}
     done = {prompt: Conversation(replies=replies) for prompt, replies in known.items() if finished(replies)}
     waiting = iter([prompt for prompt in known if prompt not in done])
-    problems: list[str] = []
+    # Of those without an acceptable reply, which may be known of before: the same command stops here again.
+    problems = [_unacceptable(each.replies[-1], endpoint) for each in done.values() if not accepts(each.replies[-1])]
 
     async def work(client: ChatClient) -> None:
         for prompt in waiting:
@@ -260,9 +263,10 @@ def converse(
                     replies += (await client.ask(prompt),)
                 except Unusable as error:
                     problem = str(error)
-                    problems.append(problem)
                     break
                 cache.put(endpoint.digest(prompt), replies)
+            if problem or not accepts(replies[-1]):
+                problems.append(problem or _unacceptable(replies[-1], endpoint))
             done[prompt] = Conversation(replies=replies, problem=problem)
             progress(len(done), len(known))
             if len(problems) >= _HOPELESS and len(problems) == len(done):
@@ -281,6 +285,20 @@ def converse(
     if problems and len(problems) == len(done):
         raise UserError(problems[-1])
     return [done[prompt] for prompt in prompts]
+
+
+def _unacceptable(reply: Reply, endpoint: Endpoint) -> str:
+    """What is wrong where no prompt has an acceptable reply, by the last of one."""
+    if reply.cut:
+        return (
+            f"{endpoint.url} gives replies that are cut at endpoint.max_tokens, {endpoint.max_tokens}; raise it, or "
+            "have the model think less by endpoint.extra"
+        )
+    said = " ".join(reply.text.split())
+    return (
+        f"{endpoint.url} gives replies without a verdict (one ends with {said[-80:]!r}); name another model, or ask by "
+        "--prompt for a last line such as Verdict: A"
+    )
 
 
 def retry_after(value: str | None) -> float:
