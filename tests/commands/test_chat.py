@@ -258,5 +258,8 @@ def test_mistakes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     main(
         ["fit", *words, "--data=lsemrl.data.comprehension.ComprehensionData", f"--trainer.default_root_dir={tmp_path}"]
     )
-    said = told(capsys, "chat", str(tmp_path / "version_0"))
-    assert "whose rows have context and question; texts of one input are answered" in said
+    ran = tmp_path / "version_0"
+    predict = f"predict --config {ran / 'config.yaml'} --model.policy.adapter {ran / 'adapter'}"
+    assert f"next: lsemrl {predict}, or lsemrl measure with " in capsys.readouterr().out
+    said = told(capsys, "chat", str(ran))
+    assert "whose rows have context and question, and a text is one input; answer rows by lsemrl predict" in said

@@ -300,6 +300,12 @@ def test_page_shows_every_arm_and_how_to_repeat_it(report: Report, folder: Path)
     assert "(empty)" in text
 
 
+def test_an_output_without_rewards_stands_alone(report: Report) -> None:
+    sample = Sample(source="source", reference="reference", output="output", rewards={})
+    alone = replace(report, arms=(report.base, replace(make_arm("rl"), samples=(sample,))))
+    assert "| output |" in page.markdown(alone, [])
+
+
 def test_text_of_models_is_never_markup(report: Report) -> None:
     sample = Sample(source=HOSTILE * 5, reference=HOSTILE, output=f"{HOSTILE}\nsecond line", rewards={"<b>": math.nan})
     rl = replace(make_arm("rl"), label=HOSTILE, trained_by=HOSTILE, samples=(sample,))

@@ -21,6 +21,7 @@ from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.modules.spans import fitting
+from lsemrl.runs import ADAPTER, CONFIG
 from lsemrl.types import Completion, Example, UserError
 
 
@@ -87,8 +88,8 @@ def check_one_input(run: Trained) -> None:
     task = run.data.plan.task
     if len(task.inputs) > 1:
         raise UserError(
-            f"RUN was trained on {task.name}, whose rows have {' and '.join(task.inputs)}; texts of one input are "
-            "answered, such as sentences to translate"
+            f"RUN was trained on {task.name}, whose rows have {' and '.join(task.inputs)}, and a text is one input; "
+            f"answer rows by lsemrl predict, with its {CONFIG} as --config and its {ADAPTER} as --model.policy.adapter"
         )
 
 

@@ -60,7 +60,11 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
         cli: Any = TrainerCLI(words, TRAINER_VERBS[words[0]], callbacks, run=run, until=until)
     if run and words[0] == "fit" and cli.trainer.is_global_zero and not callbacks and not cli.trainer.fast_dev_run:
         model, monitor = cli.model, cli.config.fit.checkpoints.monitor
-        for line in run_summary(model.folder, monitor, model.policy.settings.model, model.step_name):
+        from lsemrl.data.base import TaskData
+
+        data = getattr(cli.datamodule.data, "main", cli.datamodule.data)
+        by_rows = isinstance(data, TaskData) and len(data.plan.task.inputs) > 1
+        for line in run_summary(model.folder, monitor, model.policy.settings.model, model.step_name, by_rows=by_rows):
             print(visible(line))
         if model.alarm:  # only the last look, after the last step, told it
             raise Alarmed(f"the run is complete, and an alarm came at its end ({model.alarm})")

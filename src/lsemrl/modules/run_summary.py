@@ -9,12 +9,14 @@ from pathlib import Path
 
 from lsemrl.modules.alarm_log import read_alarms
 from lsemrl.modules.best import read_best
-from lsemrl.runs import ADAPTER, ALARMS, BEST, METRICS, SAMPLES
+from lsemrl.runs import ADAPTER, ALARMS, BEST, CONFIG, METRICS, SAMPLES
 
 _SCORES = ("reward", "loss")
 
 
-def run_summary(folder: Path, monitor: str | None, base: str, step_name: str) -> Iterator[str]:
+def run_summary(
+    folder: Path, monitor: str | None, base: str, step_name: str, *, by_rows: bool = False
+) -> Iterator[str]:
     """Where everything is, what the score was first, last and at its best, and what to do next.
 
     Args:
@@ -22,6 +24,7 @@ def run_summary(folder: Path, monitor: str | None, base: str, step_name: str) ->
         monitor: The validation metric that the best adapter is chosen by, if any.
         base: What was trained, as `PolicySettings` names it.
         step_name: What `PolicyModule` calls a step.
+        by_rows: Whether it answers rows of several fields, and so no text that is typed.
     """
     rows, best = logged_rows(folder), read_best(folder / BEST)
     whole = (folder / ADAPTER / "config.json").is_file()  # which a model has, and no adapter
@@ -50,7 +53,9 @@ def run_summary(folder: Path, monitor: str | None, base: str, step_name: str) ->
     places = folder / BEST if kept == BEST else folder, folder / kept
     run, left, base = map(shlex.quote, (*map(str, places), base))
     as_ = f"--policy.train full --policy.model {left} --base {base}" if whole else f"--policy.adapter {left}"
-    yield f"next: lsemrl chat {run}, or lsemrl measure with {as_}"
+    model = f"--model.policy.model {left}" if whole else f"--model.policy.adapter {left}"
+    answers = f"predict --config {shlex.quote(str(folder / CONFIG))} {model}" if by_rows else f"chat {run}"
+    yield f"next: lsemrl {answers}, or lsemrl measure with {as_}"
 
 
 def logged_rows(folder: Path) -> list[dict[str, str]]:

@@ -70,7 +70,10 @@ def _abridged(sample: Sample) -> Sample:
 
 def _said(sample: Sample | None) -> str:
     """An output and its rewards in Markdown."""
-    return f"{plain(sample.output) or '(empty)'} ({plain(', '.join(_rewards(sample)))})" if sample else MISSING
+    if sample is None:
+        return MISSING
+    rewards = f" ({plain(', '.join(_rewards(sample)))})" if sample.rewards else ""
+    return f"{plain(sample.output) or '(empty)'}{rewards}"
 
 
 def _rewards(sample: Sample) -> list[str]:
