@@ -58,8 +58,7 @@ def compare(problem, judge, loss_fn, *, bias: bool = True, **options) -> None:
         judge(ours, eager, truth)
 
 
-def test_a_head_that_few_rows_are_turned_round_for(problem, judge, backend, monkeypatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+def test_a_large_head_without_a_bias(problem, judge, backend) -> None:
     given = problem(vocabulary=40_003)
     compare(given, judge, linear(5, given.hidden_MH.device), bias=False, backend=backend)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from lsemrl.errors import UserError
-from lsemrl.kernels import few_rows
+from lsemrl.kernels import products
 from lsemrl.modules import decoding, engines, sampler
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
@@ -497,24 +497,25 @@ def test_the_head_reads_prompts_from_one_piece(policy: Policy, prompts: PromptBa
     assert len(pieces) > 1 and all(pieces)
 
 
-def test_few_rows_are_multiplied_turned_round(
+def test_products_of_onednn_draw_the_same(
     policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = sample(policy, prompts, SAMPLING, seed=1)
-    rows: list[int] = []
+    rows, multiply = [], products.multiply
 
-    def multiply(x_MK: Tensor, weight_NK: Tensor, out_MN: Tensor) -> Tensor:
-        rows.append(len(x_MK))
-        return few_rows_multiply(x_MK, weight_NK, out_MN)
+    def multiply_seen(x: Tensor, *weights: Tensor) -> Tensor:
+        rows.append((x.numel() // x.shape[-1], weights[0].is_mkldnn))
+        return multiply(x, *weights)
 
-    few_rows_multiply = few_rows.multiply
-    monkeypatch.setattr(few_rows, "multiply", multiply)
-    monkeypatch.setattr(few_rows, "_LEAST_BY_ONE", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    turned = sample(policy, prompts, SAMPLING, seed=1)
-    assert ids(turned) == ids(plain)
-    torch.testing.assert_close(turned.logprobs_NT, plain.logprobs_NT, rtol=1e-4, atol=1e-5)
-    assert set(rows) == {12}  # one for each completion, and no prompt's
+    monkeypatch.setattr(products, "multiply", multiply_seen)
+    monkeypatch.setattr(products, "_LEAST_WEIGHTS", 0)
+    found = sample(policy, prompts, SAMPLING, seed=1)
+    assert ids(found) == ids(plain)
+    torch.testing.assert_close(found.logprobs_NT, plain.logprobs_NT, rtol=1e-4, atol=1e-5)
+    # The adapted weights, packed, for prompts and completions; the head as it lies, for completions.
+    assert {packed for count, packed in rows if count == 12} == {True, False}
+    assert {packed for count, packed in rows if count > 12} == {True}
+    assert not any(isinstance(module, products.PackedLinear) for module in policy.model.modules())
 
 
 def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptBatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lsemrl.kernels.dispatch import Backend, Kernels, kernels_for
-from lsemrl.kernels.few_rows import are_few, multiply
+from lsemrl.kernels.products import is_large, multiply
 from lsemrl.kernels.torch_kernels import LOWEST
 
 # 13 tiles of 128 rows: with the 10 tiles of 256 columns of a hidden size of 2560, the gradient to the hidden states
@@ -123,6 +123,8 @@ def project(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, out_CV:
     """Write the logits of a chunk to the first rows of `out_CV` and return those rows."""
     out_CV = out_CV[: len(hidden_CH)]
     hidden_CH = hidden_CH.to(weight_VH.dtype)
+    if out_CV.dtype == weight_VH.dtype and is_large(weight_VH):
+        return out_CV.copy_(multiply(hidden_CH, weight_VH, bias_V))
     if out_CV.dtype == weight_VH.dtype and bias_V is not None:
         return torch.addmm(bias_V.to(out_CV.dtype), hidden_CH, weight_VH.t(), out=out_CV)
     _matmul(hidden_CH, weight_VH.t(), out_CV)
@@ -131,9 +133,7 @@ def project(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, out_CV:
 
 def _matmul(left: Tensor, right: Tensor, out: Tensor) -> None:
     """`out` = `left` @ `right`, two of one dtype, rounded once, to the dtype of `out`."""
-    if out.dtype == left.dtype and are_few(len(left), right):
-        multiply(left, right.t(), out)
-    elif out.dtype == left.dtype:
+    if out.dtype == left.dtype:
         torch.mm(left, right, out=out)
     elif out.dtype == torch.float32 and out.is_cuda:
         torch.mm(left, right, out_dtype=torch.float32, out=out)

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from lsemrl.data.thoughts import answers
 from lsemrl.modules.beams import search
-from lsemrl.modules.decoding import Decode, read_prompts
+from lsemrl.modules.decoding import Decode, Growing, read_prompts
 from lsemrl.modules.engines import decoder
 from lsemrl.modules.forward import check_finite, looking_back
 from lsemrl.modules.policy import Policy
@@ -59,7 +59,7 @@ def sample(
     else:
         with policy.gathered():
             decode = decoder(policy, prompts, sampling.engine).decode
-            with policy.merged():
+            with policy.merged(packed=decode is Growing):
                 ids_NT, mask_NT, logprobs_NT, ended_N, slots = _draw(
                     policy, prompts, decode, sampling, seed, parts, ends, told
                 )

@@ -1,4 +1,4 @@
-"""In bfloat16 a small adapter arrives whole, wherever it computes; what is not rounded is peft's to the bit."""
+"""In bfloat16 a small adapter arrives whole, wherever it computes; in float32 it computes as peft's, in one sum."""
 
 from __future__ import annotations
 
@@ -133,7 +133,6 @@ def test_dropout_is_that_of_the_factors() -> None:
 
 
 OTHERS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
-    "float32": (lambda: nn.Linear(48, 64), {"dtype": torch.float32}),
     "DoRA": (lambda: nn.Linear(48, 64), {"use_dora": True}),
     "a bias beside": (lambda: nn.Linear(48, 64), {"lora_bias": True}),
     "Conv1D": (lambda: Conv1D(64, 48), {"fan_in_fan_out": True}),
@@ -152,6 +151,63 @@ def test_all_else_is_what_peft_computes(kind: str) -> None:
     x = torch.randn(3, 7, 48).to(fields.get("dtype", HALF))
     assert [type(layer) for layer in layers] == [Linear, SummedLinear]
     assert torch.equal(layers[0](x), layers[1](x))
+
+
+@pytest.mark.parametrize("width", [48, 4800], ids=["small", "large"])  # a large one's base is multiplied by oneDNN
+@pytest.mark.parametrize("fields", [{}, {"use_rslora": True, "lora_dropout": 0.5}], ids=["plain", "dropout"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_in_float32_values_and_gradients_are_those_of_peft(width: int, fields: dict[str, Any], bias: bool) -> None:
+    layers = pair(nn.Linear(width, 64, bias=bias), torch.float32, scale=1.0, **fields)
+    x, towards = torch.randn(3, 7, width), torch.randn(64, 3, 7).movedim(0, -1)
+    found: list[list[Tensor]] = []
+    for layer in layers:
+        given = x.clone().requires_grad_()
+        torch.manual_seed(7)
+        made = layer(given)
+        made.backward(towards)
+        factors = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        found.append([made.detach(), given.grad, *(factor.grad for factor in factors)])
+        assert layer.get_base_layer().weight.grad is None
+    for theirs, ours in zip(*found, strict=True):
+        assert theirs.abs().mean() > 1e-3
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("learned", ["x", "lora_A", "lora_B"])
+def test_in_float32_each_gradient_comes_by_itself(learned: str, dropout: float) -> None:
+    layers = pair(nn.Linear(48, 64), torch.float32, scale=1.0, lora_dropout=dropout)
+    x, grads = torch.randn(9, 48), []
+    for layer in layers:
+        layer.requires_grad_(False)
+        given = x if learned == "x" else getattr(layer, learned)["default"].weight
+        given.requires_grad_()
+        torch.manual_seed(7)
+        grads.append(torch.autograd.grad((layer(x) ** 2).sum(), given)[0])
+        given.requires_grad_(False)
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5 * float(grads[0].abs().max()))
+
+
+def test_in_float32_a_base_that_learns_too_gets_its_gradients() -> None:
+    layers = pair(nn.Linear(48, 64), torch.float32, scale=1.0)
+    for layer in layers:
+        layer.get_base_layer().bias.requires_grad_()
+        layer(torch.ones(9, 48)).square().sum().backward()
+    assert torch.equal(*(layer.get_base_layer().bias.grad for layer in layers))
+
+
+@pytest.mark.parametrize("width", [48, 4800], ids=["small", "large"])
+@torch.no_grad()
+def test_in_float32_one_of_no_effect_is_the_base_to_the_bit(width: int) -> None:
+    _, layer = pair(nn.Linear(width, 64), torch.float32)
+    x = torch.randn(3, 7, width)
+    scored = layer(x)
+    layer.enable_adapters(False)
+    base = layer(x)
+    assert not torch.equal(scored, base)
+    layer.enable_adapters(True)
+    layer.lora_B["default"].weight.zero_()
+    assert torch.equal(layer(x), base)
 
 
 def test_an_untouched_policy_in_bfloat16_is_its_reference_and_its_base(

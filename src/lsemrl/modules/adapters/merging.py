@@ -17,13 +17,14 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from lsemrl.errors import reason_of
+from lsemrl.kernels.products import PackedLinear, is_large
 from lsemrl.matmul import product_dtype
 from lsemrl.modules.quantization import is_quantized, plain_linear, plain_weight
 from lsemrl.types import UserError
 
 
 @contextmanager
-def merged_adapters(model: Any) -> Iterator[None]:
+def merged_adapters(model: Any, packed: bool = False) -> Iterator[None]:
     """Inside, adapters are added to a copy of the weights they adapt: a third of the matmuls.
 
     Only where the sum computes the same, which is factors beside linears, and rows that stand in for a base's rows.
@@ -31,14 +32,21 @@ def merged_adapters(model: Any) -> Iterator[None]:
     once, to what the weights are multiplied in. Weights of 4 bits are written out in the dtype that they compute in.
     In mixed precision the linears beside them are there in its dtype too, which else were cast with every token.
     The weights themselves are never written to. To be called without gradients.
+
+    Args:
+        model: Any.
+        packed: Have the copies as oneDNN reads them, where products are its own; a step cannot be compiled then.
     """
-    sums, casts = _sums(model), [(linear, linear.weight.to(product_dtype(linear.weight))) for linear in recast(model)]
+    sums, casts = (
+        _sums(model, packed),
+        [(linear, linear.weight.to(product_dtype(linear.weight))) for linear in recast(model)],
+    )
     with ExitStack() as taken_back:
         for layer, adapted in sums:
             base = layer.get_base_layer()
-            if is_quantized(base.weight):
+            if isinstance(adapted, nn.Module):
                 taken_back.callback(setattr, layer, "base_layer", base)
-                layer.base_layer = plain_linear(base, adapted)
+                layer.base_layer = adapted
             else:
                 taken_back.callback(setattr, base.weight, "data", base.weight.data)
                 base.weight.data = adapted
@@ -153,10 +161,11 @@ def rounded(sum_: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Ten
     return ((sum_.view(torch.int32) + below) & -(2**16)).view(torch.float32).to(dtype)
 
 
-def _sums(model: Any) -> list[tuple[Any, Tensor]]:
-    """Layers with the weights that they may compute with instead of their own."""
+def _sums(model: Any, packed: bool) -> list[tuple[Any, Tensor | nn.Module]]:
+    """Layers with the weights, or the base layers, that they may compute with instead of their own."""
     shared, tokens = _users(model), defaultdict[int, list[Any]](list)
-    sums: list[tuple[Any, Tensor]] = []
+    sums: list[tuple[Any, Tensor | nn.Module]] = []
+    head = model.get_output_embeddings()  # of which others read the weight
     # The same chances every time: a run that goes on draws what it would have drawn, and all ranks the same.
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
     for module in model.modules():
@@ -167,7 +176,13 @@ def _sums(model: Any) -> list[tuple[Any, Tensor]]:
             dtype = product_dtype(weight)
             with torch.autocast(weight.device.type, enabled=False):
                 update = layer.get_delta_weight(layer.active_adapters[0])
-            sums.append((layer, rounded(weight.to(dtype) + update, dtype, generator)))
+            sum_, base = rounded(weight.to(dtype) + update, dtype, generator), layer.get_base_layer()
+            if is_quantized(base.weight):
+                sums.append((layer, plain_linear(base, sum_)))
+            elif packed and type(base) is nn.Linear and layer is not head and is_large(sum_):
+                sums.append((layer, PackedLinear(base, sum_)))
+            else:
+                sums.append((layer, sum_))
         elif isinstance(module, TrainableTokensLayer) and _stands_in(layer):
             tokens[id(layer.base_layer.weight)].append(layer)
     for rows_of, layers in tokens.items():

@@ -1,0 +1,88 @@
+"""Float32 products with a large weight on a CPU, by oneDNN where PyTorch would ask MKL.
+
+Sampling multiplies a row for each completion with every weight, and a chunk of the head's hidden states is a hundred
+rows: of so few MKL makes a fraction of what it makes of many, and two threads hardly more than one. A weight that many
+products share is packed: laid out once as oneDNN reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LEAST_WEIGHTS = 1 << 18
+"""Weights below which nothing is gained."""
+
+
+def linear(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`, by oneDNN where that is faster and no gradient is asked for."""
+    recorded = torch.is_grad_enabled() and any(
+        each is not None and each.requires_grad for each in (x, weight_NK, bias_N)
+    )
+    rows = x.numel() // max(weight_NK.shape[1], 1)
+    if rows < 2 or recorded or x.dtype != weight_NK.dtype or not is_large(weight_NK):
+        return nn.functional.linear(x, weight_NK, bias_N)
+    return multiply(x, weight_NK, bias_N)
+
+
+def is_large(weight_NK: Tensor) -> bool:
+    """Whether oneDNN multiplies with a weight faster than what PyTorch would take."""
+    return (
+        type(weight_NK) in (Tensor, nn.Parameter)  # none that is spread over ranks
+        and weight_NK.device.type == "cpu"
+        and weight_NK.dtype == torch.float32
+        and weight_NK.numel() >= _LEAST_WEIGHTS
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def multiply(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
+    """`x` [..., K] @ `weight_NK`.t() + `bias_N`, of a weight that `is_large`; without a gradient."""
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_NK, bias_N, "none", [], "")
+    return made
+
+
+class PackedLinear(nn.Module):
+    """Computes as a linear would with another weight, which is packed; without a gradient."""
+
+    def __init__(self, linear: nn.Linear, weight_NK: Tensor) -> None:
+        """
+        Args:
+            linear: Whose bias is added, and whose own weight is there for who asks for its dtype or device.
+            weight_NK: As large as that of `linear`.
+        """
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_NK)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [..., K] to [..., N]."""
+        return multiply(x, self._packed, self.bias)
+
+
+@contextmanager
+def by_onednn(linears: Sequence[Any]) -> Iterator[None]:
+    """Inside, plain linears compute by `linear`."""
+    for module in linears:
+        module.forward = partial(_forward, module)
+    try:
+        yield
+    finally:
+        for module in linears:
+            del module.forward
+
+
+def large_linears(model: nn.Module) -> list[nn.Linear]:
+    """The plain linears of a model for which `by_onednn` changes something."""
+    return [module for module in model.modules() if type(module) is nn.Linear and is_large(module.weight)]
+
+
+def _forward(module: nn.Linear, x: Tensor) -> Tensor:
+    return linear(x, module.weight, module.bias)

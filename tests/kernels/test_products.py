@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lsemrl.kernels import products
+from lsemrl.kernels.products import PackedLinear, by_onednn, is_large, large_linears, linear, multiply
+
+WIDTH, OUT = 300, 1100  # more weights than the least
+
+pytestmark = pytest.mark.skipif(
+    not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()), reason="no MKL beside oneDNN"
+)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[int]:
+    """The rows of every product that oneDNN made."""
+    rows: list[int] = []
+
+    def multiply_seen(x: Tensor, *weights: Tensor) -> Tensor:
+        rows.append(x.numel() // x.shape[-1])
+        return multiply(x, *weights)
+
+    monkeypatch.setattr(products, "multiply", multiply_seen)
+    return rows
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [(0,), (1,), (2,), (3, 7), (513,)])
+@torch.no_grad()
+def test_the_product_is_the_same(rows, bias) -> None:
+    layer = nn.Linear(WIDTH, OUT, bias=bias)
+    apart = nn.Linear(WIDTH, OUT + 4).weight[:OUT]  # as the head's, wider than the vocabulary
+    for x in (torch.randn(*rows, WIDTH), torch.randn(WIDTH, *rows).movedim(0, -1)):
+        truth = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+        for made in (linear(x, layer.weight, layer.bias), PackedLinear(layer, layer.weight)(x)):
+            assert made.shape == (*rows, OUT) and made.is_contiguous()
+            torch.testing.assert_close(made.double(), truth, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(linear(x, apart), nn.functional.linear(x, apart), rtol=1e-4, atol=1e-4)
+
+
+def test_where_it_is_taken(asked, monkeypatch) -> None:
+    weight = torch.randn(OUT, WIDTH)
+    with torch.no_grad():
+        for x in (torch.randn(0, WIDTH), torch.randn(WIDTH), torch.randn(1, WIDTH), torch.randn(2, 1, WIDTH)):
+            linear(x, weight)
+    assert asked == [2]
+    assert is_large(weight) and not is_large(weight[:800])
+    assert not is_large(weight.bfloat16()) and not is_large(weight.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_large(weight)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not is_large(weight)
+
+
+def test_a_gradient_that_is_asked_for_comes(asked) -> None:
+    for learned in range(3):
+        given = [torch.randn(4, WIDTH), torch.randn(OUT, WIDTH), torch.randn(OUT)]
+        given[learned].requires_grad_()
+        linear(*given).sum().backward()
+        assert given[learned].grad is not None and not asked
+    linear(*(each.detach() for each in given))
+    assert asked == [4]
+
+
+@torch.no_grad()
+def test_linears_compute_the_same_by_it(asked) -> None:
+    model = nn.Sequential(nn.Linear(WIDTH, OUT), nn.Tanh(), nn.Linear(OUT, 4))
+    x = torch.randn(3, 2, WIDTH)
+    plain = model(x)
+    with by_onednn(large_linears(model)):
+        found = model(x)
+    assert asked == [6]  # the small one is multiplied as it was
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    model(x)
+    assert asked == [6] and "forward" not in model[0].__dict__
+
+
+def test_what_fails_leaves_the_model_as_it_was() -> None:
+    model = nn.Linear(WIDTH, OUT)
+    with pytest.raises(RuntimeError), torch.no_grad(), by_onednn(large_linears(model)):
+        model(torch.randn(2, WIDTH + 1))
+    assert "forward" not in model.__dict__
