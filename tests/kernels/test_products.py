@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lsemrl.kernels import products
-from lsemrl.kernels.products import PackedLinear, by_onednn, is_large, large_linears, linear, multiply
+from lsemrl.kernels.products import by_onednn, is_large, large_linears, linear, multiply, packed
 
 WIDTH, OUT = 300, 1100  # more weights than the least
 
@@ -35,7 +35,7 @@ def test_the_product_is_the_same(rows, bias) -> None:
     apart = nn.Linear(WIDTH, OUT + 4).weight[:OUT]  # as the head's, wider than the vocabulary
     for x in (torch.randn(*rows, WIDTH), torch.randn(WIDTH, *rows).movedim(0, -1)):
         truth = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
-        for made in (linear(x, layer.weight, layer.bias), PackedLinear(layer, layer.weight)(x)):
+        for made in (linear(x, layer.weight, layer.bias), multiply(x, packed(layer.weight), layer.bias)):
             assert made.shape == (*rows, OUT) and made.is_contiguous()
             torch.testing.assert_close(made.double(), truth, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(linear(x, apart), nn.functional.linear(x, apart), rtol=1e-4, atol=1e-4)

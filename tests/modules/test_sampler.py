@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from lsemrl.errors import UserError
 from lsemrl.kernels import products
 from lsemrl.modules import decoding, engines, sampler
+from lsemrl.modules.adapters import merging
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings
 from lsemrl.modules.sampler import draw, sample
@@ -503,11 +504,12 @@ def test_products_of_onednn_draw_the_same(
     plain = sample(policy, prompts, SAMPLING, seed=1)
     rows, multiply = [], products.multiply
 
-    def multiply_seen(x: Tensor, *weights: Tensor) -> Tensor:
-        rows.append((x.numel() // x.shape[-1], weights[0].is_mkldnn))
-        return multiply(x, *weights)
+    def multiply_seen(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
+        rows.append((x.numel() // x.shape[-1], weight_NK.is_mkldnn))
+        return multiply(x, weight_NK, bias_N)
 
-    monkeypatch.setattr(products, "multiply", multiply_seen)
+    for each in (products, merging):
+        monkeypatch.setattr(each, "multiply", multiply_seen)
     monkeypatch.setattr(products, "_LEAST_WEIGHTS", 0)
     found = sample(policy, prompts, SAMPLING, seed=1)
     assert ids(found) == ids(plain)
@@ -515,7 +517,7 @@ def test_products_of_onednn_draw_the_same(
     # The adapted weights, packed, for prompts and completions; the head as it lies, for completions.
     assert {packed for count, packed in rows if count == 12} == {True, False}
     assert {packed for count, packed in rows if count > 12} == {True}
-    assert not any(isinstance(module, products.PackedLinear) for module in policy.model.modules())
+    assert not any("forward" in vars(module) for module in policy.model.modules())
 
 
 def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptBatch) -> None:

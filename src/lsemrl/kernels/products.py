@@ -44,27 +44,15 @@ def is_large(weight_NK: Tensor) -> bool:
 
 
 def multiply(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-    """`x` [..., K] @ `weight_NK`.t() + `bias_N`, of a weight that `is_large`; without a gradient."""
+    """`x` [..., K] @ `weight_NK`.t() + `bias_N`, of a weight that `is_large`, packed or not; without a gradient."""
     made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_NK, bias_N, "none", [], "")
     return made
 
 
-class PackedLinear(nn.Module):
-    """Computes as a linear would with another weight, which is packed; without a gradient."""
-
-    def __init__(self, linear: nn.Linear, weight_NK: Tensor) -> None:
-        """
-        Args:
-            linear: Whose bias is added, and whose own weight is there for who asks for its dtype or device.
-            weight_NK: As large as that of `linear`.
-        """
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_NK)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` [..., K] to [..., N]."""
-        return multiply(x, self._packed, self.bias)
+def packed(weight_NK: Tensor) -> Tensor:
+    """A copy of a weight that `is_large` as oneDNN reads it, which nothing but `multiply` can."""
+    copy: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_NK)
+    return copy
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,14 +18,14 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from lsemrl.errors import reason_of
-from lsemrl.kernels.products import PackedLinear, is_large
+from lsemrl.kernels.products import is_large, multiply, packed
 from lsemrl.matmul import product_dtype
 from lsemrl.modules.quantization import is_quantized, plain_linear, plain_weight
 from lsemrl.types import UserError
 
 
 @contextmanager
-def merged_adapters(model: Any, packed: bool = False) -> Iterator[None]:
+def merged_adapters(model: Any, pack: bool = False) -> Iterator[None]:
     """Inside, adapters are added to a copy of the weights they adapt: a third of the matmuls.
 
     Only where the sum computes the same, which is factors beside linears, and rows that stand in for a base's rows.
@@ -35,10 +36,10 @@ def merged_adapters(model: Any, packed: bool = False) -> Iterator[None]:
 
     Args:
         model: Any.
-        packed: Have the copies as oneDNN reads them, where products are its own; a step cannot be compiled then.
+        pack: Have the copies as oneDNN reads them, where products are its own; a step cannot be compiled then.
     """
     sums, casts = (
-        _sums(model, packed),
+        _sums(model, pack),
         [(linear, linear.weight.to(product_dtype(linear.weight))) for linear in recast(model)],
     )
     with ExitStack() as taken_back:
@@ -47,6 +48,9 @@ def merged_adapters(model: Any, packed: bool = False) -> Iterator[None]:
             if isinstance(adapted, nn.Module):
                 taken_back.callback(setattr, layer, "base_layer", base)
                 layer.base_layer = adapted
+            elif adapted.is_mkldnn:
+                taken_back.callback(delattr, layer, "forward")
+                layer.forward = partial(multiply, weight_NK=adapted, bias_N=base.bias)
             else:
                 taken_back.callback(setattr, base.weight, "data", base.weight.data)
                 base.weight.data = adapted
@@ -161,7 +165,7 @@ def rounded(sum_: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Ten
     return ((sum_.view(torch.int32) + below) & -(2**16)).view(torch.float32).to(dtype)
 
 
-def _sums(model: Any, packed: bool) -> list[tuple[Any, Tensor | nn.Module]]:
+def _sums(model: Any, pack: bool) -> list[tuple[Any, Tensor | nn.Module]]:
     """Layers with the weights, or the base layers, that they may compute with instead of their own."""
     shared, tokens = _users(model), defaultdict[int, list[Any]](list)
     sums: list[tuple[Any, Tensor | nn.Module]] = []
@@ -179,8 +183,8 @@ def _sums(model: Any, packed: bool) -> list[tuple[Any, Tensor | nn.Module]]:
             sum_, base = rounded(weight.to(dtype) + update, dtype, generator), layer.get_base_layer()
             if is_quantized(base.weight):
                 sums.append((layer, plain_linear(base, sum_)))
-            elif packed and type(base) is nn.Linear and layer is not head and is_large(sum_):
-                sums.append((layer, PackedLinear(base, sum_)))
+            elif pack and type(base) is nn.Linear and layer is not head and is_large(sum_):
+                sums.append((layer, packed(sum_)))
             else:
                 sums.append((layer, sum_))
         elif isinstance(module, TrainableTokensLayer) and _stands_in(layer):
