@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lsemrl.kernels import products
-from lsemrl.kernels.products import by_onednn, is_large, large_linears, linear, multiply, packed
+from lsemrl.kernels.products import is_large, linear, multiply, packed
 
 WIDTH, OUT = 300, 1100  # more weights than the least
 
@@ -63,23 +63,3 @@ def test_a_gradient_that_is_asked_for_comes(asked) -> None:
         assert given[learned].grad is not None and not asked
     linear(*(each.detach() for each in given))
     assert asked == [4]
-
-
-@torch.no_grad()
-def test_linears_compute_the_same_by_it(asked) -> None:
-    model = nn.Sequential(nn.Linear(WIDTH, OUT), nn.Tanh(), nn.Linear(OUT, 4))
-    x = torch.randn(3, 2, WIDTH)
-    plain = model(x)
-    with by_onednn(large_linears(model)):
-        found = model(x)
-    assert asked == [6]  # the small one is multiplied as it was
-    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
-    model(x)
-    assert asked == [6] and "forward" not in model[0].__dict__
-
-
-def test_what_fails_leaves_the_model_as_it_was() -> None:
-    model = nn.Linear(WIDTH, OUT)
-    with pytest.raises(RuntimeError), torch.no_grad(), by_onednn(large_linears(model)):
-        model(torch.randn(2, WIDTH + 1))
-    assert "forward" not in model.__dict__

@@ -514,7 +514,7 @@ def test_products_of_onednn_draw_the_same(
     found = sample(policy, prompts, SAMPLING, seed=1)
     assert ids(found) == ids(plain)
     torch.testing.assert_close(found.logprobs_NT, plain.logprobs_NT, rtol=1e-4, atol=1e-5)
-    # The adapted weights, packed, for prompts and completions; the head as it lies, for completions.
+    # The adapted weights are packed; the head lies as it did, and is multiplied with the last of every prompt.
     assert {packed for count, packed in rows if count == 12} == {True, False}
     assert {packed for count, packed in rows if count > 12} == {True}
     assert not any("forward" in vars(module) for module in policy.model.modules())

@@ -7,11 +7,6 @@ products share is packed: laid out once as oneDNN reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -53,24 +48,3 @@ def packed(weight_NK: Tensor) -> Tensor:
     """A copy of a weight that `is_large` as oneDNN reads it, which nothing but `multiply` can."""
     copy: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_NK)
     return copy
-
-
-@contextmanager
-def by_onednn(linears: Sequence[Any]) -> Iterator[None]:
-    """Inside, plain linears compute by `linear`."""
-    for module in linears:
-        module.forward = partial(_forward, module)
-    try:
-        yield
-    finally:
-        for module in linears:
-            del module.forward
-
-
-def large_linears(model: nn.Module) -> list[nn.Linear]:
-    """The plain linears of a model for which `by_onednn` changes something."""
-    return [module for module in model.modules() if type(module) is nn.Linear and is_large(module.weight)]
-
-
-def _forward(module: nn.Linear, x: Tensor) -> Tensor:
-    return linear(x, module.weight, module.bias)

@@ -18,7 +18,6 @@ from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from lsemrl.kernels.products import by_onednn, large_linears
 from lsemrl.modules.families import cache_name, native_positions
 from lsemrl.modules.forward import check_length, positions
 from lsemrl.modules.policy import Policy
@@ -94,7 +93,6 @@ class Growing:
         # Copying all that was read with every token takes a tenth of a CPU's time.
         kept.layers = [_Room(layer, longest) if type(layer) is DynamicLayer else layer for layer in kept.layers]
         self._policy, self._kept, self._name = policy, kept, _cache_name(policy)
-        self._linears = large_linears(policy.model)
         self._padded = not bool(prompt_mask_NP.all())
         # A completion that has ended goes on reading its own words until it is dropped; nobody reads it.
         own_NT = prompt_mask_NP.new_ones(len(prompt_mask_NP), longest)
@@ -105,14 +103,13 @@ class Growing:
     def __call__(self, token_N: Tensor) -> Tensor:
         """Logits [N, V] after one more token of each completion."""
         self._read += 1
-        with by_onednn(self._linears):
-            logits_NV: Tensor = self._policy(
-                input_ids=token_N[:, None],
-                attention_mask=self._mask_NL[:, : self._read] if self._padded else None,
-                position_ids=self._position_N[:, None],
-                use_cache=True,
-                **{self._name: self._kept},
-            ).logits[:, -1]
+        logits_NV: Tensor = self._policy(
+            input_ids=token_N[:, None],
+            attention_mask=self._mask_NL[:, : self._read] if self._padded else None,
+            position_ids=self._position_N[:, None],
+            use_cache=True,
+            **{self._name: self._kept},
+        ).logits[:, -1]
         self._position_N = self._position_N + 1
         return logits_NV
 

@@ -117,7 +117,7 @@ def _unfit(policy: Policy, engine: Engine, device: torch.device) -> str | None:
 
 def _difference(policy: Policy, rows: Sequences, decode: Decode) -> str | None:
     """How what is read token by token differs from what is scored; None if it does not."""
-    with torch.autocast(rows.completion_ids_NT.device.type, enabled=False), policy.merged(pack=decode is Growing):
+    with torch.autocast(rows.completion_ids_NT.device.type, enabled=False), policy.merged(onednn=decode is Growing):
         scored_NT, _ = policy.logprobs(rows)
         try:
             with looking_back(policy.model):

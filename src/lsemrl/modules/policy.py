@@ -306,9 +306,9 @@ class Policy(nn.Module):
             model.train(training)
 
     @contextmanager
-    def merged(self, pack: bool = False) -> Iterator[None]:
+    def merged(self, onednn: bool = False) -> Iterator[None]:
         """`inference` with the adapters added to the weights where that computes the same, see `merged_adapters`."""
-        with self.inference(), merged_adapters(self.model, pack):
+        with self.inference(), merged_adapters(self.model, onednn):
             yield
 
     def trained(self) -> dict[str, nn.Parameter]:

@@ -59,7 +59,7 @@ def sample(
     else:
         with policy.gathered():
             decode = decoder(policy, prompts, sampling.engine).decode
-            with policy.merged(pack=decode is Growing):
+            with policy.merged(onednn=decode is Growing):
                 ids_NT, mask_NT, logprobs_NT, ended_N, slots = _draw(
                     policy, prompts, decode, sampling, seed, parts, ends, told
                 )

@@ -18,14 +18,14 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from lsemrl.errors import reason_of
-from lsemrl.kernels.products import is_large, multiply, packed
+from lsemrl.kernels.products import is_large, linear, multiply, packed
 from lsemrl.matmul import product_dtype
 from lsemrl.modules.quantization import is_quantized, plain_linear, plain_weight
 from lsemrl.types import UserError
 
 
 @contextmanager
-def merged_adapters(model: Any, pack: bool = False) -> Iterator[None]:
+def merged_adapters(model: Any, onednn: bool = False) -> Iterator[None]:
     """Inside, adapters are added to a copy of the weights they adapt: a third of the matmuls.
 
     Only where the sum computes the same, which is factors beside linears, and rows that stand in for a base's rows.
@@ -36,12 +36,9 @@ def merged_adapters(model: Any, pack: bool = False) -> Iterator[None]:
 
     Args:
         model: Any.
-        pack: Have the copies as oneDNN reads them, where products are its own; a step cannot be compiled then.
+        onednn: Compute linears by `lsemrl.kernels.products`, with packed copies; a step cannot be compiled then.
     """
-    sums, casts = (
-        _sums(model, pack),
-        [(linear, linear.weight.to(product_dtype(linear.weight))) for linear in recast(model)],
-    )
+    sums, casts = _sums(model, onednn), [(each, each.weight.to(product_dtype(each.weight))) for each in recast(model)]
     with ExitStack() as taken_back:
         for layer, adapted in sums:
             base = layer.get_base_layer()
@@ -56,9 +53,12 @@ def merged_adapters(model: Any, pack: bool = False) -> Iterator[None]:
                 base.weight.data = adapted
             taken_back.callback(layer.merged_adapters.clear)
             layer.merged_adapters.append(layer.active_adapters[0])
-        for linear, cast in casts:
-            taken_back.callback(setattr, linear, "weight", linear.weight)
-            linear.weight = nn.Parameter(cast, requires_grad=False)  # not its data, which embeddings may be tied to
+        for each, cast in casts:
+            taken_back.callback(setattr, each, "weight", each.weight)
+            each.weight = nn.Parameter(cast, requires_grad=False)  # not its data, which embeddings may be tied to
+        for each in _large_linears(model) if onednn else ():
+            taken_back.callback(delattr, each, "forward")
+            each.forward = partial(linear, weight_NK=each.weight, bias_N=each.bias)
         yield
 
 
@@ -165,7 +165,11 @@ def rounded(sum_: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Ten
     return ((sum_.view(torch.int32) + below) & -(2**16)).view(torch.float32).to(dtype)
 
 
-def _sums(model: Any, pack: bool) -> list[tuple[Any, Tensor | nn.Module]]:
+def _large_linears(model: Any) -> list[Any]:
+    return [module for module in model.modules() if type(module) is nn.Linear and is_large(module.weight)]
+
+
+def _sums(model: Any, onednn: bool) -> list[tuple[Any, Tensor | nn.Module]]:
     """Layers with the weights, or the base layers, that they may compute with instead of their own."""
     shared, tokens = _users(model), defaultdict[int, list[Any]](list)
     sums: list[tuple[Any, Tensor | nn.Module]] = []
@@ -183,7 +187,7 @@ def _sums(model: Any, pack: bool) -> list[tuple[Any, Tensor | nn.Module]]:
             sum_, base = rounded(weight.to(dtype) + update, dtype, generator), layer.get_base_layer()
             if is_quantized(base.weight):
                 sums.append((layer, plain_linear(base, sum_)))
-            elif pack and type(base) is nn.Linear and layer is not head and is_large(sum_):
+            elif onednn and type(base) is nn.Linear and layer is not head and is_large(sum_):
                 sums.append((layer, packed(sum_)))
             else:
                 sums.append((layer, sum_))
