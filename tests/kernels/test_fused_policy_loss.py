@@ -59,7 +59,7 @@ def compare(problem, judge, loss_fn, *, bias: bool = True, **options) -> None:
 
 
 def test_a_large_head_without_a_bias(problem, judge, backend) -> None:
-    given = problem(vocabulary=40_003)
+    given = problem(vocabulary=70_003)
     compare(given, judge, linear(5, given.hidden_MH.device), bias=False, backend=backend)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from lsemrl.kernels import products
 from lsemrl.kernels.products import is_large, linear, multiply, packed
 
-WIDTH, OUT = 300, 1100  # more weights than the least
+WIDTH, OUT = 600, 1100  # more weights than the least
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()), reason="no MKL beside oneDNN"
@@ -28,7 +28,7 @@ def asked(monkeypatch) -> list[int]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [(0,), (1,), (2,), (3, 7), (513,)])
+@pytest.mark.parametrize("rows", [(0,), (1,), (2,), (8,), (3, 7), (64,), (65,), (513,)])
 @torch.no_grad()
 def test_the_product_is_the_same(rows, bias) -> None:
     layer = nn.Linear(WIDTH, OUT, bias=bias)
@@ -53,6 +53,21 @@ def test_where_it_is_taken(asked, monkeypatch) -> None:
         assert not is_large(weight)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not is_large(weight)
+
+
+@torch.no_grad()
+def test_numbers_of_rows_that_it_compiles_for_are_few(monkeypatch) -> None:
+    compiled, op = set(), torch.ops.mkldnn._linear_pointwise
+
+    def seen(x: Tensor, *others: object) -> Tensor:
+        compiled.add(len(x))
+        return op(x, *others)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", seen)
+    weight = torch.randn(OUT, WIDTH)
+    for rows in range(2, 400):
+        assert len(linear(torch.randn(rows, WIDTH), weight)) == rows
+    assert compiled == {*range(2, 8), *range(8, 65, 8), *range(128, 449, 64)}
 
 
 def test_a_gradient_that_is_asked_for_comes(asked) -> None:

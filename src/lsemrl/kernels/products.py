@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_LEAST_WEIGHTS = 1 << 18
+_LEAST_WEIGHTS = 1 << 19
 """Weights below which nothing is gained."""
+_FEW, _MANY = 8, 64
+"""From so many rows on, their number is made a multiple of this."""
 
 
 def linear(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
@@ -40,8 +42,14 @@ def is_large(weight_NK: Tensor) -> bool:
 
 def multiply(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
     """`x` [..., K] @ `weight_NK`.t() + `bias_N`, of a weight that `is_large`, packed or not; without a gradient."""
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_NK, bias_N, "none", [], "")
-    return made
+    width = x.shape[-1]
+    rows = x.numel() // width
+    x_MK = x.reshape(rows, width)
+    # What oneDNN compiles for every number of rows takes milliseconds, and stays in memory.
+    if beyond := -rows % (1 if rows < _FEW else _FEW if rows < _MANY else _MANY):
+        x_MK = nn.functional.pad(x_MK, (0, 0, 0, beyond))
+    made_MN: Tensor = torch.ops.mkldnn._linear_pointwise(x_MK, weight_NK, bias_N, "none", [], "")
+    return made_MN[:rows].view(*x.shape[:-1], made_MN.shape[-1])
 
 
 def packed(weight_NK: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lsemrl.kernels.products import linear
 from lsemrl.matmul import product_dtype
 from lsemrl.modules.adapters.merging import is_plain
 
@@ -57,7 +56,7 @@ class SummedLinear(Linear):
     def _added_in_place(self, x: Tensor) -> Tensor:
         base, layer = self.base_layer, self  # type: Any, Any
         if layer.disable_adapters:
-            return linear(x, base.weight, base.bias)
+            return nn.functional.linear(x, base.weight, base.bias)
         name = layer.active_adapters[0]
         dropped = layer.lora_dropout[name](x)
         x_MI = x.reshape(-1, base.in_features)
@@ -84,7 +83,7 @@ class _AddedInPlace(torch.autograd.Function):
         inner_MR = torch.mm(dropped_MI, first_RI.t()).mul_(scaling)
         ctx.save_for_backward(dropped_MI, weight_OI, first_RI, second_OR, inner_MR)
         ctx.scaling, ctx.one_input = scaling, dropped_MI is x_MI
-        return linear(x_MI, weight_OI, bias_O).addmm_(inner_MR, second_OR.t())
+        return nn.functional.linear(x_MI, weight_OI, bias_O).addmm_(inner_MR, second_OR.t())
 
     @staticmethod
     @once_differentiable
