@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lsemrl.kernels.head import default_chunk_tokens, gradient_terms, make_plan, row_values
+from lsemrl.kernels.head import default_chunk_tokens, gradient_terms, make_plan, project, row_values
 
 
 def plan(tokens: int = 7, width: int = 4, vocabulary: int = 11, **changes: Any):
@@ -122,3 +122,12 @@ def test_row_values_and_gradient_of_two_ids_by_hand() -> None:
     _, factor_2, at_target_2 = gradient_terms(sums_42, torch.tensor([1.0, 2.0]), 0.5)
     torch.testing.assert_close(at_target_2, torch.tensor([0.5 * (1 - p), p]))
     torch.testing.assert_close(factor_2 * torch.tensor([e, 1]), -at_target_2)
+
+
+@pytest.mark.parametrize("vocabulary", [5, 70_003])  # oneDNN multiplies with the latter
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_is_added_whatever_its_dtype(vocabulary: int, dtype: torch.dtype) -> None:
+    hidden_CH, weight_VH = torch.randn(3, 8), torch.randn(vocabulary, 8)
+    bias_V = torch.randn(vocabulary).to(dtype)
+    found_CV = project(hidden_CH, weight_VH, bias_V, torch.empty(4, vocabulary))
+    torch.testing.assert_close(found_CV, hidden_CH @ weight_VH.t() + bias_V.float(), rtol=1e-4, atol=1e-5)

@@ -123,10 +123,12 @@ def project(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, out_CV:
     """Write the logits of a chunk to the first rows of `out_CV` and return those rows."""
     out_CV = out_CV[: len(hidden_CH)]
     hidden_CH = hidden_CH.to(weight_VH.dtype)
-    if out_CV.dtype == weight_VH.dtype and is_large(weight_VH):
-        return out_CV.copy_(multiply(hidden_CH, weight_VH, bias_V))
+    if out_CV.dtype == weight_VH.dtype:
+        bias_V = None if bias_V is None else bias_V.to(out_CV.dtype)
+        if is_large(weight_VH):
+            return out_CV.copy_(multiply(hidden_CH, weight_VH, bias_V))
     if out_CV.dtype == weight_VH.dtype and bias_V is not None:
-        return torch.addmm(bias_V.to(out_CV.dtype), hidden_CH, weight_VH.t(), out=out_CV)
+        return torch.addmm(bias_V, hidden_CH, weight_VH.t(), out=out_CV)
     _matmul(hidden_CH, weight_VH.t(), out_CV)
     return out_CV if bias_V is None else out_CV.add_(bias_V)
 
