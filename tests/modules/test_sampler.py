@@ -520,6 +520,20 @@ def test_products_of_onednn_draw_the_same(
     assert not any("forward" in vars(module) for module in policy.model.modules())
 
 
+def test_a_model_is_proven_by_the_products_that_train(
+    policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN rounds a head's products otherwise, which would pass for logits that are no linear of hidden states."""
+    multiply = products.multiply
+    for each in (products, merging):
+        monkeypatch.setattr(each, "multiply", lambda *args, **named: multiply(*args, **named) * (1 + 1e-6))
+    monkeypatch.setattr(products, "_LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(policy, "_way", None)
+    monkeypatch.setattr(policy, "decoders", {})
+    sample(policy, prompts, SAMPLING, seed=1)
+    assert policy._way == "shared"
+
+
 def test_slots_count_what_was_drawn_for_nothing(policy: Policy, prompts: PromptBatch) -> None:
     rollouts = sample(policy, prompts, SAMPLING, seed=1)
     tokens = int(rollouts.sequences.completion_mask_NT.sum())

@@ -117,16 +117,18 @@ def _unfit(policy: Policy, engine: Engine, device: torch.device) -> str | None:
 
 def _difference(policy: Policy, rows: Sequences, decode: Decode) -> str | None:
     """How what is read token by token differs from what is scored; None if it does not."""
-    with torch.autocast(rows.completion_ids_NT.device.type, enabled=False), policy.merged(onednn=decode is Growing):
-        scored_NT, _ = policy.logprobs(rows)
-        try:
-            with looking_back(policy.model):
-                read_NT = _read(policy, rows, decode)
-        except TOLD_ELSEWHERE:
-            raise
-        except OTHERWISE as error:
-            return f"{type(error).__name__}: {reason_of(error, 150)}"
-        return too_far((read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item(), policy.model, rows)
+    with torch.autocast(rows.completion_ids_NT.device.type, enabled=False):
+        with policy.merged():  # by the products that score, of which the way through the model may be proven here
+            scored_NT, _ = policy.logprobs(rows)
+        with policy.merged(onednn=decode is Growing):
+            try:
+                with looking_back(policy.model):
+                    read_NT = _read(policy, rows, decode)
+            except TOLD_ELSEWHERE:
+                raise
+            except OTHERWISE as error:
+                return f"{type(error).__name__}: {reason_of(error, 150)}"
+            return too_far((read_NT - scored_NT)[rows.completion_mask_NT].abs().mean().item(), policy.model, rows)
 
 
 def _read(policy: Policy, rows: Sequences, decode: Decode) -> Tensor:
