@@ -261,5 +261,8 @@ def test_mistakes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ran = tmp_path / "version_0"
     predict = f"predict --config {ran / 'config.yaml'} --model.policy.adapter {ran / 'adapter'}"
     assert f"next: lsemrl {predict}, or lsemrl measure with " in capsys.readouterr().out
-    said = told(capsys, "chat", str(ran))
-    assert "whose rows have context and question, and a text is one input; answer rows by lsemrl predict" in said
+    asked = f"whose rows have context and question, and a text is one input; answer rows by lsemrl {predict}"
+    assert told(capsys, "chat", str(ran)).endswith(asked)
+    assert told(capsys, "chat", str(ran), "--adapter-scale", "0.5").endswith(
+        f"{asked} --model.policy.adapter_scale 0.5"
+    )

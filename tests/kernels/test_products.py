@@ -27,15 +27,23 @@ def asked(monkeypatch) -> list[int]:
     return rows
 
 
-@pytest.mark.parametrize("bias", [True, False])
+BIASES = {
+    "none": lambda: None,
+    "whole": lambda: torch.randn(OUT),
+    "every second": lambda: torch.randn(2 * OUT)[::2],
+    "one for all": lambda: torch.randn(1).expand(OUT),
+}
+
+
+@pytest.mark.parametrize("bias", BIASES)
 @pytest.mark.parametrize("rows", [(0,), (1,), (2,), (8,), (3, 7), (64,), (65,), (513,)])
 @torch.no_grad()
 def test_the_product_is_the_same(rows, bias) -> None:
-    layer = nn.Linear(WIDTH, OUT, bias=bias)
+    weight, bias = nn.Linear(WIDTH, OUT).weight, BIASES[bias]()
     apart = nn.Linear(WIDTH, OUT + 4).weight[:OUT]  # as the head's, wider than the vocabulary
     for x in (torch.randn(*rows, WIDTH), torch.randn(WIDTH, *rows).movedim(0, -1)):
-        truth = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
-        for made in (linear(x, layer.weight, layer.bias), multiply(x, packed(layer.weight), layer.bias)):
+        truth = nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        for made in (linear(x, weight, bias), multiply(x, packed(weight), bias)):
             assert made.shape == (*rows, OUT) and made.is_contiguous()
             torch.testing.assert_close(made.double(), truth, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(linear(x, apart), nn.functional.linear(x, apart), rtol=1e-4, atol=1e-4)

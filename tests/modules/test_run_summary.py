@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from lsemrl.modules.best import Best
-from lsemrl.modules.run_summary import run_summary
+from lsemrl.modules.run_summary import predict_command, run_summary
 
 
 def test_where_everything_is_the_score_first_and_last_and_what_is_next(tmp_path: Path) -> None:
@@ -54,6 +54,20 @@ def test_the_best_is_what_lies_there_whatever_is_watched_by_now(tmp_path: Path) 
 def test_what_was_not_measured_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     assert len(list(run_summary(tmp_path, "val/chrf", "micro", "rollout step"))) == 2
+
+
+def test_an_adapter_is_not_scaled_again(tmp_path: Path) -> None:
+    """Of a run that began with half an adapter: what it left is whole, and its configuration says half still."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,.5\n")
+    command = f"predict --config {tmp_path}/config.yaml --model.policy.adapter {tmp_path}/adapter"
+    for began, scale in ((1.0, ""), (0.5, " --model.policy.adapter_scale 1")):
+        *_, next_ = run_summary(tmp_path, None, "micro", "step", by_rows=True, adapter_scale=began)
+        assert next_.startswith(f"next: lsemrl {command}{scale}, or ")
+    again = predict_command(tmp_path, tmp_path / "adapter", whole=False, scales=(0.5, 0.5))
+    assert again == command
+    model = predict_command(tmp_path, tmp_path / "best", whole=True, scales=(1.0, 1.0))
+    assert model == f"predict --config {tmp_path}/config.yaml --model.policy.model {tmp_path}/best"
 
 
 def test_a_model_that_was_trained_whole_is_no_adapter(tmp_path: Path) -> None:

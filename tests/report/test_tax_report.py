@@ -516,6 +516,14 @@ def test_a_verdict_that_is_none_is_refused_in_one_sentence(verdict: str, tmp_pat
         find_judgement([tmp_path], [])
 
 
+def test_a_judge_without_a_verdict_is_named(tmp_path: Path) -> None:
+    none = {"arms": ["rl", "sft"], "judge": "one", "shares": {"win": None, "tie": None, "loss": None}}
+    (tmp_path / "judge.json").write_text(json.dumps(none))
+    (tmp_path / "verdicts.jsonl").touch()
+    with pytest.raises(UserError, match=r"judge\.json cannot be read \(none of its judge's answers was a verdict\)"):
+        find_judgement([tmp_path], [])
+
+
 @pytest.mark.parametrize(
     "change", [{"name": 5}, {"before": [1]}, {"before": {"em": {"value": "high"}}}, {"after": {}}, {"difference": None}]
 )

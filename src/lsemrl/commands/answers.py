@@ -18,10 +18,10 @@ from lsemrl.data.tokens import prompt_ids
 from lsemrl.devices import computing_device
 from lsemrl.modules.adapters.files import adapter_fingerprint
 from lsemrl.modules.policy import Policy
+from lsemrl.modules.run_summary import predict_command
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.modules.spans import fitting
-from lsemrl.runs import ADAPTER, CONFIG
 from lsemrl.types import Completion, Example, UserError
 
 
@@ -85,11 +85,14 @@ def check_one_input(run: Trained) -> None:
     Raises:
         UserError: Its rows have several.
     """
-    task = run.data.plan.task
+    task, policy = run.data.plan.task, run.policy
     if len(task.inputs) > 1:
+        written = run.config["model"]["init_args"]["policy"].get("adapter_scale", 1.0)
+        whole = policy.adapter is None
+        weights, scales = Path(policy.adapter or policy.model), (written, policy.adapter_scale)
         raise UserError(
             f"RUN was trained on {task.name}, whose rows have {' and '.join(task.inputs)}, and a text is one input; "
-            f"answer rows by lsemrl predict, with its {CONFIG} as --config and its {ADAPTER} as --model.policy.adapter"
+            f"answer rows by lsemrl {predict_command(run.folder, weights, whole=whole, scales=scales)}"
         )
 
 

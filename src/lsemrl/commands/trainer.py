@@ -64,7 +64,8 @@ def run_trainer(words: list[str], callbacks: Sequence[Any] = (), *, run: bool = 
 
         data = getattr(cli.datamodule.data, "main", cli.datamodule.data)
         by_rows = isinstance(data, TaskData) and len(data.plan.task.inputs) > 1
-        for line in run_summary(model.folder, monitor, model.policy.settings.model, model.step_name, by_rows=by_rows):
+        base, scale = model.policy.settings.model, model.policy.settings.adapter_scale
+        for line in run_summary(model.folder, monitor, base, model.step_name, by_rows=by_rows, adapter_scale=scale):
             print(visible(line))
         if model.alarm:  # only the last look, after the last step, told it
             raise Alarmed(f"the run is complete, and an alarm came at its end ({model.alarm})")

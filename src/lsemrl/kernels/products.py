@@ -48,6 +48,7 @@ def multiply(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
     # What oneDNN compiles for every number of rows takes milliseconds, and stays in memory.
     if beyond := -rows % (1 if rows < _FEW else _FEW if rows < _MANY else _MANY):
         x_MK = nn.functional.pad(x_MK, (0, 0, 0, beyond))
+    bias_N = None if bias_N is None else bias_N.contiguous()  # of which it reads as many numbers as lie there in a row
     made_MN: Tensor = torch.ops.mkldnn._linear_pointwise(x_MK, weight_NK, bias_N, "none", [], "")
     return made_MN[:rows].view(*x.shape[:-1], made_MN.shape[-1])
 

@@ -15,7 +15,7 @@ _SCORES = ("reward", "loss")
 
 
 def run_summary(
-    folder: Path, monitor: str | None, base: str, step_name: str, *, by_rows: bool = False
+    folder: Path, monitor: str | None, base: str, step_name: str, *, by_rows: bool = False, adapter_scale: float = 1.0
 ) -> Iterator[str]:
     """Where everything is, what the score was first, last and at its best, and what to do next.
 
@@ -25,6 +25,7 @@ def run_summary(
         base: What was trained, as `PolicySettings` names it.
         step_name: What `PolicyModule` calls a step.
         by_rows: Whether it answers rows of several fields, and so no text that is typed.
+        adapter_scale: How much was taken of the adapter that it began with.
     """
     rows, best = logged_rows(folder), read_best(folder / BEST)
     whole = (folder / ADAPTER / "config.json").is_file()  # which a model has, and no adapter
@@ -53,9 +54,25 @@ def run_summary(
     places = folder / BEST if kept == BEST else folder, folder / kept
     run, left, base = map(shlex.quote, (*map(str, places), base))
     as_ = f"--policy.train full --policy.model {left} --base {base}" if whole else f"--policy.adapter {left}"
-    model = f"--model.policy.model {left}" if whole else f"--model.policy.adapter {left}"
-    answers = f"predict --config {shlex.quote(str(folder / CONFIG))} {model}" if by_rows else f"chat {run}"
+    answers = f"chat {run}"
+    if by_rows:
+        answers = predict_command(folder, folder / kept, whole=whole, scales=(adapter_scale, 1.0))
     yield f"next: lsemrl {answers}, or lsemrl measure with {as_}"
+
+
+def predict_command(folder: Path, weights: Path, *, whole: bool, scales: tuple[float, float]) -> str:
+    """What writes the answers of a run to rows of its task.
+
+    Args:
+        folder: The run's, with its configuration.
+        weights: An adapter, or a model.
+        whole: Whether they are a model.
+        scales: How much that configuration takes of the adapter it names, and how much is to be taken of this one.
+    """
+    written, wanted = scales
+    scale = "" if whole or written == wanted else f" --model.policy.adapter_scale {wanted:g}"
+    config, weights_ = shlex.quote(str(folder / CONFIG)), shlex.quote(str(weights))
+    return f"predict --config {config} --model.policy.{'model' if whole else 'adapter'} {weights_}{scale}"
 
 
 def logged_rows(folder: Path) -> list[dict[str, str]]:

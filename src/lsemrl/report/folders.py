@@ -81,7 +81,10 @@ def find_judgement(folders: Sequence[Path], measured: Sequence[Found]) -> dict[s
             lines = [Json().parse(line) for line in read_lines(path.with_name(_VERDICTS))]
             said = {arm: {row["id"]: row["outputs"][arm] for row in lines} for arm in arms}
             rows += sum(row["outcome"] != "invalid" for row in lines)
-            won = [float(verdict["shares"][outcome]) for outcome in ("win", "loss")]
+            shares = verdict["shares"]
+            if shares["win"] is None:
+                raise ValueError("none of its judge's answers was a verdict")
+            won = [float(shares[outcome]) for outcome in ("win", "loss")]
             if not all(0 <= share <= 1 for share in won):
                 raise ValueError(f"its shares are {won}")
         except UNREADABLE as error:

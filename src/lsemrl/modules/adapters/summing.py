@@ -98,7 +98,8 @@ class _AddedInPlace(torch.autograd.Function):
                 grad_x_MI.addmm_(grad_inner_MR, first_RI)
             else:
                 grad_dropped_MI = torch.mm(grad_inner_MR, first_RI)
-        grad_first_RI = torch.mm(grad_inner_MR.t(), dropped_MI) if first_needed else None
+        # The long side first, which a CPU multiplies faster.
+        grad_first_RI = torch.mm(dropped_MI.t(), grad_inner_MR).t() if first_needed else None
         grad_second_OR = torch.mm(grad_MO.t(), inner_MR) if second_needed else None
         return grad_x_MI, grad_dropped_MI, None, None, grad_first_RI, grad_second_OR, None
 
