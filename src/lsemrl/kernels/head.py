@@ -127,8 +127,8 @@ def project(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, out_CV:
         bias_V = None if bias_V is None else bias_V.to(out_CV.dtype)
         if is_large(weight_VH):
             return out_CV.copy_(multiply(hidden_CH, weight_VH, bias_V))
-    if out_CV.dtype == weight_VH.dtype and bias_V is not None:
-        return torch.addmm(bias_V, hidden_CH, weight_VH.t(), out=out_CV)
+        if bias_V is not None:
+            return torch.addmm(bias_V, hidden_CH, weight_VH.t(), out=out_CV)
     _matmul(hidden_CH, weight_VH.t(), out_CV)
     return out_CV if bias_V is None else out_CV.add_(bias_V)
 
