@@ -54,6 +54,8 @@ class Sequences:
         prompt_of_N: int64 in [0, B), never falling: the prompt that each completion answers.
         completion_ids_NT: int64, padded on the right.
         completion_mask_NT: bool, True up to and including the first EOS.
+        prefix: Leading tokens that all prompts share and that are computed once; 0 computes every prompt whole. Above
+            0 only where every prompt has one completion.
     """
 
     prompt_ids_BP: Tensor
@@ -61,6 +63,7 @@ class Sequences:
     prompt_of_N: Tensor
     completion_ids_NT: Tensor
     completion_mask_NT: Tensor
+    prefix: int = 0
 
     def __len__(self) -> int:
         return len(self.completion_ids_NT)
@@ -92,7 +95,7 @@ class Sequences:
 
     @property
     def repeated(self) -> Sequences:
-        """The same with a prompt of its own for every completion, B = N."""
+        """The same with a whole prompt of its own for every completion, B = N."""
         import torch
 
         return replace(
@@ -100,6 +103,7 @@ class Sequences:
             prompt_ids_BP=self.prompt_ids_BP[self.prompt_of_N],
             prompt_mask_BP=self.prompt_mask_BP[self.prompt_of_N],
             prompt_of_N=torch.arange(len(self), device=self.prompt_of_N.device),
+            prefix=0,
         )
 
 

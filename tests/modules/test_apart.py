@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +54,17 @@ def computed(packed: Packed, window: int | None, *, whole: bool) -> list[Tensor]
 def test_pieces_make_the_whole(window: int | None, order: list[int]) -> None:
     packed = pack(sequences([PROMPTS[at] for at in order], [LENGTHS[at] for at in order]))
     assert packed.shared
+    for one, other in zip(*(computed(packed, window, whole=whole) for whole in (True, False)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 6, 100])
+def test_pieces_of_prompts_behind_a_prefix_make_the_whole(window: int | None) -> None:
+    alike = sequences([5, 3, 4], [[4], [1], [6]])
+    for prompt, length in enumerate((5, 3, 4)):
+        alike.prompt_ids_BP[prompt, 5 - length : 8 - length] = torch.tensor([7, 8, 9])
+    packed = pack(replace(alike, prefix=3))
+    assert packed.shared and len(packed.ids_BL) == 1
     for one, other in zip(*(computed(packed, window, whole=whole) for whole in (True, False)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 

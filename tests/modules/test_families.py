@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,15 @@ def completions(prompts: PromptBatch) -> Sequences:
     )
 
 
+def alike(whole: Sequences) -> Sequences:
+    """A prompt for each, which begins as all do; the shortest goes no further."""
+    own = whole.repeated
+    prefix = int(own.prompt_mask_BP.sum(dim=1).min())
+    place_BP = own.prompt_mask_BP.cumsum(dim=1)
+    begins_BP = own.prompt_mask_BP & (place_BP <= prefix)
+    return replace(own, prompt_ids_BP=torch.where(begins_BP, 40 + place_BP, own.prompt_ids_BP), prefix=prefix)
+
+
 def truth(model: Any, whole: Sequences) -> Tensor:
     """Log-probs [M] of completion tokens, each row by itself."""
     logits_MV = plain_logits(model, whole)[whole.completion_mask_NT]
@@ -186,6 +196,10 @@ def test_a_family_is_scored_and_learns_as_row_by_row(
     found_NT, _ = policy.logprobs(whole)
     true_M = truth(policy.model, whole)
     torch.testing.assert_close(found_NT[whole.completion_mask_NT], true_M, rtol=1e-4, atol=1e-4)
+    behind = alike(whole)
+    behind_NT, _ = policy.logprobs(behind)
+    found_M = behind_NT[whole.completion_mask_NT]
+    torch.testing.assert_close(found_M, truth(policy.model, behind), rtol=1e-4, atol=1e-4)
     trained = list(policy.trained().values())
     own = torch.autograd.grad(loss, trained, allow_unused=True)
     plain = torch.autograd.grad(-(true_M * torch.linspace(-1, 1, len(true_M))).sum(), trained, allow_unused=True)

@@ -13,8 +13,11 @@ from lsemrl.types import Sequences
 PAD = 99
 
 
-def make(prompts: list[int], completions: list[tuple[int, int]]) -> Sequences:
-    """Prompts of the given lengths; completions as (prompt, length). Every token is a number of its own."""
+def make(prompts: list[int], completions: list[tuple[int, int]], alike: int = 0) -> Sequences:
+    """Prompts of the given lengths; completions as (prompt, length). Every token is a number of its own.
+
+    Or of all prompts the first `alike` are the same, as far as they go.
+    """
     numbers = iter(range(100, 10_000))
     prompt_mask = torch.zeros(len(prompts), max(prompts), dtype=torch.bool)
     for row, length in enumerate(prompts):
@@ -27,8 +30,10 @@ def make(prompts: list[int], completions: list[tuple[int, int]]) -> Sequences:
     def fill(mask: Tensor) -> Tensor:
         return torch.tensor([[next(numbers) if real else PAD for real in row] for row in mask.tolist()])
 
+    prompt_ids = fill(prompt_mask)
+    place = prompt_mask.cumsum(dim=1)
     return Sequences(
-        prompt_ids_BP=fill(prompt_mask),
+        prompt_ids_BP=torch.where(prompt_mask & (place <= alike), place, prompt_ids),
         prompt_mask_BP=prompt_mask,
         prompt_of_N=torch.tensor([prompt for prompt, _ in completions]),
         completion_ids_NT=fill(mask),
@@ -84,8 +89,10 @@ def test_select_takes_the_prompts_along_and_drops_padding() -> None:
 @st.composite
 def batches(draw: st.DrawFn) -> Sequences:
     prompts = draw(st.lists(st.integers(1, 12), min_size=1, max_size=5))
-    groups = [draw(st.lists(st.integers(0, 9), min_size=1, max_size=4)) for _ in prompts]
-    return make(prompts, [(prompt, max(length, 0)) for prompt, group in enumerate(groups) for length in group])
+    most = draw(st.sampled_from([1, 4]))
+    groups = [draw(st.lists(st.integers(0, 9), min_size=1, max_size=most)) for _ in prompts]
+    completions = [(prompt, length) for prompt, group in enumerate(groups) for length in group]
+    return make(prompts, completions, alike=draw(st.integers(0, 12)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,6 +109,7 @@ def test_dealing_loses_nothing_and_keeps_to_its_budget(sequences: Sequences, max
         assert int((packed.segments_BL >= 0).sum()) == batch.tokens
         assert batch.tokens >= (1 - MAX_PADDING) * batch.slots
         assert batch.slots <= max_tokens or len(packed.ids_BL) == 1
+        assert len(packed.ids_BL) == batch.packed_rows
         completions = [set(row.tolist()) - {-1, 0} for row in packed.segments_BL]
         assert packed.shared or max(map(len, completions)) < 2
         assert not packed.shared or len(batch.rows) > len(packed.ids_BL)
@@ -112,9 +120,16 @@ def test_dealing_loses_nothing_and_keeps_to_its_budget(sequences: Sequences, max
         assert packed.lengths == batch.lengths
 
 
-@settings(max_examples=60, deadline=None)
-@given(sequences=batches())
-def test_every_token_stands_behind_its_own_past(sequences: Sequences) -> None:
+@settings(max_examples=100, deadline=None)
+@given(sequences=batches(), max_tokens=st.integers(1, 60))
+def test_every_token_stands_behind_its_own_past(sequences: Sequences, max_tokens: int) -> None:
+    assert_past(sequences)
+    for batch in micro_batches(sequences, torch.arange(len(sequences)), max_tokens, share=True):
+        assert_past(batch.sequences)
+        assert_past(batch.sequences.repeated)
+
+
+def assert_past(sequences: Sequences) -> None:
     packed = pack(sequences)
     length = packed.ids_BL.shape[1]
     mask_BLL = (
@@ -132,6 +147,36 @@ def test_every_token_stands_behind_its_own_past(sequences: Sequences) -> None:
             past.append(token)
             at += 1
     assert at == len(packed.targets_M)
+
+
+def test_prompts_that_begin_alike_lie_behind_their_prefix() -> None:
+    sequences = make([4, 3, 3], [(0, 2), (1, 1), (2, 3)], alike=3)
+    (batch,) = micro_batches(sequences, torch.arange(3), 100, share=True)
+    assert (batch.sequences.prefix, batch.tokens, batch.slots, batch.packed_rows) == (3, 7, 7, 1)
+    assert batch.rows.tolist() == [1, 0, 2]
+    packed = pack(batch.sequences)
+    own = sequences.prompt_ids_BP[0, 3]
+    (a, end, _), (b, *_), (c, d, e) = sequences.completion_ids_NT.tolist()
+    assert packed.ids_BL.tolist() == [[1, 2, 3, own, a, c, d]]
+    assert packed.positions_BL.tolist() == [[0, 1, 2, 3, 4, 3, 4]]
+    assert packed.segments_BL.tolist() == [[0, 0, 0, 2, 2, 3, 3]]
+    assert packed.sources_M.tolist() == [2, 3, 4, 2, 5, 6]
+    assert packed.targets_M.tolist() == [b, a, end, c, d, e]
+    assert packed.lengths == [1, 2, 3]
+
+
+def test_a_prefix_is_shared_where_it_saves_a_tenth_and_by_nobody_with_siblings() -> None:
+    def prefix_of(sequences: Sequences, max_tokens: int = 1000, *, share: bool = True) -> list[int]:
+        dealt = micro_batches(sequences, torch.arange(len(sequences)), max_tokens, share=share)
+        return [batch.sequences.prefix for batch in dealt]
+
+    assert prefix_of(make([30, 30], [(0, 1), (1, 1)], alike=6)) == [6]
+    assert prefix_of(make([30, 30], [(0, 1), (1, 1)], alike=5)) == [0]
+    assert prefix_of(make([30, 30], [(0, 1), (1, 1)], alike=6), share=False) == [0]
+    assert prefix_of(make([30, 30], [(0, 1), (0, 2), (1, 1)], alike=20)) == [0] * 1
+    # In as many tokens as there are, and not where attention would compute mostly padding; what is left is alone.
+    assert prefix_of(make([30] * 4, [(row, 1) for row in range(4)], alike=20), 40) == [20, 20]
+    assert prefix_of(make([30, 31, 32, 200], [(row, 1) for row in range(4)], alike=30)) == [30, 0]
 
 
 def test_siblings_are_parted_where_a_row_would_break_the_budget() -> None:

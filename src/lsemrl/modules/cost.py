@@ -153,7 +153,8 @@ def _shapes(prompts: Sequence[int], answers: Sequence[int], generations: int) ->
     lengths_B = torch.tensor(prompts)
     places_T, places_P = torch.arange(int(lengths_N.max())), torch.arange(int(lengths_B.max()))
     return Sequences(
-        prompt_ids_BP=torch.zeros(len(prompts), len(places_P), dtype=torch.long),
+        # What they may begin with together is not known.
+        prompt_ids_BP=torch.arange(len(prompts))[:, None].expand(-1, len(places_P)),
         prompt_mask_BP=places_P.flip(0)[None] < lengths_B[:, None],
         prompt_of_N=torch.arange(len(prompts)).repeat_interleave(generations),
         completion_ids_NT=torch.zeros(len(lengths_N), len(places_T), dtype=torch.long),

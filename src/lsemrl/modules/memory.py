@@ -137,7 +137,7 @@ def estimate_memory(
     largest = max(batches, key=lambda batch: batch.slots)
     layer_kept = largest.slots * (16 * hidden + 8 * queries + 4 * compute * (queries + inner))
     kept = layers * largest.slots * 4 * hidden + layer_kept if checkpointing else layers * layer_kept
-    kept += 4 * largest.slots**2 // len(largest.sequences.prompt_ids_BP)  # the mask
+    kept += 4 * largest.slots**2 // largest.packed_rows  # the mask
     kept += compute * layers * sum(weight.numel() for weight in cast)
     logits = min(chunk_tokens, sum(largest.lengths)) * vocabulary * (compute if embeddings.is_cuda else 8)
     return MemoryEstimate(

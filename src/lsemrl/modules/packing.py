@@ -4,16 +4,19 @@ A packed row reads [prompt, completion, completion, ...]. Every completion sees 
 and its positions go on from the prompt, so that each is scored as if it stood behind the prompt alone while the prompt
 is computed once. Rows are dealt into micro-batches by a budget of tokens, like lengths together.
 
-Left out: several prompts in one row. Padding is kept below a tenth by dealing instead, and of real sentences is 3% of
-the tokens of an update by RL, 6% of one by SFT (SmolLM2 on Nigerian Pidgin, the mean of 100 and of 298 steps): there is
-no more to win.
+Prompts with one completion each may begin alike, as those of a chat template and an instruction do: what they share
+then stands once, and behind it lies the rest of every prompt with its completion, [prefix, rest, rest, ...], all in one
+row and without padding. Of Nigerian Pidgin by SmolLM2 that leaves out a third of what an SFT step is fed.
+
+Left out: several prompts with siblings in one row. Padding is kept below a tenth by dealing instead, and of real
+sentences is 3% of the tokens of an update by RL (SmolLM2 on Nigerian Pidgin, the mean of 100 steps).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +25,10 @@ from lsemrl.types import Sequences
 
 MAX_PADDING = 0.1
 """Share of a micro-batch that may be padding, as long as rows can be dealt otherwise."""
+_LESS = 0.9
+"""Of the tokens of whole prompts, what is fed at most where a prefix is shared: else it is not worth its masks."""
+_SPREAD = 2
+"""How many times what lies behind a prefix attention may compute: the longest for each, as all lie side by side."""
 
 PROMPT, _PADDING = 0, -1
 
@@ -71,10 +78,16 @@ class Packed:
 
 
 def pack(sequences: Sequences) -> Packed:
-    """Lay out each prompt with all its completions behind it in one row.
+    """Lay out each prompt with all its completions behind it in one row, or all of them behind the prefix they share.
 
     The last token of a completion predicts nothing and is not fed; the first is predicted by the prompt's last.
     """
+    if sequences.prefix:
+        behind, said_NT = _behind_prefix(sequences)
+        packed, said_M = pack(behind), said_NT[behind.completion_mask_NT]
+        lengths = sequences.completion_mask_NT.sum(dim=1).tolist()
+        sources_M, targets_M = packed.sources_M[said_M], packed.targets_M[said_M]
+        return replace(packed, sources_M=sources_M, targets_M=targets_M, lengths=lengths)
     prompt_mask_BP, mask_NT, prompt_of_N = (
         sequences.prompt_mask_BP,
         sequences.completion_mask_NT,
@@ -115,6 +128,25 @@ def pack(sequences: Sequences) -> Packed:
     )
 
 
+def _behind_prefix(sequences: Sequences) -> tuple[Sequences, Tensor]:
+    """The prefix as the only prompt, the rest of each prompt as the beginning of its completion; where that ends."""
+    prompt_mask_BP, prefix = sequences.prompt_mask_BP, sequences.prefix
+    rest_BP = prompt_mask_BP & (prompt_mask_BP.cumsum(dim=1) > prefix)
+    mask_NW = torch.cat([rest_BP, sequences.completion_mask_NT], dim=1)
+    ids_NW = torch.cat([sequences.prompt_ids_BP, sequences.completion_ids_NT], dim=1)
+    said_NW = torch.cat([torch.zeros_like(rest_BP), sequences.completion_mask_NT], dim=1)
+    order_NT = (~mask_NW).long().argsort(dim=1, stable=True)[:, : int(mask_NW.sum(dim=1).max())]
+    prefix_1P = sequences.prompt_ids_BP[0][prompt_mask_BP[0]][None, :prefix]
+    behind = Sequences(
+        prompt_ids_BP=prefix_1P,
+        prompt_mask_BP=torch.ones_like(prefix_1P, dtype=torch.bool),
+        prompt_of_N=torch.zeros_like(sequences.prompt_of_N),
+        completion_ids_NT=ids_NW.gather(1, order_NT),
+        completion_mask_NT=mask_NW.gather(1, order_NT),
+    )
+    return behind, said_NW.gather(1, order_NT)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
     """What goes through the model at once.
@@ -132,6 +164,11 @@ class MicroBatch:
     slots: int
 
     @property
+    def packed_rows(self) -> int:
+        """Rows that it is laid out in."""
+        return 1 if self.sequences.prefix else len(self.sequences.prompt_ids_BP)
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of each completion."""
         lengths: list[int] = self.sequences.completion_mask_NT.sum(dim=1).tolist()
@@ -144,13 +181,13 @@ class MicroBatch:
 
 
 def micro_batches(whole: Sequences, rows: Tensor, max_tokens: int, *, share: bool) -> list[MicroBatch]:
-    """Deal completions into micro-batches, siblings behind one prompt where `share` allows it.
+    """Deal completions into micro-batches, behind one prompt, or one prefix of all prompts, where `share` allows it.
 
     Args:
         whole: The completions that `rows` counts.
         rows: int64, those to deal; ones without a token are left out.
         max_tokens: Budget of a micro-batch, padding included; what is longer all alone gets one to itself.
-        share: Whether siblings may share their prompt.
+        share: Whether completions may share a prompt, and prompts a prefix.
 
     Returns:
         Micro-batches in a fixed order. A micro-batch is a tenth padding at most.
@@ -161,7 +198,7 @@ def micro_batches(whole: Sequences, rows: Tensor, max_tokens: int, *, share: boo
     for row in rows.tolist():
         if lengths[row]:
             siblings[prompt_of[row]].append(row)
-    strips: list[tuple[int, list[int]]] = []  # how long a packed row is, and the completions in it
+    strips: list[_Strip] = []
     for prompt, group in siblings.items():
         size, strip = prompts[prompt], list[int]()
         for row in group:
@@ -171,24 +208,62 @@ def micro_batches(whole: Sequences, rows: Tensor, max_tokens: int, *, share: boo
             size, strip = size + lengths[row] - 1, [*strip, row]
         strips.append((size, strip))
     strips.sort()
-    batches: list[list[tuple[int, list[int]]]] = []
-    tokens = 0
-    for size, strip in strips:
-        slots = size * (len(batches[-1]) + 1) if batches else 0
-        if not batches or slots > max_tokens or tokens + size < (1 - MAX_PADDING) * slots:
-            batches.append([])
-            tokens = 0
-        batches[-1].append((size, strip))
-        tokens += size
+    dealt, prefix = _side_by_side(strips, max_tokens), 0
+    if share and len(strips) == len(siblings) > 1 and all(len(strip) == 1 for _, strip in strips):
+        shared = _shared_prefix(whole, list(siblings))
+        behind = _behind(strips, shared, max_tokens) if shared else dealt
+        if sum(slots for _, _, slots in behind) <= _LESS * sum(slots for _, _, slots in dealt):
+            dealt, prefix = behind, shared
     return [
         MicroBatch(
-            rows=torch.tensor([row for _, strip in batch for row in strip], device=rows.device),
-            sequences=whole.select([strip for _, strip in batch]),
-            tokens=sum(size for size, _ in batch),
-            slots=batch[-1][0] * len(batch),
+            rows=torch.tensor([row for strip in batch for row in strip], device=rows.device),
+            sequences=replace(whole.select(batch), prefix=prefix if len(batch) > 1 else 0),
+            tokens=tokens,
+            slots=slots,
         )
-        for batch in batches
+        for batch, tokens, slots in dealt
     ]
+
+
+_Strip = tuple[int, list[int]]
+"""How long a packed row is, and the completions in it."""
+_Dealt = tuple[list[list[int]], int, int]
+"""The completions of a micro-batch, packed row by packed row; what is fed of them, and that with padding."""
+
+
+def _side_by_side(strips: Sequence[_Strip], max_tokens: int) -> list[_Dealt]:
+    """Strips as rows of micro-batches, which are padded to the longest, the last."""
+    dealt: list[_Dealt] = []
+    for size, strip in strips:
+        batch, tokens, _ = dealt[-1] if dealt else ([], 0, 0)
+        slots, tokens = size * (len(batch) + 1), tokens + size
+        if not batch or slots > max_tokens or tokens < (1 - MAX_PADDING) * slots:
+            dealt.append(([strip], size, size))
+        else:
+            dealt[-1] = [*batch, strip], tokens, slots
+    return dealt
+
+
+def _behind(strips: Sequence[_Strip], prefix: int, max_tokens: int) -> list[_Dealt]:
+    """Strips one behind the other, all behind a prefix that each of them begins with."""
+    dealt: list[_Dealt] = []
+    for size, strip in strips:
+        batch, tokens, _ = dealt[-1] if dealt else ([], prefix, 0)
+        own, tokens = size - prefix, tokens + size - prefix
+        if not batch or tokens > max_tokens or own * (len(batch) + 1) > _SPREAD * (tokens - prefix):
+            dealt.append(([strip], size, size))
+        else:
+            dealt[-1] = [*batch, strip], tokens, tokens
+    return dealt
+
+
+def _shared_prefix(whole: Sequences, prompts: Sequence[int]) -> int:
+    """How many leading tokens these prompts have in common."""
+    mask_BP = whole.prompt_mask_BP[prompts]
+    least = int(mask_BP.sum(dim=1).min())
+    order_BP = (~mask_BP).long().argsort(dim=1, stable=True)[:, :least]
+    ids_BP = whole.prompt_ids_BP[prompts].gather(1, order_BP)
+    return int((ids_BP == ids_BP[0]).all(dim=0).long().cumprod(dim=0).sum())
 
 
 def padding(batches: Sequence[MicroBatch]) -> float:
