@@ -61,14 +61,14 @@ def _logprobs(policy: Policy, examples: Sequence[Example], batches: Batches) -> 
 
 def _sequences(policy: Policy, rows: Sequence[Example]) -> Sequences:
     """Every choice as a completion of its question, whose prompt they share."""
-    batch = encode(policy.tokenizer, [replace(row, references=(choice,)) for row in rows for choice in row.choices])
-    counts = torch.tensor([len(row.choices) for row in rows])
+    device = next(policy.parameters()).device
+    texts = [replace(row, references=(choice,)) for row in rows for choice in row.choices]
+    batch = encode(policy.tokenizer, texts).to(device)
+    counts = torch.tensor([len(row.choices) for row in rows], device=device)
     firsts = counts.cumsum(0) - counts
-    sequences = replace(
+    return replace(
         batch.sequences,
         prompt_ids_BP=batch.prompt_ids_BP[firsts],
         prompt_mask_BP=batch.prompt_mask_BP[firsts],
-        prompt_of_N=torch.arange(len(rows)).repeat_interleave(counts),
+        prompt_of_N=torch.arange(len(rows), device=device).repeat_interleave(counts),
     )
-    device = next(policy.parameters()).device
-    return Sequences(**{name: tensor.to(device) for name, tensor in vars(sequences).items()})
