@@ -24,8 +24,9 @@ from forks import Fork, script
 from full_disk import full_disk
 from lsemrl import micro
 from lsemrl.cli.main import main
-from lsemrl.commands import answers, trained
+from lsemrl.commands import answers as answering
 from lsemrl.commands import exported as exporting
+from lsemrl.commands import trained
 from lsemrl.commands.generate import counted
 from lsemrl.commands.named import Model, find
 from lsemrl.commands.trained import Trained, read_run, take_up
@@ -96,15 +97,15 @@ def test_a_run_that_drew_nothing_is_drawn_from_as_a_model_is(tmp_path: Path) -> 
     run = read_run(made_up_run(tmp_path / "sft", "sft.yaml"))
     as_model = take_up(Model(name="micro")).sampling
     assert run.sampling == dataclasses.replace(as_model, max_new_tokens=32)
-    assert answers.one_each(run.sampling, greedy=True).temperature == 0
-    drawn = answers.one_each(run.sampling, greedy=False)
+    assert answering.one_each(run.sampling, greedy=True).temperature == 0
+    drawn = answering.one_each(run.sampling, greedy=False)
     assert (drawn.temperature, drawn.top_p) == (0.8, 0.9)
 
 
 @pytest.mark.parametrize(("engine", "used"), [("graphs", "auto"), ("compiled", "auto"), ("loop", "loop")])
 def test_what_drew_a_run_need_not_be_where_it_answers(tmp_path: Path, engine: str, used: str) -> None:
     run = read_run(made_up_run(tmp_path / "run", "grpo.yaml", engine=engine))
-    assert answers.one_each(run.sampling, greedy=True).engine == used
+    assert answering.one_each(run.sampling, greedy=True).engine == used
 
 
 @pytest.mark.slow
@@ -145,6 +146,13 @@ def test_a_file_is_answered_line_by_line_whatever_the_batch(
     assert beams[0] == beams[1] and len(beams[0]) == len(TEXTS)
     assert "--num-beams is 3; give at least 1, and 1 with --sample" in told(
         capsys, "generate", str(run), "--num-beams", "3", "--sample"
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS)))
+    monkeypatch.setattr(answering, "guarded", lambda candidates: [some[-1] for some in candidates])
+    main(["generate", str(run), "--num-beams", "3", "--guarded"])
+    assert capsys.readouterr().out.splitlines() != beams[0]
+    assert "--guarded chooses among what beams find; give --num-beams 4" in told(
+        capsys, "generate", str(run), "--guarded"
     )
     # Drawn as the run drew: the seed decides.
     drawn = []
@@ -248,7 +256,7 @@ def test_an_interrupted_file_of_answers_is_gone_on_from(
     words = ["generate", str(run), "--input", str(source), "--batch-size", "2", "--sample", "--output"]
     main([*words, str(tmp_path / "whole.txt")])
     whole = (tmp_path / "whole.txt").read_text(encoding="utf-8")
-    drawn, say = [], answers.say
+    drawn, say = [], answering.say
 
     def stopped(policy: Policy, plan: Plan, texts: list[str], *rest: Any) -> list[Completion]:
         drawn.append(texts)
@@ -256,7 +264,7 @@ def test_an_interrupted_file_of_answers_is_gone_on_from(
             raise KeyboardInterrupt
         return say(policy, plan, texts, *rest)
 
-    monkeypatch.setattr(answers, "say", stopped)
+    monkeypatch.setattr(answering, "say", stopped)
     part = tmp_path / "out.txt.unfinished"
     assert f"interrupted; what was done is in '{part}', from which the same command goes on" in told(
         capsys, *words, str(output)
@@ -280,7 +288,7 @@ def test_answers_of_other_weights_are_not_gone_on_from(
     words = ["generate", str(model), "--input", str(source), "--batch-size", "1", "--max-new-tokens", "2", "--output"]
     words += [str(tmp_path / "out.txt")]
     said = iter(["first"])
-    monkeypatch.setattr(answers, "say", lambda *asked: [completion(next(said, None) or ask())])
+    monkeypatch.setattr(answering, "say", lambda *asked: [completion(next(said, None) or ask())])
 
     def ask() -> str:
         raise KeyboardInterrupt
@@ -308,7 +316,7 @@ def test_answers_that_are_not_whole_are_counted(
             raise KeyboardInterrupt
         return said.pop(0)
 
-    monkeypatch.setattr(answers, "say", say)
+    monkeypatch.setattr(answering, "say", say)
     faults = [
         "2 of 5 answers were cut at 7 tokens; raise --max-new-tokens",
         "1 of 5 answers were empty: nothing was said, or only a thought",

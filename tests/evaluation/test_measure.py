@@ -38,6 +38,7 @@ from lsemrl.modules.alarm_log import Told
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import PolicySettings
 from lsemrl.report.records import Report
+from lsemrl.rewards import guards
 from lsemrl.rewards.semantic import paid_for
 from lsemrl.runs import ALARMS
 from lsemrl.types import Example
@@ -320,6 +321,29 @@ def test_beams_are_a_condition_and_follow_what_is_likelier(tiny_model: str, tmp_
     assert three.outputs != one.outputs and three.answers != one.answers
     with pytest.raises(UserError, match="num_beams is 0; it must be at least 1"):
         dataclasses.replace(settings, num_beams=0)
+
+
+def test_the_first_of_several_beams_that_is_sound_is_taken(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(tiny_settings(PolicySettings(model=tiny_model)), num_beams=3)
+    likeliest = run_measure(settings, tmp_path / "likeliest")
+    settings = dataclasses.replace(settings, guarded=True)
+    guarded = run_measure(settings, tmp_path / "guarded")
+    assert guarded.conditions == {**likeliest.conditions, "guarded": "copies, loops, broken"}
+    monkeypatch.setattr(guards.CopyOfSource, "__call__", lambda _, said: torch.ones(len(said)))
+    monkeypatch.setattr(guards.Repetition, "__call__", lambda _, said: torch.ones(len(said)))
+    shut: set[str] = {said.output for said in likeliest.outputs}
+    monkeypatch.setattr(guards.Broken, "__call__", lambda _, said: torch.tensor([float(said[0].text not in shut)]))
+    others = run_measure(settings, tmp_path / "others")
+    assert not shut & {said.output for said in others.outputs} and others.data == likeliest.data
+    shut |= {said.output for said in others.outputs}
+    third = run_measure(settings, tmp_path / "third")
+    assert not shut & {said.output for said in third.outputs}
+    shut |= {said.output for said in third.outputs}
+    assert run_measure(settings, tmp_path / "none_is").outputs == likeliest.outputs
+    with pytest.raises(UserError, match="guarded is true, but num_beams is 1, which finds one answer"):
+        dataclasses.replace(settings, num_beams=1)
 
 
 @pytest.mark.parametrize(

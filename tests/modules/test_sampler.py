@@ -258,13 +258,14 @@ def test_greedy_is_what_transformers_generates(policy: Policy, prompts: PromptBa
 
 @pytest.mark.parametrize("beams", slow_but([2, 3, 5], [3]))
 @pytest.mark.parametrize("every", slow_but([1000, 40, 5], [40]))
+@pytest.mark.parametrize("answers", [1, 2])
 def test_beams_find_what_transformers_finds(
-    beams: int, every: int, policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+    answers: int, beams: int, every: int, policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one EOS and with many, so that prompts are done at different times, and some never."""
     ends = [*range(3, len(policy.tokenizer), every)]
     monkeypatch.setattr(policy, "eos_ids", lambda: ends)
-    ours = sample(policy, prompts, replace(BEAMS, num_beams=beams), seed=0)
+    ours = sample(policy, prompts, replace(BEAMS, num_beams=beams, num_generations=answers), seed=0)
     policy.model.eval()
     prompt = prompts.prompt_ids_BP.shape[1]
     theirs = policy.model.generate(
@@ -272,6 +273,7 @@ def test_beams_find_what_transformers_finds(
         attention_mask=prompts.prompt_mask_BP.long(),
         do_sample=False,
         num_beams=beams,
+        num_return_sequences=answers,
         length_penalty=1.0,
         early_stopping=False,
         max_new_tokens=BEAMS.max_new_tokens,
@@ -295,10 +297,16 @@ def test_beams_find_the_same_in_parts_and_in_place(
 
 
 @pytest.mark.parametrize(
-    "change", [{"temperature": 0.8}, {"num_generations": 2}, {"engine": "vllm", "top_p": 1.0}, {"num_beams": 0}]
+    ("change", "field"),
+    [
+        ({"temperature": 0.8}, "num_beams"),
+        ({"engine": "vllm", "top_p": 1.0}, "num_beams"),
+        ({"num_beams": 0}, "num_beams"),
+        ({"num_generations": 4}, "num_generations"),
+    ],
 )
-def test_beams_search_one_answer_that_is_not_drawn(change: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"sampling.num_beams is \d"):
+def test_beams_search_answers_that_are_not_drawn(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(UserError, match=rf"sampling.{field} is \d"):
         replace(BEAMS, **change)
 
 

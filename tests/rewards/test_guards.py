@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from lsemrl.rewards import Broken, CopyOfSource, LanguageConsistency, Length, Repetition, Reward, RewardMix
+from lsemrl.rewards.guards import guarded
 from lsemrl.types import Completion, Example, UserError
 
 ENGLISH = "The police have arrested two men for the market in Lagos"
@@ -185,6 +187,23 @@ def test_guards_that_need_no_reference(part: Reward, text: str, expected: float)
     alone = Example(id="0", prompt="", source=ENGLISH, references=(), pair=True)
     [found] = part([Completion(text=text, ended=True, example=alone)]).tolist()
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_of_several_answers_the_first_that_no_guard_shuts_out_is_taken() -> None:
+    example = Example(id="0", prompt="", source=ENGLISH, references=(ENGLISH,), pair=True)  # which would excuse a copy
+
+    def chosen(*texts: str, of: Example = example) -> str:
+        said = [Completion(text=text, ended=True, example=of) for text in texts]
+        (one,) = guarded([said])
+        assert one in said
+        return one.text
+
+    assert chosen(ENGLISH, PIDGIN, "another") == PIDGIN
+    assert chosen("wetin wetin wetin wetin wetin wetin", f"<|im_start|>{PIDGIN}", PIDGIN) == PIDGIN
+    assert chosen(ENGLISH, f"{PIDGIN}\ufffd") == ENGLISH  # none is
+    assert chosen(ENGLISH, PIDGIN, of=replace(example, pair=False)) == ENGLISH
+    assert chosen(ENGLISH) == ENGLISH
+    assert guarded([]) == []
 
 
 def test_the_rule_of_language_looks_at_sources_where_there_is_no_reference() -> None:

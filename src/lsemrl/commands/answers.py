@@ -22,6 +22,7 @@ from lsemrl.modules.run_summary import predict_command
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.modules.spans import fitting
+from lsemrl.rewards.guards import guarded
 from lsemrl.types import Completion, Example, UserError
 
 
@@ -111,13 +112,16 @@ def check_texts(run: Trained, policy: Policy, texts: Sequence[str]) -> None:
         _check_length(policy, f"prompt of line {row + 1:,}, {texts[row].strip()[:30]!r},", longest, run.sampling)
 
 
-def one_each(sampling: Sampling, *, greedy: bool, num_beams: int = 1) -> Sampling:
-    """One answer for each text, drawn as the run drew, or of the likeliest tokens, or the likeliest that beams find."""
+def one_each(sampling: Sampling, *, greedy: bool, num_beams: int = 1, guarded: bool = False) -> Sampling:
+    """One answer for each text, drawn as the run drew, or of the likeliest tokens, or the likeliest that beams find.
+
+    Where it is to be `guarded`, all that beams find are given, of which `say` takes one.
+    """
     # Too few answers to pay for compiling, or to ask a server; and whoever has the run may have no CUDA.
     engine: Engine = "loop" if sampling.engine == "loop" else "auto"
-    sampling = dataclasses.replace(sampling, num_generations=1, engine=engine)
+    answers = num_beams if guarded else 1
     undrawn: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0} if greedy else {}
-    return dataclasses.replace(sampling, **undrawn, num_beams=num_beams)
+    return dataclasses.replace(sampling, **undrawn, num_generations=answers, num_beams=num_beams, engine=engine)
 
 
 def load(policy: Policy) -> Policy:
@@ -140,7 +144,7 @@ def say(
         policy: Loaded; as it computes now, base or trained.
         plan: How they are worded.
         texts: None of them blank.
-        sampling: One completion for each.
+        sampling: See `one_each`.
         seed: Of the drawing.
         told: Called with the answer to the only text after each of its tokens; what it raises ends the answer.
 
@@ -149,7 +153,7 @@ def say(
     """
     prompts = _prompts(policy, plan, texts)
     examples = [
-        Example(id=str(row), prompt=prompt, source=text.strip(), references=("",))
+        Example(id=str(row), prompt=prompt, source=text.strip(), references=("",), pair=plan.task.pairs)
         for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
     ]
     encoded = encode(policy.tokenizer, examples)
@@ -166,7 +170,8 @@ def say(
     device = next(policy.parameters()).device
     parts = min(sampling.num_beams, len(examples))
     rollouts = sample(policy, encoded.to(device), sampling, seed, parts, told=listen if told else None)
-    return [*rollouts.completions]
+    said, group = rollouts.completions, sampling.num_generations
+    return guarded([said[at : at + group] for at in range(0, len(said), group)])
 
 
 def _prompts(policy: Policy, plan: Plan, texts: Sequence[str]) -> list[str]:

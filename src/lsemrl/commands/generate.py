@@ -33,6 +33,7 @@ def generate(
     batch_size: int = 64,
     max_new_tokens: int | None = None,
     num_beams: int = 1,
+    guarded: bool = False,
     adapter_scale: float = 1.0,
     root: Path = Path("runs"),
 ) -> None:
@@ -51,6 +52,8 @@ def generate(
         max_new_tokens: Longest answer; by default the run's own, without a run 256.
         num_beams: Beams of a beam search, which follows as many beginnings of an answer and takes the likeliest whole,
             for as many times as long; 1 takes the likeliest token.
+        guarded: Of what the beams find take the likeliest that is no copy of its text, no loop and not broken, where
+            there is one.
         adapter_scale: How much of the adapter to take, in [0, 1]: less gives back what was forgotten.
         root: Where "newest" is looked for.
     """
@@ -59,6 +62,8 @@ def generate(
     check_new_tokens(max_new_tokens)
     if num_beams < 1 or (sample and num_beams > 1):
         raise UserError(f"--num-beams is {num_beams}; give at least 1, and 1 with --sample, as beams draw nothing")
+    if guarded and num_beams == 1:
+        raise UserError("--guarded chooses among what beams find; give --num-beams 4, say, or leave it out")
     if sys.stdout is None and not output:
         raise UserError("standard output is closed and --output is not given; name a file by --output")
     found = find(run, root)
@@ -74,7 +79,7 @@ def generate(
     quiet()
     trained = take_up(found, max_new_tokens, adapter_scale)
     check_one_input(trained)
-    sampling = one_each(trained.sampling, greedy=not sample, num_beams=num_beams)
+    sampling = one_each(trained.sampling, greedy=not sample, num_beams=num_beams, guarded=guarded)
     policy = Policy(trained.policy)
     if isinstance(texts, list):
         check_texts(trained, policy, texts)

@@ -312,7 +312,9 @@ def _asked(settings: MeasureSettings, scorer: Scorer, reading: list[Any]) -> str
 def _conditions(settings: MeasureSettings, target_rows: int) -> dict[str, float | str]:
     rows = settings.divergence_rows
     fewer = {"divergence_rows": rows} if rows is not None and rows < target_rows else {}
-    beams = {"num_beams": settings.num_beams} if settings.num_beams > 1 else {}
+    beams: dict[str, float | str] = {"num_beams": settings.num_beams} if settings.num_beams > 1 else {}
+    if settings.guarded:
+        beams["guarded"] = "copies, loops, broken"
     said: dict[str, float | str] = {"max_new_tokens": settings.max_new_tokens, "dtype": settings.policy.dtype}
     return {**said, "texts": "NFC", **fewer, **beams}
 

@@ -59,6 +59,9 @@ class MeasureSettings:
     num_beams: int = 1
     """Beams of a beam search, by which published systems are mostly measured; 1 is greedy. A batch is then
     answered in as many parts, so that as many rows are in memory as without; it takes about as many times as long."""
+    guarded: bool = False
+    """With beams, take the likeliest answer that is no copy of its source, no loop and not broken, by the guards of
+    `lsemrl.rewards` without references, where one of those that are found is none; else the likeliest."""
     batch_size: int = 64
     """Rows in a batch: speed, memory, and which outputs are drawn for the divergence along the policy's own."""
     device: str | None = None
@@ -89,6 +92,8 @@ class MeasureSettings:
                 raise UserError(f"{name} is {getattr(self, name)}; give 1 or more")
         if self.divergence_rows is not None and self.divergence_rows < 1:
             raise UserError(f"divergence_rows is {self.divergence_rows}; give 1 or more, or null for all")
+        if self.guarded and self.num_beams == 1:
+            raise UserError("guarded is true, but num_beams is 1, which finds one answer; raise it to 4, say")
         _ = self.sampling
 
     @property
@@ -98,7 +103,8 @@ class MeasureSettings:
         Raises:
             UserError: A setting is out of range.
         """
-        return replace(greedy(self.max_new_tokens), num_beams=self.num_beams)
+        answers = self.num_beams if self.guarded else 1
+        return replace(greedy(self.max_new_tokens), num_beams=self.num_beams, num_generations=answers)
 
     def check_files(self) -> None:
         """Refuse rows and an adapter that are not there, without reading those that are.

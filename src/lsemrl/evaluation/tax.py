@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ from lsemrl.modules.adapters.merging import adapted_weights
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.sampler import sample
 from lsemrl.modules.sampling import Sampling
+from lsemrl.rewards.guards import guarded
 from lsemrl.types import Completion, Example, PromptBatch, Sequences
 
 
@@ -155,7 +157,7 @@ def _apart(
     policy: Policy, parts: Mapping[str, Sequence[Example]], sampling: Sampling, batches: Batches
 ) -> dict[str, Divergence]:
     """Divergences along each part, and along what the policy says itself."""
-    own = replace(sampling, temperature=1.0, num_beams=1)
+    own = replace(sampling, temperature=1.0, num_beams=1, num_generations=1)
     found = {}
     for name in (*parts, "own"):
         batches.begin(f"measuring: divergence from the base along {name}")
@@ -175,19 +177,26 @@ def _general(
 
 
 def answer(policy: Policy, examples: Sequence[Example], sampling: Sampling, batches: Batches) -> list[Completion]:
-    """One output for each example, in order; beams as many rows at a time as there are without."""
+    """One output for each example, in order; beams as many rows at a time as there are without.
 
-    def said(rows: Sequence[Example], number: int) -> list[tuple[str, bool]]:
+    Of several that beams find the first that is sound, see `guarded`.
+    """
+    group = sampling.num_generations
+
+    def said(rows: Sequence[Example], number: int) -> list[Any]:
         parts = min(sampling.num_beams, len(rows))
         completions = sample(policy, _prompts(policy, rows), sampling, seed=0, parts=parts).completions
-        return [(completion.text, completion.ended) for completion in completions]
+        pairs = [(completion.text, completion.ended) for completion in completions]
+        return pairs if group == 1 else [pairs[at : at + group] for at in range(0, len(pairs), group)]
 
     # A batch takes as long as its longest output, so that rows which are alike go together.
     longest_first = sorted(range(len(examples)), key=lambda row: len(examples[row].prompt), reverse=True)
     found = dict(zip(longest_first, batches.each([examples[row] for row in longest_first], said), strict=True))
-    return [
-        Completion(text=found[row][0], ended=found[row][1], example=example) for row, example in enumerate(examples)
+    candidates = [
+        [Completion(text=text, ended=ended, example=example) for text, ended in ([found[row]], found[row])[group > 1]]
+        for row, example in enumerate(examples)
     ]
+    return guarded(candidates)
 
 
 def gold_nll(policy: Policy, examples: Sequence[Example], batches: Batches) -> tuple[float, ...]:

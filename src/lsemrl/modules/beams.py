@@ -1,4 +1,4 @@
-"""Beam search: of each prompt's answers the likeliest by the mean log-prob of a token, as transformers finds it."""
+"""Beam search: of each prompt's answers the likeliest by the mean log-prob of a token, as transformers finds them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from lsemrl.modules.policy import Policy
 
 
 def search(
-    policy: Policy, prompt_ids_BP: Tensor, prompt_mask_BP: Tensor, decode: Decode, beams: int, longest: int, eos: Tensor
+    policy: Policy,
+    prompt_ids_BP: Tensor,
+    prompt_mask_BP: Tensor,
+    decode: Decode,
+    *,
+    beams: int,
+    answers: int,
+    longest: int,
+    eos: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Follow the K likeliest beginnings of an answer to each of B prompts until no other end can be better.
 
@@ -21,24 +29,27 @@ def search(
         prompt_mask_BP: bool.
         decode: How a token is read.
         beams: K.
+        answers: G, at most K.
         longest: Tokens of the longest answer.
         eos: Token ids that end one.
 
     Returns:
-        Token ids [B, T] and mask [B, T] of the best answers, which of them ended by an EOS [B], and how many tokens
-        were read for them.
+        Of the N = B * G likeliest answers, each prompt's falling: token ids [N, T], mask [N, T], and which of them
+        ended by an EOS [N]; and how many tokens were read for them. Where fewer than G can be said, the likeliest
+        comes again.
     """
     logits_NV, go_on = read_prompts(policy, prompt_ids_BP, prompt_mask_BP, beams, longest, decode)
     count, vocabulary, device = len(prompt_ids_BP), logits_NV.shape[-1], logits_NV.device
-    best_BT = torch.zeros(count, longest, dtype=torch.long, device=device)
-    length_B = torch.zeros(count, dtype=torch.long, device=device)
-    ended_B = torch.zeros(count, dtype=torch.bool, device=device)
+    # The best K that are complete, falling:
+    means_BK = torch.full((count, beams), -torch.inf, device=device)
+    whole_BKT = torch.zeros(count, beams, longest, dtype=torch.long, device=device)
+    lengths_BK = torch.zeros(count, beams, dtype=torch.long, device=device)
+    ended_BK = torch.zeros(count, beams, dtype=torch.bool, device=device)
     # Of the prompts that are still searched:
     prompts = torch.arange(count, device=device)
     said_NT = torch.zeros(count * beams, longest, dtype=torch.long, device=device)
     sums_BK = torch.full((count, beams), -torch.inf, device=device)
     sums_BK[:, 0] = 0.0  # all beams of a prompt begin alike
-    means_BK = torch.full_like(sums_BK, -torch.inf)  # of the best K that are complete, falling
     # Where every EOS is likelier than all else, K beams must still go on.
     candidates = min(beams * max(2, 1 + len(eos)), beams * vocabulary)
     slots = 0
@@ -52,29 +63,36 @@ def search(
         eos_BC = torch.isin(token_BC, eos)
         complete_BC = eos_BC if step + 1 < longest else torch.ones_like(eos_BC)
 
-        complete_BK = (sums_BC / (step + 1)).masked_fill(~complete_BC, -torch.inf)[:, :beams]
-        mean_B, among_B = complete_BK.max(dim=1)
-        better = (mean_B > means_BK[:, 0]).nonzero().squeeze(1)
-        prompt, candidate = prompts[better], (better, among_B[better])
-        best_BT[prompt] = said_NT[row_BC[candidate]]
-        best_BT[prompt, step], ended_B[prompt], length_B[prompt] = token_BC[candidate], eos_BC[candidate], step + 1
-        means_BK = torch.cat([means_BK, complete_BK], dim=1).topk(beams).values
+        mean_BK = (sums_BC / (step + 1)).masked_fill(~complete_BC, -torch.inf)[:, :beams]
+        at = mean_BK.isfinite().any(dim=1).nonzero().squeeze(1)
+        if len(at):
+            of, ends_BK = prompts[at], eos_BC[at, :beams]
+            tokens_BKT = said_NT[row_BC[at, :beams]]
+            tokens_BKT[:, :, step] = token_BC[at, :beams]
+            both_BC = torch.cat([means_BK[of], mean_BK[at]], dim=1)
+            best_BK = both_BC.argsort(dim=1, descending=True, stable=True)[:, :beams]
+            means_BK[of] = both_BC.gather(1, best_BK)
+            lengths_BC = torch.cat([lengths_BK[of], torch.full_like(best_BK, step + 1)], dim=1)
+            lengths_BK[of] = lengths_BC.gather(1, best_BK)
+            ended_BK[of] = torch.cat([ended_BK[of], ends_BK], dim=1).gather(1, best_BK)
+            whole_BKT[of] = torch.cat([whole_BKT[of], tokens_BKT], dim=1).take_along_dim(best_BK[:, :, None], dim=1)
 
         sums_BK, among_BK = sums_BC.masked_fill(complete_BC, -torch.inf).topk(beams)
-        open_B = sums_BK[:, 0] / (step + 1) > means_BK[:, -1]
+        open_B = sums_BK[:, 0] / (step + 1) > means_BK[prompts, -1]
         sums_BK[~open_B] = -torch.inf
         going = int(open_B.sum())
         if step + 1 == longest or not going:
             break
         row_BK, token_BK = row_BC.gather(1, among_BK), token_BC.gather(1, among_BK)
         if going <= len(prompts) // 2:
-            prompts, sums_BK, means_BK, row_BK, token_BK = (
-                each[open_B] for each in (prompts, sums_BK, means_BK, row_BK, token_BK)
-            )
+            prompts, sums_BK, row_BK, token_BK = (each[open_B] for each in (prompts, sums_BK, row_BK, token_BK))
         said_NT = said_NT[row_BK.flatten()]
         said_NT[:, step] = token_BK.flatten()
         go_on.keep(row_BK.flatten())
         logits_NV = go_on(token_BK.flatten())
-    width = int(length_B.max())
-    mask_BT = torch.arange(width, device=device) < length_B[:, None]
-    return best_BT[:, :width], mask_BT, ended_B, slots
+    said_BG = torch.where(means_BK.isfinite(), torch.arange(beams, device=device), 0)[:, :answers]
+    length_N = lengths_BK.gather(1, said_BG).flatten()
+    width = int(length_N.max())
+    mask_NT = torch.arange(width, device=device) < length_N[:, None]
+    ids_NT = whole_BKT[:, :, :width].take_along_dim(said_BG[:, :, None], dim=1).flatten(0, 1)
+    return ids_NT, mask_NT, ended_BK.gather(1, said_BG).flatten(), slots

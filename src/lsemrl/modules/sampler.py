@@ -126,9 +126,17 @@ def _decode(
     group, device = sampling.num_generations, prompt_ids_BP.device
     eos = torch.tensor(ends, device=device)
     if sampling.num_beams > 1:
-        beams, longest = sampling.num_beams, sampling.max_new_tokens
-        found_BT, mask_BT, ended_B, slots = search(policy, prompt_ids_BP, prompt_mask_BP, decode, beams, longest, eos)
-        return found_BT, mask_BT, torch.zeros_like(found_BT, dtype=torch.float32), ended_B, slots
+        ids_NT, mask_NT, ended_N, slots = search(
+            policy,
+            prompt_ids_BP,
+            prompt_mask_BP,
+            decode,
+            beams=sampling.num_beams,
+            answers=group,
+            longest=sampling.max_new_tokens,
+            eos=eos,
+        )
+        return ids_NT, mask_NT, torch.zeros_like(ids_NT, dtype=torch.float32), ended_N, slots
     # Sharded weights are gathered by all ranks together, so that none may stop before the others.
     together = policy.sharded and not policy.settings.gather_for_sampling
     longest = sampling.max_new_tokens

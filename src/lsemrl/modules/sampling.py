@@ -18,7 +18,7 @@ class Sampling:
     """How completions are drawn (the paper: group 8, temperature 0.8, top-p 0.9)."""
 
     num_generations: int = 8
-    """Completions per prompt, the group size G."""
+    """Completions per prompt, the group size G; of beams, how many of what they find is given, the likeliest first."""
     temperature: float = 0.8
     """Divides the logits; 0 takes the likeliest token."""
     top_p: float = 0.9
@@ -57,9 +57,12 @@ class Sampling:
         ):
             if not ok:
                 raise UserError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
-        if self.num_beams > 1 and (self.temperature > 0 or self.num_generations > 1 or self.engine == "vllm"):
+        if self.num_beams > 1 and (self.temperature > 0 or self.engine == "vllm"):
+            raise UserError(f"sampling.num_beams is {self.num_beams}, which search and draw nothing; set it to 1")
+        if 1 < self.num_beams < self.num_generations:
             raise UserError(
-                f"sampling.num_beams is {self.num_beams}, which search one answer and draw none; set it to 1"
+                f"sampling.num_generations is {self.num_generations}, but sampling.num_beams is {self.num_beams}, and "
+                "so many find no more answers; lower it, or raise sampling.num_beams"
             )
         if self.engine == "vllm" and (self.top_p < 1 or self.top_k):
             raise UserError(

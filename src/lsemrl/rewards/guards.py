@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import regex
 import torch
 from torch import Tensor
 
-from lsemrl.rewards.base import Reward
+from lsemrl.canonical import canonical
+from lsemrl.rewards.base import Reward, in_one_form
 from lsemrl.scripts import units
 from lsemrl.types import Completion, Example, UserError
 
@@ -140,6 +142,27 @@ class Broken(Reward):
     def __call__(self, completions: Sequence[Completion]) -> Tensor:
         """float32 [N], each 0 or 1."""
         return torch.tensor([float(_is_clean(each)) for each in completions])
+
+
+def guarded(candidates: Sequence[Sequence[Completion]]) -> list[Completion]:
+    """Of the answers to each prompt the first that is no copy of its source, no loop and not broken.
+
+    The guards judge as they do as gates, but hold nothing against references, which nobody has who answers.
+
+    Args:
+        candidates: Of each prompt one or more answers, the best first, which is taken where all are shut out.
+    """
+    guards = CopyOfSource(), Repetition(), Broken()
+
+    def sound(said: Completion) -> bool:
+        bare = [replace(said, text=canonical(said.text), example=_bare(said.example))]
+        return all(bool(guard.opens(guard(bare))) for guard in guards)
+
+    return [next(filter(sound, some), some[0]) if len(some) > 1 else some[0] for some in candidates]
+
+
+def _bare(example: Example) -> Example:
+    return replace(in_one_form(example), references=())
 
 
 def _own_share(completion: Completion) -> float:
