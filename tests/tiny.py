@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForC
 from lsemrl import micro
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.policy_settings import LoraSettings, PolicySettings
-from lsemrl.types import Sequences
+from lsemrl.types import PromptBatch, Sequences
 
 
 def save_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
@@ -59,6 +60,15 @@ def stir(policy: Policy, scale: float = 0.3) -> None:
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter += scale * torch.randn(parameter.shape, generator=generator)
+
+
+def begun_alike(prompts: PromptBatch) -> PromptBatch:
+    """The same prompts behind nine tokens that they have in common."""
+    begin_BP = torch.arange(40, 49).expand(len(prompts.examples), -1)
+    ids_BP = torch.cat([begin_BP, prompts.prompt_ids_BP], dim=1)
+    mask_BP = torch.cat([torch.ones_like(begin_BP, dtype=torch.bool), prompts.prompt_mask_BP], dim=1)
+    order_BP = mask_BP.long().argsort(dim=1, stable=True)
+    return replace(prompts, prompt_ids_BP=ids_BP.gather(1, order_BP), prompt_mask_BP=mask_BP.gather(1, order_BP))
 
 
 def plain_logits(model: Any, sequences: Sequences) -> Tensor:

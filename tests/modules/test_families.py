@@ -30,7 +30,7 @@ from lsemrl.modules.sharding import whole_tensors
 from lsemrl.types import PromptBatch, Sequences
 from matrix import slow_but, slow_cases_but
 from short_runs import At, Stop, grpo, run, sft, stop, trained
-from tiny import plain_logits, stir
+from tiny import begun_alike, plain_logits, stir
 
 TOKENIZER = AutoTokenizer.from_pretrained(micro.POLICY)
 SMALL = {
@@ -212,16 +212,17 @@ def test_a_family_is_scored_and_learns_as_row_by_row(
 @pytest.mark.parametrize("family", slow_but(FAMILIES, QUICK))
 def test_a_family_is_sampled_as_transformers_generates(family: str, saved: Any, prompts: PromptBatch) -> None:
     policy = load(saved(family))
-    rollouts = sample(policy, prompts, Sampling(num_generations=2, temperature=0.0, max_new_tokens=10), seed=0)
-    ids_NT, mask_NT = rollouts.sequences.completion_ids_NT, rollouts.sequences.completion_mask_NT
-    policy.model.eval()
-    for row, prompt in enumerate(rollouts.sequences.prompt_of_N.tolist()):
-        alone = prompts.prompt_ids_BP[prompt][prompts.prompt_mask_BP[prompt]][None]
-        written = policy.model.generate(
-            input_ids=alone, attention_mask=torch.ones_like(alone), do_sample=False, max_new_tokens=10,
-            eos_token_id=policy.eos_ids(),
-        )[0, alone.shape[1] :]  # fmt: skip
-        assert ids_NT[row][mask_NT[row]].tolist() == written.tolist()
+    for batch in (prompts, begun_alike(prompts)):
+        rollouts = sample(policy, batch, Sampling(num_generations=2, temperature=0.0, max_new_tokens=10), seed=0)
+        ids_NT, mask_NT = rollouts.sequences.completion_ids_NT, rollouts.sequences.completion_mask_NT
+        policy.model.eval()
+        for row, prompt in enumerate(rollouts.sequences.prompt_of_N.tolist()):
+            alone = batch.prompt_ids_BP[prompt][batch.prompt_mask_BP[prompt]][None]
+            written = policy.model.generate(
+                input_ids=alone, attention_mask=torch.ones_like(alone), do_sample=False, max_new_tokens=10,
+                eos_token_id=policy.eos_ids(),
+            )[0, alone.shape[1] :]  # fmt: skip
+            assert ids_NT[row][mask_NT[row]].tolist() == written.tolist()
     drawn = sample(policy, prompts, Sampling(num_generations=2, temperature=1.0, max_new_tokens=6), seed=0)
     assert len(drawn.completions) == 6
 

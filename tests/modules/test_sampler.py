@@ -21,7 +21,7 @@ from lsemrl.modules.sampler import draw, sample
 from lsemrl.modules.sampling import Engine, Sampling
 from lsemrl.types import PromptBatch, Rollouts
 from matrix import slow_but
-from tiny import make_policy, plain_logits
+from tiny import begun_alike, make_policy, plain_logits
 
 SAMPLING = Sampling(num_generations=4, temperature=1.0, top_p=0.9, max_new_tokens=12)
 BEAMS = Sampling(num_generations=1, temperature=0.0, num_beams=3, max_new_tokens=12)
@@ -494,6 +494,59 @@ def test_what_is_read_is_written_in_place_until_there_is_no_room(policy: Policy,
     for one_NV, other_NV in zip(found, expected, strict=True):
         torch.testing.assert_close(one_NV, other_NV, rtol=0, atol=0)
     assert len({*places[:3]}) == len({*places[3:]}) == 1  # rows were dropped between
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("way", [decoding.Growing, partial(decoding.Fixed, step=decoding.plain_step, replay=None)])
+def test_what_prompts_begin_with_is_read_once(
+    way: Any, group: int, policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what follows is what whole prompts lead to."""
+    alike, fed = begun_alike(prompts), list[tuple[int, ...]]()
+    forward = policy.forward
+    monkeypatch.setattr(policy, "forward", lambda **asked: fed.append(asked["input_ids"].shape) or forward(**asked))
+
+    def read() -> list[torch.Tensor]:
+        logits_NV, go_on = decoding.read_prompts(policy, alike.prompt_ids_BP, alike.prompt_mask_BP, group, 5, way)
+        found, rows = [logits_NV], torch.arange(3 * group)
+        for step in range(5):
+            if step == 3:
+                rows = rows[1::2]
+                go_on.keep(rows)
+            found.append(go_on(rows + 10 * step).clone())
+        return found
+
+    longest = prompts.prompt_ids_BP.shape[1]
+    with policy.merged():
+        shared = read()
+        assert fed[:2] == [(1, 9), (3, longest)]
+        monkeypatch.setattr(decoding, "LESS", 0.0)
+        fed.clear()
+        whole = read()
+        assert fed[0] == (3, 9 + longest)
+    for one_NV, other_NV in zip(shared, whole, strict=True):
+        torch.testing.assert_close(one_NV, other_NV, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fault", ["window", "sharded", "family", "alone"])
+def test_whole_prompts_are_read_where_a_prefix_cannot_be(
+    fault: str, policy: Policy, prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike = begun_alike(prompts)
+    ids_BP, mask_BP = alike.prompt_ids_BP, alike.prompt_mask_BP
+    assert decoding._prefix(policy, ids_BP, mask_BP) == 9
+    assert (
+        decoding._prefix(policy, ids_BP[[0, 0]], mask_BP[[0, 0]]) == int(mask_BP[0].sum()) - 1
+    )  # a logit is asked for
+    if fault == "window":
+        monkeypatch.setattr(decoding, "window", lambda model: 4)
+    elif fault == "sharded":
+        monkeypatch.setattr(type(policy), "sharded", True)
+    elif fault == "family":
+        monkeypatch.setattr(decoding, "unshared", lambda model: "of no family")
+    else:
+        ids_BP, mask_BP = ids_BP[:1], mask_BP[:1]
+    assert decoding._prefix(policy, ids_BP, mask_BP) == 0
 
 
 def test_the_head_reads_prompts_from_one_piece(policy: Policy, prompts: PromptBatch) -> None:

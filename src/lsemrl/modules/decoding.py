@@ -1,9 +1,9 @@
 """The next token's logits, from keys and values that are kept of what was read.
 
 A prompt is read once, and what is kept of it, keys and values or the states of linear attention, is repeated for its
-group. From there on there are two ways: what is kept grows with every token, in whatever layers the model has, or keys
-and values have their final size from the beginning and all of it is seen, by a step that is compiled, or recorded and
-replayed (see `replay`).
+group. What all prompts begin with, as with examples before each, is read once for all of them. From there on there are
+two ways: what is kept grows with every token, in whatever layers the model has, or keys and values have their final
+size from the beginning and all of it is seen, by a step that is compiled, or recorded and replayed (see `replay`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from lsemrl.modules.families import cache_name, native_positions
+from lsemrl.modules.families import cache_name, native_positions, unshared, window
 from lsemrl.modules.forward import check_length, positions
+from lsemrl.modules.packing import LESS, shared_prefix
 from lsemrl.modules.policy import Policy
 from lsemrl.modules.replay import Replay
 
@@ -54,20 +55,47 @@ def read_prompts(
     native = native_positions(policy.model.config)
     if native is not None:
         check_length(int(mask_BP.sum(dim=1).max()) + longest - 1, native)
-    output = policy(
-        input_ids=ids_BP,
-        # Where nothing is padding, a model spares itself the mask.
-        attention_mask=None if bool(mask_BP.all()) else mask_BP.long(),
-        position_ids=positions(mask_BP),
-        use_cache=True,
-        # By its place and not by its number, which cuts: a CPU would copy the head for every row of a cut in bfloat16.
-        logits_to_keep=torch.tensor([ids_BP.shape[1] - 1], device=ids_BP.device),
-    )
-    logits_BV, kept = output.logits[:, -1], getattr(output, _cache_name(policy))
+    place_BP, before = positions(mask_BP), {}
+    if prefix := _prefix(policy, ids_BP, mask_BP):
+        begin_1P = ids_BP[:1, mask_BP[0]][:, :prefix]
+        kept = _read(policy, begin_1P, None, positions(torch.ones_like(begin_1P)), {})[1]
+        kept.reorder_cache(torch.zeros(len(ids_BP), dtype=torch.long, device=ids_BP.device))
+        # Of shorter prompts some of the prefix stands in the columns that are left, too.
+        rest_BP = mask_BP & (place_BP >= prefix)
+        rest_BP[:, :prefix] = True
+        mask_BP, before = rest_BP, {_cache_name(policy): kept}
+    logits_BV, kept = _read(policy, ids_BP[:, prefix:], mask_BP, place_BP[:, prefix:], before)
     if group > 1:
         kept.reorder_cache(torch.arange(len(ids_BP), device=ids_BP.device).repeat_interleave(group))
     go_on = decode(policy, kept, mask_BP.repeat_interleave(group, dim=0), longest)
     return logits_BV.repeat_interleave(group, dim=0), go_on
+
+
+def _read(
+    policy: Policy, ids_BP: Tensor, mask_BL: Tensor | None, place_BP: Tensor, before: dict[str, Cache]
+) -> tuple[Tensor, Cache]:
+    """Logits [B, V] behind what is read, and what is kept of it and of what was read before."""
+    output = policy(
+        input_ids=ids_BP,
+        # Where nothing is padding, a model spares itself the mask.
+        attention_mask=None if mask_BL is None or bool(mask_BL.all()) else mask_BL.long(),
+        position_ids=place_BP,
+        use_cache=True,
+        # By its place and not by its number, which cuts: a CPU would copy the head for every row of a cut in bfloat16.
+        logits_to_keep=torch.tensor([ids_BP.shape[1] - 1], device=ids_BP.device),
+        **before,
+    )
+    return output.logits[:, -1], getattr(output, _cache_name(policy))
+
+
+def _prefix(policy: Policy, ids_BP: Tensor, mask_BP: Tensor) -> int:
+    """How many tokens are read once for all prompts; 0 where that saves little, or cannot be."""
+    count, length = ids_BP.shape
+    # A window counts columns, padding between prefix and rest among them; ranks go through sharded weights together.
+    if count == 1 or policy.sharded or unshared(policy.model) or window(policy.model) is not None:
+        return 0
+    prefix = min(shared_prefix(ids_BP, mask_BP), int(mask_BP.sum(dim=1).min()) - 1)
+    return prefix if prefix + count * (length - prefix) <= LESS * count * length else 0
 
 
 def _plain(policy: Policy) -> Any:

@@ -25,7 +25,7 @@ from lsemrl.types import Sequences
 
 MAX_PADDING = 0.1
 """Share of a micro-batch that may be padding, as long as rows can be dealt otherwise."""
-_LESS = 0.9
+LESS = 0.9
 """Of the tokens of whole prompts, what is fed at most where a prefix is shared: else it is not worth its masks."""
 _SPREAD = 2
 """How many times what lies behind a prefix attention may compute: the longest for each, as all lie side by side."""
@@ -210,9 +210,10 @@ def micro_batches(whole: Sequences, rows: Tensor, max_tokens: int, *, share: boo
     strips.sort()
     dealt, prefix = _side_by_side(strips, max_tokens), 0
     if share and len(strips) == len(siblings) > 1 and all(len(strip) == 1 for _, strip in strips):
-        shared = _shared_prefix(whole, list(siblings))
+        every = list(siblings)
+        shared = shared_prefix(whole.prompt_ids_BP[every], whole.prompt_mask_BP[every])
         behind = _behind(strips, shared, max_tokens) if shared else dealt
-        if sum(slots for _, _, slots in behind) <= _LESS * sum(slots for _, _, slots in dealt):
+        if sum(slots for _, _, slots in behind) <= LESS * sum(slots for _, _, slots in dealt):
             dealt, prefix = behind, shared
     return [
         MicroBatch(
@@ -257,12 +258,11 @@ def _behind(strips: Sequence[_Strip], prefix: int, max_tokens: int) -> list[_Dea
     return dealt
 
 
-def _shared_prefix(whole: Sequences, prompts: Sequence[int]) -> int:
-    """How many leading tokens these prompts have in common."""
-    mask_BP = whole.prompt_mask_BP[prompts]
+def shared_prefix(ids_BP: Tensor, mask_BP: Tensor) -> int:
+    """How many leading tokens prompts have in common that are padded on the left."""
     least = int(mask_BP.sum(dim=1).min())
     order_BP = (~mask_BP).long().argsort(dim=1, stable=True)[:, :least]
-    ids_BP = whole.prompt_ids_BP[prompts].gather(1, order_BP)
+    ids_BP = ids_BP.gather(1, order_BP)
     return int((ids_BP == ids_BP[0]).all(dim=0).long().cumprod(dim=0).sum())
 
 
