@@ -179,6 +179,12 @@ def test_a_prefix_is_shared_where_it_saves_a_tenth_and_by_nobody_with_siblings()
     assert prefix_of(make([30, 31, 32, 200], [(row, 1) for row in range(4)], alike=30)) == [30, 0]
 
 
+def test_a_row_behind_a_prefix_is_no_longer_than_its_mask_may_be() -> None:
+    sequences = make([1000] * 9, [(row, 1) for row in range(9)], alike=400)
+    dealt = micro_batches(sequences, torch.arange(9), 100_000, share=True)
+    assert [(batch.sequences.prefix, batch.slots) for batch in dealt] == [(400, 4000), (400, 2200)]
+
+
 def test_siblings_are_parted_where_a_row_would_break_the_budget() -> None:
     """A prompt of 10 and completions that feed 5: two of four fit behind it in 20 tokens."""
     sequences = make([10], [(0, 6)] * 4)

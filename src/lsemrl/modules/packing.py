@@ -27,6 +27,8 @@ MAX_PADDING = 0.1
 """Share of a micro-batch that may be padding, as long as rows can be dealt otherwise."""
 LESS = 0.9
 """Of the tokens of whole prompts, what is fed at most where a prefix is shared: else it is not worth its masks."""
+_ROW = 4096
+"""Tokens of a row behind a prefix at most, whose mask grows with their square: 64 MiB in float32."""
 _SPREAD = 2
 """How many times what lies behind a prefix attention may compute: the longest for each, as all lie side by side."""
 
@@ -212,7 +214,7 @@ def micro_batches(whole: Sequences, rows: Tensor, max_tokens: int, *, share: boo
     if share and len(strips) == len(siblings) > 1 and all(len(strip) == 1 for _, strip in strips):
         every = list(siblings)
         shared = shared_prefix(whole.prompt_ids_BP[every], whole.prompt_mask_BP[every])
-        behind = _behind(strips, shared, max_tokens) if shared else dealt
+        behind = _behind(strips, shared, min(max_tokens, _ROW)) if shared else dealt
         if sum(slots for _, _, slots in behind) <= LESS * sum(slots for _, _, slots in dealt):
             dealt, prefix = behind, shared
     return [
