@@ -212,7 +212,13 @@ def test_a_family_is_scored_and_learns_as_row_by_row(
 @pytest.mark.parametrize("family", slow_but(FAMILIES, QUICK))
 def test_a_family_is_sampled_as_transformers_generates(family: str, saved: Any, prompts: PromptBatch) -> None:
     policy = load(saved(family))
-    for batch in (prompts, begun_alike(prompts)):
+    shortest = int(prompts.prompt_mask_BP.sum(dim=1).min())
+    ends = replace(
+        prompts,
+        prompt_ids_BP=prompts.prompt_ids_BP[:, -shortest:],
+        prompt_mask_BP=prompts.prompt_mask_BP[:, -shortest:],
+    )
+    for batch in (prompts, begun_alike(prompts), begun_alike(ends)):  # the last without padding
         rollouts = sample(policy, batch, Sampling(num_generations=2, temperature=0.0, max_new_tokens=10), seed=0)
         ids_NT, mask_NT = rollouts.sequences.completion_ids_NT, rollouts.sequences.completion_mask_NT
         policy.model.eval()
