@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -250,9 +251,11 @@ def test_a_trainer_whose_rows_nobody_keeps_says_that_there_are_no_alarms(
 
 def test_grpo_learns_what_is_rewarded(tiny_model: str, tmp_path: Path) -> None:
     sampling = Sampling(num_generations=8, temperature=1.0, top_p=1.0, max_new_tokens=8)
-    run(grpo(tiny_model, loss=LossSettings(beta=0.0), sampling=sampling), tmp_path, steps=40, batch_size=8)
+    optimizer = OptimizerSettings(lr=2e-2, warmup_ratio=0.0, schedule="constant")
+    module = grpo(tiny_model, loss=LossSettings(beta=0.0), sampling=sampling, optimizer=optimizer)
+    run(module, tmp_path, steps=60, batch_size=8)
     rewards = [float(row["reward"]) for row in rows(tmp_path)]
-    assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.1  # it goes from .66 to .88
+    assert fmean(rewards[-10:]) > fmean(rewards[:4]) + 0.05  # four seeds go from .67 to .79 and up to .90
 
 
 def test_sft_learns_the_references(tiny_model: str, tmp_path: Path) -> None:

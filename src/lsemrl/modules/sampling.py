@@ -18,7 +18,7 @@ class Sampling:
     """How completions are drawn (the paper: group 8, temperature 0.8, top-p 0.9)."""
 
     num_generations: int = 8
-    """Completions per prompt, the group size G; of beams, how many of what they find is given, the likeliest first."""
+    """Completions per prompt, the group size G. Of what beams find the likeliest, at most one for each beam."""
     temperature: float = 0.8
     """Divides the logits; 0 takes the likeliest token."""
     top_p: float = 0.9
