@@ -96,6 +96,17 @@ def test_what_is_dropped_by_chance_is_dropped_from_the_whole(monkeypatch: pytest
     assert len(asked) == 1 and asked[0] is mask
 
 
+def test_completions_of_like_length_go_together() -> None:
+    assert apart._alike([7, 30, 5, 6, 7, 29, 1]) == [[6], [2, 3, 0, 4], [5, 1]]
+    assert apart._alike([8] * 5) == [[0, 1, 2, 3, 4]]
+    lengths = torch.randint(1, 400, (60,), generator=torch.Generator().manual_seed(0)).tolist()
+    groups = apart._alike(lengths)
+    assert sorted(row for group in groups for row in group) == list(range(60)) and len(groups) < 12
+    for group in groups:
+        own = [lengths[row] for row in group]
+        assert max(own) * len(own) <= apart._SPREAD * sum(own)
+
+
 def test_completions_of_one_token_leave_plain_causality() -> None:
     assert not pack(sequences([3, 2], [[1, 1], [1, 1]])).shared
     assert not pack(sequences([3, 2], [[4], [2]])).shared
@@ -130,7 +141,8 @@ def test_every_layer_of_a_policy_computes_by_it(
     monkeypatch.setattr(apart, "sdpa_attention_forward", watched)
     learned(policy)
     forwards = 3 if checkpointing else 2  # one of them on the way back, one to make a layer again
-    assert queries == [len(rows.prompt_ids_BP), len(group)] * policy.model.config.num_hidden_layers * forwards
+    short, long = 3, 6  # the three of the short reference, and those of two that are about as long as each other
+    assert queries == [len(rows.prompt_ids_BP), short, long] * policy.model.config.num_hidden_layers * forwards
     monkeypatch.setattr("lsemrl.modules.forward.pieces", lambda *packed: None)
     for name, gradient in learned(policy).items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
