@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lsemrl.modules.packing import MAX_PADDING, micro_batches, pack
+from lsemrl.modules.packing import MAX_PADDING, micro_batches, pack, shared_prefix
 from lsemrl.types import Sequences
 
 PAD = 99
@@ -163,6 +163,12 @@ def test_prompts_that_begin_alike_lie_behind_their_prefix() -> None:
     assert packed.sources_M.tolist() == [2, 3, 4, 2, 5, 6]
     assert packed.targets_M.tolist() == [b, a, end, c, d, e]
     assert packed.lengths == [1, 2, 3]
+
+
+def test_a_prefix_ends_with_the_first_difference() -> None:
+    ids_BP = torch.tensor([[PAD, 1, 2, 3, 4], [1, 2, 5, 4, 6]])
+    assert shared_prefix(ids_BP, ids_BP != PAD) == 2  # the fourth tokens are one, too
+    assert shared_prefix(ids_BP[:1], ids_BP[:1] != PAD) == 4
 
 
 def test_a_prefix_is_shared_where_it_saves_a_tenth_and_by_nobody_with_siblings() -> None:
