@@ -103,7 +103,7 @@ class MeasureSettings:
         Raises:
             UserError: A setting is out of range.
         """
-        answers = self.num_beams if self.guarded else 1
+        answers = max(self.num_beams, 1) if self.guarded else 1  # of no beams `Sampling` tells
         return replace(greedy(self.max_new_tokens), num_beams=self.num_beams, num_generations=answers)
 
     def check_files(self) -> None:

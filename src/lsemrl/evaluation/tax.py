@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -183,20 +182,18 @@ def answer(policy: Policy, examples: Sequence[Example], sampling: Sampling, batc
     """
     group = sampling.num_generations
 
-    def said(rows: Sequence[Example], number: int) -> list[Any]:
+    def said(rows: Sequence[Example], number: int) -> list[tuple[str, bool]]:
         parts = min(sampling.num_beams, len(rows))
         completions = sample(policy, _prompts(policy, rows), sampling, seed=0, parts=parts).completions
-        pairs = [(completion.text, completion.ended) for completion in completions]
-        return pairs if group == 1 else [pairs[at : at + group] for at in range(0, len(pairs), group)]
+        chosen = guarded([completions[at : at + group] for at in range(0, len(completions), group)])
+        return [(completion.text, completion.ended) for completion in chosen]
 
     # A batch takes as long as its longest output, so that rows which are alike go together.
     longest_first = sorted(range(len(examples)), key=lambda row: len(examples[row].prompt), reverse=True)
     found = dict(zip(longest_first, batches.each([examples[row] for row in longest_first], said), strict=True))
-    candidates = [
-        [Completion(text=text, ended=ended, example=example) for text, ended in ([found[row]], found[row])[group > 1]]
-        for row, example in enumerate(examples)
+    return [
+        Completion(text=found[row][0], ended=found[row][1], example=example) for row, example in enumerate(examples)
     ]
-    return guarded(candidates)
 
 
 def gold_nll(policy: Policy, examples: Sequence[Example], batches: Batches) -> tuple[float, ...]:
